@@ -1,0 +1,1 @@
+"""What an action is, and the catalogue of all of them."""

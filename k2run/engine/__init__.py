@@ -1,0 +1,1 @@
+"""Runs a runbook on a stack."""

@@ -1,0 +1,1 @@
+"""Reads journals: scores, reports, documents."""

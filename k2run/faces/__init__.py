@@ -1,0 +1,1 @@
+"""Where people meet a run: they start runs and show events."""

@@ -1,0 +1,1 @@
+"""The embedded reference stack: a small, real K2 made of separate programs."""
