@@ -1,0 +1,113 @@
+"""What an action is: one Python function, marked, whose signature and docstring say everything.
+
+    @action("kafka.lag")
+    def lag(kafka: Kafka, deadline: Deadline, topic: str, group: str) -> Lag:
+        '''Messages that a consumer group still has to read.
+
+        Args:
+            topic: Name of the topic.
+            group: Name of the consumer group.
+        '''
+
+Parameters whose type is a `Connection` come from the stack, a `Deadline` from the engine, the rest from the step.
+
+A fault is a generator: it yields each `Undo` *before* it strikes, then strikes and returns its result. The engine puts
+the undo on disk before it lets the generator go on.
+
+    @fault("service.pause")
+    def pause(services: Services, deadline: Deadline, service: str) -> Striking[Paused]:
+        process = services.find(service)
+        yield Undo(action="service.resume", args={"service": service}, says=f"resume {service}")
+        process.suspend()
+        return Paused(...)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from enum import StrEnum
+from typing import Any, TypeVar
+
+from msgspec import Struct, structs, to_builtins
+
+from k2run.language.quantities import encode_quantity
+
+F = TypeVar("F", bound=Callable[..., Any])
+R = TypeVar("R")
+
+
+class Effect(StrEnum):
+    """What an action does to the stack."""
+
+    OBSERVES = "observes"
+    CHANGES = "changes"
+    DESTROYS = "destroys"
+    BREAKS = "breaks"
+
+
+class Undo(Struct, frozen=True, kw_only=True):
+    """How to put back what a fault is about to break, as data.
+
+    Attributes:
+        action: Name of the action that undoes it; must be safe to run twice and when nothing is broken.
+        args: Its arguments, all plain values.
+        says: What it does, for people: "resume consumer".
+    """
+
+    action: str
+    args: dict[str, Any]
+    says: str
+
+
+Striking = Generator[Undo, None, R]
+"""The return type of a fault: yields undos, returns the result."""
+
+
+class Result(Struct, frozen=True, kw_only=True):
+    """Base of every action's result: plain values that `expect` can judge and the journal can keep.
+
+    Units stand in the field names (`p99_ms`, `age_s`, `bytes`). `source` says where the values came from.
+    """
+
+    source: str = ""
+
+    def headline(self) -> str:
+        """The measured value in a few words, shown beside the expectation."""
+        shown = [
+            f"{name} {value:,}" if isinstance(value, int) and not isinstance(value, bool) else f"{name} {value}"
+            for name, value in structs.asdict(self).items()
+            if name != "source" and isinstance(value, str | int | float) and value != ""
+        ]
+        return ", ".join(shown[:3])
+
+    def plain(self) -> dict[str, Any]:
+        """The result as JSON types, for the journal."""
+        built: dict[str, Any] = to_builtins(self, enc_hook=encode_quantity, str_keys=True)
+        return built
+
+
+class Mark(Struct, frozen=True):
+    """What a decorator leaves on a function; a catalogue reads it."""
+
+    name: str
+    effect: Effect
+
+
+def action(name: str, *, effect: Effect = Effect.OBSERVES) -> Callable[[F], F]:
+    """Mark a function as an action; importing it changes nothing else.
+
+    Args:
+        name: `adapter.verb`, where the verb is the function's own name.
+        effect: What it does to the stack; faults use `fault` instead.
+    """
+
+    def mark(function: F) -> F:
+        function.__k2run__ = Mark(name, effect)  # type: ignore[attr-defined]
+        return function
+
+    return mark
+
+
+def fault(name: str) -> Callable[[F], F]:
+    """Mark a generator function as a fault: it yields its `Undo` before it strikes."""
+    return action(name, effect=Effect.BREAKS)

@@ -1,0 +1,150 @@
+"""Finds actions by name and describes them: the signature gives the arguments, the docstring the words."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
+
+import msgspec
+
+from k2run.actions.action import Effect, Mark
+from k2run.actions.connection import Connection
+from k2run.actions.deadline import Deadline
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from types import ModuleType
+
+ENTRY_POINTS = "k2run.adapters"
+
+
+@dataclass(frozen=True)
+class Action:
+    """One action, described.
+
+    Attributes:
+        name: `adapter.verb`.
+        call: The function itself.
+        given: Names of the parameters that the engine supplies, with their types (connections, deadline).
+        arguments: A struct of the step's own arguments; msgspec converts and checks with it.
+        result: The type of what it returns.
+    """
+
+    name: str
+    call: Callable[..., Any]
+    effect: Effect
+    given: dict[str, type]
+    arguments: type[msgspec.Struct]
+    result: Any
+
+    @property
+    def connections(self) -> tuple[type[Connection], ...]:
+        """The connections that a stack must have for this action."""
+        return tuple(kind for kind in self.given.values() if issubclass(kind, Connection))
+
+    @cached_property
+    def doc(self) -> str:
+        """The whole docstring, without indentation."""
+        return inspect.getdoc(self.call) or ""
+
+    @property
+    def summary(self) -> str:
+        """The first sentence of the docstring."""
+        return self.doc.split("\n", 1)[0]
+
+
+def describe(function: Callable[..., Any], mark: Mark) -> Action:
+    """Read a marked function's signature into an `Action`."""
+    hints = get_type_hints(function, include_extras=True)
+    given: dict[str, type] = {}
+    fields: list[tuple[str, Any] | tuple[str, Any, Any]] = []
+    for name, parameter in inspect.signature(function).parameters.items():
+        kind = hints[name]
+        if isinstance(kind, type) and issubclass(kind, Connection | Deadline):
+            given[name] = kind
+        elif parameter.default is parameter.empty:
+            fields.append((name.rstrip("_"), kind))
+        else:
+            fields.append((name.rstrip("_"), kind, _default(parameter.default)))
+    arguments = msgspec.defstruct(mark.name, fields, frozen=True, kw_only=True, forbid_unknown_fields=True)
+    return Action(mark.name, function, mark.effect, given, arguments, _result(hints.get("return")))
+
+
+def _default(value: Any) -> Any:
+    if isinstance(value, list | dict | set):
+        return msgspec.field(default_factory=lambda: type(value)(value))
+    return value
+
+
+def _result(returned: Any) -> Any:
+    """A fault is a generator; its result is what the generator returns."""
+    if inspect.isabstract(get_origin(returned)) or getattr(get_origin(returned), "__name__", "") == "Generator":
+        return get_args(returned)[2]
+    return returned
+
+
+@dataclass
+class Catalogue:
+    """All actions that can be found, imported only when asked for.
+
+    Built-in adapters are the modules of `k2run.adapters`; others come from the entry-point group `k2run.adapters`.
+    """
+
+    package: str = "k2run.adapters"
+    _found: dict[str, Action | None] = field(default_factory=dict, repr=False)
+
+    def find(self, name: str) -> Action | None:
+        """The action of that name, or None."""
+        if name not in self._found:
+            self._found[name] = self._look_up(name)
+        return self._found[name]
+
+    def names(self) -> list[str]:
+        """Every action's name, sorted; imports every adapter (but no client library)."""
+        return sorted(action.name for action in self.all())
+
+    def all(self) -> Iterator[Action]:
+        """Every action, adapter by adapter."""
+        for adapter in self.adapters():
+            module = self._module(adapter)
+            if module is None:
+                continue
+            for _, function in inspect.getmembers(module, inspect.isfunction):
+                mark = getattr(function, "__k2run__", None)
+                if mark is not None and mark.name.partition(".")[0] == adapter:
+                    yield self._found.get(mark.name) or self._found.setdefault(mark.name, describe(function, mark))  # type: ignore[misc]
+
+    def adapters(self) -> list[str]:
+        """The names of all adapters."""
+        package = importlib.import_module(self.package)
+        own = [module.name for module in pkgutil.iter_modules(package.__path__) if not module.name.startswith("_")]
+        return sorted({*own, *_third_party()})
+
+    def _look_up(self, name: str) -> Action | None:
+        adapter, _, verb = name.partition(".")
+        if not adapter.isidentifier() or not verb.isidentifier():
+            return None
+        module = self._module(adapter)
+        function = getattr(module, verb, None) or getattr(module, f"{verb}_", None)
+        mark = getattr(function, "__k2run__", None)
+        return describe(function, mark) if function is not None and mark is not None and mark.name == name else None
+
+    def _module(self, adapter: str) -> ModuleType | None:
+        path = f"{self.package}.{adapter}"
+        try:
+            return importlib.import_module(path)
+        except ModuleNotFoundError as error:
+            if error.name != path:
+                raise
+        third = _third_party().get(adapter)
+        return importlib.import_module(third) if third else None
+
+
+def _third_party() -> dict[str, str]:
+    from importlib.metadata import entry_points
+
+    return {point.name: point.value for point in entry_points(group=ENTRY_POINTS)}

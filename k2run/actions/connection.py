@@ -1,0 +1,67 @@
+"""Connections: what a stack file says about reaching one system, as a type that actions ask for.
+
+An adapter (also a third party's) defines its connection by deriving from `Connection`:
+
+    class Kafka(Connection, key="kafka"):
+        bootstrap: str
+        config: dict[str, str] = {}
+
+and a stack file fills it under `connections: {kafka: {bootstrap: 127.0.0.1:9092}}`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
+
+import msgspec
+
+from k2run.errors import NotApplicable, StackInvalid
+from k2run.language.quantities import decode_quantity
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+class Site(Protocol):
+    """What a connection may ask of the stack it belongs to."""
+
+    @property
+    def name(self) -> str:
+        """The stack's name."""
+        ...
+
+    def settings(self, key: str) -> Mapping[str, Any] | None:
+        """The resolved settings under `connections: {key: …}`, or None when the stack has none."""
+        ...
+
+
+class Connection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of all connections; a frozen value, cheap to make, that opens nothing by itself."""
+
+    key: ClassVar[str] = ""
+
+    def __init_subclass__(cls, *, key: str = "", **rest: Any) -> None:
+        super().__init_subclass__(**rest)
+        if key:
+            cls.key = key
+
+    @classmethod
+    def of(cls, site: Site) -> Self:
+        """This connection as the stack describes it.
+
+        Raises:
+            NotApplicable: The stack has no such connection.
+            StackInvalid: The stack's settings do not fit.
+        """
+        settings = site.settings(cls.key)
+        if settings is None:
+            raise NotApplicable(
+                f"the stack {site.name!r} has no {cls.key} connection",
+                hint=f"add `connections: {{{cls.key}: …}}` to its stack file",
+            )
+        try:
+            return msgspec.convert(dict(settings), cls, dec_hook=decode_quantity, strict=False)
+        except msgspec.ValidationError as error:
+            raise StackInvalid(
+                f"connections.{cls.key} of the stack {site.name!r}: {error}", hint="see `k2run doc` for its settings"
+            ) from error

@@ -1,0 +1,355 @@
+"""The events of a run, as they stand in its journal: one JSON line each, in order. Every view is made from these alone."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any
+
+from msgspec import Struct
+
+
+class Outcome(StrEnum):
+    """How a step, a section or a run ended."""
+
+    PASSED = "passed"
+    FAILED = "failed"
+    UNKNOWN = "unknown"  # could not be seen: counts as not passed, but says so
+    SKIPPED = "skipped"  # `when` was false, a tag left it out, or it was not reached
+    NOT_APPLICABLE = "not_applicable"  # this stack has no such thing
+    NOT_CONFIRMED = "not_confirmed"  # a person should have answered, and none was there
+    INTERRUPTED = "interrupted"
+
+
+class Bound(StrEnum):
+    """Whether an objective was met; recorded apart from the outcome."""
+
+    MET = "met"
+    MISSED = "missed"
+    NOT_MEASURED = "not_measured"
+
+
+class Event(Struct, frozen=True, kw_only=True, tag_field="event", omit_defaults=True):
+    """Base of all events.
+
+    Attributes:
+        seq: Its number in the journal, from 1.
+        at: UTC time, ISO 8601.
+        t: Seconds since the run started, monotonic.
+    """
+
+    seq: int = 0
+    at: str = ""
+    t: float = 0.0
+
+
+class OutlineStep(Struct, frozen=True, kw_only=True):
+    """A step as the outline of a run shows it before it has run."""
+
+    path: str
+    name: str
+    action: str
+    severity: str = "critical"
+    points: float = 0.0
+    category: str = ""
+
+
+class OutlineSection(Struct, frozen=True, kw_only=True):
+    """A section as the outline of a run shows it; `steady_state`, `always` and such are sections of their own here."""
+
+    path: str
+    name: str
+    within: float | None = None
+    steps: list[OutlineStep] = []
+
+
+class OutlineCategory(Struct, frozen=True, kw_only=True):
+    """A category of the score."""
+
+    name: str
+    title: str
+    points: float
+
+
+class OutlineBand(Struct, frozen=True, kw_only=True):
+    """A band of the score."""
+
+    at_least: float
+    name: str
+    light: str
+
+
+class RunStarted(Event, tag="run_started"):
+    """The run exists; nothing has been done yet."""
+
+    run: str
+    runbook: str
+    name: str
+    title: str
+    kind: str
+    digest: str
+    stack: str
+    stack_file: str = ""
+    owner: str = ""
+    inputs: dict[str, Any] = {}
+    options: dict[str, Any] = {}
+    attended: bool = False
+    pid: int = 0
+    versions: dict[str, str] = {}
+    environment: dict[str, str] = {}
+    outline: list[OutlineSection] = []
+    categories: list[OutlineCategory] = []
+    bands: list[OutlineBand] = []
+    go: float | None = None
+    within: float | None = None
+    rto: float | None = None
+    rpo: float | None = None
+
+
+class RunResumed(Event, tag="run_resumed"):
+    """The run goes on after an interruption; what was finished is not repeated."""
+
+    pid: int = 0
+    finished_steps: int = 0
+
+
+class StackChanged(Event, tag="stack_changed"):
+    """k2run started or stopped services of the stack for this run."""
+
+    verb: str  # started, stopped, kept
+    services: list[str]
+    seconds: float = 0.0
+
+
+class SectionStarted(Event, tag="section_started"):
+    """A section begins."""
+
+    section: str
+    name: str
+    within: float | None = None
+
+
+class SectionFinished(Event, tag="section_finished"):
+    """A section is over."""
+
+    section: str
+    name: str
+    outcome: Outcome
+    seconds: float
+    within: float | None = None
+    objective: Bound | None = None
+
+
+class StepStarted(Event, tag="step_started"):
+    """A step begins. `step` is its path, with `#n` for the n-th turn of a loop."""
+
+    step: str
+    section: str
+    name: str
+    action: str
+    args: dict[str, Any] = {}
+    within: float | None = None
+    timeout: float | None = None
+
+
+class StepTried(Event, tag="step_tried"):
+    """One attempt of a step that repeats `until` something is true, and it was not."""
+
+    step: str
+    attempt: int
+    headline: str = ""
+    message: str = ""
+    result: Any = None
+
+
+class StepFinished(Event, tag="step_finished"):
+    """A step is over: the outcome, what was measured, and what was expected of it.
+
+    Attributes:
+        headline: The measured value in a few words.
+        expected: The expectation as written, such as `result.rows > 1000`.
+        message: Why it did not pass (or was skipped).
+        objective: Whether `within` was met.
+        points: What it earned; None when it has none or is not judged.
+        maximum: The most it could earn.
+        changed: The action may have changed the stack.
+        variables: What the step set for the steps after it (`register`, `set`).
+    """
+
+    step: str
+    section: str
+    name: str
+    action: str
+    outcome: Outcome
+    seconds: float
+    severity: str = "critical"
+    attempts: int = 1
+    headline: str = ""
+    expected: str = ""
+    message: str = ""
+    hint: str = ""
+    recovery: str = ""
+    result: Any = None
+    within: float | None = None
+    objective: Bound | None = None
+    points: float | None = None
+    maximum: float | None = None
+    category: str = ""
+    figures: dict[str, Any] = {}
+    variables: dict[str, Any] = {}
+    changed: bool = False
+    ignored: bool = False
+
+
+class UndoPlanned(Event, tag="undo_planned"):
+    """On disk before the fault strikes: how to put back what it breaks."""
+
+    undo: str
+    step: str
+    action: str
+    args: dict[str, Any]
+    says: str
+
+
+class FaultStruck(Event, tag="fault_struck"):
+    """The fault has happened; the recovery clock runs from here."""
+
+    step: str
+    action: str
+    name: str
+
+
+class UndoStarted(Event, tag="undo_started"):
+    """An undo begins."""
+
+    undo: str
+    says: str
+
+
+class UndoFinished(Event, tag="undo_finished"):
+    """An undo is over; failed ones stay pending."""
+
+    undo: str
+    says: str
+    outcome: Outcome
+    message: str = ""
+    by: str = "engine"  # engine; a step's path when the runbook did it itself; `k2run undo`
+    seconds: float = 0.0
+
+
+class ClockStopped(Event, tag="clock_stopped"):
+    """A clock was read: time from its start, with the error that the sampling allows."""
+
+    clock: str
+    seconds: float
+    error: float = 0.0
+    within: float | None = None
+    objective: Bound | None = None
+    message: str = ""
+
+
+class Asked(Event, tag="asked"):
+    """A person is asked something."""
+
+    step: str
+    question: str
+    choices: list[str] = []
+    default: str = ""
+    seconds: float | None = None
+
+
+class Answered(Event, tag="answered"):
+    """The answer, and who gave it; `by` is empty when nobody was there."""
+
+    step: str
+    answer: str
+    by: str = ""
+
+
+class Noted(Event, tag="noted"):
+    """A remark of the engine that belongs to the record."""
+
+    message: str
+    level: str = "info"  # info, warning, error
+    hint: str = ""
+
+
+class Objected(Event, tag="objective_judged"):
+    """An objective of the whole run, judged."""
+
+    objective: str
+    value: str
+    bound: Bound
+
+
+class ScoreLine(Struct, frozen=True, kw_only=True):
+    """One category of a computed score.
+
+    Attributes:
+        earned: Points brought in by what was judged.
+        judged: The most that the judged steps could bring in, scaled to the category.
+        points: The category's weight.
+    """
+
+    category: str
+    title: str
+    earned: float
+    judged: float
+    points: float
+
+
+class Scored(Event, tag="scored"):
+    """The score, computed from the step events before it.
+
+    Attributes:
+        score: 0 to 100, over what was judged.
+        coverage: The share of all points that could be judged, 0 to 1.
+        missing: What would have to change for a go, most points first.
+    """
+
+    score: float
+    coverage: float
+    lines: list[ScoreLine]
+    band: str = ""
+    light: str = ""
+    go: bool | None = None
+    missing: list[str] = []
+    for_a_person: list[str] = []
+    not_applicable: list[str] = []
+
+
+class RunFinished(Event, tag="run_finished"):
+    """The run is over.
+
+    Attributes:
+        verdict: One sentence: "go, subject to 4 items for a person".
+    """
+
+    outcome: Outcome
+    verdict: str
+    exit_code: int
+    seconds: float
+    reasons: list[str] = []
+    pending_undos: list[str] = []
+
+
+AnyEvent = (
+    RunStarted
+    | RunResumed
+    | StackChanged
+    | SectionStarted
+    | SectionFinished
+    | StepStarted
+    | StepTried
+    | StepFinished
+    | UndoPlanned
+    | FaultStruck
+    | UndoStarted
+    | UndoFinished
+    | ClockStopped
+    | Asked
+    | Answered
+    | Noted
+    | Objected
+    | Scored
+    | RunFinished
+)

@@ -1,0 +1,220 @@
+"""What a checked runbook is: frozen values, no behaviour. The loader makes them; the engine reads them."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any, Literal
+
+from msgspec import Struct, field
+
+from k2run.language.expressions import Expression, Template
+from k2run.language.quantities import Duration
+
+
+class Kind(StrEnum):
+    """What a runbook is for."""
+
+    READINESS = "readiness"
+    BENCHMARK = "benchmark"
+    SCENARIO = "scenario"
+    RECOVERY = "recovery"
+    REHEARSAL = "rehearsal"
+
+
+class Severity(StrEnum):
+    """How much a failed step weighs: only a critical one fails the run."""
+
+    CRITICAL = "critical"
+    WARNING = "warning"
+    INFO = "info"
+
+
+class AfterFailure(StrEnum):
+    """What a failed critical step does to the steps after it."""
+
+    CONTINUE = "continue"
+    END_SECTION = "end_section"
+    END_RUN = "end_run"
+
+
+class Place(Struct, frozen=True):
+    """Where something stands in a file; line and column count from 1."""
+
+    file: str
+    line: int
+    column: int
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}:{self.column}"
+
+
+class Input(Struct, frozen=True, kw_only=True):
+    """A value that the person who starts the run may set."""
+
+    name: str
+    type: Literal["string", "integer", "number", "boolean", "duration", "size", "enum", "secret"]
+    default: Any = None
+    required: bool = False
+    help: str = ""
+    choices: tuple[str, ...] = ()
+
+
+class Award(Struct, frozen=True, kw_only=True):
+    """`award: 15 when EXPR`: points for a graded step; the first whose condition holds counts."""
+
+    points: float
+    when: Expression | None = None
+
+
+class Points(Struct, frozen=True, kw_only=True):
+    """What a step is worth in the score.
+
+    Attributes:
+        maximum: The most that the step can earn.
+        awards: The graded list; empty for a plain number (all or nothing).
+        category: The score category it counts under.
+    """
+
+    maximum: float
+    awards: tuple[Award, ...] = ()
+    category: str = ""
+
+
+class Step(Struct, frozen=True, kw_only=True):
+    """One thing to do: one action with its arguments, or a block of steps.
+
+    Attributes:
+        path: Its address in the document, such as `sections[1].steps[0]`; unique, and stable across a resume.
+        action: The name of the action, or "" for a block.
+        args: The arguments as written; a string with `{{ }}` is a Template.
+        expect: All must be true of `result`.
+        until: Repeat until this is true of `result`, at most `retries` times or until `within` (or `timeout`) is over.
+        every: Pause between two attempts.
+        timeout: The hard limit of one call, and of the whole step when it repeats.
+        within: The objective: met or missed, apart from passed or failed.
+        figures: Named numbers to record from the result, such as `rpo: result.lost`.
+        on_failure: A hint for the person who reads the failure.
+        recovery: A recovery runbook to offer when the step fails.
+    """
+
+    path: str
+    name: str
+    place: Place
+    action: str
+    args: dict[str, Any]
+    when: Expression | None = None
+    loop: tuple[Any, ...] | Template | Expression | None = None
+    loop_var: str = "item"
+    register: str | None = None
+    expect: tuple[Expression, ...] = ()
+    until: Expression | None = None
+    every: Duration | None = None
+    retries: int | None = None
+    timeout: Duration | None = None
+    within: Duration | None = None
+    severity: Severity = Severity.CRITICAL
+    points: Points | None = None
+    tags: frozenset[str] = frozenset()
+    vars: dict[str, Any] = {}
+    ignore_failure: bool = False
+    failed_when: Expression | None = None
+    figures: dict[str, Expression] = {}
+    on_failure: str = ""
+    recovery: str = ""
+    no_log: bool = False
+    requires: tuple[str, ...] = ()
+    id: str = ""
+    parallel: int = 0
+    block: tuple[Step, ...] = ()
+    rescue: tuple[Step, ...] = ()
+    always: tuple[Step, ...] = ()
+
+
+class Section(Struct, frozen=True, kw_only=True):
+    """An ordered group of steps with its own time budget.
+
+    Attributes:
+        within: The budget of the section: an objective, not a limit.
+        parallel: How many steps run at once; 0 or 1 is one after the other.
+        clock: `rto` makes this the section that recovery is timed by.
+        category: The score category of its steps, unless a step names its own.
+    """
+
+    path: str
+    name: str
+    place: Place
+    steps: tuple[Step, ...]
+    when: Expression | None = None
+    within: Duration | None = None
+    parallel: int = 0
+    clock: str = ""
+    category: str = ""
+    after_failure: AfterFailure = AfterFailure.CONTINUE
+    tags: frozenset[str] = frozenset()
+    vars: dict[str, Any] = {}
+    requires: tuple[str, ...] = ()
+
+
+class Objective(Struct, frozen=True, kw_only=True):
+    """What the whole run promises: bounds on time and on recorded figures.
+
+    Attributes:
+        within: The whole run, waits included.
+        rto: Recovery time objective: from the first fault until steady state holds again.
+        rpo: Recovery point objective: the most that the figure `rpo` (lost messages) may be.
+        figures: Further bounds, as expressions over the recorded figures, such as `p99_ms < 500`.
+    """
+
+    within: Duration | None = None
+    rto: Duration | None = None
+    rpo: float | None = None
+    figures: tuple[Expression, ...] = ()
+
+
+class Category(Struct, frozen=True, kw_only=True):
+    """One line of the score: its points are the most that its steps can bring in together."""
+
+    name: str
+    title: str
+    points: float
+
+
+class Band(Struct, frozen=True, kw_only=True):
+    """A name (and light) for scores from `at_least` upwards."""
+
+    at_least: float
+    name: str
+    light: Literal["green", "yellow", "red"] = "green"
+
+
+class Score(Struct, frozen=True, kw_only=True):
+    """How evidence turns into points and into go or no-go."""
+
+    categories: tuple[Category, ...]
+    bands: tuple[Band, ...] = ()
+    go: float | None = None
+
+
+class Runbook(Struct, frozen=True, kw_only=True):
+    """One checked YAML document."""
+
+    kind: Kind
+    name: str
+    title: str
+    path: str
+    digest: str
+    source: str
+    description: str = ""
+    owner: str = ""
+    stack: str = "sandbox"
+    inputs: tuple[Input, ...] = ()
+    vars: dict[str, Any] = {}
+    requires: tuple[str, ...] = ()
+    objective: Objective = field(default_factory=Objective)
+    steady_state: tuple[Step, ...] = ()
+    symptoms: tuple[Step, ...] = ()
+    sections: tuple[Section, ...] = ()
+    always: tuple[Step, ...] = ()
+    score: Score | None = None
+    tags: frozenset[str] = frozenset()
+    uses_stack: bool = False

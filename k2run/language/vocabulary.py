@@ -1,0 +1,79 @@
+"""The actions that a runbook may use, as the language needs to know them.
+
+The language does not know any adapter: it is handed a `Vocabulary`. Three words are its own.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+import msgspec
+from msgspec import Struct
+
+from k2run.language.quantities import Duration
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class ActionForm(Protocol):
+    """The form of one action: what may be written below its name."""
+
+    @property
+    def name(self) -> str:
+        """`adapter.verb`."""
+        ...
+
+    @property
+    def arguments(self) -> type[Struct]:
+        """A struct of its arguments."""
+        ...
+
+    @property
+    def result(self) -> Any:
+        """The type of its result."""
+        ...
+
+    @property
+    def connections(self) -> tuple[type, ...]:
+        """Not empty when it needs a stack."""
+        ...
+
+
+class Vocabulary(Protocol):
+    """Finds actions by name."""
+
+    def find(self, name: str) -> ActionForm | None:
+        """The action of that name, or None."""
+        ...
+
+    def names(self) -> Sequence[str]:
+        """Every name, for suggestions."""
+        ...
+
+
+class AssertArguments(Struct, frozen=True, forbid_unknown_fields=True):
+    """`assert`: all expressions must be true."""
+
+    that: str | list[str]
+
+
+class WaitArguments(Struct, frozen=True, forbid_unknown_fields=True):
+    """`wait`: do nothing for a while."""
+
+    for_: Duration = msgspec.field(name="for")
+
+
+class Word(Struct, frozen=True):
+    """An action that belongs to the language itself."""
+
+    name: str
+    arguments: Any
+    result: Any = None
+    connections: tuple[type, ...] = ()
+
+
+ASSERT = Word("assert", AssertArguments)
+WAIT = Word("wait", WaitArguments)
+SET = Word("set", dict[str, Any])
+WORDS = {word.name: word for word in (ASSERT, WAIT, SET)}

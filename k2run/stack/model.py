@@ -1,0 +1,66 @@
+"""What a stack file says: services and how each is run."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any
+
+from msgspec import Struct
+
+from k2run.language.quantities import Duration
+
+
+class RunBy(StrEnum):
+    """How a service is run, and so how it can be started, stopped and broken."""
+
+    PROCESS = "process"
+    DOCKER = "docker"
+    EXTERNAL = "external"  # only looked at, over the network
+
+
+class Ready(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How one sees that a service does its work: a TCP port that answers, or an HTTP answer with what must be in it.
+
+    Attributes:
+        tcp: `host:port`.
+        http: A URL that must answer `status`.
+        body: Values that the JSON body must have, such as `{status: healthy}`.
+        within: How long it may take after a start.
+    """
+
+    tcp: str = ""
+    http: str = ""
+    status: int = 200
+    body: dict[str, Any] = {}
+    headers: dict[str, str] = {}
+    within: Duration = Duration(30)
+
+
+class Service(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One part of the stack that can be looked at and, when k2run runs it, broken.
+
+    Attributes:
+        run: Who runs it.
+        command: For a process: the program and its arguments.
+        program: For a process: a program that must be on PATH; without it the service is "not applicable".
+        container: For docker: the container's name.
+        ports: The TCP ports it listens on; a taken one is an error that names the holder.
+        url: Its base URL, for `http` actions.
+        metrics: The URL of its Prometheus metrics.
+        headers: Sent with every request to it (an API key).
+        title: What people call it.
+    """
+
+    name: str = ""
+    run: RunBy = RunBy.EXTERNAL
+    title: str = ""
+    command: list[str] = []
+    program: str = ""
+    env: dict[str, str] = {}
+    container: str = ""
+    ports: list[int] = []
+    url: str = ""
+    metrics: str = ""
+    headers: dict[str, str] = {}
+    ready: Ready | None = None
+    needs: list[str] = []
