@@ -21,13 +21,14 @@ Micros = Annotated[int, msgspec.Meta(ge=0, lt=2**62, description="microseconds s
 Sequence64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 
 EMPTY_LIST = msgspec.Raw(b"[]")
+NULL = msgspec.Raw(b"null")
 
 
 class Trade(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """One trade: the fifteen fields of K2's TradeV2, in its order.
 
     `price` and `quantity` are decimal strings with at most eight places. `trade_conditions` (a list of strings) and
-    `vendor_data` (a map of strings) stay the JSON text they arrived as, which is also how the table stores them.
+    `vendor_data` (a map of strings, or null) stay the JSON text they arrived as, which is how the table stores them.
     """
 
     message_id: str
@@ -44,7 +45,7 @@ class Trade(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     source_sequence: Sequence64 | None = None
     ingestion_timestamp: Micros
     platform_sequence: Sequence64 | None = None
-    vendor_data: msgspec.Raw | None = None
+    vendor_data: msgspec.Raw = NULL
 
 
 encode = msgspec.json.Encoder().encode
@@ -54,6 +55,7 @@ decode_many = msgspec.json.Decoder(list[Trade]).decode
 _OPENING_PRICES = {"BTCUSDT": 94_000.0, "ETHUSDT": 3_300.0, "BNBUSDT": 900.0, "ADAUSDT": 0.41, "DOGEUSDT": 0.14}
 _QUOTE_CURRENCIES = ("USDT", "USDC", "BUSD", "EUR", "BTC", "ETH")
 _STEP = 0.0002  # one trade moves the price by about two basis points
+_PULL = 0.0001  # and back towards the opening price, so that a day of trades stays within a few per cent of it
 
 
 def split_pair(symbol: str) -> tuple[str, str]:
@@ -76,7 +78,8 @@ class Market:
         self._random = random.Random(seed)  # noqa: S311  a made-up market, not a secret
         self._identity = random.Random(os.urandom(16))  # noqa: S311  unique, need not be unguessable
         self._symbols = tuple(symbols)
-        self._prices = {s: _OPENING_PRICES.get(s, 10.0) for s in symbols}
+        self._opening = {s: _OPENING_PRICES.get(s, 10.0) for s in symbols}
+        self._prices = dict(self._opening)
         # The first symbol trades most, as the first pair of an exchange does: weights 1, 1/2, 1/3, ...
         self._weights = tuple(1 / (rank + 1) for rank in range(len(symbols)))
         self._pairs = {s: split_pair(s) for s in symbols}
@@ -90,7 +93,8 @@ class Market:
             yield self._trade(symbol, start_us + span * number // count)
 
     def _trade(self, symbol: str, at_us: int) -> Trade:
-        price = self._prices[symbol] * math.exp(self._random.gauss(0.0, _STEP))
+        price = self._prices[symbol]
+        price *= math.exp(self._random.gauss(0.0, _STEP) - _PULL * math.log(price / self._opening[symbol]))
         self._prices[symbol] = price
         selling = self._random.random() < 0.5  # noqa: PLR2004  a fair coin
         base, quote = self._pairs[symbol]

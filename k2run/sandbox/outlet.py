@@ -1,0 +1,123 @@
+"""The stream's way into the broker: topics that are kept in being, and a producer that outlives a broker's restart."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from confluent_kafka import KafkaError, KafkaException, Producer
+
+from k2run.sandbox import topics
+from k2run.sandbox.program import log
+
+if TYPE_CHECKING:
+    from confluent_kafka import Message
+
+    from k2run.sandbox.stream_metrics import StreamMetrics
+
+_CHECK_S = 0.5
+_PURGED = (KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT)  # noqa: SLF001  librdkafka names local errors with _
+
+
+class TopicKeeper:
+    """Makes the topics when they are missing and notices when they are not the ones they were."""
+
+    def __init__(self, bootstrap: str, stopping: threading.Event) -> None:
+        self._admin = topics.admin(bootstrap)
+        self._stopping = stopping
+        self._lives: dict[str, str] = {}
+        self.generation = 0
+
+    def ready(self) -> bool:
+        """Whether all topics exist now; makes the missing ones."""
+        try:
+            found = topics.lives(self._admin)
+            if len(found) < len(topics.PARTITIONS):
+                topics.make_topics(self._admin)
+                log("topics_created", topics=",".join(topics.PARTITIONS.keys() - found.keys()))
+                found = topics.lives(self._admin)
+        except KafkaException:
+            return False
+        if found != self._lives:
+            self._lives = found
+            self.generation += 1
+        return len(found) == len(topics.PARTITIONS)
+
+    def watch(self) -> None:
+        """Look again every half second, in a thread of its own, until told to stop."""
+        threading.Thread(target=self._watch, name="topics", daemon=True).start()
+
+    def _watch(self) -> None:
+        while not self._stopping.wait(_CHECK_S):
+            self.ready()
+
+
+class Outlet:
+    """Sends messages with all acknowledgements; what an earlier life of a topic did not take goes to the next."""
+
+    def __init__(self, bootstrap: str, keeper: TopicKeeper, metrics: StreamMetrics) -> None:
+        self._settings = {
+            "bootstrap.servers": bootstrap,
+            "acks": "all",
+            "enable.idempotence": True,
+            "linger.ms": 10,
+            "compression.type": "lz4",
+            "message.timeout.ms": 120_000,
+            "queue.buffering.max.messages": 1_000_000,
+            "queue.buffering.max.kbytes": 256 * 1024,
+            **topics.CLIENT,
+        }
+        self._keeper = keeper
+        self._metrics = metrics
+        self._producer = Producer(self._settings)
+        self._generation = keeper.generation
+        self._returned: list[Message] = []
+        self._delivered: Counter[str] = Counter()
+        self.errors = 0
+
+    def send(self, topic: str, key: str, value: bytes) -> None:
+        """Queue one message, waiting while the queue is full."""
+        while True:
+            try:
+                self._producer.produce(topic, value, key, on_delivery=self._settled)
+            except BufferError:
+                self.settle(0.1)
+            else:
+                return
+
+    def settle(self, seconds: float = 0.0) -> None:
+        """Take in what the broker has answered, waiting at most `seconds` for it."""
+        if self._generation != self._keeper.generation:
+            self._start_over()
+        self._producer.poll(seconds)
+        for topic, count in self._delivered.items():
+            self._metrics.produced(topic, count)
+        self._delivered.clear()
+
+    def close(self, seconds: float) -> int:
+        """Wait at most `seconds` for the last answers; the number of messages left without one."""
+        left = self._producer.flush(seconds)
+        self.settle()
+        return left
+
+    def _settled(self, error: KafkaError | None, message: Message) -> None:
+        if error is None:
+            self._delivered[message.topic() or ""] += 1
+        elif error.code() in _PURGED:
+            self._returned.append(message)
+        else:
+            self.errors += 1
+            self._metrics.failed(message.topic() or "", error.name())
+            log("trade_produce_error", "error", error=error.str())
+
+    def _start_over(self) -> None:
+        """A producer keeps sequence numbers for a topic that is gone and would wait for ever; a new one does not."""
+        self._generation = self._keeper.generation
+        self._producer.purge()
+        self._producer.flush(1)
+        returned, self._returned = self._returned, []
+        self._producer = Producer(self._settings)
+        log("producer_restarted", "warning", reason="the topics are new", resent=len(returned))
+        for message in returned:
+            self.send(message.topic() or "", (message.key() or b"").decode(), message.value() or b"")
