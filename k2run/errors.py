@@ -19,6 +19,7 @@ The family says who must act, and the command line turns it into an exit code:
     │   ├── Refused                           the system answered no (password, permission, bad request)
     │   ├── Unknown                           nothing to judge: no series, no rows, no such thing to see
     │   ├── NotApplicable                     this stack has no such service or connection
+    │   ├── NotConfirmed                      a person should have answered, and none was there
     │   └── TimedOut                          the deadline of the step passed
     └── Interrupted                  exit 3   a person or the system asked the run to end
 """
@@ -129,6 +130,10 @@ class Unknown(ActionError):
 
 class NotApplicable(ActionError):
     """This stack has no such service or connection."""
+
+
+class NotConfirmed(ActionError):
+    """A person should have answered, and none was there."""
 
 
 class TimedOut(ActionError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
+from collections.abc import Generator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
@@ -14,6 +15,7 @@ import msgspec
 from k2run.actions.action import Effect, Mark
 from k2run.actions.connection import Connection
 from k2run.actions.deadline import Deadline
+from k2run.actions.person import Person
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -31,6 +33,7 @@ class Action:
         call: The function itself.
         given: Names of the parameters that the engine supplies, with their types (connections, deadline).
         arguments: A struct of the step's own arguments; msgspec converts and checks with it.
+        parameters: The function's parameter for each argument (`from` is `from_` in Python).
         result: The type of what it returns.
     """
 
@@ -39,6 +42,7 @@ class Action:
     effect: Effect
     given: dict[str, type]
     arguments: type[msgspec.Struct]
+    parameters: dict[str, str]
     result: Any
 
     @property
@@ -61,17 +65,18 @@ def describe(function: Callable[..., Any], mark: Mark) -> Action:
     """Read a marked function's signature into an `Action`."""
     hints = get_type_hints(function, include_extras=True)
     given: dict[str, type] = {}
+    parameters: dict[str, str] = {}
     fields: list[tuple[str, Any] | tuple[str, Any, Any]] = []
     for name, parameter in inspect.signature(function).parameters.items():
         kind = hints[name]
-        if isinstance(kind, type) and issubclass(kind, Connection | Deadline):
+        if isinstance(kind, type) and issubclass(kind, Connection | Deadline | Person):
             given[name] = kind
-        elif parameter.default is parameter.empty:
-            fields.append((name.rstrip("_"), kind))
-        else:
-            fields.append((name.rstrip("_"), kind, _default(parameter.default)))
+            continue
+        written = name.rstrip("_")
+        parameters[written] = name
+        fields.append((written, kind) if parameter.default is parameter.empty else (written, kind, _default(parameter.default)))
     arguments = msgspec.defstruct(mark.name, fields, frozen=True, kw_only=True, forbid_unknown_fields=True)
-    return Action(mark.name, function, mark.effect, given, arguments, _result(hints.get("return")))
+    return Action(mark.name, function, mark.effect, given, arguments, parameters, _result(hints.get("return")))
 
 
 def _default(value: Any) -> Any:
@@ -82,9 +87,7 @@ def _default(value: Any) -> Any:
 
 def _result(returned: Any) -> Any:
     """A fault is a generator; its result is what the generator returns."""
-    if inspect.isabstract(get_origin(returned)) or getattr(get_origin(returned), "__name__", "") == "Generator":
-        return get_args(returned)[2]
-    return returned
+    return get_args(returned)[2] if get_origin(returned) is Generator else returned
 
 
 @dataclass

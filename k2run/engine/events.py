@@ -211,11 +211,16 @@ class UndoPlanned(Event, tag="undo_planned"):
 
 
 class FaultStruck(Event, tag="fault_struck"):
-    """The fault has happened; the recovery clock runs from here."""
+    """The fault has happened.
+
+    Attributes:
+        began: When it was let go, in seconds since the run started; the recovery clock runs from here.
+    """
 
     step: str
     action: str
     name: str
+    began: float = 0.0
 
 
 class UndoStarted(Event, tag="undo_started"):

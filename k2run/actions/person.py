@@ -1,0 +1,43 @@
+"""The person in the loop, as an action sees one."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from k2run.actions.deadline import Deadline
+
+
+class Answer(Struct, frozen=True, kw_only=True):
+    """What was answered.
+
+    Attributes:
+        text: The answer itself.
+        by: Who gave it; empty when nobody was there and the default was taken.
+    """
+
+    text: str
+    by: str = ""
+
+
+class Person(ABC):
+    """Someone who can be asked; the engine supplies it to the actions that want one."""
+
+    @abstractmethod
+    def ask(self, question: str, *, choices: Sequence[str], default: str | None, deadline: Deadline) -> Answer | None:
+        """Ask, and wait for an answer until the deadline.
+
+        Args:
+            question: What to show.
+            choices: The possible answers; empty for free text.
+            default: Taken when nobody is there, or nobody answers in time.
+            deadline: How long to wait.
+
+        Returns:
+            The answer, or None when nobody is there and no default is declared.
+        """

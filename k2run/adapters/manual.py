@@ -1,0 +1,83 @@
+"""A person in the loop: confirm, choose, type, note. With nobody there, the declared default is taken, and the record says so."""
+
+from __future__ import annotations
+
+from k2run.actions.action import Result, action
+from k2run.actions.deadline import Deadline
+from k2run.actions.person import Answer, Person
+from k2run.errors import NotConfirmed, Refused
+
+YES, NO = "yes", "no"
+
+
+class Reply(Result, frozen=True, kw_only=True):
+    """What a person answered.
+
+    Attributes:
+        answer: The answer.
+        by: Who gave it; empty when nobody was there and the default was taken.
+    """
+
+    answer: str
+    by: str = ""
+
+    def headline(self) -> str:
+        """The answer and who gave it."""
+        return f"{self.answer} ({self.by or 'default, nobody there'})"
+
+
+def _ask(person: Person, deadline: Deadline, question: str, choices: list[str], default: str | None) -> Answer:
+    answer = person.ask(question, choices=choices, default=default, deadline=deadline)
+    if answer is None:
+        raise NotConfirmed("nobody was there to answer", hint="run it on a terminal, or declare a default")
+    return answer
+
+
+@action("manual.confirm")
+def confirm(person: Person, deadline: Deadline, that: str, default: str | None = None) -> Reply:
+    """A person confirms that something is so.
+
+    Args:
+        that: What is to be confirmed, as a statement: "The quick reference is printed".
+        default: `yes` or `no`, taken when nobody answers; without it the step is recorded as not confirmed.
+    """
+    answer = _ask(person, deadline, that, [YES, NO], default)
+    if answer.text != YES:
+        raise Refused(f"{answer.by or 'the default'} answered {answer.text}")
+    return Reply(answer=answer.text, by=answer.by, source="a person")
+
+
+@action("manual.choose")
+def choose(person: Person, deadline: Deadline, question: str, choices: list[str], default: str | None = None) -> Reply:
+    """A person chooses one of several ways.
+
+    Args:
+        question: What to decide.
+        choices: The possible answers.
+        default: The one taken when nobody answers; without it the step is recorded as not confirmed.
+    """
+    answer = _ask(person, deadline, question, choices, default)
+    return Reply(answer=answer.text, by=answer.by, source="a person")
+
+
+@action("manual.input")
+def input_(person: Person, deadline: Deadline, question: str, default: str | None = None) -> Reply:
+    """A person types a value.
+
+    Args:
+        question: What to ask for.
+        default: Taken when nobody answers; without it the step is recorded as not confirmed.
+    """
+    answer = _ask(person, deadline, question, [], default)
+    return Reply(answer=answer.text, by=answer.by, source="a person")
+
+
+@action("manual.note")
+def note(person: Person, deadline: Deadline, text: str) -> Reply:
+    """Show a note and wait until it was read; with nobody there it is only recorded.
+
+    Args:
+        text: What to show.
+    """
+    answer = _ask(person, deadline, text, ["ok"], "ok")
+    return Reply(answer=answer.text, by=answer.by, source="a person")

@@ -1,0 +1,111 @@
+"""One attempt of one action, and what is expected of its result."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
+
+from k2run.actions.action import Result
+from k2run.engine.events import Outcome
+from k2run.errors import (
+    ExpressionFailed,
+    Interrupted,
+    JournalLost,
+    K2runError,
+    NotApplicable,
+    NotConfirmed,
+    Unknown,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from k2run.language.expressions import Expression
+
+_OPERAND = re.compile(r"(?<![\w.'\"])([A-Za-z]\w*(?:\.\w+|\[\d+\])*)(?!\s*\()")
+_WORDS = frozenset({"and", "or", "not", "in", "is", "true", "false", "none", "if", "else", "defined", "undefined"})
+_SHOWN = 80
+
+
+class Attempt(Struct, kw_only=True):
+    """What came of one attempt."""
+
+    outcome: Outcome = Outcome.PASSED
+    result: Any = None
+    headline: str = ""
+    message: str = ""
+    hint: str = ""
+    answered: bool = False
+
+
+def observed(result: Any) -> Attempt:
+    """An action returned."""
+    if isinstance(result, Result):
+        return Attempt(result=result, headline=result.headline(), answered=True)
+    return Attempt(result=result, headline="" if result is None else short(result), answered=True)
+
+
+def refused(error: BaseException, message: str, hint: str) -> Attempt:
+    """An action raised; the kind of error says whether it failed or could not be seen.
+
+    Raises:
+        Interrupted, JournalLost: These end the run rather than the step.
+    """
+    match error:
+        case Interrupted() | JournalLost():
+            raise error
+        case Unknown():
+            outcome = Outcome.UNKNOWN
+        case NotApplicable():
+            outcome = Outcome.NOT_APPLICABLE
+        case NotConfirmed():
+            outcome = Outcome.NOT_CONFIRMED
+        case _:
+            outcome = Outcome.FAILED
+    return Attempt(outcome=outcome, message=message, hint=hint)
+
+
+def judge(attempt: Attempt, expectations: Iterable[Expression], names: dict[str, Any]) -> Attempt:
+    """Hold a result against its expectations; the first that is not true fails the attempt, and says what was found."""
+    for expectation in expectations:
+        try:
+            if expectation.evaluate(names):
+                continue
+            found = "; ".join(operands(expectation, names))
+            message = f"expected {expectation.text}" + (f"; found {found}" if found else "")
+            hint = ""
+        except ExpressionFailed as error:
+            message, hint = error.message, error.hint
+        return Attempt(
+            outcome=Outcome.FAILED,
+            result=attempt.result,
+            headline=attempt.headline,
+            message=message,
+            hint=hint,
+            answered=attempt.answered,
+        )
+    return attempt
+
+
+def operands(expression: Expression, names: dict[str, Any]) -> list[str]:
+    """The values that an expression was made of: `result.rows = 12`."""
+    from k2run.language.expressions import Expression as Compiled
+
+    found: dict[str, str] = {}
+    for operand in _OPERAND.findall(re.sub(r"'[^']*'|\"[^\"]*\"", "", expression.text)):
+        if operand.split(".")[0].lower() in _WORDS or operand in found:
+            continue
+        try:
+            found[operand] = f"{operand} = {short(Compiled(operand, expression.place).evaluate(names))}"
+        except K2runError:
+            continue
+    return list(found.values())
+
+
+def short(value: Any) -> str:
+    """A value on one line."""
+    text = value if isinstance(value, str) else f"{value:,}" if type(value) is int else f"{value!r}"
+    text = " ".join(text.split())
+    return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
