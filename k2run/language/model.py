@@ -8,6 +8,7 @@ from typing import Any, Literal
 from msgspec import Struct, field
 
 from k2run.language.expressions import Expression, Template
+from k2run.language.place import Place
 from k2run.language.quantities import Duration
 
 
@@ -35,17 +36,6 @@ class AfterFailure(StrEnum):
     CONTINUE = "continue"
     END_SECTION = "end_section"
     END_RUN = "end_run"
-
-
-class Place(Struct, frozen=True):
-    """Where something stands in a file; line and column count from 1."""
-
-    file: str
-    line: int
-    column: int
-
-    def __str__(self) -> str:
-        return f"{self.file}:{self.line}:{self.column}"
 
 
 class Input(Struct, frozen=True, kw_only=True):

@@ -1,0 +1,188 @@
+"""From YAML nodes to plain values: duplicate keys, merges, aliases and tags are settled here."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+
+from k2run.language.scalars import is_padded_number, plain_value, tagged_value
+
+if TYPE_CHECKING:
+    from k2run.language.document import Document
+
+MAX_ALIASED = 20_000
+"""Values that aliases may add to a document, all together."""
+
+_CORE = "tag:yaml.org,2002:"
+_COLLECTION_TAGS = {MappingNode: f"{_CORE}map", SequenceNode: f"{_CORE}seq"}
+
+
+class TooDeep(Exception):
+    """The document is nested too deeply; `offset` says where."""
+
+    def __init__(self, offset: int) -> None:
+        super().__init__(offset)
+        self.offset = offset
+
+
+class Builder:
+    """Builds the plain values of one document and notes what is wrong with its nodes."""
+
+    def __init__(self, document: Document) -> None:
+        self._document = document
+        self._built: dict[int, tuple[Any, int]] = {}
+        self._open: set[int] = set()
+        self._count = 0
+        self._aliased = 0
+
+    def build(self, node: Node) -> Any:
+        """The plain value of a node."""
+        self._count += 1
+        if node.__class__ is ScalarNode:
+            if not node.tag:
+                value = node.value
+                return value if node.style else plain_value(value)
+            return self._tagged(node)
+        known = self._built.get(id(node))
+        if known is not None:
+            return self._again(node, *known)
+        if id(node) in self._open:
+            self._note("K105", "a value contains itself through its alias", node, hint="remove the alias")
+            return None
+        return self._collection(node)
+
+    def _collection(self, node: Node) -> Any:
+        before = self._count
+        self._open.add(id(node))
+        if node.tag and node.tag != _COLLECTION_TAGS.get(type(node)):
+            self._unknown_tag(node)
+        value: Any
+        if node.__class__ is MappingNode:
+            value = self._mapping(node)
+        else:
+            build = self.build
+            value = [build(item) for item in node.value]
+        self._open.discard(id(node))
+        self._built[id(node)] = value, self._count - before
+        return value
+
+    def _again(self, node: Node, value: Any, size: int) -> Any:
+        """A collection met a second time, through an alias."""
+        self._aliased += size + 1
+        self._count += size
+        if self._aliased <= MAX_ALIASED:
+            return value
+        if self._aliased - size - 1 <= MAX_ALIASED:
+            message = f"the aliases of this document stand for more than {MAX_ALIASED:,} values"
+            self._note("K105", message, node, hint="write the values out, or use a loop")
+        return None
+
+    def _mapping(self, node: Node) -> dict[Any, Any]:
+        build, built = self.build, {}
+        merges: list[Node] = []
+        for key_node, value_node in node.value:
+            if key_node.__class__ is not ScalarNode:
+                self._bad_key(key_node)
+                continue
+            key = key_node.value
+            if not key_node.style:
+                if key == "<<":
+                    merges.append(value_node)
+                    continue
+                key = plain_value(key)
+            if key in built:
+                self._duplicate(node, key_node, key)
+            value = build(value_node)
+            built[key] = value
+            if value.__class__ in _NUMBERS and is_padded_number(value_node.value) and not value_node.style:
+                self._padded(value_node)
+        for merge in merges:
+            self._merge(built, merge)
+        return built
+
+    def _merge(self, built: dict[Any, Any], node: Node) -> None:
+        sources = node.value if isinstance(node, SequenceNode) else [node]
+        for source in sources:
+            if not isinstance(source, MappingNode):
+                self._note("K104", "`<<` merges a mapping, or a list of mappings", node)
+                return
+            merged = self.build(source)
+            for key, value in (merged or {}).items():
+                built.setdefault(key, value)
+
+    def _tagged(self, node: Node) -> Any:
+        try:
+            return tagged_value(node.tag, node.value)
+        except KeyError:
+            self._unknown_tag(node)
+        except ValueError as error:
+            self._note("K104", str(error).replace(_CORE, "!!"), node)
+        return node.value
+
+    def _unknown_tag(self, node: Node) -> None:
+        tag = node.tag.replace(_CORE, "!!")
+        self._note(
+            "K104", f"the tag {tag} has no meaning here", node, hint="remove the tag; quote a text that needs it"
+        )
+
+    def _bad_key(self, node: Node) -> None:
+        start = node.start_mark.index
+        if self._document.text.startswith("{", start) and self._document.text.startswith("{", start - 1):
+            problem = self._document.problem_at(
+                "K110",
+                "a value that begins with {{ must stand in quotes",
+                start - 1,
+                2,
+                hint='write it as "{{ … }}"; YAML reads a bare { as the start of a mapping',
+            )
+            self._document.problems.append(problem)
+        else:
+            self._note("K109", "a key must be a plain text", node)
+
+    def _duplicate(self, node: Node, key_node: Node, key: Any) -> None:
+        first = next(k for k, _ in node.value if isinstance(k, ScalarNode) and _key(k) == key)
+        line = self._document.place_at(first.start_mark.index).line
+        self._note(
+            "K106", f"the key `{key_node.value}` is here twice", key_node, hint=f"the first one is in line {line}"
+        )
+
+    def _padded(self, node: Node) -> None:
+        self._note(
+            "K108",
+            f"{node.value} may mean {int(node.value)} or a text",
+            node,
+            hint=f'write {int(node.value)}, or quote it: "{node.value}"',
+        )
+
+    def _note(self, code: str, message: str, node: Node, *, hint: str = "") -> None:
+        start = node.start_mark.index
+        self._document.problems.append(
+            self._document.problem_at(code, message, start, node.end_mark.index - start, hint=hint)
+        )
+
+
+_NUMBERS = frozenset({int, float})
+
+
+def child(node: Node, step: str | int, *, key: bool = False) -> Node | None:
+    """The node below `node` at a key or an index, or (with `key`) the key's own node; None when there is none."""
+    if isinstance(node, SequenceNode):
+        items: list[Node] = node.value
+        return items[step] if isinstance(step, int) and 0 <= step < len(items) else None
+    if not isinstance(node, MappingNode):
+        return None
+    merged: list[Node] = []
+    for key_node, value_node in reversed(node.value):
+        if not isinstance(key_node, ScalarNode):
+            continue
+        if _key(key_node) == step:
+            return key_node if key else value_node
+        if key_node.value == "<<" and not key_node.style:
+            merged += value_node.value if isinstance(value_node, SequenceNode) else [value_node]
+    found = (child(source, step, key=key) for source in merged if isinstance(source, MappingNode))
+    return next((hit for hit in found if hit is not None), None)
+
+
+def _key(node: ScalarNode) -> Any:
+    return node.value if node.style else plain_value(node.value)
