@@ -1,0 +1,219 @@
+"""HTTP: ask a service or a URL, and look at what it answers."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from k2run.actions.action import Effect, Result, action
+from k2run.actions.deadline import Deadline
+from k2run.adapters._web import TRUSTING_THE_SYSTEM, Answer, Request, Tls, send, with_query
+from k2run.errors import NotApplicable, Refused
+from k2run.stack.services import Services
+
+LARGEST_IN_JOURNAL = 256 * 1024
+"""Bytes of a body that the journal still keeps whole."""
+SHOWN = 200
+"""Characters of a refusing answer that an error quotes."""
+Method = Literal["GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"]
+
+
+class Response(Result, frozen=True, kw_only=True):
+    """An HTTP answer.
+
+    Attributes:
+        elapsed_ms: From the first attempt to connect to the last byte of the body.
+        headers: With names in lower case; cookies are not kept.
+        body: The parsed JSON, or None when the body is not JSON.
+        text: The body as text.
+        size: Bytes of the body, decompressed.
+    """
+
+    status: int
+    elapsed_ms: float
+    headers: dict[str, str] = {}
+    body: Any = None
+    text: str = ""
+    size: int = 0
+
+    def headline(self) -> str:
+        """Such as `200, 12.3 ms, 1,204 bytes`."""
+        return f"{self.status}, {self.elapsed_ms:.1f} ms, {self.size:,} bytes"
+
+    def plain(self) -> dict[str, Any]:
+        """For the journal: JSON is not kept a second time as text, and a very large body is left out."""
+        built = super().plain()
+        if self.body is not None:
+            built["text"] = ""
+        if self.size > LARGEST_IN_JOURNAL:
+            built |= {"body": None, "text": f"(left out: {self.size:,} bytes)"}
+        return built
+
+
+@action("http.get")
+def get(
+    services: Services,
+    deadline: Deadline,
+    service: str = "",
+    path: str = "",
+    url: str = "",
+    params: dict[str, Any] = {},
+    headers: dict[str, str] = {},
+    status: int | list[int] = [],
+    retries: int = 0,
+    follow_redirects: bool = True,
+    tls: Tls = TRUSTING_THE_SYSTEM,
+) -> Response:
+    """Ask a service, or any URL, with GET.
+
+    Args:
+        service: The service to ask; its URL and headers come from the stack.
+        path: Path below the service's URL, such as `/health`.
+        url: A whole URL, instead of a service.
+        params: Query parameters; a list repeats its parameter.
+        headers: Sent beside those of the service.
+        status: The status, or statuses, that count as an answer; any 2xx when not given.
+        retries: How often to try again when nobody answers, or with 502, 503 or 504.
+        follow_redirects: Whether to go where a redirect points to.
+        tls: How an HTTPS server is trusted.
+    """
+    target, sent = _target(services, service, path, url, headers)
+    request = Request(
+        url=with_query(target, params),
+        headers=sent,
+        retries=retries,
+        follow_redirects=follow_redirects,
+        tls=tls,
+    )
+    return _judge(request, send(request, deadline), status)
+
+
+@action("http.post", effect=Effect.CHANGES)
+def post(
+    services: Services,
+    deadline: Deadline,
+    service: str = "",
+    path: str = "",
+    url: str = "",
+    json: Any = None,
+    body: str = "",
+    params: dict[str, Any] = {},
+    headers: dict[str, str] = {},
+    status: int | list[int] = [],
+    tls: Tls = TRUSTING_THE_SYSTEM,
+) -> Response:
+    """Send something to a service, or any URL, with POST; never sent twice.
+
+    Args:
+        service: The service to ask; its URL and headers come from the stack.
+        path: Path below the service's URL.
+        url: A whole URL, instead of a service.
+        json: Any value, sent as JSON.
+        body: Text sent as it is, instead of `json`.
+        params: Query parameters; a list repeats its parameter.
+        headers: Sent beside those of the service.
+        status: The status, or statuses, that count as an answer; any 2xx when not given.
+        tls: How an HTTPS server is trusted.
+    """
+    target, sent = _target(services, service, path, url, headers)
+    content, kind = _content(json, body)
+    request = Request(url=with_query(target, params), method="POST", headers=kind | sent, content=content, tls=tls)
+    return _judge(request, send(request, deadline), status)
+
+
+@action("http.request", effect=Effect.CHANGES)
+def request(
+    services: Services,
+    deadline: Deadline,
+    method: Method,
+    service: str = "",
+    path: str = "",
+    url: str = "",
+    json: Any = None,
+    body: str = "",
+    params: dict[str, Any] = {},
+    headers: dict[str, str] = {},
+    status: int | list[int] = [],
+    retries: int = 0,
+    follow_redirects: bool = True,
+    tls: Tls = TRUSTING_THE_SYSTEM,
+) -> Response:
+    """Ask a service, or any URL, with any method.
+
+    Args:
+        method: The HTTP method.
+        service: The service to ask; its URL and headers come from the stack.
+        path: Path below the service's URL.
+        url: A whole URL, instead of a service.
+        json: Any value, sent as JSON.
+        body: Text sent as it is, instead of `json`.
+        params: Query parameters; a list repeats its parameter.
+        headers: Sent beside those of the service.
+        status: The status, or statuses, that count as an answer; any 2xx when not given.
+        retries: How often to try again when nobody answers, or with 502, 503 or 504; POST and PATCH never are.
+        follow_redirects: Whether to go where a redirect points to.
+        tls: How an HTTPS server is trusted.
+    """
+    target, sent = _target(services, service, path, url, headers)
+    content, kind = _content(json, body)
+    asked = Request(
+        url=with_query(target, params),
+        method=method,
+        headers=kind | sent,
+        content=content,
+        retries=retries,
+        follow_redirects=follow_redirects,
+        tls=tls,
+    )
+    return _judge(asked, send(asked, deadline), status)
+
+
+def _target(
+    services: Services, service: str, path: str, url: str, headers: dict[str, str]
+) -> tuple[str, dict[str, str]]:
+    if bool(service) == bool(url):
+        raise Refused("give either a service (with a path) or a url")
+    if url:
+        return url, headers
+    found = services.find(service)
+    if not found.url:
+        raise NotApplicable(f"the service {service!r} has no url in this stack", hint="add `url:` to it")
+    return f"{found.url.rstrip('/')}/{path.lstrip('/')}", found.headers | headers
+
+
+def _content(json: Any, body: str) -> tuple[bytes, dict[str, str]]:
+    if body and json is not None:
+        raise Refused("give either json or body")
+    if json is not None:
+        return msgspec.json.encode(json), {"Content-Type": "application/json"}
+    return body.encode(), {}
+
+
+def _judge(request: Request, answer: Answer, status: int | list[int]) -> Response:
+    wanted = [status] if isinstance(status, int) else status
+    if answer.status not in wanted if wanted else not 200 <= answer.status < 300:  # noqa: PLR2004 - the 2xx
+        expected = " or ".join(map(str, wanted)) or "2xx"
+        said = " ".join(answer.text.split())[:SHOWN]
+        raise Refused(
+            f"{request.method} {request.address} answered {answer.status_line}, expected {expected}"
+            + (f": {said}" if said else "")
+        )
+    return Response(
+        source=request.address,
+        status=answer.status,
+        elapsed_ms=round(answer.elapsed * 1000, 3),
+        headers={name: value for name, value in answer.headers.items() if name != "set-cookie"},
+        body=_parsed(answer),
+        text=answer.text,
+        size=len(answer.content),
+    )
+
+
+def _parsed(answer: Answer) -> Any:
+    if "json" not in answer.headers.get("content-type", "json"):
+        return None
+    try:
+        return msgspec.json.decode(answer.content)
+    except msgspec.DecodeError:
+        return None
