@@ -85,6 +85,15 @@ class Trades:
         asked = {clause: value for clause, value in clauses.items() if value is not None}
         return " AND ".join(asked) or "true", {clause.rpartition("$")[2]: value for clause, value in asked.items()}
 
+    def take(self, row: TradeRow) -> bool:
+        """Whether a row is one of these trades."""
+        return (
+            self.symbol in (None, row.symbol)
+            and self.exchange in (None, row.exchange)
+            and (self.since is None or row.timestamp >= self.since)
+            and (self.until is None or row.timestamp <= self.until)
+        )
+
 
 _COLUMNS = ", ".join(
     f"{name}::DOUBLE" if name in ("price", "quantity") else name for name in TradeRow.__struct_fields__
@@ -111,7 +120,14 @@ class Queries:
 
     def newest(self, trades: Trades, limit: int) -> list[TradeRow]:
         """The newest `limit` of these trades, newest first."""
-        return self._on_the_table(lambda view: self.newest_in(view, trades, limit))
+        return self.on_the_table(lambda view: self.newest_in(view, trades, limit))
+
+    def on_the_table(self, question: Callable[[TableView], Answer]) -> Answer:
+        """The answer as of the latest commit, asked once more when compaction removed a file in between."""
+        try:
+            return question(self._table.view())
+        except TableUnreadableError:
+            return question(self._table.view())
 
     def newest_in(self, view: TableView, trades: Trades, limit: int) -> list[TradeRow]:
         """The newest `limit` of these trades as of one commit, newest first."""
@@ -126,13 +142,13 @@ class Queries:
 
     def symbols(self, exchange: str | None) -> list[str]:
         """Every symbol of the table, or of one exchange in it, sorted."""
-        return self._on_the_table(lambda view: self._symbols_of(view, exchange))
+        return self.on_the_table(lambda view: self._symbols_of(view, exchange))
 
     def summary(self, symbol: str, exchange: str | None, day: date) -> Summary | None:
         """One symbol's UTC day; None when it has no trade on it."""
         start = datetime.combine(day, time())
         trades = Trades(symbol, exchange, start, start + timedelta(days=1) - timedelta.resolution)
-        row = self._on_the_table(lambda view: self._summary_of(view, trades))
+        row = self.on_the_table(lambda view: self._summary_of(view, trades))
         return Summary(symbol, day, *row) if row else None
 
     def check(self) -> None:
@@ -171,13 +187,6 @@ class Queries:
         files = view.holding(trades.symbol, trades.since, trades.until)
         rows = self._run(_SUMMARY.format(condition=condition), files, parameters)
         return rows[0] if rows and rows[0][5] else None
-
-    def _on_the_table(self, question: Callable[[TableView], Answer]) -> Answer:
-        """The answer as of the latest commit, asked once more when compaction removed a file in between."""
-        try:
-            return question(self._table.view())
-        except TableUnreadableError:
-            return question(self._table.view())
 
     def _run(self, sql: str, files: Iterable[DataFile], parameters: dict[str, object]) -> list[Row]:
         import duckdb

@@ -167,7 +167,7 @@ class TableFiles:
         try:
             with closing(sqlite3.connect(f"{self._catalog.resolve().as_uri()}?mode=ro", uri=True, timeout=5)) as db:
                 found = db.execute(_FIND, self._name.rsplit(".", 1)).fetchone()
-        except sqlite3.OperationalError as error:
+        except sqlite3.Error as error:
             if "no such table" in str(error):  # the catalog is being made at this moment
                 raise TableMissingError(f"table {self._name} does not exist yet") from error
             raise TableUnreadableError(f"the catalog cannot be read: {error}") from error

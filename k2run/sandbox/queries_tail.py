@@ -1,0 +1,183 @@
+"""The newest trades of the broker that the table does not hold yet.
+
+Read on demand, so that a backlog costs the API nothing until somebody asks: the table's own ledger says up to which
+offsets it has taken each partition, and what lies past them is the tail.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from k2run.sandbox import topics, trade
+from k2run.sandbox.queries import TradeRow
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from confluent_kafka import Consumer, Message
+    from confluent_kafka.admin import AdminClient
+
+    from k2run.sandbox.ledger import Ledger
+    from k2run.sandbox.queries import Trades
+
+GROUP = "k2-kafka-tail"  # it never joins nor commits: a consumer must name one
+MESSAGES_PER_PARTITION = 10_000
+_READ_S = 2.0
+_BROKER_S = 1.0
+_POLL_S = 0.005
+_EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001  the table's timestamps carry no zone; they are UTC
+
+
+class TailUnreadableError(Exception):
+    """The broker does not answer, or has no such topic."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tail:
+    """What the broker holds past the table.
+
+    Not `complete` when older messages of a long backlog were left out, or when the consumer has shed messages that are
+    in neither place until it restores them.
+    """
+
+    rows: tuple[TradeRow, ...]
+    complete: bool
+
+
+class BrokerTail:
+    """Reads one topic from given offsets to its end. Safe to share between threads, which take turns."""
+
+    def __init__(self, bootstrap: str, topic: str = trade.TOPIC) -> None:
+        self._bootstrap, self._topic = bootstrap, topic
+        self._turn = threading.Lock()
+        self._connected: tuple[AdminClient, Consumer] | None = None
+
+    def check(self) -> str:
+        """Prove that the broker answers and has the topic.
+
+        Raises:
+            TailUnreadableError: It does not, or has no such topic.
+        """
+        ends = self._ends()
+        return f"{self._topic} has {len(ends)} partitions"
+
+    def past(self, taken: Ledger, trades: Trades) -> Tail:
+        """These trades among the messages that the table with this ledger has not taken.
+
+        Raises:
+            TailUnreadableError: The broker did not answer in time.
+        """
+        ends = self._ends()
+        offsets = taken.offsets if taken.life == self._life() else {}
+        starts = {number: max(offsets.get(number, 0), end - MESSAGES_PER_PARTITION) for number, end in ends.items()}
+        with self._turn:
+            messages = self._read(starts)
+        complete = not taken.pending and all(start <= offsets.get(number, 0) for number, start in starts.items())
+        return Tail(tuple(_wanted(messages, trades)), complete)
+
+    def close(self) -> None:
+        """Leave the broker."""
+        if self._connected:
+            self._connected[1].close()
+
+    def _ends(self) -> dict[int, int]:
+        """Where each partition ends. Tansu's word may be a batch too low, so it bounds a read and never ends one."""
+        from confluent_kafka import KafkaException
+
+        admin, _ = self._clients()
+        try:
+            if admin.list_topics(self._topic, timeout=_BROKER_S).topics[self._topic].error is not None:
+                raise TailUnreadableError(f"topic {self._topic} does not exist yet")
+            ends = topics.end_offsets(admin, topics.partitions([self._topic]))
+        except (KafkaException, TimeoutError) as error:
+            raise TailUnreadableError(f"the broker at {self._bootstrap} does not answer") from error
+        return {number: end for (_, number), end in ends.items()}
+
+    def _life(self) -> str | None:
+        from confluent_kafka import KafkaException
+
+        admin, _ = self._clients()
+        try:
+            return topics.lives(admin).get(self._topic)
+        except KafkaException as error:
+            raise TailUnreadableError(f"the broker at {self._bootstrap} does not answer") from error
+
+    def _read(self, starts: Mapping[int, int]) -> list[Message]:
+        """Every message from `starts` to the end of its partition as of now."""
+        from confluent_kafka import KafkaError, TopicPartition
+
+        _, consumer = self._clients()
+        consumer.assign([TopicPartition(self._topic, number, start) for number, start in starts.items()])
+        try:
+            unfinished = set(starts)
+            messages: list[Message] = []
+            deadline = time.monotonic() + _READ_S
+            while unfinished:
+                if time.monotonic() > deadline:
+                    raise TailUnreadableError(f"the broker at {self._bootstrap} did not answer within {_READ_S:.0f} s")
+                for message in consumer.consume(MESSAGES_PER_PARTITION, timeout=_POLL_S):
+                    problem = message.error()
+                    if problem is None:
+                        messages.append(message)
+                    elif problem.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001  its public name
+                        unfinished.discard(message.partition())
+            return messages
+        finally:
+            consumer.unassign()
+
+    def _clients(self) -> tuple[AdminClient, Consumer]:
+        if self._connected is None:
+            from confluent_kafka import Consumer
+
+            settings: Any = {
+                **topics.CLIENT,
+                "bootstrap.servers": self._bootstrap,
+                "group.id": GROUP,
+                "enable.auto.commit": False,
+                "auto.offset.reset": "earliest",
+                "enable.partition.eof": True,
+                "fetch.wait.max.ms": 5,
+            }
+            self._connected = (topics.admin(self._bootstrap), Consumer(settings))
+        return self._connected
+
+
+def _wanted(messages: Iterable[Message], trades: Trades) -> Iterable[TradeRow]:
+    """The messages that are trades of this kind; what cannot be decoded is the consumer's to report."""
+    symbol = trades.symbol.encode() if trades.symbol is not None else None
+    for message in messages:
+        key, value = message.key(), message.value()
+        if value is None or (symbol is not None and key not in (None, symbol)):
+            continue
+        try:
+            row = _row(trade.decode(value))
+        except (msgspec.MsgspecError, ValueError):
+            continue
+        if trades.take(row):
+            yield row
+
+
+def _row(made: trade.Trade) -> TradeRow:
+    return TradeRow(
+        made.message_id,
+        made.trade_id,
+        made.symbol,
+        made.exchange,
+        made.asset_class,
+        _EPOCH + timedelta(microseconds=made.timestamp),
+        float(made.price),
+        float(made.quantity),
+        made.currency,
+        made.side,
+        bytes(made.trade_conditions).decode(),
+        made.source_sequence,
+        _EPOCH + timedelta(microseconds=made.ingestion_timestamp),
+        made.platform_sequence,
+        bytes(made.vendor_data).decode() if made.vendor_data is not None else None,
+    )
