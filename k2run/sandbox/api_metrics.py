@@ -34,7 +34,7 @@ class Measurements:
     """The counters of one server, in a registry of their own."""
 
     def __init__(self, version: str) -> None:
-        disable_created_metrics()  # K2 has no _created series
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # K2 has no _created series
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
         PlatformCollector(registry=self._registry)
