@@ -1,0 +1,237 @@
+"""The consumer's work: take messages, sort them by the level, commit them, and bring the deferred ones back."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from confluent_kafka import KafkaException
+
+from k2run.sandbox import priority, reference, rows, table
+from k2run.sandbox.cascade import Cascade, Level
+from k2run.sandbox.dead_letters import DeadLetters
+from k2run.sandbox.intake import Intake
+from k2run.sandbox.load import LagMeter, LoadClock, Memory
+from k2run.sandbox.program import log
+from k2run.sandbox.sink import Sink
+from k2run.sandbox.spill import Spill, Taken
+from k2run.sandbox.upkeep import Upkeep
+
+if TYPE_CHECKING:
+    import argparse
+    import threading
+    from collections.abc import Iterable
+
+    from confluent_kafka import Message
+    from confluent_kafka.admin import AdminClient
+
+    from k2run.sandbox.consumer_metrics import ConsumerMetrics
+    from k2run.sandbox.load import Offsets
+    from k2run.sandbox.priority import Shed
+    from k2run.sandbox.sink import Written
+
+_TAKE_S = 0.1
+_REFERENCE_PATIENCE = 5  # reference data may be this many times later than trades; its commits cost as much
+
+
+@dataclass(slots=True)
+class Batch:
+    """What was taken from one topic since its table's last commit."""
+
+    kept: list[Taken] = field(default_factory=list)
+    shed: list[Taken] = field(default_factory=list)
+    reasons: Counter[Shed] = field(default_factory=Counter)
+    offsets: dict[int, int] = field(default_factory=dict)
+    began: float = field(default_factory=time.monotonic)
+
+    def __len__(self) -> int:
+        return len(self.kept) + len(self.shed)
+
+
+class Lane:
+    """One topic, its table, and what is between the two at the moment."""
+
+    def __init__(self, sink: Sink, batch: int, interval: float) -> None:
+        self.sink = sink
+        self.topic = sink.form.topic
+        self._most = batch
+        self._interval = interval
+        self.batch = Batch()
+
+    def add(self, messages: Iterable[Message], level: Level) -> None:
+        """Take messages in, each on the side the level says. One that is behind the offset reached was taken before."""
+        if not len(self.batch):
+            self.batch.began = time.monotonic()
+        batch, committed = self.batch, self.sink.ledger.offsets
+        all_kept = priority.sheds_nothing(level, self.topic)
+        for message in messages:
+            partition: int = message.partition()  # type: ignore[assignment]  # only an error is nowhere
+            offset: int = message.offset()  # type: ignore[assignment]
+            if offset < batch.offsets.get(partition, committed.get(partition, 0)):
+                continue
+            batch.offsets[partition] = offset + 1
+            taken = Taken(partition, offset, message.value() or b"")
+            why = None if all_kept else priority.shed(level, self.topic, message.key())
+            if why is None:
+                batch.kept.append(taken)
+            else:
+                batch.shed.append(taken)
+                batch.reasons[why] += 1
+
+    def is_due(self) -> bool:
+        """Whether it is time for a commit."""
+        waiting = len(self.batch)
+        return waiting >= self._most or (waiting > 0 and time.monotonic() - self.batch.began >= self._interval)
+
+    def start_batch(self) -> Batch:
+        """Hand out the batch and begin another."""
+        batch, self.batch = self.batch, Batch()
+        return batch
+
+
+class Drain:
+    """Moves messages from the intake into the tables."""
+
+    def __init__(self, lanes: list[Lane], intake: Intake, clock: LoadClock, metrics: ConsumerMetrics) -> None:
+        self._lanes = {lane.topic: lane for lane in lanes}
+        self._intake = intake
+        self._clock = clock
+        self._metrics = metrics
+        self._lives: dict[str, str] = {}
+        self._names: dict[str, str] = {}
+        self._consumed = 0
+        self._written = 0
+        for lane in lanes:
+            self._metrics.pending(lane.sink.form.table, lane.sink.ledger.pending)
+
+    def topics_exist(self) -> bool:
+        """Whether there is something to read; judges the load on the way."""
+        self._clock.judge()
+        return self._clock.lives.keys() == self._lanes.keys()
+
+    def run(self, stopping: threading.Event) -> None:
+        """Move messages until told to stop; then commit what was taken."""
+        self._clock.watch(stopping)
+        Upkeep([lane.sink for lane in self._lanes.values()], lambda: self._clock.level is Level.NORMAL).watch(stopping)
+        while not stopping.is_set():
+            self._follow_topics()
+            self._take()
+            for lane in self._lanes.values():
+                if lane.is_due():
+                    self._commit(lane)
+                elif self._clock.level is Level.NORMAL and lane.sink.ledger.deferred:
+                    self._restore(lane)
+        for lane in self._lanes.values():
+            if len(lane.batch):
+                self._commit(lane)
+        self._intake.close()
+
+    def _follow_topics(self) -> None:
+        """Start over on topics that are not the ones they were: made again, or lost by their broker."""
+        lives = self._clock.lives
+        if lives == self._lives or lives.keys() != self._lanes.keys():
+            return
+        for topic, lane in self._lanes.items():
+            if len(lane.batch):
+                self._commit(lane)  # what is in it was read; should it come again, its ids are known
+            lane.sink.begin(lives[topic])
+        self._lives = lives
+        self._intake.open({topic: lane.sink.ledger for topic, lane in self._lanes.items()})
+        starts = {topic: sum(lane.sink.ledger.offsets.values()) for topic, lane in self._lanes.items()}
+        log("topics_opened", **{topic.split(".")[2]: f"after {taken} messages" for topic, taken in starts.items()})
+
+    def _take(self) -> None:
+        level = self._clock.level
+        arrived: dict[str, list[Message]] = {topic: [] for topic in self._lanes}
+        for message in self._intake.take(_TAKE_S):
+            error = message.error()
+            if error is None:
+                arrived[message.topic() or ""].append(message)
+            else:
+                self._metrics.error(error.name())
+                log("consumer_error", "warning", error=error.str())
+        for topic, messages in arrived.items():
+            if messages:
+                self._lanes[topic].add(messages, level)
+
+    def _commit(self, lane: Lane) -> None:
+        batch, sink = lane.start_batch(), lane.sink
+        before = sink.table.current_snapshot()
+        written = sink.write(batch.kept, batch.shed, batch.offsets, self._enrichment(lane))
+        self._consumed += len(batch)
+        self._metrics.consumed(lane.topic, len(batch))
+        self._metrics.shed(batch.reasons)
+        self._account(lane, written)
+        self._tell_group(lane, batch)
+        log(
+            "Batch processed",
+            batch_size=len(batch),
+            duration_seconds=written.duration_s,
+            throughput=round(len(batch) / written.duration_s),
+            total_consumed=self._consumed,
+            total_written=self._written,
+        )
+        after = sink.table.current_snapshot()
+        if after is not None and after != before:
+            log(
+                "Iceberg transaction committed",
+                table=sink.form.table,
+                record_count=len(written.records),
+                snapshot_id_before=before.snapshot_id if before else "none",
+                snapshot_id_after=after.snapshot_id,
+                total_records=after.summary["total-records"] if after.summary else "unknown",
+            )
+
+    def _restore(self, lane: Lane) -> None:
+        """Bring one file of deferred messages back; the next turn of the loop brings the next."""
+        spilled = lane.sink.ledger.deferred[0]
+        written = lane.sink.restore(spilled, self._enrichment(lane))
+        self._metrics.restored(lane.sink.form.table, spilled.messages)
+        self._account(lane, written)
+        log("Shed messages restored", table=lane.sink.form.table, messages=spilled.messages, rows=len(written.records))
+
+    def _account(self, lane: Lane, written: Written) -> None:
+        """Count what a commit did and see to what it left over."""
+        name, count = lane.sink.form.table, len(written.records)
+        self._written += count
+        self._metrics.written(name, count, written.duration_s, written.duplicates)
+        self._metrics.pending(name, lane.sink.ledger.pending)
+        self._metrics.dead_letters(lane.topic, written.rejected)
+        if lane.topic == reference.TOPIC:
+            described = [one for one in written.records if isinstance(one, reference.ReferenceData)]
+            self._names.update({one.symbol: one.company_name for one in described})
+        elif self._clock.level is not Level.NORMAL:
+            self._metrics.enrichment_skipped(name, count)
+
+    def _enrichment(self, lane: Lane) -> dict[str, str]:
+        """The names trades are enriched with: none while there is any load, as K2 means SOFT."""
+        return self._names if self._clock.level is Level.NORMAL and lane.topic != reference.TOPIC else {}
+
+    def _tell_group(self, lane: Lane, batch: Batch) -> None:
+        try:
+            self._intake.commit(lane.topic, batch.offsets)
+        except KafkaException as problem:  # the ledger has the offsets; the group's are for onlookers
+            self._metrics.error(problem.args[0].name())
+
+
+def open_drain(options: argparse.Namespace, client: AdminClient, metrics: ConsumerMetrics) -> Drain:
+    """Open the tables and put the consumer together."""
+    catalog = table.open_catalog(options.warehouse)
+    forms: list[rows.Form] = [rows.TRADES, rows.REFERENCE_DATA]
+    dead = DeadLetters(options.warehouse / "dlq", options.group)
+    lanes = []
+    for form in forms:
+        spill = Spill(options.warehouse / "shed" / form.data_type)
+        sink = Sink(form, table.open_table(catalog, form.table), spill, dead)
+        patience = options.interval * (_REFERENCE_PATIENCE if form is rows.REFERENCE_DATA else 1)
+        lanes.append(Lane(sink, options.batch, patience))
+
+    def positions() -> Offsets:
+        return {(lane.topic, part): at for lane in lanes for part, at in lane.sink.ledger.offsets.items()}
+
+    intake = Intake(options.bootstrap, options.group)
+    cascade = Cascade(options.lag_scale, options.cooldown)
+    clock = LoadClock(cascade, LagMeter(client, intake, positions), Memory(options.memory_budget_mib), metrics)
+    return Drain(lanes, intake, clock, metrics)

@@ -1,0 +1,92 @@
+"""The consumer's way out of the broker.
+
+Partitions are assigned by hand and read from the offsets in the tables' ledgers, so there is no group to join, no
+rebalance to wait for after a kill, and no offset but the committed one to start from. The group's offsets are committed
+all the same, after the table, for everybody who measures lag by them.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+from confluent_kafka import Consumer, KafkaException, TopicPartition
+
+from k2run.sandbox import topics
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from confluent_kafka import Message
+
+    from k2run.sandbox.ledger import Ledger
+
+_QUEUED_KIB = 48 * 1024  # fetched ahead; more would only fill the memory budget
+_AT_ONCE = 10_000
+
+
+class Intake:
+    """Messages of the topics, from the ledgers' offsets on."""
+
+    def __init__(self, bootstrap: str, group: str) -> None:
+        self._settings = {
+            "bootstrap.servers": bootstrap,
+            "group.id": group,
+            "enable.auto.commit": False,
+            # An offset the broker does not have is never papered over: the topics' lives tell what happened.
+            "auto.offset.reset": "error",
+            "queued.max.messages.kbytes": _QUEUED_KIB,
+            "fetch.wait.max.ms": 100,
+            "fetch.error.backoff.ms": 100,
+            **topics.CLIENT,
+        }
+        self._lock = threading.Lock()
+        self._consumer: Consumer | None = None
+
+    def open(self, ledgers: Mapping[str, Ledger]) -> None:
+        """Read the topics from where the ledgers say, in their present lives."""
+        self.close()
+        starts = [
+            TopicPartition(at.topic, at.partition, ledgers[at.topic].offsets.get(at.partition, 0))
+            for at in topics.partitions(ledgers)
+        ]
+        with self._lock:
+            self._consumer = Consumer(self._settings)
+        self._consumer.assign(starts)
+        self._consumer.commit(offsets=starts, asynchronous=True)
+
+    def take(self, seconds: float) -> list[Message]:
+        """The next messages and errors, waiting at most `seconds`."""
+        return self._open.consume(_AT_ONCE, seconds)
+
+    def commit(self, topic: str, offsets: Mapping[int, int]) -> None:
+        """Tell the group how far the table is."""
+        self._open.commit(
+            offsets=[TopicPartition(topic, partition, offset) for partition, offset in offsets.items()],
+            asynchronous=True,
+        )
+
+    def fetched_ends(self) -> dict[tuple[str, int], int]:
+        """Where the partitions ended at their last fetch; those never fetched are left out. From any thread."""
+        with self._lock:
+            if self._consumer is None:
+                return {}
+            found = {}
+            for at in topics.partitions(topics.PARTITIONS):
+                marks = self._consumer.get_watermark_offsets(at, cached=True)
+                if marks and marks[1] >= 0:
+                    found[at.topic, at.partition] = marks[1]
+            return found
+
+    def close(self) -> None:
+        """Stop reading; commits still under way are waited for briefly."""
+        with self._lock:
+            if self._consumer is not None:
+                self._consumer.close()
+                self._consumer = None
+
+    @property
+    def _open(self) -> Consumer:
+        if self._consumer is None:
+            raise KafkaException("the intake is not open")
+        return self._consumer
