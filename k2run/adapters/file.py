@@ -1,0 +1,213 @@
+"""Files that must be there: how old, how large, what is in them. A file that is not there is unknown, not empty."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import stat
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from k2run.actions.action import Result, action
+from k2run.actions.deadline import Deadline
+from k2run.errors import Refused, Unknown
+
+CHUNK = 2**20
+LARGEST_JSON = 64 * 2**20
+"""Bytes; a larger document is refused."""
+
+
+class Existing(Result, frozen=True, kw_only=True):
+    """What there is at a path.
+
+    Attributes:
+        kind: What it is.
+        bytes: Size of a file, or None.
+        age_s: Seconds since it was last changed.
+    """
+
+    kind: Literal["file", "directory", "other"]
+    bytes: int | None
+    age_s: float
+
+    def headline(self) -> str:
+        """Such as `file, 1,204 bytes`."""
+        return self.kind + (f", {self.bytes:,} bytes" if self.bytes is not None else "")
+
+
+class Age(Result, frozen=True, kw_only=True):
+    """How long ago a file was last changed."""
+
+    age_s: float
+    age_h: float
+
+    def headline(self) -> str:
+        """Such as `3.2 h old`."""
+        return f"{self.age_h:.1f} h old" if self.age_h >= 1 else f"{self.age_s:.0f} s old"
+
+
+class FileSize(Result, frozen=True, kw_only=True):
+    """The size of a file, or of all files below a directory."""
+
+    bytes: int
+    files: int
+
+    def headline(self) -> str:
+        """Such as `1,204 bytes`."""
+        return f"{self.bytes:,} bytes" + (f" in {self.files:,} files" if self.files != 1 else "")
+
+
+class Lines(Result, frozen=True, kw_only=True):
+    """How many lines a text has."""
+
+    lines: int
+
+
+class Hash(Result, frozen=True, kw_only=True):
+    """A digest of a file's content, in hexadecimal."""
+
+    algorithm: str
+    digest: str
+
+    def headline(self) -> str:
+        """The beginning of the digest."""
+        return f"{self.algorithm} {self.digest[:16]}…"
+
+
+class Document(Result, frozen=True, kw_only=True):
+    """What a JSON file says."""
+
+    content: Any
+    bytes: int
+
+    def headline(self) -> str:
+        """The size of the document."""
+        return f"{self.bytes:,} bytes of JSON"
+
+
+@action("file.exists")
+def exists(path: str, kind: Literal["file", "directory", "any"] = "any") -> Existing:
+    """Something is there, and of the right kind.
+
+    Args:
+        path: The path; `~` is the home directory.
+        kind: What it has to be.
+    """
+    place, seen = _look(path)
+    found: Literal["file", "directory", "other"] = (
+        "file" if stat.S_ISREG(seen.st_mode) else "directory" if stat.S_ISDIR(seen.st_mode) else "other"
+    )
+    if kind not in {"any", found}:
+        raise Refused(f"{place} is not a {kind} (it is: {found})")
+    size = seen.st_size if found == "file" else None
+    return Existing(source=place, kind=found, bytes=size, age_s=_age(seen))
+
+
+@action("file.age")
+def age(path: str) -> Age:
+    """How long ago a file was last changed.
+
+    Args:
+        path: The path; `~` is the home directory.
+    """
+    place, seen = _look(path)
+    seconds = _age(seen)
+    return Age(source=place, age_s=seconds, age_h=round(seconds / 3600, 4))
+
+
+@action("file.size")
+def size(deadline: Deadline, path: str) -> FileSize:
+    """The size of a file, or of all files below a directory.
+
+    Args:
+        path: The path; `~` is the home directory.
+    """
+    place, seen = _look(path)
+    if not stat.S_ISDIR(seen.st_mode):
+        return FileSize(source=place, bytes=seen.st_size, files=1)
+    total = files = 0
+    for folder, _, names in os.walk(place):
+        deadline.remaining()
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):  # it may go while one looks
+                total += os.lstat(f"{folder}/{name}").st_size
+                files += 1
+    return FileSize(source=place, bytes=total, files=files)
+
+
+@action("file.lines")
+def lines(deadline: Deadline, path: str) -> Lines:
+    """How many lines a file has; a last line without a line break counts.
+
+    Args:
+        path: The path; `~` is the home directory.
+    """
+    place, _ = _look(path)
+    count, last = 0, b"\n"
+    for chunk in _chunks(place, deadline):
+        count += chunk.count(b"\n")
+        last = chunk[-1:]
+    return Lines(source=place, lines=count + (last != b"\n"))
+
+
+@action("file.hash")
+def hash(  # noqa: A001 - the action's name
+    deadline: Deadline, path: str, algorithm: Literal["sha256", "sha512", "sha1", "md5"] = "sha256"
+) -> Hash:
+    """A digest of a file's content.
+
+    Args:
+        path: The path; `~` is the home directory.
+        algorithm: Which digest.
+    """
+    place, _ = _look(path)
+    digest = hashlib.new(algorithm, usedforsecurity=False)
+    for chunk in _chunks(place, deadline):
+        digest.update(chunk)
+    return Hash(source=place, algorithm=algorithm, digest=digest.hexdigest())
+
+
+@action("file.json")
+def json(deadline: Deadline, path: str) -> Document:
+    """What a JSON file says, as `result.content`.
+
+    Args:
+        path: The path; `~` is the home directory.
+    """
+    place, seen = _look(path)
+    if seen.st_size > LARGEST_JSON:
+        raise Refused(f"{place} is larger than {LARGEST_JSON >> 20} MiB")
+    text = b"".join(_chunks(place, deadline))
+    try:
+        return Document(source=place, content=msgspec.json.decode(text), bytes=len(text))
+    except msgspec.DecodeError as error:
+        raise Refused(f"{place} is not JSON: {error}") from error
+
+
+def _look(path: str) -> tuple[str, os.stat_result]:
+    place = Path(path).expanduser().absolute()
+    try:
+        return str(place), place.stat()
+    except FileNotFoundError:
+        raise Unknown(f"there is nothing at {place}") from None
+    except OSError as error:
+        raise Refused(f"{place} cannot be looked at: {error.strerror}") from error
+
+
+def _age(seen: os.stat_result) -> float:
+    return round(time.time() - seen.st_mtime, 3)
+
+
+def _chunks(place: str, deadline: Deadline) -> Iterator[bytes]:
+    try:
+        with Path(place).open("rb") as content:
+            while chunk := content.read(CHUNK):
+                deadline.remaining()
+                yield chunk
+    except OSError as error:
+        raise Refused(f"{place} cannot be read: {error.strerror}") from error
