@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
-from k2run.engine.events import FaultStruck, Outcome, StepFinished, UndoFinished, UndoPlanned, UndoStarted
+from k2run.engine.events import Outcome, UndoFinished, UndoPlanned, UndoStarted
 from k2run.errors import JournalLost, K2runError
 
 if TYPE_CHECKING:
@@ -48,16 +48,22 @@ class UndoStack:
         journal: Where they are planned and settled.
         play: Runs an action by name with its arguments; raises when it fails.
         pending: What an earlier part of the run left.
+        planned: How many undos that part has numbered.
     """
 
     def __init__(
-        self, journal: Journal, play: Callable[[str, dict[str, Any]], Any], pending: Iterable[Pending] = ()
+        self,
+        journal: Journal,
+        play: Callable[[str, dict[str, Any]], Any],
+        pending: Iterable[Pending] = (),
+        *,
+        planned: int = 0,
     ) -> None:
         self._journal = journal
         self._play = play
         self._pending = list(pending)
         self._lock = threading.Lock()
-        self._count = len(self._pending)
+        self._count = planned
 
     def __bool__(self) -> bool:
         return bool(self._pending)
@@ -129,17 +135,3 @@ class UndoStack:
         except JournalLost:
             pass
 
-
-def undone_faults(events: Iterable[AnyEvent]) -> set[str]:
-    """Steps whose fault was put back by k2run rather than by the runbook: a resumed run must repeat them."""
-    step_of: dict[str, str] = {}
-    undone: set[str] = set()
-    for event in events:
-        match event:
-            case UndoPlanned():
-                step_of[event.undo] = event.step
-            case FaultStruck() | StepFinished():
-                undone.discard(event.step)
-            case UndoFinished() if event.by in {"engine", "k2run undo"}:
-                undone.add(step_of[event.undo])
-    return undone

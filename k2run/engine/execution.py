@@ -1,0 +1,157 @@
+"""What the parts of a running run share: its journal, its undos, its variables, and whether it has been asked to end."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from msgspec import Struct
+
+from k2run.errors import Interrupted
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from k2run.engine.caller import Caller
+    from k2run.engine.events import Outcome, StepFinished
+    from k2run.engine.journal import Journal
+    from k2run.engine.undo import UndoStack
+    from k2run.engine.variables import Variables
+    from k2run.language.model import Runbook
+    from k2run.stack.loading import Stack
+
+T = TypeVar("T")
+
+
+class Options(Struct, frozen=True, kw_only=True):
+    """How a run was asked for.
+
+    Attributes:
+        tags: Only steps with one of these tags.
+        skip_tags: No step with one of these tags.
+        extra: Values given with `-e`.
+        keep: Leave up what the run started.
+        attended: Somebody is there to answer.
+    """
+
+    tags: frozenset[str] = frozenset()
+    skip_tags: frozenset[str] = frozenset()
+    extra: dict[str, Any] = {}
+    keep: bool = False
+    attended: bool = False
+
+
+class Execution:
+    """One run while it runs.
+
+    Args:
+        folder: The run's folder.
+        runbook: What is run.
+        stack: What it is run on.
+        journal: Where everything is recorded.
+        caller: Calls actions.
+        undos: What is to be put back.
+        variables: What expressions see.
+        options: How the run was asked for.
+        stop: Set when the run is asked to end.
+        finished: Steps that an earlier part of this run has done, by path.
+    """
+
+    def __init__(  # noqa: PLR0913 - the parts of a run meet here and nowhere else
+        self,
+        *,
+        folder: Path,
+        runbook: Runbook,
+        stack: Stack,
+        journal: Journal,
+        caller: Caller,
+        undos: UndoStack,
+        variables: Variables,
+        options: Options,
+        stop: threading.Event,
+        finished: dict[str, StepFinished],
+        figures: dict[str, Any],
+    ) -> None:
+        self.folder = folder
+        self.runbook = runbook
+        self.stack = stack
+        self.journal = journal
+        self.caller = caller
+        self.undos = undos
+        self.variables = variables
+        self.options = options
+        self.stop = stop
+        self.finished = finished
+        self.figures = figures
+        self.first_fault: float | None = None
+        self.ended_early = ""
+
+    def check_stop(self) -> None:
+        """Raise when the run has been asked to end.
+
+        Raises:
+            Interrupted: It has.
+        """
+        if self.stop.is_set():
+            raise Interrupted("the run was asked to end")
+
+    def fault_began(self, at: float) -> None:
+        """A fault is let go; the first one starts the recovery clock."""
+        if self.first_fault is None:
+            self.first_fault = at
+
+    def missing(self, services: Sequence[str]) -> str:
+        """Why a step that requires these services does not apply to this stack; empty when it does."""
+        for name in services:
+            reason = self.stack.absent(name)
+            if reason:
+                return reason
+        return ""
+
+    def debug(self, text: str) -> None:
+        """Keep a traceback beside the journal, for whoever repairs the action."""
+        with (self.folder / "debug.log").open("a") as file:
+            file.write(self.stack.redact(text) + "\n")
+
+    def each(self, turns: Sequence[T], do: Callable[[T], Outcome], *, at_once: int) -> list[Outcome]:
+        """Do something for each of several turns, one after the other or several at once.
+
+        Raises:
+            Exception: The first error that ended a turn, after all of them are over.
+        """
+        if at_once <= 1:
+            outcomes = []
+            for turn in turns:
+                self.check_stop()
+                outcomes.append(do(turn))
+            return outcomes
+        return _at_once(turns, do, at_once)
+
+
+def _at_once(turns: Sequence[T], do: Callable[[T], Outcome], at_once: int) -> list[Outcome]:
+    """A few threads share the turns; results stay in the order of the turns."""
+    waiting = iter(enumerate(turns))
+    lock = threading.Lock()
+    outcomes: dict[int, Outcome] = {}
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        while not errors:
+            with lock:
+                number, turn = next(waiting, (None, None))
+            if number is None:
+                return
+            try:
+                outcomes[number] = do(turn)  # type: ignore[arg-type]
+            except BaseException as error:  # noqa: BLE001 - carried over to the thread that waits for all
+                errors.append(error)
+
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(min(at_once, len(turns)))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]
+    return [outcomes[number] for number in sorted(outcomes)]

@@ -1,0 +1,47 @@
+"""Turns SIGINT, SIGTERM and SIGHUP into a request that the run ends in good order."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from typing import TYPE_CHECKING, Any, Self
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+PATIENCE = 3
+"""The third signal gives up what still runs: undos that were not played stay on record for `k2run undo`."""
+
+
+class StopRequest:
+    """Listens for signals while a run goes on; works in the main thread only, elsewhere it does nothing.
+
+    Attributes:
+        run: Set by the first signal: the sections end.
+        cleanup: Set by the third signal: `always` steps and undos end too.
+        name: The first signal's name.
+    """
+
+    def __init__(self) -> None:
+        self.run = threading.Event()
+        self.cleanup = threading.Event()
+        self.name = ""
+        self._count = 0
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._hear) for number in STOP_SIGNALS}
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _hear(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - the form of a signal handler
+        self._count += 1
+        self.name = self.name or signal.Signals(number).name
+        self.run.set()
+        if self._count >= PATIENCE:
+            self.cleanup.set()
