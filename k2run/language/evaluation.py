@@ -1,0 +1,170 @@
+"""Evaluates expressions: Jinja2's sandbox, narrowed. Imported when the first expression is evaluated."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from functools import cache, lru_cache
+from types import BuiltinFunctionType, BuiltinMethodType, FunctionType, MethodType
+from typing import TYPE_CHECKING, Any
+
+from jinja2 import StrictUndefined, nodes
+from jinja2.exceptions import SecurityError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from k2run.language.filters import FILTERS, TESTS
+from k2run.language.words import JINJA_FILTERS, JINJA_TESTS, METHODS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from jinja2.runtime import Context
+
+MAX_RANGE = 10_000
+MAX_ITEMS = 100_000
+"""The most elements (or characters) that `*` may make."""
+MAX_BITS = 4_096
+"""The most bits of a number that `*` or `**` may make."""
+
+_VALUE = "k2run_value"
+_PLAIN = (str, list, tuple, dict, Mapping)
+
+
+class Missing(StrictUndefined):
+    """A value that is not there: may be asked for further and tested, but not used."""
+
+    __slots__ = ()
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return self
+
+    def __getitem__(self, _key: Any) -> Any:
+        return self
+
+    @property
+    def missing_name(self) -> str:
+        """The name that was asked for."""
+        return str(self._undefined_name)
+
+    @property
+    def missing_from(self) -> Any:
+        """What it was asked of; `jinja2.utils.missing` for a name of the scope."""
+        return self._undefined_obj
+
+
+class Sandbox(ImmutableSandboxedEnvironment):
+    """Jinja2's sandbox with the doors that remain closed: big products, formatting, calls of anything but known words."""
+
+    intercepted_binops = frozenset({"*", "**", "%"})
+
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        """`a.b`: the item of a mapping, before any method of the mapping's type."""
+        if isinstance(obj, Mapping):
+            try:
+                return obj[attribute]
+            except KeyError:
+                if attribute not in METHODS:
+                    return self.undefined(obj=obj, name=attribute)
+        return super().getattr(obj, attribute)
+
+    def getitem(self, obj: Any, argument: Any) -> Any:
+        """`a[b]`: never an attribute."""
+        try:
+            return obj[argument]
+        except (LookupError, TypeError, AttributeError):
+            return self.undefined(obj=obj, name=argument)
+
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        """Data only: no private names, no methods but the known ones of plain values."""
+        if not super().is_safe_attribute(obj, attr, value):
+            return False
+        if callable(value):
+            return attr in METHODS and isinstance(obj, _PLAIN)
+        return True
+
+    def is_safe_callable(self, obj: Any) -> bool:
+        """Methods of plain values, and functions that k2run put into the scope."""
+        if isinstance(obj, BuiltinMethodType | MethodType) and getattr(obj, "__self__", None) is not None:
+            owner = obj.__self__
+            return obj.__name__ in METHODS and isinstance(owner, _PLAIN) or obj in _GLOBALS.values()
+        return isinstance(obj, FunctionType | BuiltinFunctionType) or obj in _GLOBALS.values()
+
+    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
+        """`*`, `**` and `%`, refused where the result would be huge."""
+        if operator == "*" and _product_size(left, right):
+            raise SecurityError("the result of `*` would be too large")
+        if operator == "**" and _power_bits(left, right) > MAX_BITS:
+            raise SecurityError("the result of `**` would be too large")
+        if operator == "%" and isinstance(left, str | bytes):
+            raise SecurityError("`%` does not format texts here: join them with ~")
+        return super().call_binop(context, operator, left, right)
+
+
+def _product_size(left: Any, right: Any) -> bool:
+    """Whether a product would be too large."""
+    for repeated, times in ((left, right), (right, left)):
+        if isinstance(repeated, str | bytes | list | tuple) and isinstance(times, int):
+            return len(repeated) * times > MAX_ITEMS
+    if isinstance(left, int) and isinstance(right, int):
+        return left.bit_length() + right.bit_length() > MAX_BITS
+    return False
+
+
+def _power_bits(left: Any, right: Any) -> float:
+    if isinstance(left, int) and isinstance(right, int) and right > 0:
+        return left.bit_length() * right
+    return 0
+
+
+def bounded_range(*limits: int) -> range:
+    """`range`, but not without end.
+
+    Raises:
+        SecurityError: More than 10,000 numbers.
+    """
+    numbers = range(*limits)
+    if len(numbers) > MAX_RANGE:
+        raise SecurityError(f"range has more than {MAX_RANGE:,} numbers")
+    return numbers
+
+
+_GLOBALS: dict[str, Any] = {"range": bounded_range, "min": min, "max": max, "len": len, "now": time.time}
+
+
+@cache
+def environment() -> Sandbox:
+    """The one environment of all expressions."""
+    made = Sandbox(undefined=Missing, autoescape=False, cache_size=0)
+    made.globals = dict(_GLOBALS)
+    made.filters = {name: made.filters[name] for name in JINJA_FILTERS} | FILTERS
+    made.tests = {name: made.tests[name] for name in JINJA_TESTS} | TESTS
+    made.policies["truncate.leeway"] = 0
+    return made
+
+
+@lru_cache(maxsize=4096)
+def compiled(text: str) -> Callable[[Mapping[str, Any]], Any]:
+    """The expression as a function of its scope.
+
+    Raises:
+        TemplateSyntaxError: It is not an expression.
+    """
+    from k2run.language.jinja_syntax import parse
+
+    expression = parse(text)
+    for node in (expression, *expression.find_all(nodes.Node)):
+        node.lineno = 1
+    expression.set_environment(environment())
+    body: list[nodes.Node] = [nodes.Assign(nodes.Name(_VALUE, "store"), expression, lineno=1)]
+    template = environment().from_string(nodes.Template(body, lineno=1))
+    root = template.root_render_func
+
+    def evaluate(scope: Mapping[str, Any]) -> Any:
+        context = template.new_context(dict(scope))
+        for _ in root(context):
+            pass
+        return context.vars[_VALUE]
+
+    return evaluate

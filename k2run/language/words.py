@@ -1,0 +1,52 @@
+"""The words of expressions: functions, filters, tests and methods. The names alone, so that checking imports nothing."""
+
+from __future__ import annotations
+
+CONSTANTS = frozenset({"true", "false", "none"})
+"""Names that are values; `True`, `False` and `None` are the same."""
+
+FUNCTIONS = frozenset({"range", "min", "max", "len", "now"})
+
+OWN_FILTERS = frozenset(
+    {"age", "bool", "float", "from_json", "human", "int", "matches", "percentile", "replace", "search", "split"}
+    | {"to_duration", "to_rate", "to_size", "tojson"}
+)
+"""Filters that k2run defines, or defines more strictly than Jinja2."""
+
+JINJA_FILTERS = frozenset(
+    {"abs", "capitalize", "count", "d", "default", "dictsort", "first", "groupby", "items", "join", "last"}
+    | {"length", "list", "lower", "map", "max", "min", "reject", "rejectattr", "reverse", "round", "select"}
+    | {"selectattr", "sort", "string", "sum", "title", "trim", "truncate", "unique", "upper", "urlencode"}
+)
+
+FILTERS = OWN_FILTERS | JINJA_FILTERS
+
+OWN_TESTS = frozenset({"matches", "search"})
+
+JINJA_TESTS = frozenset(
+    {"boolean", "defined", "divisibleby", "eq", "equalto", "even", "false", "float", "ge", "greaterthan", "gt", "in"}
+    | {"integer", "iterable", "le", "lessthan", "lower", "lt", "mapping", "ne", "none", "number", "odd", "sameas"}
+    | {"sequence", "string", "true", "undefined", "upper", "==", "!=", ">", ">=", "<", "<="}
+)
+
+TESTS = OWN_TESTS | JINJA_TESTS
+
+METHODS = frozenset(
+    {
+        "capitalize",
+        "count",
+        "endswith",
+        "find",
+        "get",
+        "index",
+        "isalnum",
+        "isalpha",
+        "isdigit",
+        "items",
+        "join",
+        "keys",
+    }
+    | {"lower", "lstrip", "partition", "removeprefix", "removesuffix", "rpartition", "rsplit", "rstrip", "split"}
+    | {"splitlines", "startswith", "strip", "title", "upper", "values"}
+)
+"""Methods of texts, lists and mappings that may be called; each takes no more than it is given."""
