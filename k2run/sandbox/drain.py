@@ -178,7 +178,7 @@ class Drain:
             log(
                 "Iceberg transaction committed",
                 table=sink.form.table,
-                record_count=len(written.records),
+                record_count=written.rows,
                 snapshot_id_before=before.snapshot_id if before else "none",
                 snapshot_id_after=after.snapshot_id,
                 total_records=after.summary["total-records"] if after.summary else "unknown",
@@ -190,11 +190,11 @@ class Drain:
         written = lane.sink.restore(spilled, self._enrichment(lane))
         self._metrics.restored(lane.sink.form.table, spilled.messages)
         self._account(lane, written)
-        log("Shed messages restored", table=lane.sink.form.table, messages=spilled.messages, rows=len(written.records))
+        log("Shed messages restored", table=lane.sink.form.table, messages=spilled.messages, rows=written.rows)
 
     def _account(self, lane: Lane, written: Written) -> None:
         """Count what a commit did and see to what it left over."""
-        name, count = lane.sink.form.table, len(written.records)
+        name, count = lane.sink.form.table, written.rows
         self._written += count
         self._metrics.written(name, count, written.duration_s, written.duplicates)
         self._metrics.pending(name, lane.sink.ledger.pending)

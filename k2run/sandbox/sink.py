@@ -36,6 +36,7 @@ class Written:
     """What one commit did."""
 
     records: list[Record]
+    rows: int
     duplicates: int
     rejected: int
     duration_s: float
@@ -97,9 +98,13 @@ class Sink:
         laid_out = rows.lay_out(self.form, new, names)
         self._dead.add(self.form.topic, new.rejected)  # before the commit: after it nobody would read them again
         self._commit(laid_out, target)
-        self._seen.remember(record.message_id for record in new.records)
+        self._seen.remember(laid_out["message_id"].to_pylist())
         return Written(
-            new.records, len(found.records) - len(new.records), len(new.rejected), time.monotonic() - started
+            new.records,
+            laid_out.num_rows,
+            len(found.records) - len(new.records),
+            len(new.rejected),
+            time.monotonic() - started,
         )
 
     def _commit(self, laid_out: pa.Table, target: Ledger) -> None:

@@ -19,6 +19,7 @@ from pyiceberg.types import (
     StringType,
     TimestampType,
 )
+from sqlalchemy.exc import OperationalError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -97,7 +98,12 @@ def open_catalog(warehouse: Path) -> SqlCatalog:
     with closing(sqlite3.connect(path, timeout=30)) as database:
         # Readers then never block the consumer's commit, nor it them. The mode is remembered in the file.
         database.execute("PRAGMA journal_mode=WAL")
-    return SqlCatalog("k2", uri=f"sqlite:///{path}", warehouse=warehouse.resolve().as_uri())
+    place = {"uri": f"sqlite:///{path}", "warehouse": warehouse.resolve().as_uri()}
+    try:
+        return SqlCatalog("k2", **place)
+    except OperationalError:
+        # Another program made the catalog's tables between this one's look and its own attempt.
+        return SqlCatalog("k2", **place)
 
 
 def open_table(catalog: SqlCatalog, name: str) -> Table:
