@@ -1,0 +1,224 @@
+"""The command line: Invoke tasks, the same for `invoke …` in the repository and for the console script `k2run …`."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from invoke import Collection, Context, Exit, task
+
+from k2run.errors import K2runError, RunbookInvalid
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+MANY = {"validate": "paths"}
+"""Tasks whose last argument may be given several times without its flag."""
+
+
+@contextmanager
+def friendly() -> Iterator[None]:
+    """Turn every error that k2run raises on purpose into a message and its exit code; never a traceback."""
+    try:
+        yield
+    except RunbookInvalid as invalid:
+        from k2run.language.problems import render
+
+        print(render(invalid.problems), file=sys.stderr)
+        print(f"\n{invalid}", file=sys.stderr)
+        raise Exit(code=invalid.exit_code) from None
+    except K2runError as error:
+        print(f"error: {error.message}", file=sys.stderr)
+        if error.hint:
+            print(f"  hint: {error.hint}", file=sys.stderr)
+        raise Exit(code=error.exit_code) from None
+    except BrokenPipeError:
+        raise Exit(code=1) from None
+
+
+def _mode(plain: bool, json: bool) -> Any:
+    return "json" if json else "plain" if plain else "auto"
+
+
+@task(
+    positional=["runbook"],
+    iterable=["e"],
+    auto_shortflags=False,
+    help={
+        "runbook": "path or name of the runbook",
+        "stack": "path or name of the stack to run on (the runbook's own by default)",
+        "e": "name=value of an input or variable; may be given several times",
+        "tags": "run only steps with one of these tags (a,b)",
+        "skip-tags": "leave out steps with one of these tags (a,b)",
+        "plain": "plain lines instead of the live display",
+        "json": "one JSON event per line",
+        "keep": "leave the stack up when the run had to start it",
+        "unattended": "ask nobody, even on a terminal",
+    },
+)
+def run(  # noqa: PLR0913 - one parameter per option of the command
+    c: Context,
+    runbook: str,
+    stack: str = "",
+    e: list[str] | None = None,
+    tags: str = "",
+    skip_tags: str = "",
+    plain: bool = False,
+    json: bool = False,
+    keep: bool = False,
+    unattended: bool = False,
+) -> None:
+    """Run a runbook: check, measure, break, recover, score, go or no-go."""
+    with friendly():
+        from k2run.engine.execution import Options
+        from k2run.faces.launch import is_attended, launch, parse_extra
+
+        options = Options(
+            tags=_names(tags),
+            skip_tags=_names(skip_tags),
+            extra=parse_extra(e or []),
+            keep=keep,
+            attended=is_attended() and not unattended and not json,
+        )
+        finished = launch(runbook, stack=stack, options=options, mode=_mode(plain, json))
+    _exit(finished.exit_code)
+
+
+@task(
+    positional=["run_id"],
+    auto_shortflags=False,
+    help={"run-id": "the run's id, a unique part of it, or `last`", "plain": "plain lines", "json": "JSON events"},
+)
+def resume(
+    c: Context, run_id: str, plain: bool = False, json: bool = False, keep: bool = False, unattended: bool = False
+) -> None:
+    """Go on with an interrupted run: what is broken is undone first, finished steps are not repeated."""
+    with friendly():
+        from k2run.engine.execution import Options
+        from k2run.faces.launch import is_attended, relaunch
+
+        options = Options(keep=keep, attended=is_attended() and not unattended and not json)
+        finished = relaunch(run_id, options=options, mode=_mode(plain, json))
+    _exit(finished.exit_code)
+
+
+@task(auto_shortflags=False, help={"stack": "only this stack"})
+def undo(c: Context, stack: str = "") -> None:
+    """Put back what dead runs left broken."""
+    with friendly():
+        from k2run.faces.settle import undo_all
+
+        failed = undo_all(stack)
+    _exit(1 if failed else 0)
+
+
+@task(
+    positional=["paths"],
+    iterable=["paths"],
+    auto_shortflags=False,
+    help={"paths": "runbooks, stack files or folders", "json": "problems as JSON"},
+)
+def validate(c: Context, paths: list[str], json: bool = False) -> None:
+    """Check runbooks and stack files without running them: every problem, with its place."""
+    with friendly():
+        from k2run.faces.checking import check_files
+
+        problems = check_files(paths or ["runbooks"], json=json)
+    _exit(2 if problems else 0)
+
+
+@task(auto_shortflags=False, help={"stack": "path or name of the stack", "timeout": "seconds it may take"})
+def up(c: Context, stack: str = "sandbox", timeout: int = 60) -> None:
+    """Start the services of a stack and wait until they do their work."""
+    with friendly():
+        from k2run.faces.services import bring_up
+
+        bring_up(stack, timeout)
+
+
+@task(auto_shortflags=False, help={"stack": "path or name of the stack"})
+def down(c: Context, stack: str = "sandbox") -> None:
+    """Stop the services of a stack."""
+    with friendly():
+        from k2run.faces.services import take_down
+
+        take_down(stack)
+
+
+@task(auto_shortflags=False, help={"stack": "path or name of the stack", "json": "as JSON"})
+def status(c: Context, stack: str = "sandbox", json: bool = False) -> None:
+    """Show how each service of a stack does, and what earlier runs left broken."""
+    with friendly():
+        from k2run.faces.services import show_status
+
+        healthy = show_status(stack, json=json)
+    _exit(0 if healthy else 1)
+
+
+@task(
+    positional=["service"],
+    auto_shortflags=False,
+    help={"service": "name of the service", "stack": "path or name of the stack", "lines": "how many of the last lines"},
+)
+def logs(c: Context, service: str, stack: str = "sandbox", lines: int = 50) -> None:
+    """Show the last lines that a service logged."""
+    with friendly():
+        from k2run.faces.services import show_logs
+
+        show_logs(service, stack, lines)
+
+
+@task(name="list", auto_shortflags=False, help={"json": "as JSON"})
+def list_(c: Context, json: bool = False) -> None:
+    """List the runbooks that can be found, with kind, objective and last verdict."""
+    with friendly():
+        from k2run.faces.listing import show_runbooks
+
+        show_runbooks(json=json)
+
+
+@task(positional=["action"], optional=["action"], auto_shortflags=False, help={"action": "name of an action or adapter"})
+def doc(c: Context, action: str = "") -> None:
+    """Describe an action, an adapter's actions, or list all of them."""
+    with friendly():
+        from k2run.faces.manual import show_actions
+
+        show_actions(action)
+
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(name.strip() for name in text.split(",") if name.strip())
+
+
+def _exit(code: int) -> None:
+    if code:
+        raise Exit(code=code)
+
+
+TASKS = (run, validate, up, down, status, logs, resume, undo, list_, doc)
+
+
+def gather(tokens: list[str]) -> list[str]:
+    """Let `validate a b c` name several files: Invoke gives a positional argument one value only.
+
+    Args:
+        tokens: The words of the command line from the task's name on.
+    """
+    if not tokens or tokens[0] not in MANY:
+        return tokens
+    flag = f"--{MANY[tokens[0]]}"
+    words = [word for word in tokens[1:] if not word.startswith("-")]
+    flags = [word for word in tokens[1:] if word.startswith("-") and word != flag]
+    return [tokens[0], *flags, *(part for word in words for part in (flag, word))]
+
+
+def main() -> None:
+    """The console script `k2run`."""
+    from invoke import Program
+
+    import k2run
+
+    namespace = Collection(*TASKS)
+    program = Program(name="k2run", binary="k2run", namespace=namespace, version=k2run.__version__)
+    program.run([sys.argv[0], *gather(sys.argv[1:])])

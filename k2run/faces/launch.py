@@ -1,0 +1,163 @@
+"""Starts runs for the faces: opens runbook and stack, shows events, writes the reports."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from k2run.actions.catalogue import Catalogue
+from k2run.engine.execution import Options
+from k2run.engine.journal import read_journal
+from k2run.engine.past import started
+from k2run.engine.people import Nobody
+from k2run.engine.run import Request, resume, run
+from k2run.engine.store import RUNBOOK_COPY, Store
+from k2run.errors import UsageError
+from k2run.faces.terminal import open_face
+from k2run.language.loader import load_runbook
+from k2run.stack.loading import load_stack
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from k2run.actions.person import Person
+    from k2run.engine.events import RunFinished
+    from k2run.faces.terminal import Face
+    from k2run.stack.loading import Stack
+
+Mode = Literal["auto", "live", "plain", "json"]
+DEFAULT_STACK = "sandbox"
+
+
+def find_runbook(reference: str) -> Path:
+    """The file of a runbook: a path, or a name under `runbooks/` here or among those that ship.
+
+    Raises:
+        UsageError: There is none; the message names near ones.
+    """
+    path = Path(reference)
+    if path.is_file():
+        return path
+    shipped = [path for root in runbook_roots() for path in sorted(root.rglob("*.yaml")) if "stacks" not in path.parts]
+    named = [path for path in shipped if path.stem == reference or path.name == reference]
+    if named:
+        return named[0]
+    from k2run.language.problems import did_you_mean
+
+    hint = did_you_mean(path.stem, [path.stem for path in shipped])
+    raise UsageError(f"there is no runbook {reference!r}", hint=hint or "`k2run list` shows those that can be found")
+
+
+def runbook_roots() -> list[Path]:
+    """Folders in which runbooks are looked for: `runbooks/` here, then those that ship with the package."""
+    shipped = Path(__file__).parent.parent
+    candidates = [Path("runbooks"), shipped / "_runbooks", shipped.parent / "runbooks"]
+    found: dict[Path, Path] = {path.resolve(): path for path in reversed(candidates) if path.is_dir()}
+    return list(reversed(found.values()))
+
+
+def open_stack(reference: str, *, near: Path | None = None, store: Store | None = None) -> Stack:
+    """The stack of that name or file."""
+    return load_stack(reference, near=near, home=(store or Store()).home, overrides={})
+
+
+def launch(runbook: str, *, stack: str, options: Options, mode: Mode) -> RunFinished:
+    """Run a runbook in the terminal.
+
+    Args:
+        runbook: Path or name of the runbook.
+        stack: Path or name of the stack; "" takes the runbook's own.
+        options: How to run it.
+        mode: How to show it.
+    """
+    path = find_runbook(runbook)
+    catalogue, store = Catalogue(), Store()
+    loaded = load_runbook(path, catalogue)
+    chosen = open_stack(stack or loaded.stack or DEFAULT_STACK, near=path.parent, store=store)
+    with open_face(mode, sys.stdout) as face:
+        request = Request(
+            runbook=loaded,
+            stack=chosen,
+            store=store,
+            catalogue=catalogue,
+            options=options,
+            observers=(face,),
+            person=_person(options, face),
+        )
+        finished = run(request)
+    _report(store.find_run(face.run), mode)
+    return finished
+
+
+def relaunch(reference: str, *, options: Options, mode: Mode) -> RunFinished:
+    """Go on with an interrupted run.
+
+    Args:
+        reference: The run's id, a unique part of it, or `last`.
+        options: How to go on; tags and `-e` come from the run itself.
+        mode: How to show it.
+    """
+    catalogue, store = Catalogue(), Store()
+    folder = store.find_run(reference)
+    begun = started(read_journal(folder))
+    loaded = load_runbook(folder / RUNBOOK_COPY, catalogue)
+    chosen = open_stack(begun.stack_file or begun.stack, store=store)
+    before = begun.options
+    with open_face(mode, sys.stdout) as face:
+        request = Request(
+            runbook=loaded,
+            stack=chosen,
+            store=store,
+            catalogue=catalogue,
+            options=Options(
+                tags=frozenset(before.get("tags", ())),
+                skip_tags=frozenset(before.get("skip_tags", ())),
+                extra={**before.get("extra", {}), **options.extra},
+                keep=options.keep or bool(before.get("keep")),
+                attended=options.attended,
+            ),
+            observers=(face,),
+            person=_person(options, face),
+        )
+        finished = resume(request, folder)
+    _report(folder, mode)
+    return finished
+
+
+def parse_extra(pairs: Iterable[str]) -> dict[str, str]:
+    """The `-e name=value` options.
+
+    Raises:
+        UsageError: One has no `=`.
+    """
+    values: dict[str, str] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or not name.isidentifier():
+            raise UsageError(f"-e {pair}: expected name=value", hint="for example -e backlog=100000")
+        values[name] = value
+    return values
+
+
+def is_attended() -> bool:
+    """Whether somebody sits in front of this terminal."""
+    return sys.stdin is not None and sys.stdin.isatty() and sys.stdout.isatty()
+
+
+def _person(options: Options, face: Face) -> Person:
+    if not options.attended:
+        return Nobody()
+    from k2run.faces.terminal.person import TerminalPerson
+
+    return TerminalPerson(face)
+
+
+def _report(folder: Path, mode: Mode) -> None:
+    """Write the reports beside the journal and say where they are."""
+    from k2run.evidence.reports import write_reports
+
+    paths = write_reports(folder)
+    if mode != "json":
+        for path in paths:
+            print(f"report   {path}")

@@ -1,0 +1,40 @@
+"""The tasks of the repository: those of k2run itself, and those for its development."""
+
+from invoke import Collection, Context, Exit, task
+from invoke.main import program
+
+from k2run.cli import TASKS, gather
+
+
+@task(
+    auto_shortflags=False,
+    help={"only": "a path or a pytest expression to narrow it to", "coverage": "measure coverage too"},
+)
+def test(c: Context, only: str = "tests", coverage: bool = True) -> None:
+    """Run everything that must hold: format, lint, types, tests."""
+    checks = ["ruff format --check .", "ruff check .", "mypy"]
+    for check in checks if only == "tests" else []:
+        print(f"$ {check}", flush=True)
+        if not c.run(check, warn=True, pty=False):
+            raise Exit(code=1)
+    measured = "--cov --cov-report=term:skip-covered" if coverage and only == "tests" else ""
+    if not c.run(f"pytest -n 2 --dist loadgroup {measured} {only}", warn=True, pty=False):
+        raise Exit(code=1)
+
+
+@task(auto_shortflags=False, help={"only": "name of one benchmark"})
+def bench(c: Context, only: str = "") -> None:
+    """Measure k2run against its bars and its peers; prints figures and ratios."""
+    if not c.run(f"python benchmarks/run_all.py {only}", warn=True, pty=False):
+        raise Exit(code=1)
+
+
+@task(auto_shortflags=False)
+def schema(c: Context) -> None:
+    """Write the JSON Schemas under schemas/ anew from the code."""
+    c.run("python -m k2run.faces.schemas", pty=False)
+
+
+namespace = Collection(*TASKS, test, bench, schema)
+if hasattr(program, "core"):
+    program.core.unparsed[:] = gather(program.core.unparsed)
