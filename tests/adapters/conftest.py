@@ -1,0 +1,100 @@
+"""Real servers on free ports, for the adapters that call out."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING, Self
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+
+class Web:
+    """An HTTP server whose pages are functions; it remembers what it was asked.
+
+    A page takes the handler (method, path, headers, `content`) and returns status, headers and body.
+    """
+
+    def __init__(self) -> None:
+        self.pages: dict[str, Callable] = {}
+        self.asked: list[tuple[str, str, dict[str, str], bytes]] = []
+        web = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True
+
+            def answer(self) -> None:
+                content = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                web.asked.append((self.command, self.path, dict(self.headers), content))
+                page = web.pages.get(self.path.partition("?")[0])
+                status, headers, body = page(self) if page else (404, {}, b"no such page")
+                self.send_response(status)
+                for name, value in {"Content-Length": str(len(body)), **headers}.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                if self.command != "HEAD":
+                    self.wfile.write(body)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        for method in ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS"):
+            setattr(Handler, f"do_{method}", Handler.answer)
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        self._thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+
+    def page(self, path: str, body: str | bytes, status: int = 200, **headers: str) -> str:
+        content = body.encode() if isinstance(body, str) else body
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        self.pages[path] = lambda _: (status, named, content)
+        return self.url + path
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+        self._thread.join()
+
+
+@pytest.fixture
+def web() -> Iterator[Web]:
+    with Web() as server:
+        yield server
+
+
+@pytest.fixture
+def speaker() -> Iterator[Callable[[Callable[[socket.socket], None]], str]]:
+    """Starts a TCP server that does with each connection what it is told; returns its http address."""
+    with contextlib.ExitStack() as opened:
+
+        def start(speak: Callable[[socket.socket], None]) -> str:
+            listener = opened.enter_context(socket.create_server(("127.0.0.1", 0)))
+
+            def serve() -> None:
+                with contextlib.suppress(OSError):
+                    while True:
+                        connection, _ = listener.accept()
+                        opened.callback(connection.close)
+                        threading.Thread(target=_quietly, args=(speak, connection), daemon=True).start()
+
+            threading.Thread(target=serve, daemon=True).start()
+            opened.callback(listener.shutdown, socket.SHUT_RDWR)
+            return f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+        yield start
+
+
+def _quietly(speak: Callable[[socket.socket], None], connection: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        speak(connection)

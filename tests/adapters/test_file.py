@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+
+import pytest
+
+from k2run.actions.deadline import Deadline
+from k2run.adapters import file
+from k2run.errors import Refused, TimedOut, Unknown
+
+
+def test_something_that_is_there_has_a_kind_a_size_and_an_age(tmp_path):
+    (tmp_path / "a.txt").write_text("hello")
+    seen = file.exists(str(tmp_path / "a.txt"))
+    assert (seen.kind, seen.bytes) == ("file", 5)
+    assert 0 <= seen.age_s < 60
+    assert file.exists(str(tmp_path), kind="directory").bytes is None
+
+
+def test_what_is_not_there_is_unknown_for_every_action(tmp_path):
+    missing = str(tmp_path / "missing")
+    for look in (
+        lambda: file.exists(missing),
+        lambda: file.age(missing),
+        lambda: file.size(Deadline(5), missing),
+        lambda: file.lines(Deadline(5), missing),
+        lambda: file.hash(Deadline(5), missing),
+        lambda: file.json(Deadline(5), missing),
+    ):
+        with pytest.raises(Unknown, match="missing"):
+            look()
+
+
+def test_a_directory_where_a_file_should_be_is_refused(tmp_path):
+    with pytest.raises(Refused, match="not a file"):
+        file.exists(str(tmp_path), kind="file")
+    with pytest.raises(Refused, match="cannot be read"):
+        file.lines(Deadline(5), str(tmp_path))
+
+
+def test_an_age_counts_from_the_last_change(tmp_path):
+    old = tmp_path / "old"
+    old.write_text("x")
+    os.utime(old, (time.time(), time.time() - 7200))
+    result = file.age(str(old))
+    assert result.age_s == pytest.approx(7200, abs=5)
+    assert result.headline() == "2.0 h old"
+
+
+def test_the_size_of_a_directory_is_that_of_its_files(tmp_path):
+    (tmp_path / "below").mkdir()
+    (tmp_path / "a").write_bytes(b"x" * 10)
+    (tmp_path / "below" / "b").write_bytes(b"x" * 32)
+    result = file.size(Deadline(5), str(tmp_path))
+    assert (result.bytes, result.files) == (42, 2)
+
+
+@pytest.mark.parametrize(("text", "count"), [("", 0), ("one", 1), ("one\n", 1), ("one\ntwo", 2), ("\n\n", 2)])
+def test_lines_are_counted_with_or_without_the_last_break(tmp_path, text, count):
+    (tmp_path / "t").write_text(text)
+    assert file.lines(Deadline(5), str(tmp_path / "t")).lines == count
+
+
+def test_a_hash_is_that_of_the_content(tmp_path):
+    (tmp_path / "t").write_bytes(b"k2" * 1_000_000)
+    assert file.hash(Deadline(5), str(tmp_path / "t")).digest == hashlib.sha256(b"k2" * 1_000_000).hexdigest()
+
+
+def test_json_is_read_and_what_is_not_json_is_refused(tmp_path):
+    (tmp_path / "good.json").write_text('{"score": 97, "bands": [1, 2]}')
+    (tmp_path / "bad.json").write_text("{score}")
+    assert file.json(Deadline(5), str(tmp_path / "good.json")).content == {"score": 97, "bands": [1, 2]}
+    with pytest.raises(Refused, match="not JSON"):
+        file.json(Deadline(5), str(tmp_path / "bad.json"))
+
+
+def test_hashing_stops_at_the_deadline(tmp_path):
+    with (tmp_path / "large").open("wb") as large:
+        large.truncate(20 * 2**30)
+    started = time.monotonic()
+    with pytest.raises(TimedOut):
+        file.hash(Deadline(0.2), str(tmp_path / "large"))
+    assert time.monotonic() - started < 0.7

@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from k2run.actions.deadline import Deadline
+from k2run.adapters import shell
+from k2run.errors import Interrupted, Refused, TimedOut, Unreachable
+
+OPEN_FILES = Path("/proc/self/fd")
+
+
+def alive(pid: int) -> bool:
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+
+
+def pid_in(file: Path, within: float = 3) -> int:
+    end = time.monotonic() + within
+    while not (file.exists() and file.read_text().strip()):
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    return int(file.read_text())
+
+
+def test_a_line_runs_in_the_shell_and_keeps_both_outputs():
+    result = shell.run(Deadline(10), "echo one | tr a-z A-Z; echo trouble >&2")
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "ONE", "trouble")
+    assert result.headline() == "exit 0, ONE"
+
+
+def test_a_list_runs_without_a_shell():
+    assert shell.run(Deadline(10), ["echo", "$HOME; true"]).stdout == "$HOME; true"
+
+
+def test_it_gets_its_environment_its_directory_and_its_input(tmp_path):
+    result = shell.run(
+        Deadline(10), 'echo "$COLOUR"; pwd; cat', env={"COLOUR": "green"}, cwd=str(tmp_path), stdin="fed"
+    )
+    assert result.stdout.split("\n") == ["green", str(tmp_path), "fed"]
+
+
+def test_a_large_input_and_a_large_output_do_not_wait_for_each_other():
+    text = "x" * 3_000_000
+    result = shell.run(Deadline(20), ["cat"], stdin=text)
+    assert result.stdout_bytes == len(text)
+    assert len(result.stdout) < 100_000
+    assert "left out" in result.stdout
+
+
+def test_a_command_that_does_not_read_its_input_is_not_a_problem():
+    assert shell.run(Deadline(10), "exit 0", stdin="y" * 1_000_000).exit_code == 0
+
+
+def test_another_exit_code_is_a_failure_with_the_last_words():
+    with pytest.raises(Refused, match=r"exited 3: no disk"):
+        shell.run(Deadline(10), "echo no disk >&2; exit 3")
+
+
+def test_exit_codes_can_be_declared_good():
+    assert shell.run(Deadline(10), "exit 3", ok_codes=[0, 3]).exit_code == 3
+
+
+def test_a_command_that_a_signal_ended_says_which():
+    with pytest.raises(Refused, match="SIGKILL"):
+        shell.run(Deadline(10), "kill -9 $$")
+
+
+def test_a_program_that_is_not_there_is_named():
+    with pytest.raises(Unreachable, match="no-such-program"):
+        shell.run(Deadline(10), ["no-such-program", "-x"])
+    with pytest.raises(Unreachable, match="no/such/place"):
+        shell.run(Deadline(10), ["true"], cwd="/no/such/place")
+
+
+def test_the_whole_group_ends_at_the_deadline(tmp_path):
+    pids = tmp_path / "pid"
+    started = time.monotonic()
+    with pytest.raises(TimedOut):
+        shell.run(Deadline(0.5), f"sleep 60 & echo $! > {pids}; wait")
+    assert time.monotonic() - started < 1.0
+    assert not alive(pid_in(pids))
+
+
+def test_a_command_that_ignores_sigterm_ends_as_well(tmp_path):
+    pids = tmp_path / "pid"
+    started = time.monotonic()
+    with pytest.raises(TimedOut):
+        shell.run(Deadline(0.5), f"trap '' TERM; echo $$ > {pids}; while true; do sleep 0.05; done")
+    assert time.monotonic() - started < 1.2
+    assert not alive(pid_in(pids))
+
+
+def test_a_descendant_that_left_the_group_ends_with_it(tmp_path):
+    pids = tmp_path / "pid"
+    program = f"import os,time; os.setsid(); open({str(pids)!r},'w').write(str(os.getpid())); time.sleep(60)"
+    with pytest.raises(TimedOut):
+        shell.run(
+            Deadline(1.5), [sys.executable, "-c", f"import os,time\nif os.fork()==0:\n  {program}\ntime.sleep(60)"]
+        )
+    pid = pid_in(pids)
+    for _ in range(50):
+        if not alive(pid):
+            break
+        time.sleep(0.01)
+    assert not alive(pid)
+
+
+def test_a_server_left_behind_does_not_hold_the_step(tmp_path):
+    pids = tmp_path / "pid"
+    started = time.monotonic()
+    result = shell.run(Deadline(10), f"echo started; sleep 30 & echo $! > {pids}")
+    assert time.monotonic() - started < 1
+    assert result.stdout == "started"
+    os.kill(pid_in(pids), 9)
+
+
+def test_a_server_left_behind_that_goes_on_talking_does_not_hold_the_step(tmp_path):
+    pids = tmp_path / "pid"
+    started = time.monotonic()
+    shell.run(Deadline(10), f"yes & echo $! > {pids}; sleep 0.1")
+    assert time.monotonic() - started < 2
+    pid = pid_in(pids)
+    if alive(pid):  # its pipe is closed by now, which may have ended it
+        os.kill(pid, 9)
+
+
+def test_a_request_to_stop_ends_the_command(tmp_path):
+    pids = tmp_path / "pid"
+    deadline = Deadline(30)
+    threading.Timer(0.3, deadline.stop.set).start()
+    started = time.monotonic()
+    with pytest.raises(Interrupted):
+        shell.run(deadline, f"echo $$ > {pids}; exec sleep 60")
+    assert time.monotonic() - started < 1.0
+    assert not alive(pid_in(pids))
+
+
+def test_a_chatty_command_takes_bounded_memory():
+    result = shell.run(Deadline(20), "head -c 50000000 /dev/zero")
+    assert result.stdout_bytes == 50_000_000
+    assert len(result.stdout) < 100_000
+
+
+@pytest.mark.skipif(not OPEN_FILES.exists(), reason="the system does not list open files")
+def test_no_file_descriptor_stays_open():
+    shell.run(Deadline(10), "true")
+    before = len(list(OPEN_FILES.iterdir()))
+    for _ in range(20):
+        shell.run(Deadline(10), "true", stdin="x")
+    assert len(list(OPEN_FILES.iterdir())) <= before
