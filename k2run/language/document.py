@@ -9,7 +9,7 @@ import gc
 from bisect import bisect_right
 from contextlib import contextmanager
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode
@@ -134,9 +134,10 @@ class Document:
 
     def _node(self, path: Trail, *, key: bool) -> Node:
         """The node at `path`, or the nearest one above it that exists."""
+        if self._root is None:
+            nowhere: Node = _NOWHERE
+            return nowhere
         node = self._root
-        if node is None:
-            return _NOWHERE
         last = len(path) - 1
         for depth, step in enumerate(path):
             found = child(node, step, key=key and depth == last)
@@ -256,5 +257,5 @@ class _Start:
     index = 0
 
 
-_NOWHERE: Any = MappingNode("", [], _Start(), _Start())
+_NOWHERE: Any = MappingNode("", [], *cast("list[Any]", [_Start(), _Start()]))
 """Stands for the whole of an empty document."""

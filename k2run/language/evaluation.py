@@ -55,7 +55,7 @@ class Missing(StrictUndefined):
 
 
 class Sandbox(ImmutableSandboxedEnvironment):
-    """Jinja2's sandbox with the doors that remain closed: big products, formatting, calls of anything but known words."""
+    """Jinja2's sandbox, with its open doors closed: big products, formatting, calls of anything but known words."""
 
     intercepted_binops = frozenset({"*", "**", "%"})
 
@@ -84,12 +84,15 @@ class Sandbox(ImmutableSandboxedEnvironment):
             return attr in METHODS and isinstance(obj, _PLAIN)
         return True
 
+    def wrap_str_format(self, _value: Any) -> None:
+        """No `str.format`: a width can ask for gigabytes."""
+
     def is_safe_callable(self, obj: Any) -> bool:
         """Methods of plain values, and functions that k2run put into the scope."""
         if isinstance(obj, BuiltinMethodType | MethodType) and getattr(obj, "__self__", None) is not None:
             owner = obj.__self__
-            return obj.__name__ in METHODS and isinstance(owner, _PLAIN) or obj in _GLOBALS.values()
-        return isinstance(obj, FunctionType | BuiltinFunctionType) or obj in _GLOBALS.values()
+            return obj.__name__ in METHODS and isinstance(owner, _PLAIN)
+        return isinstance(obj, FunctionType | BuiltinFunctionType)
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         """`*`, `**` and `%`, refused where the result would be huge."""

@@ -1,7 +1,8 @@
 """Expressions and templates: what a runbook computes while it runs.
 
-An `Expression` is bare (`result.rows > 1000`). A `Template` is a text with `{{ expression }}` in it; one that is a single
-expression and nothing else keeps the type of its value. Only `{{ }}` means anything in a text: `{%` is refused, `{#` is text.
+An `Expression` is bare (`result.rows > 1000`). A `Template` is a text with `{{ expression }}` in it; one that is one
+expression and nothing else keeps the type of its value. Only `{{ }}` means anything in a text: `{%` is refused, and
+`{#` is text.
 """
 
 from __future__ import annotations
@@ -55,8 +56,8 @@ class Expression:
 
             value = compiled(self.text)(scope)
             if isinstance(value, Missing):
-                value._fail_with_undefined_error()  # type: ignore[attr-defined] # noqa: SLF001 - jinja2's own way to fail
-        except Exception as error:  # noqa: BLE001 - an expression may raise anything its values do; it is the boundary
+                value._fail_with_undefined_error()  # noqa: SLF001 - jinja2's own way to fail
+        except Exception as error:  # an expression may raise whatever its values do
             raise self._failure(error, scope) from error
         return value
 

@@ -15,7 +15,7 @@ MAX_ALIASED = 20_000
 """Values that aliases may add to a document, all together."""
 
 _CORE = "tag:yaml.org,2002:"
-_COLLECTION_TAGS = {MappingNode: f"{_CORE}map", SequenceNode: f"{_CORE}seq"}
+_COLLECTION_TAGS: dict[type[Node], str] = {MappingNode: f"{_CORE}map", SequenceNode: f"{_CORE}seq"}
 
 
 class TooDeep(Exception):

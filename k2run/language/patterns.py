@@ -31,7 +31,7 @@ def _checked(pattern: str, text: Any) -> re.Pattern[str]:
     compiled, repeats = _compiled(pattern)
     limit = MAX_TEXT.get(repeats, MAX_TEXT_OTHERWISE)
     if len(text) > limit:
-        msg = f"a text of {len(text):,} characters is too long for a pattern with {repeats} open repeats (at most {limit:,})"
+        msg = f"{len(text):,} characters are too many for a pattern with {repeats} open repeats (at most {limit:,})"
         raise ValueError(msg)
     return compiled
 

@@ -1,7 +1,7 @@
 """The syntax of expressions: which names an expression uses, and what is wrong with it.
 
-Expressions are Jinja2's. Nearly all of them are also Python's, and Python's own parser (in C) reads them ten times as fast
-as Jinja2's and without importing it; it is asked first. Whatever it does not know for certain is left to Jinja2's parser.
+Expressions are Jinja2's. Nearly all of them are also Python's, and Python's own parser (in C) reads them ten times as
+fast as Jinja2's and without importing it; it is asked first. What it does not know for certain is left to Jinja2's.
 """
 
 from __future__ import annotations
@@ -72,17 +72,11 @@ def read_expression(text: str) -> Syntax:
     return read_with_jinja(text)
 
 
-_ODD = re.compile(
-    r"""[^\x20-\x7e]         # line ends and letters that Python might fold
-    | [\\#;~`]               # escapes, comments, and what means something else here
-    | \w["']                 # prefixed strings
-    | \"{3} | '{3}
-    | \d\.(?!\d)             # 1.
-    | (?:^|[^\w)\]'"])\.\d   # .5
-    | \d[_jJ] | \b0\d        # numbers that only one of the two reads
-    """,
-    re.VERBOSE,
-)
+_ODD = re.compile(r"""[^\x20-\x7e] | [\\#;~`] | \"{3} | '{3}""", re.VERBOSE)
+"""Line ends, letters that Python might fold, escapes, comments, and what means something else in Python."""
+
+_NUMBER = re.compile(r"\d+(?:\.\d+)?(?:[eE][+-]?\d+)?", re.ASCII)
+"""Numbers that both read alike."""
 
 
 class _Unsure(Exception):  # noqa: N818 - not an error: a question for the other parser
@@ -136,7 +130,6 @@ class Findings:
             self.faults.append(Fault("K403", message, offset, len(name), did_you_mean(name, names)))
 
 
-_LEAVES = (str, int, float, bool, type(None))
 _BINARY = (ast.Add, ast.Sub, ast.Mult, ast.Div, ast.FloorDiv, ast.Mod, ast.Pow)
 _UNARY = (ast.Not, ast.USub, ast.UAdd)
 
@@ -146,6 +139,7 @@ class _Reader(Findings):
 
     def __init__(self, text: str) -> None:
         super().__init__()
+        self._text = text
         self._indent = len(text) - len(text.lstrip())
         self._tree = ast.parse(text.strip(), mode="eval").body
 
@@ -162,7 +156,14 @@ class _Reader(Findings):
         handler(self, node)
 
     def _constant(self, node: ast.Constant) -> None:
-        if not isinstance(node.value, _LEAVES):
+        written = self._text[self._start(node) : self._end(node)]
+        if isinstance(node.value, str):
+            alike = len(written) == len(node.value) + 2
+        elif isinstance(node.value, bool) or node.value is None:
+            alike = True
+        else:
+            alike = isinstance(node.value, int | float) and _NUMBER.fullmatch(written) is not None
+        if not alike:
             raise _Unsure
 
     def _path(self, node: ast.expr) -> None:

@@ -1,4 +1,4 @@
-"""The words of expressions: functions, filters, tests and methods. The names alone, so that checking imports nothing."""
+"""The words of expressions: functions, filters, tests, methods. Names alone: checking imports nothing."""
 
 from __future__ import annotations
 

@@ -78,7 +78,7 @@ def explain(document: Document, error: Exception) -> Problem:
 
         hint = "values this deep are a mistake in the brackets or the indentation"
         return document.problem_at("K112", f"nested deeper than {MAX_DEPTH} levels", error.offset, hint=hint)
-    if not isinstance(error, MarkedYAMLError) or error.problem_mark is None:
+    if not isinstance(error, MarkedYAMLError) or error.problem_mark is None or error.problem is None:
         return _bad_character(document)
     at = error.problem_mark.index
     if _is_tab(document.text, at) or "tab character" in (error.problem or ""):
@@ -92,7 +92,7 @@ def explain(document: Document, error: Exception) -> Problem:
 
 def _said(document: Document, error: MarkedYAMLError, at: int) -> Problem:
     for words, code, message, hint in _SAYINGS:
-        if words in error.problem or words in (error.context or ""):
+        if words in f"{error.problem} {error.context}":
             if message in _AT_CONTEXT and error.context_mark is not None:
                 at = error.context_mark.index
             elif template := _bare_template(document, at):
