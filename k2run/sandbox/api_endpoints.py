@@ -57,8 +57,8 @@ class Endpoints:
     def recent(self, request: Request) -> Response:
         """The newest trades of a symbol in the last minutes, from the table and the broker; oldest first."""
         asked = say.asked(request.query_params, say.RecentQuestion)
-        until = datetime.now(UTC).replace(tzinfo=None)
-        wanted = Trades(asked.symbol, asked.exchange, until - timedelta(minutes=asked.window_minutes))
+        since = _now() - timedelta(minutes=asked.window_minutes)
+        wanted = Trades(asked.symbol, asked.exchange, since)
         with self._measurements.query("recent"):
             view, stored = self._queries.on_the_table(
                 lambda view: (view, self._queries.newest_in(view, wanted, asked.limit))
@@ -69,8 +69,8 @@ class Endpoints:
             "symbol": asked.symbol,
             "exchange": asked.exchange,
             "window_minutes": asked.window_minutes,
-            "start_time": wanted.since,
-            "end_time": until,
+            "start_time": since,
+            "end_time": _now(),  # of the reading, which took in what arrived meanwhile
         }
         meta = {"query": query, "sources": _sources(stored, rows, tail)}
         return _answer(request, rows, meta=meta, pagination=say.page(len(rows), asked.limit))
@@ -158,6 +158,10 @@ def _snapshot(one: Snapshot) -> dict[str, object]:
         "manifest_list": one.manifest_list,
         "summary": one.summary,
     }
+
+
+def _now() -> datetime:
+    return datetime.now(UTC).replace(tzinfo=None)
 
 
 def _day(text: str) -> date:

@@ -175,9 +175,15 @@ def _row(made: trade.Trade) -> TradeRow:
         float(made.quantity),
         made.currency,
         made.side,
-        bytes(made.trade_conditions).decode(),
+        _text(made.trade_conditions),
         made.source_sequence,
         _EPOCH + timedelta(microseconds=made.ingestion_timestamp),
         made.platform_sequence,
-        bytes(made.vendor_data).decode() if made.vendor_data is not None else None,
+        _text(made.vendor_data),
     )
+
+
+def _text(raw: msgspec.Raw | None) -> str | None:
+    """A field's JSON text as the table keeps it."""
+    text = None if raw is None else str(raw, "utf-8")
+    return None if text == "null" else text
