@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from prometheus_client import Counter, Gauge, Histogram
 
+from k2run.sandbox.priority import EVERY_SHED, Shed
 from k2run.sandbox.stream_metrics import SERVICE
 from k2run.sandbox.trade import EXCHANGE
 
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from k2run.sandbox.cascade import Level, Transition
-    from k2run.sandbox.priority import Shed
 
 _WRITE_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
@@ -62,6 +62,17 @@ class ConsumerMetrics:
         self._duplicates = Counter("k2_duplicate_messages_detected", "Repeated message ids left out", [*market])
         self._dead_letters = Counter("k2_dead_letters", "Messages that cannot become rows", [*own, "topic"])
         self._committed_at = Gauge("k2_iceberg_last_commit_timestamp_seconds", "Last commit", [*own, "table"])
+
+    def begin(self, topic: str, table: str) -> None:
+        """Show the zeros that are known to be zeros, now that the topic and its table are at hand."""
+        self.consumed(topic, 0)
+        self.dead_letters(topic, 0)
+        self.restored(table, 0)
+        self._rows.labels(**self._market, table=table)
+        self._transactions.labels(**self._own, table=table)
+        self._duplicates.labels(**self._market)
+        self._skipped.labels(**self._own, table=table)
+        self.shed(dict.fromkeys(EVERY_SHED, 0))
 
     def moved(self, transition: Transition) -> None:
         """Count a change of level."""

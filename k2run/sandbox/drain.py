@@ -42,7 +42,6 @@ class Batch:
 
     kept: list[Taken] = field(default_factory=list)
     shed: list[Taken] = field(default_factory=list)
-    reasons: Counter[Shed] = field(default_factory=Counter)
     offsets: dict[int, int] = field(default_factory=dict)
     began: float = field(default_factory=time.monotonic)
 
@@ -60,8 +59,12 @@ class Lane:
         self._interval = interval
         self.batch = Batch()
 
-    def add(self, messages: Iterable[Message], level: Level) -> None:
-        """Take messages in, each on the side the level says. One that is behind the offset reached was taken before."""
+    def add(self, messages: Iterable[Message], level: Level) -> Counter[Shed]:
+        """Take messages in, each on the side the level says; how many are shed, and why.
+
+        A message from before the offset that was reached has been taken already and is left out.
+        """
+        reasons: Counter[Shed] = Counter()
         if not len(self.batch):
             self.batch.began = time.monotonic()
         batch, committed = self.batch, self.sink.ledger.offsets
@@ -78,7 +81,8 @@ class Lane:
                 batch.kept.append(taken)
             else:
                 batch.shed.append(taken)
-                batch.reasons[why] += 1
+                reasons[why] += 1
+        return reasons
 
     def is_due(self) -> bool:
         """Whether it is time for a commit."""
@@ -104,6 +108,7 @@ class Drain:
         self._consumed = 0
         self._written = 0
         for lane in lanes:
+            self._metrics.begin(lane.topic, lane.sink.form.table)
             self._metrics.pending(lane.sink.form.table, lane.sink.ledger.pending)
 
     def topics_exist(self) -> bool:
@@ -154,7 +159,7 @@ class Drain:
                 log("consumer_error", "warning", error=error.str())
         for topic, messages in arrived.items():
             if messages:
-                self._lanes[topic].add(messages, level)
+                self._metrics.shed(self._lanes[topic].add(messages, level))
 
     def _commit(self, lane: Lane) -> None:
         batch, sink = lane.start_batch(), lane.sink
@@ -162,7 +167,6 @@ class Drain:
         written = sink.write(batch.kept, batch.shed, batch.offsets, self._enrichment(lane))
         self._consumed += len(batch)
         self._metrics.consumed(lane.topic, len(batch))
-        self._metrics.shed(batch.reasons)
         self._account(lane, written)
         self._tell_group(lane, batch)
         log(

@@ -68,3 +68,11 @@ def shed(level: Level, topic: str, key: bytes | None) -> Shed | None:
 def sheds_nothing(level: Level, topic: str) -> bool:
     """Whether every message of the topic is kept at this level, whatever its key."""
     return _MOST_KEPT[level] >= (Priority.LOW if topic == reference.TOPIC else Priority.NORMAL)
+
+
+EVERY_SHED = (
+    Shed("tier_1", "low_priority"),
+    Shed("tier_3", "low_priority"),
+    Shed("tier_3", "normal_priority"),
+    Shed("tier_2", "non_critical"),
+)

@@ -49,8 +49,6 @@ class Upkeep:
     def _watch(self, stopping: threading.Event) -> None:
         swept = time.monotonic()
         while not stopping.wait(EVERY_S):
-            if not self._calm():
-                continue
             for sink in self._sinks:
                 self._tend(sink)
             if time.monotonic() - swept > SWEEP_EVERY_S:
@@ -60,8 +58,9 @@ class Upkeep:
 
     def _tend(self, sink: Sink) -> None:
         try:
-            merge(sink)
-            expire(sink)
+            expire(sink)  # under load too: every snapshot makes the next commit slower
+            if self._calm():
+                merge(sink)
         except Exception as problem:  # noqa: BLE001  a table that is untidy for longer is better than no consumer
             log("upkeep_failed", "error", table=sink.form.table, error=problem)
 
