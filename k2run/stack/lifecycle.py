@@ -1,0 +1,244 @@
+"""Brings a stack's services up and down, all side by side, and looks at them."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, TypeVar
+
+from msgspec import Struct
+
+from k2run.actions.deadline import Deadline
+from k2run.errors import K2runError, NotApplicable, StackUnavailable, TimedOut, UsageError
+from k2run.language.problems import did_you_mean
+from k2run.stack.backend import ServiceStatus, State
+from k2run.stack.model import RunBy, Service
+from k2run.stack.probes import Probe, probe, readiness
+from k2run.stack.services import backend_of
+from k2run.stack.stack import missing_program
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from k2run.stack.backend import Backend, LogLine
+    from k2run.stack.stack import Stack
+
+T = TypeVar("T")
+
+POLL_S = 0.05
+STOP_S = 10.0
+"""Seconds that services get to end by themselves."""
+_LOOK_S = 1.0
+
+
+class Look(Struct, frozen=True, kw_only=True):
+    """A service as `k2run status` shows it: what it is doing, and whether it does its work."""
+
+    service: Service
+    status: ServiceStatus
+    probe: Probe | None = None
+
+
+def start(
+    stack: Stack, names: Sequence[str] | None, deadline: Deadline, say: Callable[[str], None] = lambda _text: None
+) -> list[str]:
+    """Start services side by side, with those that they need, and wait until each is ready.
+
+    Those that run already are left as they are. When one cannot be started, or the run is asked to end, those that this
+    call started are stopped again.
+
+    Args:
+        stack: The stack.
+        names: Which services; all when None.
+        deadline: How long it may take altogether.
+        say: Told, in a sentence each, what is left out.
+
+    Returns:
+        The names of those that were started, in the order of the stack file.
+
+    Raises:
+        StackUnavailable: One could not be started, or was not ready in time; the message has its last log lines.
+        Interrupted: The run was asked to end.
+        UsageError: There is no such service.
+    """
+    started: list[str] = []
+    try:
+        for service in _startable(stack, names, say):
+            try:
+                if backend_of(stack, service).start(deadline):
+                    started.append(service.name)
+            except (NotApplicable, TimedOut) as error:
+                raise StackUnavailable(f"{service.name}: {error.message}", hint=error.hint) from error
+        _side_by_side([stack.services[name] for name in started], lambda service: await_ready(stack, service, deadline))
+    except BaseException:
+        stop(stack, started)
+        raise
+    return started
+
+
+def await_ready(stack: Stack, service: Service, deadline: Deadline) -> Probe | None:
+    """Wait until a service does its work.
+
+    Returns:
+        The probe that saw it; None when the stack does not say how to see it.
+
+    Raises:
+        StackUnavailable: It ended, or was not ready within its `ready: {within: …}` or the deadline.
+        Interrupted: The run was asked to end.
+    """
+    ready, backend = readiness(service), backend_of(stack, service)
+    if ready is None:
+        _require_alive(service, backend)
+        return None
+    limit = Deadline(ready.within, deadline.stop)
+    detail = "not asked yet"
+    while True:
+        try:
+            seen = probe(ready, max(0.01, min(_LOOK_S, limit.remaining(), deadline.remaining())), service.headers)
+            if seen.ready:
+                return seen
+            detail = seen.detail
+            _require_alive(service, backend)
+            limit.sleep(POLL_S)
+        except TimedOut:
+            seconds = min(limit.seconds, deadline.seconds)
+            raise StackUnavailable(
+                f"{service.name} was not ready within {seconds:g}s: {ready.tcp or ready.http}: {detail}"
+                f"{_quote(backend)}",
+                hint=f"`k2run logs {service.name}` shows more; `ready: {{within: …}}` in the stack file gives time",
+            ) from None
+
+
+def stop(stack: Stack, names: Iterable[str] | None = None, deadline: Deadline | None = None) -> list[str]:
+    """Stop services side by side; what does not end by itself is killed at the deadline.
+
+    Args:
+        stack: The stack.
+        names: Which services; all that k2run runs when None.
+        deadline: How long they may take; 10 s when None.
+
+    Returns:
+        The names of those that ran.
+
+    Raises:
+        K2runError: One could not be stopped; the others were.
+    """
+    limit = deadline or Deadline(STOP_S)
+    chosen = [service for service in _chosen(stack, names) if service.run is not RunBy.EXTERNAL]
+
+    def end(service: Service) -> bool:
+        backend = backend_of(stack, service)
+        ran = backend.status().state is not State.ABSENT and backend.stop(limit)
+        forget = getattr(backend, "forget", None)
+        if forget is not None:
+            forget()
+        return ran
+
+    ran = _side_by_side(chosen, end)
+    return [service.name for service, did in zip(chosen, ran, strict=True) if did]
+
+
+def status(stack: Stack, names: Iterable[str] | None = None) -> list[Look]:
+    """Look at services side by side; a probe takes a second at most.
+
+    Raises:
+        Unreachable: What runs them (the Docker engine) does not answer.
+    """
+
+    def look(service: Service) -> Look:
+        if service.run is RunBy.EXTERNAL and readiness(service) is None:
+            return Look(
+                service=service, status=ServiceStatus(service=service.name, state=State.ABSENT, detail="no probe")
+            )
+        seen = backend_of(stack, service).status()
+        ready = readiness(service)
+        if seen.state is not State.RUNNING or ready is None:
+            return Look(service=service, status=seen)
+        return Look(service=service, status=seen, probe=probe(ready, _LOOK_S, service.headers))
+
+    return _side_by_side(_chosen(stack, names), look)
+
+
+def logs(stack: Stack, name: str, lines: int = 100) -> list[LogLine]:
+    """The newest lines of a service's log, oldest first.
+
+    Raises:
+        UsageError: There is no such service.
+        NotApplicable: k2run does not run it.
+    """
+    [service] = _chosen(stack, [name])
+    return backend_of(stack, service).log(lines=lines, since=None, deadline=Deadline(_LOOK_S * 10))
+
+
+def _startable(stack: Stack, names: Iterable[str] | None, say: Callable[[str], None]) -> list[Service]:
+    """What is to be started: without what is not run by k2run, or cannot be run here."""
+    chosen: dict[str, Service] = {}
+
+    def take(service: Service) -> None:
+        if service.name not in chosen:
+            chosen[service.name] = service
+            for needed in service.needs:
+                take(stack.services[needed])
+
+    for service in _chosen(stack, names):
+        take(service)
+    startable = []
+    for service in (stack.services[name] for name in stack.services if name in chosen):
+        if service.run is RunBy.EXTERNAL:
+            continue
+        reason = missing_program(service)
+        if reason:
+            say(f"not applicable: {reason}")
+        else:
+            startable.append(service)
+    return startable
+
+
+def _chosen(stack: Stack, names: Iterable[str] | None) -> list[Service]:
+    known = stack.services
+    wanted = list(known if names is None else names)
+    for name in wanted:
+        if name not in known:
+            raise UsageError(
+                f"the stack {stack.name!r} has no service {name!r}",
+                hint=did_you_mean(name, known) or f"it has {', '.join(known)}",
+            )
+    return [known[name] for name in wanted]
+
+
+def _require_alive(service: Service, backend: Backend) -> None:
+    seen = backend.status()
+    if seen.state in {State.STOPPED, State.ABSENT}:
+        raise StackUnavailable(
+            f"{service.name} {seen.detail or 'ended'} while it was started{_quote(backend)}",
+            hint=f"`k2run logs {service.name}` shows more",
+        )
+
+
+def _quote(backend: Backend) -> str:
+    """The last log lines of a service, set apart below a message."""
+    try:
+        words = backend.last_words()
+    except K2runError:
+        return ""
+    return "".join(f"\n  | {line}" for line in words.splitlines())
+
+
+def _side_by_side(services: Sequence[Service], do: Callable[[Service], T]) -> list[T]:
+    """Do something for each service at once; all are done with before the first error is raised."""
+    results: list[T | None] = [None] * len(services)
+    errors: list[BaseException] = []
+
+    def run(index: int) -> None:
+        try:
+            results[index] = do(services[index])
+        except BaseException as error:  # noqa: BLE001 - carried over to the thread that waits
+            errors.append(error)
+
+    threads = [threading.Thread(target=run, args=(index,), daemon=True) for index in range(len(services))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]
+    return results  # type: ignore[return-value] # each was set, or there was an error

@@ -1,0 +1,126 @@
+"""Sees whether a service does its work: a port that answers, or an HTTP answer with the right things in it.
+
+Kept to the standard library: these probes run before anything else of k2run is needed.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from msgspec import Struct
+
+from k2run.stack.model import Ready
+
+if TYPE_CHECKING:
+    from http.client import HTTPResponse
+
+    from k2run.stack.model import Service
+
+BODY_BYTES = 2**20
+"""At most this much of an answer is read."""
+
+
+class Probe(Struct, frozen=True, kw_only=True):
+    """One look.
+
+    Attributes:
+        ready: It does its work.
+        answered: Something answered, rightly or not.
+        address: What was asked.
+        detail: What was wrong, or "".
+        elapsed_ms: How long the look took.
+    """
+
+    ready: bool
+    answered: bool
+    address: str
+    detail: str = ""
+    elapsed_ms: float = 0.0
+
+
+def readiness(service: Service) -> Ready | None:
+    """How to see that a service is ready: as its stack says, else by its first port."""
+    if service.ready is not None:
+        return service.ready
+    return Ready(tcp=f"127.0.0.1:{service.ports[0]}") if service.ports else None
+
+
+def probe(ready: Ready, timeout: float, headers: dict[str, str] | None = None) -> Probe:
+    """Look once.
+
+    Args:
+        ready: What to look at.
+        timeout: Seconds to wait for an answer.
+        headers: Sent with an HTTP request, beside those of `ready`.
+    """
+    began = time.perf_counter()
+    address = ready.tcp or ready.http
+    try:
+        wrong = _connect(ready.tcp, timeout) if ready.tcp else _ask(ready, timeout, headers or {})
+        seen = Probe(ready=not wrong, answered=True, address=address, detail=wrong)
+    except TimeoutError:
+        seen = Probe(ready=False, answered=False, address=address, detail=f"no answer within {timeout:.3g}s")
+    except (OSError, ValueError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
+        seen = Probe(ready=False, answered=False, address=address, detail=reason)
+    elapsed = round((time.perf_counter() - began) * 1000, 3)
+    return Probe(
+        ready=seen.ready, answered=seen.answered, address=address, detail=seen.detail, elapsed_ms=elapsed
+    )  # fmt: skip
+
+
+def _connect(address: str, timeout: float) -> str:
+    host, _, port = address.rpartition(":")
+    if not port.isdigit():
+        raise ValueError(f"{address!r} is not HOST:PORT")
+    with socket.create_connection((host.strip("[]"), int(port)), timeout):
+        return ""
+
+
+def _ask(ready: Ready, timeout: float, headers: dict[str, str]) -> str:
+    from http.client import HTTPConnection, HTTPException, HTTPSConnection
+
+    url = urlsplit(ready.http)
+    if url.scheme not in {"http", "https"} or not url.hostname:
+        raise ValueError(f"{ready.http!r} is not an http URL")
+    kind = HTTPSConnection if url.scheme == "https" else HTTPConnection
+    connection = kind(url.hostname, url.port, timeout=timeout)
+    try:
+        target = (url.path or "/") + (f"?{url.query}" if url.query else "")
+        connection.request("GET", target, headers={"Connection": "close", **headers, **ready.headers})
+        return _judge(ready, connection.getresponse())
+    except HTTPException as error:
+        return f"not an HTTP answer ({type(error).__name__})"
+    finally:
+        connection.close()
+
+
+def _judge(ready: Ready, answer: HTTPResponse) -> str:
+    """What is wrong with an answer, or ""."""
+    if answer.status != ready.status:
+        return f"HTTP {answer.status} instead of {ready.status}"
+    if not ready.body:
+        return ""
+    try:
+        body = json.loads(answer.read(BODY_BYTES))
+    except ValueError:
+        return "the body is not JSON"
+    return _difference(ready.body, body, "")
+
+
+def _difference(wanted: Any, found: Any, where: str) -> str:
+    """The first value of `wanted` that `found` does not have; further ones in `found` do not matter."""
+    if isinstance(wanted, dict):
+        if not isinstance(found, dict):
+            return f"{where or 'the body'} is not an object"
+        for key, value in wanted.items():
+            name = f"{where}.{key}" if where else str(key)
+            wrong = _difference(value, found[key], name) if key in found else f"{name} is missing"
+            if wrong:
+                return wrong
+        return ""
+    return "" if wanted == found else f"{where or 'the body'} is {found!r} instead of {wanted!r}"

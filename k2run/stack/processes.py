@@ -1,0 +1,395 @@
+"""Services that are processes of this machine, started by k2run in a session of their own."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from k2run.actions.deadline import Deadline
+from k2run.errors import Interrupted, Refused, StackUnavailable, TimedOut, Unknown
+from k2run.stack.backend import LogLine, ServiceStatus, State, Usage
+from k2run.stack.logfile import has_times, read_tail
+from k2run.stack.ports import busy_port, holder_of
+from k2run.stack.stack import missing_program
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    import psutil
+
+    from k2run.stack.model import Service
+
+MARK = "K2RUN_SERVICE"
+"""Environment variable by which a service is known as ours even when k2run died before it could note the pid."""
+LOG_LIMIT = 64 * 2**20
+"""Bytes; a longer log is put aside when the service is started again."""
+_POLL_S = 0.01
+_SAME_START_S = 2.0  # the kernel's idea of a start time moves a little when the clock is set
+_CHILDREN: dict[int, subprocess.Popen[bytes]] = {}
+"""The services that this very process started: as their parent it must reap them."""
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True):
+    """What is kept on disk about a service that was started.
+
+    Attributes:
+        created: When the process began, by the kernel, in seconds since the epoch: with the pid it names one process.
+        restarts: How often it was started again since the stack came up.
+        log_from: Size of its log when it was started.
+    """
+
+    pid: int
+    created: float
+    restarts: int = 0
+    log_from: int = 0
+
+
+class ProcessBackend:
+    """Runs one service as a process.
+
+    Args:
+        service: The service.
+        state: The stack's state folder.
+    """
+
+    def __init__(self, service: Service, state: Path) -> None:
+        self._service = service
+        self._state = state
+        self.log_file = state / "logs" / f"{service.name}.log"
+        self._record_file = state / "services" / f"{service.name}.json"
+        self._mark = f"{state}:{service.name}"
+
+    # --- looking ----------------------------------------------------------------------------------
+
+    def status(self) -> ServiceStatus:
+        """What the process is doing."""
+        name = self._service.name
+        absent = missing_program(self._service)
+        if absent:
+            return ServiceStatus(service=name, state=State.ABSENT, detail=absent)
+        record = self.record()
+        if record is None:
+            return ServiceStatus(service=name, state=State.STOPPED, detail="not started")
+        started = datetime.fromtimestamp(record.created, UTC)
+        process = self._process(record)
+        if process is None:
+            return ServiceStatus(
+                service=name, state=State.STOPPED, started_at=started, restarts=record.restarts, detail=_ending(record)
+            )
+        return ServiceStatus(
+            service=name,
+            state=State.PAUSED if _is_stopped(process) else State.RUNNING,
+            pid=record.pid,
+            started_at=started,
+            uptime_s=round(max(0.0, time.time() - record.created), 3),
+            restarts=record.restarts,
+        )
+
+    def record(self) -> Record | None:
+        """What was noted when it was started; None when it was not, or was taken down since."""
+        try:
+            return msgspec.json.decode(self._record_file.read_bytes(), type=Record)
+        except (FileNotFoundError, msgspec.DecodeError):
+            return None
+
+    def forget(self) -> None:
+        """Take away the note of a process that has ended: the next start is the first."""
+        self._record_file.unlink(missing_ok=True)
+
+    def log(self, *, lines: int, since: datetime | None, deadline: Deadline) -> list[LogLine]:  # noqa: ARG002 - a file answers
+        """The newest lines of its log.
+
+        Raises:
+            Unknown: `since` was asked, and the lines do not say when they were written.
+        """
+        if (
+            since is not None
+            and self.log_file.exists()
+            and self.log_file.stat().st_size
+            and not has_times(self.log_file)
+        ):
+            raise Unknown(
+                f"the log of {self._service.name} does not say when its lines were written",
+                hint="leave `since` out, or let the program log the time",
+            )
+        return read_tail(self.log_file, lines=lines, since=since)
+
+    def last_words(self, lines: int = 12) -> str:
+        """The end of what it logged since it was started last."""
+        record = self.record()
+        tail = read_tail(self.log_file, lines=lines, start=record.log_from if record else 0)
+        return "\n".join(line.text for line in tail)
+
+    def usage(self, over_s: float, deadline: Deadline) -> Usage:
+        """What the process and its children use."""
+        import psutil
+
+        process = self._running()
+        members = [process, *process.children(recursive=True)]
+        for member in members:
+            with suppress(psutil.Error):
+                member.cpu_percent()
+        deadline.sleep(over_s)
+        cpu, rss, alive = 0.0, 0, 0
+        for member in members:
+            with suppress(psutil.Error):
+                cpu += member.cpu_percent()
+                rss += member.memory_info().rss
+                alive += 1
+        if not alive:
+            raise Unknown(f"{self._service.name} ended while it was looked at")
+        return Usage(cpu_percent=round(cpu, 1), rss_bytes=rss, processes=alive)
+
+    # --- doing ------------------------------------------------------------------------------------
+
+    def start(self, deadline: Deadline) -> bool:
+        """Start the process unless it runs; one that is paused goes on.
+
+        Raises:
+            StackUnavailable: It cannot be started: its port is taken, there is no such program.
+        """
+        with self._alone():
+            record = self.record()
+            if record is not None and self._process(record) is not None:
+                return self.resume(deadline)
+            self._clear_remains(record)
+            adopted = self._adopt_or_refuse()
+            if not adopted:
+                self._spawn(record)
+            return not adopted
+
+    def stop(self, deadline: Deadline) -> bool:
+        """SIGTERM, and SIGKILL to what is left at the deadline (or when the run is asked to end meanwhile)."""
+        record = self.record()
+        if record is None or self._process(record) is None:
+            self._clear_remains(record)
+            return False
+        self._signal(record, signal.SIGTERM)
+        self._signal(record, signal.SIGCONT)  # a paused process takes no other signal
+        try:
+            self._wait(lambda: self._is_gone(record), deadline)
+        except (TimedOut, Interrupted) as error:
+            self._strike_down(record)
+            if isinstance(error, Interrupted):
+                raise
+        return True
+
+    def kill(self, deadline: Deadline) -> None:  # noqa: ARG002 - SIGKILL takes no time that one could bound
+        """SIGKILL to the whole process group.
+
+        Raises:
+            Refused: It does not run.
+        """
+        self._running()
+        record = self.record()
+        if record is not None:
+            self._strike_down(record)
+
+    def pause(self, deadline: Deadline) -> None:
+        """SIGSTOP to the whole process group.
+
+        Raises:
+            Refused: It does not run, or is paused already.
+        """
+        process, record = self._running(), self.record()
+        if record is None or _is_stopped(process):
+            raise Refused(f"{self._service.name} is paused already", hint="resume it first")
+        self._signal(record, signal.SIGSTOP)
+        self._wait(lambda: self._process(record) is None or _is_stopped(process), deadline)
+
+    def resume(self, deadline: Deadline) -> bool:
+        """SIGCONT to the whole process group."""
+        record = self.record()
+        process = self._process(record) if record else None
+        if record is None or process is None or not _is_stopped(process):
+            return False
+        self._signal(record, signal.SIGCONT)
+        self._wait(lambda: self._process(record) is None or not _is_stopped(process), deadline)
+        return True
+
+    # --- starting ---------------------------------------------------------------------------------
+
+    def _spawn(self, before: Record | None) -> None:
+        service = self._service
+        command = [sys.executable if service.command[0] == "python" else service.command[0], *service.command[1:]]
+        try:
+            log_from = self._make_room()
+            with self.log_file.open("ab") as log:
+                child = subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    cwd=self._state,
+                    env={**os.environ, **service.env, MARK: self._mark},
+                    start_new_session=True,
+                )
+        except OSError as error:
+            raise StackUnavailable(
+                f"{service.name} cannot be started: {command[0]}: {error.strerror}",
+                hint="look at its `command` in the stack file",
+            ) from error
+        _CHILDREN[child.pid] = child
+        self._note(child.pid, before, log_from)
+
+    def _note(self, pid: int, before: Record | None, log_from: int) -> None:
+        import psutil
+
+        try:
+            created = psutil.Process(pid).create_time()
+        except psutil.NoSuchProcess:  # it ended at once; whoever waits for it will say so
+            created = time.time()
+        restarts = before.restarts + 1 if before else 0
+        record = Record(pid=pid, created=created, restarts=restarts, log_from=log_from)
+        written = self._record_file.with_suffix(f".{os.getpid()}")
+        written.write_bytes(msgspec.json.encode(record))
+        written.replace(self._record_file)
+
+    def _make_room(self) -> int:
+        """The folders, and a log of bearable length; gives the size of the log."""
+        self.log_file.parent.mkdir(parents=True, exist_ok=True)
+        self._record_file.parent.mkdir(parents=True, exist_ok=True)
+        size = self.log_file.stat().st_size if self.log_file.exists() else 0
+        if size <= LOG_LIMIT:
+            return size
+        self.log_file.replace(self.log_file.with_suffix(".log.1"))
+        return 0
+
+    def _adopt_or_refuse(self) -> bool:
+        """Look at the ports: free, or held by this very service from a k2run that died before it could note the pid.
+
+        Raises:
+            StackUnavailable: Somebody else has one.
+        """
+        for port in self._service.ports:
+            if not busy_port(port):
+                continue
+            holder = holder_of(port)
+            if holder is not None and holder.environment.get(MARK) == self._mark:
+                self._note(holder.group, self.record(), 0)
+                return True
+            who = f"by {holder.says}" if holder else "by another process"
+            raise StackUnavailable(
+                f"{self._service.name} cannot be started: port {port} is taken {who}",
+                hint=f"end that process, or give {self._service.name} another port in the stack's `vars`",
+            )
+        return False
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Nobody else starts this service meanwhile."""
+        path = self._record_file.with_suffix(".lock")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
+        except OSError as error:
+            raise StackUnavailable(
+                f"cannot write in {path.parent}: {error.strerror}", hint="choose another place with K2RUN_HOME"
+            ) from error
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(file)
+
+    # --- the process and its group ----------------------------------------------------------------
+
+    def _running(self) -> psutil.Process:
+        record = self.record()
+        process = self._process(record) if record else None
+        if process is None:
+            raise Refused(f"{self._service.name} does not run", hint=self.status().detail)
+        return process
+
+    def _process(self, record: Record) -> psutil.Process | None:
+        """The living process of a record; one that ended but was not reaped is dead."""
+        import psutil
+
+        child = _CHILDREN.get(record.pid)
+        if child is not None and child.poll() is not None:
+            return None
+        try:
+            process = psutil.Process(record.pid)
+            same = abs(process.create_time() - record.created) < _SAME_START_S
+            return process if same and process.status() != psutil.STATUS_ZOMBIE else None
+        except psutil.NoSuchProcess:
+            return None
+
+    def _signal(self, record: Record, number: signal.Signals) -> None:
+        try:
+            os.killpg(record.pid, number)
+        except ProcessLookupError:
+            return
+        except PermissionError as error:
+            raise Refused(
+                f"{self._service.name} (pid {record.pid}) belongs to another user",
+                hint="run k2run as that user",
+            ) from error
+
+    def _strike_down(self, record: Record) -> None:
+        self._signal(record, signal.SIGKILL)
+        with suppress(TimedOut):  # a process in the kernel's hands (uninterruptible) goes when the kernel lets it
+            self._wait(lambda: self._is_gone(record), Deadline(5))
+
+    def _is_gone(self, record: Record) -> bool:
+        """Neither the process nor anything else of its group is alive."""
+        return self._process(record) is None and not _group_lives(record.pid)
+
+    def _clear_remains(self, record: Record | None) -> None:
+        """End what a dead service left in its group; the kernel gives a pid to nobody while it still names a group."""
+        import psutil
+
+        if record is not None and not psutil.pid_exists(record.pid) and _group_lives(record.pid):
+            self._strike_down(record)
+
+    @staticmethod
+    def _wait(done: Callable[[], bool], deadline: Deadline) -> None:
+        while not done():
+            deadline.sleep(_POLL_S)
+
+
+def _is_stopped(process: psutil.Process) -> bool:
+    import psutil
+
+    try:
+        return process.status() in {psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP}
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _group_lives(group: int) -> bool:
+    """Whether a process group has a member that is not merely waiting to be reaped."""
+    import psutil
+
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    for pid in psutil.pids():
+        with suppress(OSError, psutil.Error):
+            if os.getpgid(pid) == group and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+                return True
+    return False
+
+
+def _ending(record: Record) -> str:
+    """How it ended, as far as this process can know."""
+    child = _CHILDREN.get(record.pid)
+    code = child.poll() if child is not None else None
+    if code is None:
+        return "ended"
+    if code < 0:
+        return f"ended by {signal.Signals(-code).name}"
+    return f"ended with exit code {code}"

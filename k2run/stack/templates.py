@@ -1,0 +1,112 @@
+"""Fills in the `{{ }}` of a stack file, when a value is read and not before.
+
+The two forms that nearly every stack file gets by with, `{{ name }}` and `{{ env('NAME', default) }}`, are read here;
+all else is Jinja2, which is imported only for that. A text that is one `{{ }}` as a whole keeps the type of its value.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from k2run.errors import StackInvalid
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+Lookup = Callable[[str], Any]
+"""The value of a name; raises KeyError for an unknown one."""
+
+_LITERAL = r"'[^'\\{}]*'|\"[^\"\\{}]*\"|-?\d+"
+_SIMPLE = re.compile(
+    rf"\{{\{{\s*(?:(?P<name>[A-Za-z_]\w*)"
+    rf"|env\(\s*(?P<variable>{_LITERAL})\s*(?:,\s*(?P<default>{_LITERAL})\s*)?\))\s*\}}\}}"
+)
+_WHOLE = re.compile(r"\{\{((?:(?!\{\{|\}\}).)*)\}\}", re.DOTALL)
+
+
+class Renderer:
+    """Renders the texts of one stack file.
+
+    Args:
+        lookup: Gives the value of a name.
+    """
+
+    def __init__(self, lookup: Lookup) -> None:
+        self._lookup = lookup
+        self._jinja: Environment | None = None
+
+    def render(self, text: str) -> Any:
+        """The value of a text.
+
+        Raises:
+            StackInvalid: It cannot be rendered; the message says why, the caller knows where.
+            KeyError: A name is unknown.
+        """
+        if not has_template(text):
+            return text
+        whole = _SIMPLE.fullmatch(text.strip())
+        if whole is not None:
+            return self._simple(whole)
+        rest = _SIMPLE.sub("", text)
+        if not has_template(rest) and "}}" not in rest:
+            return _SIMPLE.sub(lambda match: str(self._simple(match)), text)
+        return self._with_jinja(text)
+
+    def _simple(self, match: re.Match[str]) -> Any:
+        if match["name"]:
+            return self._lookup(match["name"])
+        default = match["default"]
+        return env(_literal(match["variable"]), None if default is None else _literal(default))
+
+    def _with_jinja(self, text: str) -> Any:
+        from jinja2 import TemplateError, meta
+
+        jinja = self._environment()
+        try:
+            names = meta.find_undeclared_variables(jinja.parse(text)) - jinja.globals.keys()
+            scope = {name: self._lookup(name) for name in sorted(names)}
+            whole = _WHOLE.fullmatch(text.strip())
+            if whole is not None:
+                return jinja.compile_expression(whole[1], undefined_to_none=False)(**scope)
+            return jinja.from_string(text).render(scope)
+        except TemplateError as error:
+            raise StackInvalid(f"the template cannot be filled in: {error.message}") from error
+        except (ArithmeticError, TypeError, ValueError, LookupError, AttributeError) as error:
+            if isinstance(error, KeyError):
+                raise
+            raise StackInvalid(f"the template cannot be filled in: {error}") from error
+
+    def _environment(self) -> Environment:
+        if self._jinja is None:
+            from jinja2 import StrictUndefined
+            from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+            self._jinja = ImmutableSandboxedEnvironment(undefined=StrictUndefined, autoescape=False)
+            self._jinja.globals = {"env": env, "secret": self._lookup("secret")}
+        return self._jinja
+
+
+def has_template(text: str) -> bool:
+    """Whether a text has anything to fill in."""
+    return "{{" in text or "{%" in text
+
+
+def env(name: Any, default: Any = None) -> Any:
+    """An environment variable, or the default.
+
+    Raises:
+        StackInvalid: It is not set and there is no default.
+    """
+    value = os.environ.get(str(name))
+    if value:
+        return value
+    if default is None:
+        raise StackInvalid(f"the environment variable {name} is not set", hint=f"export {name}=…, or give a default")
+    return default
+
+
+def _literal(text: str) -> str | int:
+    return text[1:-1] if text[0] in "'\"" else int(text)
