@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from k2run.actions.action import Result
 from k2run.engine.events import Outcome
@@ -38,6 +39,10 @@ class Attempt(Struct, kw_only=True):
     message: str = ""
     hint: str = ""
     answered: bool = False
+
+    def failing(self, message: str, hint: str = "") -> Attempt:
+        """The same attempt, found wanting; what was measured is kept."""
+        return replace(self, outcome=Outcome.FAILED, message=message, hint=hint)
 
 
 def observed(result: Any) -> Attempt:
@@ -78,14 +83,7 @@ def judge(attempt: Attempt, expectations: Iterable[Expression], names: dict[str,
             hint = ""
         except ExpressionFailed as error:
             message, hint = error.message, error.hint
-        return Attempt(
-            outcome=Outcome.FAILED,
-            result=attempt.result,
-            headline=attempt.headline,
-            message=message,
-            hint=hint,
-            answered=attempt.answered,
-        )
+        return attempt.failing(message, hint)
     return attempt
 
 

@@ -94,7 +94,7 @@ class SectionRunner:
 
     def _steps(self, section: Section) -> Outcome:
         """Run the steps in order (or at once) until a critical failure ends the section."""
-        runner = StepRunner(self._run, section, section.path)
+        runner = StepRunner(self._run, section)
         missing = self._run.missing(section.requires)
         if missing:
             return of_all([runner.leave_out(step, Outcome.NOT_APPLICABLE, missing) for step in section.steps])
