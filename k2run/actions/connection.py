@@ -35,15 +35,21 @@ class Site(Protocol):
         ...
 
 
-class Connection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ConnectionMeta(msgspec.StructMeta):
+    """Lets a connection say its `key` where its class is declared."""
+
+    def __new__(  # noqa: D102 - as `type` does
+        mcls, name: str, bases: tuple[type, ...], namespace: dict[str, Any], *, key: str = "", **options: Any
+    ) -> Any:
+        if key:
+            namespace["key"] = key
+        return super().__new__(mcls, name, bases, namespace, **options)
+
+
+class Connection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, metaclass=ConnectionMeta):
     """Base of all connections; a frozen value, cheap to make, that opens nothing by itself."""
 
     key: ClassVar[str] = ""
-
-    def __init_subclass__(cls, *, key: str = "", **rest: Any) -> None:
-        super().__init_subclass__(**rest)
-        if key:
-            cls.key = key
 
     @classmethod
     def of(cls, site: Site) -> Self:

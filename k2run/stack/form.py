@@ -49,6 +49,26 @@ def place_of(error: msgspec.ValidationError, below: Trail) -> tuple[str, Trail]:
     return match["said"], (*below, *(step for step in steps if step is not None))
 
 
+def with_texts(form: dict[str, Any]) -> dict[str, Any]:
+    """A service's settings with numbers as text where only text makes sense: `command: [serve, --port, 8000]`."""
+    texts = {key: _texts(form[key]) for key in ("command", "env", "headers") if key in form}
+    return {**form, **texts}
+
+
+def _texts(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_text(entry) for entry in value]
+    if isinstance(value, dict):
+        return {key: _text(entry) for key, entry in value.items()}
+    return value
+
+
+def _text(value: Any) -> Any:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(value) if isinstance(value, int | float) else value
+
+
 def _head(document: Document, data: dict[str, Any]) -> Iterator[Problem]:
     version = data.get("stack")
     if "stack" not in data:
@@ -139,7 +159,7 @@ def _wrong_types(document: Document, trail: Trail, form: dict[str, Any]) -> Iter
         if plain is None and value is not None:
             continue
         try:
-            msgspec.convert({key: plain}, Service, dec_hook=decode_quantity, strict=False)
+            msgspec.convert(with_texts({key: plain}), Service, dec_hook=decode_quantity, strict=False)
         except msgspec.ValidationError as error:
             said, at = place_of(error, trail)
             yield document.problem("K203", said, at) if key != "run" else _wrong_run(document, at, value)

@@ -13,7 +13,7 @@ import msgspec
 from k2run.errors import StackInvalid
 from k2run.language.problems import Problem, did_you_mean
 from k2run.language.quantities import decode_quantity
-from k2run.stack.form import place_of
+from k2run.stack.form import place_of, with_texts
 from k2run.stack.model import RunBy, Service
 from k2run.stack.redactor import Redactor
 from k2run.stack.secrets import is_secret, read_secret
@@ -131,7 +131,7 @@ class Stack:
         trail = ("services", name)
         with self._lock:
             if trail not in self._known:
-                filled = self._fill(trail, self._document.data["services"][name])
+                filled = with_texts(self._fill(trail, self._document.data["services"][name]))
                 try:
                     service = msgspec.convert({**filled, "name": name}, Service, dec_hook=decode_quantity, strict=False)
                 except msgspec.ValidationError as error:
