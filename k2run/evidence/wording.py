@@ -1,0 +1,157 @@
+"""How times, points and outcomes are written, the same on every face and in every report."""
+
+from __future__ import annotations
+
+import unicodedata
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from k2run.engine.events import Bound, Outcome, StepFinished
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_MINUTE = 60
+_HOUR = 3600
+_SECOND_MS = 1000
+NOT_MEASURED = "not measured"
+
+
+class Standing(StrEnum):
+    """How a step stands, in the words that people read; a failure says whether it counts."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    PASSED = "passed"
+    FAILED = "FAILED"
+    WARNING = "warning"  # it failed, and its severity is not critical
+    IGNORED = "ignored"  # it failed, and the runbook says to go on
+    UNKNOWN = "unknown"
+    SKIPPED = "skipped"
+    NOT_APPLICABLE = "n/a"
+    NOT_CONFIRMED = "unconfirmed"
+    INTERRUPTED = "interrupted"
+
+
+MARKS: dict[Standing, str] = {
+    Standing.WAITING: "·",
+    Standing.RUNNING: "▸",
+    Standing.PASSED: "✓",
+    Standing.FAILED: "✗",
+    Standing.WARNING: "!",
+    Standing.IGNORED: "~",
+    Standing.UNKNOWN: "?",
+    Standing.SKIPPED: "-",
+    Standing.NOT_APPLICABLE: "∅",
+    Standing.NOT_CONFIRMED: "☐",
+    Standing.INTERRUPTED: "■",
+}
+
+_PLAIN_STANDING = {
+    Outcome.PASSED: Standing.PASSED,
+    Outcome.FAILED: Standing.FAILED,
+    Outcome.UNKNOWN: Standing.UNKNOWN,
+    Outcome.SKIPPED: Standing.SKIPPED,
+    Outcome.NOT_APPLICABLE: Standing.NOT_APPLICABLE,
+    Outcome.NOT_CONFIRMED: Standing.NOT_CONFIRMED,
+    Outcome.INTERRUPTED: Standing.INTERRUPTED,
+}
+
+COUNT_ORDER = (
+    Standing.PASSED,
+    Standing.FAILED,
+    Standing.UNKNOWN,
+    Standing.WARNING,
+    Standing.IGNORED,
+    Standing.INTERRUPTED,
+    Standing.NOT_CONFIRMED,
+    Standing.NOT_APPLICABLE,
+    Standing.SKIPPED,
+)
+"""The order in which counts are read: what went well, what did not, what was left out."""
+
+
+def standing_of(step: StepFinished) -> Standing:
+    """How an ended step stands: its outcome, weighed by its severity."""
+    if step.outcome in {Outcome.FAILED, Outcome.UNKNOWN} and step.ignored:
+        return Standing.IGNORED
+    if step.outcome is Outcome.FAILED and step.severity != "critical":
+        return Standing.WARNING
+    return _PLAIN_STANDING[step.outcome]
+
+
+def standing(outcome: Outcome) -> Standing:
+    """How a section, an undo or a run stands."""
+    return _PLAIN_STANDING[outcome]
+
+
+def span(seconds: float) -> str:
+    """A length of time, short: `<1ms`, `340ms`, `3.1s`, `42s`, `1m05s`, `2h03m`."""
+    milliseconds = round(seconds * 1000)
+    whole = round(seconds)
+    if milliseconds < _SECOND_MS:
+        return f"{milliseconds}ms" if milliseconds else "<1ms" if seconds else "0s"
+    if whole < _MINUTE:
+        tenths = f"{seconds:.1f}".removesuffix(".0")
+        return f"{tenths if len(tenths) == len('9.9') else whole}s"
+    if whole < _HOUR:
+        minutes, rest = divmod(whole, _MINUTE)
+        return f"{minutes}m{rest:02}s" if rest else f"{minutes}m"
+    hours, rest = divmod(round(seconds / _MINUTE), _MINUTE)
+    return f"{hours}h{rest:02}m" if rest else f"{hours}h"
+
+
+def against(seconds: float, within: float | None, bound: Bound | None = None) -> str:
+    """A time beside its objective: `3.1s ≤ 20s` when it was met, `34s > 30s` when it was not.
+
+    What failed in time has missed its objective nevertheless: `3.1s of 20s`.
+    """
+    if within is None or bound is Bound.NOT_MEASURED:
+        return span(seconds)
+    late = seconds > within
+    spent, limit = span(seconds), span(within)
+    if late and spent == limit:
+        spent = f"{seconds:.3f}s"
+    return f"{spent} {'>' if late else 'of' if bound is Bound.MISSED else '≤'} {limit}"
+
+
+def timed(seconds: float, error: float) -> str:
+    """A measured time with the error that its sampling allows: `49.4s ± 0.1s`."""
+    return f"{seconds:.1f}s ± {max(error, 0.1):.1f}s" if error else span(seconds)
+
+
+def points(value: float) -> str:
+    """Points with no more decimals than they need: `15`, `12.5`."""
+    return f"{value:.1f}".removesuffix(".0")
+
+
+def percent(share: float) -> str:
+    """A share from 0 to 1 as a percentage that never rounds up to 100."""
+    whole = round(share * 100)
+    return f"{99 if whole == 100 and share < 1 else whole} %"  # noqa: PLR2004 - per cent
+
+
+def count(number: int, noun: str) -> str:
+    """`1 step`, `3 steps`."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def counted(standings: Iterable[Standing]) -> str:
+    """How many ended how: `31 passed, 1 FAILED, 2 n/a`."""
+    found = list(standings)
+    return ", ".join(f"{found.count(each)} {each}" for each in COUNT_ORDER if each in found)
+
+
+def moment(at: str) -> str:
+    """A journal's time for people: `2026-11-21 09:03:12 UTC`."""
+    return f"{at[:10]} {at[11:19]} UTC" if len(at) >= 19 else at  # noqa: PLR2004 - length of a date and a time
+
+
+def clean(text: str) -> str:
+    """One line without anything that could move the cursor, ring, change colours or turn the direction of writing."""
+    if text.isascii() and text.isprintable():
+        return text
+    folded = " ".join(text.split())
+    return "".join(
+        "\N{REPLACEMENT CHARACTER}" if unicodedata.category(char) in {"Cc", "Cf", "Cs"} else char for char in folded
+    )

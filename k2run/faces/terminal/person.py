@@ -1,0 +1,129 @@
+"""The person at the terminal: questions of manual steps, with a countdown and a default that Enter takes."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import select
+import sys
+import threading
+from typing import TYPE_CHECKING, TextIO
+
+from k2run.actions.person import Answer, Person
+from k2run.errors import TimedOut
+from k2run.evidence.wording import clean, span
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from k2run.actions.deadline import Deadline
+    from k2run.faces.terminal.face import Face
+
+POLL = 0.2
+"""Seconds between two looks at the clock (and at a request to stop) while nobody types."""
+_SAVE, _RESTORE, _UP, _CLEAR = "\x1b7", "\x1b8", "\x1b[1A", "\x1b[2K"
+
+
+class _Gone(Exception):  # noqa: N818 - a message from the reader of the terminal, not an error
+    """The person closed the input."""
+
+
+class TerminalPerson(Person):
+    """Asks on the terminal, one question at a time, while the face holds still.
+
+    Args:
+        face: Steps aside while a question is asked.
+        reads: Where the answer comes from.
+        writes: Where the question goes; not where a program reads JSON.
+    """
+
+    def __init__(self, face: Face, reads: TextIO | None = None, writes: TextIO | None = None) -> None:
+        self._face = face
+        self._reads = reads or sys.stdin
+        self._writes = writes or sys.stderr
+        self._one_at_a_time = threading.Lock()
+
+    def ask(self, question: str, *, choices: Sequence[str], default: str | None, deadline: Deadline) -> Answer | None:
+        """Ask; when the time is over or the input closed, the default is taken in nobody's name."""
+        with self._one_at_a_time, self._face.paused():
+            self._forget_what_was_typed()
+            try:
+                text = self._converse(question, choices, default, deadline)
+            except (TimedOut, _Gone):
+                self._say(f"\n  no answer; {f'taking {default!r}' if default is not None else 'left unconfirmed'}\n")
+                return None if default is None else Answer(text=default)
+        return Answer(text=text, by=getpass.getuser())
+
+    def _converse(self, question: str, choices: Sequence[str], default: str | None, deadline: Deadline) -> str:
+        """Put the question until there is an answer to it."""
+        bell = "\a" if self._writes.isatty() else ""
+        self._say(f"{bell}\n  ? {clean(question)}\n")
+        while True:
+            self._say(f"{self._offer(choices, default, deadline.remaining())}\n  > ")
+            typed = self._read_line(choices, default, deadline).strip()
+            if not typed and default is not None:
+                return default
+            answer = match_choice(typed, choices)
+            if answer is not None:
+                return answer
+            self._say(f"  please answer {' or '.join(choices)}\n" if choices else "  please type an answer\n")
+
+    def _read_line(self, choices: Sequence[str], default: str | None, deadline: Deadline) -> str:
+        """A line of the input; the countdown above it goes on while somebody types."""
+        shown = span(round(deadline.remaining()))
+        while not select.select([self._reads], [], [], POLL)[0]:
+            left = span(round(deadline.remaining()))
+            if left != shown and self._writes.isatty():
+                shown = left
+                offer = self._offer(choices, default, deadline.remaining())
+                self._say(f"{_SAVE}{_UP}\r{_CLEAR}{offer}{_RESTORE}")
+        line = self._reads.readline()
+        if not line:
+            raise _Gone
+        return line
+
+    def _offer(self, choices: Sequence[str], default: str | None, seconds: float) -> str:
+        """What can be answered, what Enter means, and how long there is."""
+        parts = [" / ".join(clean(choice) for choice in choices)] if choices else []
+        if default is not None:
+            parts.append(f"Enter for {clean(default)}")
+        parts.append(f"{span(round(seconds))} left")
+        return "    " + " · ".join(parts)
+
+    def _forget_what_was_typed(self) -> None:
+        """A key pressed before the question was seen is no answer to it."""
+        if self._reads.isatty():
+            import termios
+
+            termios.tcflush(self._reads.fileno(), termios.TCIFLUSH)
+
+    def _say(self, text: str) -> None:
+        try:
+            self._writes.write(text)
+            self._writes.flush()
+        except OSError as error:
+            raise _Gone from error
+
+
+def match_choice(typed: str, choices: Sequence[str]) -> str | None:
+    """The choice that was meant: written out, as a beginning that fits only one, or as its number from 1."""
+    if not choices:
+        return typed or None
+    folded = typed.casefold()
+    for choice in choices:
+        if choice.casefold() == folded:
+            return choice
+    if typed.isdigit() and 1 <= int(typed) <= len(choices):
+        return choices[int(typed) - 1]
+    meant = [choice for choice in choices if folded and choice.casefold().startswith(folded)]
+    return meant[0] if len(meant) == 1 else None
+
+
+def somebody_there(reads: TextIO) -> bool:
+    """Whether a person can answer on this input: a terminal, and this process may read from it."""
+    if not reads.isatty():
+        return False
+    try:
+        return os.tcgetpgrp(reads.fileno()) == os.getpgrp()
+    except OSError:
+        return False

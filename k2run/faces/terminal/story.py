@@ -1,0 +1,254 @@
+"""Tells a run as lines, as it happens. The live display and the picture tell the same story."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from k2run.engine.events import (
+    ClockStopped,
+    Noted,
+    Outcome,
+    RunFinished,
+    RunResumed,
+    RunStarted,
+    SectionFinished,
+    SectionStarted,
+    StackChanged,
+    StepFinished,
+    UndoFinished,
+)
+from k2run.evidence.view import RunView
+from k2run.evidence.wording import MARKS, Standing, against, clean, count, counted, span, standing, timed
+from k2run.faces.terminal.closing import closing
+from k2run.faces.terminal.lines import EMPTY, TONES, Line, Part, Tone, cells, cut, left, right, wrap
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from k2run.engine.events import AnyEvent
+    from k2run.evidence.view import StepView
+
+FAULT_MARK = "↯"
+UNDO_MARK = "↺"
+TIME_WIDTH = 13
+"""Columns of `1m30s ≤ 12m`, the widest of the common times, and two to spare."""
+MARGIN = GAP = 2
+SHORTEST_NAME = 24
+SHORTEST_EXPECTATION = 16
+"""An expectation cut to less than this says nothing: it is left out, and stands in the report."""
+LABEL = 7
+
+_NOT_DONE = frozenset({Standing.SKIPPED, Standing.NOT_APPLICABLE, Standing.NOT_CONFIRMED})
+_WITH_CAUSE = frozenset({Standing.FAILED, Standing.WARNING, Standing.IGNORED, Standing.UNKNOWN, Standing.INTERRUPTED})
+_NOTE_MARKS = {"info": ("·", Tone.QUIET), "warning": ("!", Tone.WARN), "error": ("✗", Tone.BAD)}
+
+
+class Story:
+    """Turns events into lines for a terminal of a fixed width.
+
+    Args:
+        width: Columns of the terminal.
+    """
+
+    narrowest: ClassVar = 60
+
+    def __init__(self, width: int) -> None:
+        self.width = max(width, self.narrowest)
+        self.view = RunView()
+        self.name_width = SHORTEST_NAME
+        self._section = ""
+
+    def tell(self, event: AnyEvent) -> list[Line]:  # noqa: C901, PLR0911 - one case per kind of event
+        """Take in the next event and return what is to be shown for good because of it; mostly nothing."""
+        self.view.fold(event)
+        match event:
+            case RunStarted():
+                self.name_width = self._widest_name(event)
+                return self._opening(event)
+            case RunResumed():
+                return [
+                    EMPTY,
+                    self._remark("·", Tone.QUIET, f"resumed; {count(event.finished_steps, 'step')} done before"),
+                ]
+            case SectionStarted():
+                return self._heading(event.section, event.within)
+            case SectionFinished():
+                return self._foot(event)
+            case StepFinished():
+                return self._step(event)
+            case UndoFinished():
+                return self._undo(event)
+            case ClockStopped():
+                return self._clock(event)
+            case StackChanged():
+                services = f": {', '.join(event.services)}" if event.services else ""
+                return [EMPTY, self._remark("·", Tone.QUIET, f"stack {event.verb}{services}", span(event.seconds))]
+            case Noted():
+                mark, tone = _NOTE_MARKS.get(event.level, _NOTE_MARKS["info"])
+                return [self._remark(mark, tone, clean(event.message)), *self.detail("hint", event.hint)]
+            case RunFinished():
+                return closing(self.view, self.width)
+        return []
+
+    def recall(self, events: Iterable[AnyEvent]) -> None:
+        """Take in what was told before."""
+        for event in events:
+            self.view.fold(event)
+            if isinstance(event, RunStarted):
+                self.name_width = self._widest_name(event)
+
+    # --- the parts ----------------------------------------------------------------------------------------------------
+
+    def _widest_name(self, event: RunStarted) -> int:
+        """Names get the room that the longest one needs, but leave more than half of the line for what was measured."""
+        names = [cells(clean(step.name)) for section in event.outline for step in section.steps]
+        return max(SHORTEST_NAME, min(max(names, default=0), self.width * 2 // 5))
+
+    def _opening(self, event: RunStarted) -> list[Line]:
+        title = clean(event.title or event.name)
+        on = f"on {event.stack}"
+        facts = [event.kind, event.name, *([event.owner] if event.owner else [])]
+        steps = sum(len(section.steps) for section in event.outline)
+        if steps:
+            facts.append(count(steps, "step"))
+        if event.within:
+            facts.append(f"within {span(event.within)}")
+        return [
+            EMPTY,
+            (Part(left(title, self.width - cells(on) - 2), Tone.STRONG), Part(f"  {on}")),
+            (Part(cut(clean(" · ".join(facts)), self.width), Tone.QUIET),),
+            (Part(cut(f"run {event.run}", self.width), Tone.QUIET),),
+        ]
+
+    def _heading(self, path: str, within: float | None, note: str = "") -> list[Line]:
+        self._section = path
+        name = clean(self.view.sections[path].name) + note
+        budget = f"within {span(within)}" if within else ""
+        return [EMPTY, (Part(left(name, self.width - cells(budget)), Tone.STRONG), Part(budget, Tone.QUIET))]
+
+    def _foot(self, event: SectionFinished) -> list[Line]:
+        """One closing line for a section, unless its only step has said it all."""
+        section = self.view.sections[event.section]
+        steps = section.leaves()
+        late = event.within is not None and event.seconds > event.within
+        if len(steps) <= 1 and not late:
+            return []
+        standings = [step.standing for step in steps if step.standing is not Standing.WAITING]
+        shown = counted(standings) or standing(event.outcome)
+        time = against(event.seconds, event.within, event.objective)
+        words = f"{shown}, over its budget" if late else shown
+        return [
+            (
+                Part("  "),
+                *self._row(words, Tone.QUIET),
+                Part(right(time, TIME_WIDTH), Tone.WARN if late else Tone.QUIET),
+            )
+        ]
+
+    def _row(self, text: str, tone: Tone) -> Line:
+        return (Part(left(text, self.width - MARGIN - TIME_WIDTH), tone),)
+
+    def _step(self, event: StepFinished) -> list[Line]:
+        step = self.view.step(event.step)
+        if step is None or (step.is_block and event.outcome is Outcome.PASSED and not event.message):
+            return []
+        lines = [] if event.section == self._section else self._heading(event.section, None, " (goes on)")
+        return [*lines, self.step_line(step, event), *self._why(step, event)]
+
+    def step_line(self, step: StepView, event: StepFinished) -> Line:
+        """An ended step on one line: mark, name, what was measured beside what was expected, time."""
+        tone = TONES[step.standing]
+        mark = FAULT_MARK if step.fault is not None and event.outcome is Outcome.PASSED else MARKS[step.standing]
+        late = event.within is not None and event.seconds > event.within
+        time = "" if step.standing in _NOT_DONE else against(event.seconds, event.within, event.objective)
+        quiet = tone if tone is Tone.QUIET else Tone.PLAIN
+        return (
+            Part("  " * (1 + step.depth)),
+            Part(mark, tone),
+            Part(" "),
+            Part(left(clean(step.name), self.name_width - 2 * step.depth), quiet),
+            Part("  "),
+            *self._cell(step, event, TIME_WIDTH - len(time) - GAP if time else TIME_WIDTH),
+            Part(" " * GAP + time if time else "", Tone.WARN if late else Tone.QUIET),
+        )
+
+    def _cell(self, step: StepView, event: StepFinished, spare: int) -> Line:
+        """What was measured beside what was expected; anything but a pass starts with its word."""
+        room = self.width - self.name_width - TIME_WIDTH - 2 * MARGIN - 2 + spare
+        stands = step.standing, timed
+        measured = clean(event.message if stands in _NOT_DONE else event.headline)
+        word = "" if stands is Standing.PASSED else f"{stands}  " if measured else stands.value
+        quiet = Tone.QUIET if stands in _NOT_DONE else Tone.PLAIN
+        return fill([Part(word, TONES[stands]), Part(measured, quiet), Part(_expectation(event), Tone.QUIET)], room)
+
+    def _why(self, step: StepView, event: StepFinished) -> list[Line]:
+        """Cause and way out, under what went wrong."""
+        if step.standing in _WITH_CAUSE:
+            recovery = f"k2run run {event.recovery}" if event.recovery else ""
+            return [
+                *self.detail("cause", event.message),
+                *self.detail("hint", event.hint),
+                *self.detail("recover", recovery),
+            ]
+        if step.fault is not None:
+            promised = [undo.planned.says for undo in self.view.undos.values() if undo.planned.step == event.step]
+            return self.detail("undo", ", ".join(promised), tone=Tone.QUIET)
+        return []
+
+    def detail(self, label: str, text: str, *, tone: Tone = Tone.PLAIN) -> list[Line]:
+        """A labelled remark under a line, wrapped to the width of the terminal; nothing for an empty one."""
+        indent = 2 * MARGIN
+        lines = wrap(clean(text), self.width - indent - LABEL - 1)
+        return [
+            (Part(" " * indent), Part(left("" if number else label, LABEL + 1), Tone.QUIET), Part(line, tone))
+            for number, line in enumerate(lines)
+        ]
+
+    def _undo(self, event: UndoFinished) -> list[Line]:
+        says = clean(event.says)
+        if event.outcome is not Outcome.PASSED:
+            return [self._remark("✗", Tone.BAD, f"UNDO FAILED: {says}"), *self.detail("cause", event.message)]
+        by = "" if event.by == "engine" else " (k2run undo)" if event.by == "k2run undo" else " (by the runbook)"
+        return [self._remark(UNDO_MARK, Tone.GOOD, f"undone: {says}{by}", span(event.seconds) if event.seconds else "")]
+
+    def _clock(self, event: ClockStopped) -> list[Line]:
+        late = event.within is not None and event.seconds > event.within
+        met = event.objective is not None and not event.message and not late
+        mark, tone = ("✓", Tone.GOOD) if met else ("✗", Tone.BAD) if late or event.message else ("·", Tone.QUIET)
+        name = event.clock if event.clock != "rto" else "recovery (rto)" if not event.message else "NOT RECOVERED (rto)"
+        time = against(event.seconds, event.within, event.objective)
+        return [
+            self._remark(mark, tone, f"{name}: {timed(event.seconds, event.error)}", time),
+            *self.detail("cause", event.message),
+        ]
+
+    def _remark(self, mark: str, tone: Tone, text: str, time: str = "") -> Line:
+        room = self.width - 2 * MARGIN - (TIME_WIDTH if time else 0)
+        quiet = Tone.QUIET if tone is Tone.QUIET else Tone.PLAIN
+        return (
+            Part("  "),
+            Part(mark, tone),
+            Part(" "),
+            Part(left(text, room), quiet),
+            Part(right(time, TIME_WIDTH if time else 0), Tone.QUIET),
+        )
+
+
+def _expectation(event: StepFinished) -> str:
+    """What was expected, without the word that every expectation starts with, where it was met."""
+    if event.outcome is not Outcome.PASSED or not event.expected:
+        return ""
+    return f"  {clean(event.expected).replace('result.', '')}"
+
+
+def fill(parts: Sequence[Part], width: int) -> Line:
+    """The parts side by side in exactly `width` columns: the last ones give way first."""
+    shown: list[Part] = []
+    room = width
+    for part in parts:
+        if not part.text or room < min(SHORTEST_EXPECTATION, cells(part.text)):
+            continue
+        text = cut(part.text, room)
+        shown.append(Part(text, part.tone))
+        room -= cells(text)
+    return (*shown, Part(" " * room))
