@@ -122,6 +122,16 @@ def with_query(url: str, params: Mapping[str, Any]) -> str:
     return urlunsplit(parts._replace(query="&".join(filter(None, [parts.query, urlencode(pairs)]))))
 
 
+def identified(url: str, headers: Mapping[str, str]) -> dict[str, str]:
+    """The headers with those that every request needs: the host, who asks, and a user and password of the URL."""
+    user, _, host = urlsplit(url).netloc.rpartition("@")
+    needed = {"Host": host, "User-Agent": "k2run"}
+    if user:
+        needed["Authorization"] = f"Basic {b64encode(unquote(user).encode()).decode()}"
+    given = {name.lower() for name in headers}
+    return {name: value for name, value in needed.items() if name.lower() not in given} | dict(headers)
+
+
 def send(request: Request, deadline: Deadline) -> Answer:
     """Ask, and read the whole answer, whatever its status.
 
@@ -175,7 +185,7 @@ def _exchange(
             with _pool(request.tls if url.startswith("https:") else None).stream(
                 method,
                 url,
-                headers=[*_sent(url, headers, content).items()],
+                headers=[*_framed(url, headers, content).items()],
                 content=content,
                 extensions={"timeout": patience},
             ) as response:
@@ -201,14 +211,9 @@ def _exchange(
     raise AssertionError("the second attempt returns or raises")
 
 
-def _sent(url: str, headers: Mapping[str, str], content: bytes) -> dict[str, str]:
-    user, _, host = urlsplit(url).netloc.rpartition("@")
-    sent = {"Host": host, "User-Agent": "k2run", "Accept-Encoding": "gzip"}
-    if user:
-        sent["Authorization"] = f"Basic {b64encode(unquote(user).encode()).decode()}"
-    names = {name.lower() for name in headers}
-    sent = {name: value for name, value in sent.items() if name.lower() not in names} | dict(headers)
-    return sent | {"Content-Length": str(len(content))} if content else sent
+def _framed(url: str, headers: Mapping[str, str], content: bytes) -> dict[str, str]:
+    framed = {"Accept-Encoding": "gzip"} | identified(url, headers)
+    return framed | {"Content-Length": str(len(content))} if content else framed
 
 
 def _body(response: httpcore.Response, headers: Mapping[str, str], address: str) -> bytes:
@@ -228,7 +233,7 @@ def _pool(tls: Tls | None) -> httpcore.ConnectionPool:
 
     # Without an upper bound: the engine bounds how many steps run at once, and a step must not wait for a connection.
     return httpcore.ConnectionPool(
-        ssl_context=_context(tls) if tls else None,
+        ssl_context=trust(tls) if tls else None,
         max_connections=None,
         max_keepalive_connections=None,
         keepalive_expiry=15,
@@ -236,7 +241,12 @@ def _pool(tls: Tls | None) -> httpcore.ConnectionPool:
     )
 
 
-def _context(tls: Tls) -> ssl.SSLContext:
+def trust(tls: Tls) -> ssl.SSLContext:
+    """The SSL context for such trust.
+
+    Raises:
+        Refused: A file is missing or is no certificate.
+    """
     try:
         context = ssl.create_default_context(cafile=tls.ca or None)
         if tls.certificate:

@@ -8,8 +8,9 @@ import msgspec
 
 from k2run.actions.action import Effect, Result, action
 from k2run.actions.deadline import Deadline
+from k2run.adapters._target import target
 from k2run.adapters._web import TRUSTING_THE_SYSTEM, Answer, Request, Tls, send, with_query
-from k2run.errors import NotApplicable, Refused
+from k2run.errors import Refused
 from k2run.stack.services import Services
 
 LARGEST_IN_JOURNAL = 256 * 1024
@@ -78,9 +79,9 @@ def get(
         follow_redirects: Whether to go where a redirect points to.
         tls: How an HTTPS server is trusted.
     """
-    target, sent = _target(services, service, path, url, headers)
+    address, sent = target(services, service, path, url, headers)
     request = Request(
-        url=with_query(target, params),
+        url=with_query(address, params),
         headers=sent,
         retries=retries,
         follow_redirects=follow_redirects,
@@ -116,9 +117,9 @@ def post(
         status: The status, or statuses, that count as an answer; any 2xx when not given.
         tls: How an HTTPS server is trusted.
     """
-    target, sent = _target(services, service, path, url, headers)
+    address, sent = target(services, service, path, url, headers)
     content, kind = _content(json, body)
-    request = Request(url=with_query(target, params), method="POST", headers=kind | sent, content=content, tls=tls)
+    request = Request(url=with_query(address, params), method="POST", headers=kind | sent, content=content, tls=tls)
     return _judge(request, send(request, deadline), status)
 
 
@@ -155,10 +156,10 @@ def request(
         follow_redirects: Whether to go where a redirect points to.
         tls: How an HTTPS server is trusted.
     """
-    target, sent = _target(services, service, path, url, headers)
+    address, sent = target(services, service, path, url, headers)
     content, kind = _content(json, body)
     asked = Request(
-        url=with_query(target, params),
+        url=with_query(address, params),
         method=method,
         headers=kind | sent,
         content=content,
@@ -167,19 +168,6 @@ def request(
         tls=tls,
     )
     return _judge(asked, send(asked, deadline), status)
-
-
-def _target(
-    services: Services, service: str, path: str, url: str, headers: dict[str, str]
-) -> tuple[str, dict[str, str]]:
-    if bool(service) == bool(url):
-        raise Refused("give either a service (with a path) or a url")
-    if url:
-        return url, headers
-    found = services.find(service)
-    if not found.url:
-        raise NotApplicable(f"the service {service!r} has no url in this stack", hint="add `url:` to it")
-    return f"{found.url.rstrip('/')}/{path.lstrip('/')}", found.headers | headers
 
 
 def _content(json: Any, body: str) -> tuple[bytes, dict[str, str]]:

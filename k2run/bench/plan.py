@@ -1,0 +1,78 @@
+"""What load to put on an HTTP service, and what came of it: plain values that can travel to another process."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from k2run.adapters._web import Tls
+
+
+class Ask(Struct, frozen=True, kw_only=True):
+    """What is asked, again and again.
+
+    Attributes:
+        host: Host name or address; `port` and `tls` (None is plain HTTP) say how to connect.
+        requests: Whole requests, ready to send; they take turns.
+        statuses: The statuses that count as answers; any 2xx when empty.
+        rows: Path to the list of rows in a JSON answer, such as `data.items`; an answer with no rows is empty.
+    """
+
+    host: str
+    port: int
+    requests: list[bytes]
+    tls: Tls | None = None
+    statuses: list[int] = []
+    rows: str = ""
+
+
+class Plan(Struct, frozen=True, kw_only=True):
+    """How often it is asked.
+
+    Attributes:
+        workers: Connections that ask one after the other (closed loop), or at most so many at once (open loop).
+        rate: Requests a second, whatever the answers do (open loop); 0 is a closed loop.
+        seconds: How long to measure; 0 when `iterations` says how much.
+        iterations: How many requests to measure; 0 when `seconds` says how long.
+        warm_up: Seconds of the same load before anything counts.
+        think: Seconds that a worker of a closed loop pauses between an answer and its next request.
+        timeout: Seconds after which a request is given up and counted as an error.
+    """
+
+    ask: Ask
+    workers: int = 1
+    rate: float = 0.0
+    seconds: float = 0.0
+    iterations: int = 0
+    warm_up: float = 0.0
+    think: float = 0.0
+    timeout: float = 10.0
+
+
+class Outcome(Struct, frozen=True, kw_only=True):
+    """What one generator measured.
+
+    Attributes:
+        histogram: Latencies of the good answers, encoded; in an open loop from the intended start.
+        failed: Latencies of the errors, encoded.
+        started: Requests that count, sent or still waiting for a connection.
+        seconds: From the first request that counts to the last answer.
+        errors: How many, by class: `status 500`, `timeout`, `connection refused`.
+        empty: Good answers without content or without rows; their latencies are not among the good ones.
+        size: Bytes of the bodies of good answers.
+        statuses: How many answers had which status.
+        cpu: Share of one core that the generator itself used.
+        late_ms: The longest that the generator sent a request later than intended although a connection was free.
+        skipped: Requests of the warm-up.
+    """
+
+    histogram: str
+    failed: str
+    started: int
+    seconds: float
+    errors: dict[str, int]
+    empty: int
+    size: int
+    statuses: dict[int, int]
+    cpu: float
+    late_ms: float
+    skipped: int
