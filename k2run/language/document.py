@@ -204,7 +204,7 @@ def compose(text: str, file: str) -> Document:
         RunbookInvalid: It is not YAML at all.
     """
     document = Document(text.removeprefix("\ufeff"), file)
-    with _no_collection():
+    with without_collection():
         document._root = _compose(document)  # noqa: SLF001 - this function is the constructor
         if document._root is not None:  # noqa: SLF001
             builder = Builder(document)
@@ -242,7 +242,7 @@ class _Composer(yaml.cyaml.CParser):  # type: ignore[name-defined,misc] # the st
 
 
 @contextmanager
-def _no_collection() -> Iterator[None]:
+def without_collection() -> Iterator[None]:
     """Without the cycle collector, which would walk the growing tree again and again: two thirds of the time."""
     was_on = gc.isenabled()
     gc.disable()
@@ -257,5 +257,5 @@ class _Start:
     index = 0
 
 
-_NOWHERE: Any = MappingNode("", [], *cast("list[Any]", [_Start(), _Start()]))
+_NOWHERE: Any = MappingNode("", [], cast("Any", _Start()), cast("Any", _Start()))
 """Stands for the whole of an empty document."""

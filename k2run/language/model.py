@@ -88,7 +88,7 @@ class Step(Struct, frozen=True, kw_only=True):
     """
 
     path: str
-    name: str
+    name: str | Template
     place: Place
     action: str
     args: dict[str, Any]

@@ -136,7 +136,7 @@ def decode_quantity(kind: type, value: Any) -> Any:
         NotImplementedError: `kind` is not a quantity.
     """
     if kind in QUANTITIES:
-        return kind.parse(value)  # type: ignore[attr-defined]
+        return kind.parse(value)
     raise NotImplementedError(kind)
 
 

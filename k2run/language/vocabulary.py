@@ -1,6 +1,6 @@
 """The actions that a runbook may use, as the language needs to know them.
 
-The language does not know any adapter: it is handed a `Vocabulary`. Three words are its own.
+The language does not know any adapter: it is handed a `Vocabulary`. Four words are its own.
 """
 
 from __future__ import annotations
@@ -73,7 +73,15 @@ class Word(Struct, frozen=True):
     connections: tuple[type, ...] = ()
 
 
+class RunArguments(Struct, frozen=True, forbid_unknown_fields=True):
+    """`run`: another runbook, with its inputs."""
+
+    runbook: str
+    inputs: dict[str, Any] = {}
+
+
 ASSERT = Word("assert", AssertArguments)
 WAIT = Word("wait", WaitArguments)
 SET = Word("set", dict[str, Any])
-WORDS = {word.name: word for word in (ASSERT, WAIT, SET)}
+RUN = Word("run", RunArguments)
+WORDS = {word.name: word for word in (ASSERT, WAIT, SET, RUN)}

@@ -94,6 +94,8 @@ def _said(document: Document, error: MarkedYAMLError, at: int) -> Problem:
     for words, code, message, hint in _SAYINGS:
         if words in f"{error.problem} {error.context}":
             if message in _AT_CONTEXT and error.context_mark is not None:
+                if _starts_inside(document.text, error.context_mark.index, at):
+                    return _unquoted(document, at)
                 at = error.context_mark.index
             elif template := _bare_template(document, at):
                 return template
@@ -135,6 +137,16 @@ def _bad_character(document: Document) -> Problem:
         found.start(),
         hint='remove it, or write it as an escape in double quotes, such as "\\x07"',
     )
+
+
+def _unquoted(document: Document, at: int) -> Problem:
+    hint = "quote the whole text: inside { } and [ ] this character begins something new"
+    return document.problem_at("K103", f"`{document.text[at]}` cannot stand here", at, hint=hint)
+
+
+def _starts_inside(text: str, context: int, at: int) -> bool:
+    """`{a: b[0]}`: a bracket or quote in the middle of an unquoted text."""
+    return text[at : at + 1] in tuple("[{\"'") and "\n" not in text[context:at]
 
 
 def _visible(text: str, at: int) -> int:

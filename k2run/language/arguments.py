@@ -1,0 +1,168 @@
+"""Reads the arguments of a step's action: names, presence and types, against the action's own signature."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from msgspec import Struct
+
+from k2run.language.phrases import of_type, of_value
+from k2run.language.problems import did_you_mean
+from k2run.language.quantities import Duration, decode_quantity
+from k2run.language.vocabulary import ASSERT, SET, WAIT
+
+if TYPE_CHECKING:
+    from k2run.language.document import Trail
+    from k2run.language.reading import Reading
+    from k2run.language.scope import Scope
+    from k2run.language.vocabulary import ActionForm
+
+_AT = re.compile(r"(.*?)(?: - at `\$(.*)`)?$", re.DOTALL)
+_STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]")
+
+
+def read_arguments(reading: Reading, form: ActionForm, value: Any, path: Trail, scope: Scope) -> dict[str, Any]:
+    """The arguments as the engine takes them: literal values checked, texts with `{{ }}` as templates.
+
+    Args:
+        reading: Where problems go.
+        form: The action.
+        value: What stands below its name; nothing means no arguments.
+        path: Where that stands.
+        scope: The names that templates may use.
+    """
+    written = {} if value is None else value
+    if not isinstance(written, dict):
+        _not_a_mapping(reading, form, value, path)
+        return {}
+    if form.name == SET.name:
+        return _read_set(reading, written, path, scope)
+    if form.name == ASSERT.name:
+        return _read_assert(reading, written, path, scope)
+    args: dict[str, Any] = reading.rendered(written, path, scope)
+    kinds = argument_types(form.arguments)
+    if args is written and _fits(args, form.arguments):
+        return {"for": Duration.parse(args["for"])} if form.name == WAIT.name else args
+    _check_names(reading, form, args, path, kinds)
+    for name, item in args.items():
+        if name in kinds and item is written[name]:
+            _check_value(reading, kinds[name].type, item, written[name], (*path, name))
+    if form.name == WAIT.name and isinstance(args.get("for"), str):
+        args = {"for": Duration(0)}  # a problem already
+    return args
+
+
+class Argument(Struct, frozen=True):
+    """One argument of an action."""
+
+    type: Any
+    required: bool
+
+
+@lru_cache(maxsize=1024)
+def argument_types(arguments: type[Struct]) -> dict[str, Argument]:
+    """The arguments of an action by the names a runbook writes."""
+    from msgspec.structs import fields
+
+    return {field.encode_name: Argument(field.type, field.required) for field in fields(arguments)}
+
+
+def _fits(args: dict[str, Any], kind: Any) -> bool:
+    try:
+        msgspec.convert(args, kind, dec_hook=decode_quantity)
+    except (msgspec.ValidationError, ValueError, TypeError):
+        return False
+    return True
+
+
+def _check_names(
+    reading: Reading, form: ActionForm, args: dict[str, Any], path: Trail, kinds: dict[str, Argument]
+) -> None:
+    for name in args:
+        if name not in kinds:
+            hint = did_you_mean(str(name), kinds)
+            expected = "" if hint else f"one of {', '.join(kinds)}" if kinds else "no arguments"
+            message = f"{form.name} has no argument `{name}`"
+            reading.problem("K302", message, (*path, name), key=True, hint=hint, expected=expected)
+    for name, kind in kinds.items():
+        if kind.required and name not in args:
+            message = f"{form.name} needs the argument `{name}`"
+            reading.problem("K303", message, path, key=True, expected=of_type(kind.type))
+
+
+def _check_value(reading: Reading, kind: Any, value: Any, written: Any, path: Trail) -> None:
+    try:
+        msgspec.convert(value, kind, dec_hook=decode_quantity)
+    except (msgspec.ValidationError, ValueError, TypeError) as error:
+        said, inner = _split(str(error))
+        deeper = (*path, *inner)
+        found = _value_at(written, inner)
+        expected = of_type(kind) if not inner else ""
+        message = f"`{path[-1]}` does not fit" if not inner else f"`{path[-1]}` does not fit: {_plain(said)}"
+        hint = "quote it" if expected == "a text" and isinstance(value, int | float) else _near(value, kind)
+        reading.problem("K304", message, deeper, expected=expected, found=of_value(found), hint=hint)
+
+
+def _near(value: Any, kind: Any) -> str:
+    """The choice that was probably meant."""
+    expected = of_type(kind)
+    if not isinstance(value, str) or not expected.startswith("one of "):
+        return ""
+    return did_you_mean(value, expected.removeprefix("one of ").split(", "))
+
+
+def _split(message: str) -> tuple[str, Trail]:
+    """The message of msgspec, and the path inside the value that it tells of."""
+    found = _AT.match(message)
+    if found is None:
+        return message, ()
+    steps = _STEP.findall(found[2] or "")
+    return found[1], tuple(key or int(index) for key, index in steps)
+
+
+def _plain(said: str) -> str:
+    words = {"`int`": "a whole number", "`str`": "a text", "`float`": "a number", "`bool`": "true or false"}
+    words |= {"`object`": "a mapping", "`array`": "a list", "`null`": "nothing"}
+    for name, phrase in words.items():
+        said = said.replace(name, phrase)
+    return said[:1].lower() + said[1:]
+
+
+def _value_at(value: Any, path: Trail) -> Any:
+    for step in path:
+        try:
+            value = value[step]
+        except (LookupError, TypeError):
+            return value
+    return value
+
+
+def _not_a_mapping(reading: Reading, form: ActionForm, value: Any, path: Trail) -> None:
+    if form.name == SET.name:
+        example = "name: value"
+    else:
+        names = [name for name, kind in argument_types(form.arguments).items() if kind.required]
+        names = names or list(argument_types(form.arguments))
+        example = f"{names[0]}: …" if names else ""
+    message = f"the arguments of {form.name} are a mapping"
+    hint = f"write {form.name}: {{{example}}}"
+    reading.problem("K305", message, path, found=of_value(value), hint=hint)
+
+
+def _read_set(reading: Reading, written: dict[str, Any], path: Trail, scope: Scope) -> dict[str, Any]:
+    if not written:
+        reading.problem("K303", "set needs at least one name", path, key=True, hint="write set: {name: value}")
+    for name in written:
+        reading.name(name, (*path, name), "what set sets", key=True)
+    rendered: dict[str, Any] = reading.rendered(written, path, scope)
+    return rendered
+
+
+def _read_assert(reading: Reading, written: dict[str, Any], path: Trail, scope: Scope) -> dict[str, Any]:
+    _check_names(reading, ASSERT, written, path, argument_types(ASSERT.arguments))
+    if "that" not in written:
+        return {"that": ()}
+    return {"that": reading.conditions(written["that"], (*path, "that"), "`that`", scope)}

@@ -1,0 +1,161 @@
+"""From the text of a runbook to a checked `Runbook`, or to all its problems."""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from k2run.errors import RunbookInvalid
+from k2run.language.document import Document, compose, read_text, without_collection
+from k2run.language.heading import read_inputs, read_objective, shape_of
+from k2run.language.model import Kind, Objective, Runbook
+from k2run.language.points import PointsReader, read_score
+from k2run.language.problems import ordered
+from k2run.language.reading import Reading
+from k2run.language.references import References
+from k2run.language.scope import FACTS, Scope
+from k2run.language.sections import SectionReader
+from k2run.language.steps import StepReader, read_vars
+
+if TYPE_CHECKING:
+    from k2run.language.vocabulary import Vocabulary
+
+VERSION = 1
+RUNBOOK_KEYS = (
+    *("runbook", "kind", "name", "title", "description", "owner", "stack", "inputs", "vars", "requires", "objective"),
+    *("score", "steady_state", "symptoms", "sections", "always", "tags"),
+)
+_NEEDED = ("runbook", "kind", "sections")
+
+
+def load_runbook(path: Path, vocabulary: Vocabulary) -> Runbook:
+    """Read and check a runbook.
+
+    Args:
+        path: Its file.
+        vocabulary: The actions it may use.
+
+    Raises:
+        UsageError: There is no such file.
+        RunbookInvalid: It has problems; all of them are in the error.
+    """
+    return parse_runbook(read_text(path), str(path), vocabulary)
+
+
+def parse_runbook(text: str, file: str, vocabulary: Vocabulary) -> Runbook:
+    """Check the text of a runbook.
+
+    Args:
+        text: The YAML text.
+        file: Where it comes from; files that it names are looked for beside it, if it exists.
+        vocabulary: The actions it may use.
+
+    Raises:
+        RunbookInvalid: It has problems; all of them are in the error.
+    """
+    with without_collection():
+        document = compose(text, file)
+        reader = _RunbookReader(document, vocabulary)
+        runbook = reader.read()
+    if reader.problems:
+        raise RunbookInvalid(ordered(reader.problems))
+    return runbook
+
+
+class _RunbookReader:
+    """Reads one document as a runbook."""
+
+    def __init__(self, document: Document, vocabulary: Vocabulary) -> None:
+        self._document = document
+        self._reading = Reading(document, vocabulary)
+        self._points = PointsReader(self._reading)
+        file = Path(document.file)
+        self._steps = StepReader(self._reading, self._points, References(self._reading, _home(file)))
+
+    @property
+    def problems(self) -> list[Any]:
+        """Everything that is wrong."""
+        return [*self._document.problems, *self._reading.problems]
+
+    def read(self) -> Runbook:
+        """The runbook, as far as it can be read."""
+        reading = self._reading
+        fields = self._fields()
+        kind = reading.choice(Kind, fields["kind"], ("kind",), "`kind`") if "kind" in fields else Kind.READINESS
+        inputs = read_inputs(reading, fields.get("inputs", {}), ("inputs",))
+        scope = Scope({**dict.fromkeys(FACTS, Any), **{entry.name: shape_of(entry) for entry in inputs}})
+        variables, inner = read_vars(reading, fields.get("vars", {}), ("vars",), scope)
+        scope = Scope({**scope.shared, **inner.own})
+        sections = SectionReader(reading, self._steps, self._points, kind)
+        requires = reading.texts(fields.get("requires", []), ("requires",), "`requires`")
+        parts = {key: self._listed_steps(key, fields, scope) for key in ("symptoms", "steady_state")}
+        parts["sections"] = (
+            sections.read_all(fields.get("sections", []), ("sections",), scope) if "sections" in fields else ()
+        )
+        parts["always"] = self._listed_steps("always", fields, scope)
+        score = read_score(reading, fields["score"], ("score",)) if "score" in fields else None
+        self._points.check(score)
+        objective = (
+            read_objective(reading, fields["objective"], ("objective",)) if "objective" in fields else Objective()
+        )
+        name = self._text(fields, "name", Path(self._document.file).stem)
+        return Runbook(
+            kind=kind,
+            name=name,
+            title=self._text(fields, "title", name),
+            path=self._document.file,
+            digest=sha256(self._document.text.encode("utf-8", "surrogatepass")).hexdigest(),
+            source=self._document.text,
+            description=self._text(fields, "description", ""),
+            owner=self._text(fields, "owner", ""),
+            stack=self._text(fields, "stack", "sandbox"),
+            inputs=inputs,
+            vars=variables,
+            requires=requires,
+            objective=objective,
+            score=score,
+            tags=frozenset(reading.texts(fields.get("tags", []), ("tags",), "`tags`")),
+            uses_stack=reading.uses_stack or bool(requires),
+            **parts,
+        )
+
+    def _fields(self) -> dict[str, Any]:
+        reading, data = self._reading, self._document.data
+        if not isinstance(data, dict):
+            hint = "a runbook begins with `runbook: 1` and `kind: …`"
+            what = "the file is empty" if data is None else "a runbook is a mapping"
+            reading.problem("K201", what, (), hint=hint)
+            return {}
+        fields = reading.mapping(data, (), "a runbook")
+        for key in fields:
+            if key not in RUNBOOK_KEYS:
+                self._unknown(key)
+        missing = [key for key in _NEEDED if key not in fields]
+        for key in missing:
+            hint = {"runbook": "write `runbook: 1`", "kind": f"one of {', '.join(Kind)}"}.get(key, "")
+            reading.problem("K203", f"a runbook needs `{key}`", (), hint=hint)
+        if "runbook" in fields and (fields["runbook"] != VERSION or isinstance(fields["runbook"], bool)):
+            reading.problem("K211", "this version of the language is unknown", ("runbook",), expected="runbook: 1")
+        return fields
+
+    def _unknown(self, key: str) -> None:
+        if key == "steps":
+            hint = "put them into a section: sections: [{name: …, steps: […]}]"
+            self._reading.problem("K202", "a runbook has no key `steps`", (key,), key=True, hint=hint)
+        else:
+            self._reading.unknown_key(key, (), "a runbook", RUNBOOK_KEYS)
+
+    def _listed_steps(self, key: str, fields: dict[str, Any], scope: Scope) -> Any:
+        return self._steps.read_all(fields[key], (key,), key, scope) if key in fields else ()
+
+    def _text(self, fields: dict[str, Any], key: str, default: str) -> str:
+        return self._reading.text(fields[key], (key,), f"`{key}`") if key in fields else default
+
+
+def _home(file: Path) -> Path | None:
+    """The folder in which the runbook's references are looked for; None for a text that comes from no file."""
+    try:
+        return file.parent if file.is_file() else None
+    except (OSError, ValueError):
+        return None

@@ -1,0 +1,303 @@
+"""Reads the values of a runbook one by one: each of the right type, or a problem at its place."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from k2run.language.expressions import Expression, Template
+from k2run.language.phrases import of_value
+from k2run.language.pieces import cut
+from k2run.language.problems import did_you_mean
+from k2run.language.quantities import Duration
+from k2run.language.scope import RESERVED, Scope
+from k2run.language.shapes import Absent, follow
+from k2run.language.syntax import Fault, Reference, read_expression
+from k2run.language.words import FUNCTIONS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from k2run.language.document import Document, Trail
+    from k2run.language.problems import Problem
+    from k2run.language.vocabulary import Vocabulary
+
+E = TypeVar("E", bound=StrEnum)
+
+MAX_WORKERS = 32
+"""The most steps that run at once; `parallel: true` means this."""
+
+
+class Reading:
+    """The reading of one document: its problems so far, and how to read each kind of value.
+
+    Every method returns a value of its type even where there is a problem, so that reading goes on to the next.
+
+    Attributes:
+        uses_stack: An action was met that needs the stack.
+        figures: Names of the figures that steps record.
+    """
+
+    def __init__(self, document: Document, vocabulary: Vocabulary) -> None:
+        self.document = document
+        self.vocabulary = vocabulary
+        self.problems: list[Problem] = []
+        self.uses_stack = False
+        self.figures: dict[str, Any] = {}
+
+    def problem(self, code: str, message: str, path: Trail, **more: Any) -> None:
+        """Note a problem; `more` is what `Document.problem` takes."""
+        self.problems.append(self.document.problem(code, message, path, **more))
+
+    # --- plain values -----------------------------------------------------------------------------------------------
+
+    def mapping(self, value: Any, path: Trail, what: str) -> dict[str, Any]:
+        """A mapping whose keys are texts."""
+        if not isinstance(value, dict):
+            self._wrong(path, f"{what} is a mapping", "a mapping", value)
+            return {}
+        for key in value:
+            if not isinstance(key, str):
+                self.problem("K204", f"the key {key} is not a text", (*path, key), key=True, hint="quote it")
+        return {key: item for key, item in value.items() if isinstance(key, str)}
+
+    def fields(self, value: Any, path: Trail, what: str, keys: Iterable[str]) -> dict[str, Any]:
+        """A mapping with none but the given keys."""
+        found = self.mapping(value, path, what)
+        known = tuple(keys)
+        for key in found:
+            if key not in known:
+                self.unknown_key(key, path, what, known)
+        return found
+
+    def unknown_key(self, key: str, path: Trail, what: str, known: Iterable[str]) -> None:
+        """A key that means nothing here."""
+        hint = did_you_mean(key, known)
+        expected = "" if hint else f"one of {', '.join(known)}"
+        self.problem("K202", f"{what} has no key `{key}`", (*path, key), key=True, hint=hint, expected=expected)
+
+    def listed(self, value: Any, path: Trail, what: str) -> list[Any]:
+        """A list."""
+        if not isinstance(value, list):
+            self._wrong(path, f"{what} is a list", "a list", value)
+            return []
+        return value
+
+    def text(self, value: Any, path: Trail, what: str) -> str:
+        """A text; numbers must be quoted, so that nothing changes its type by surprise."""
+        if isinstance(value, str):
+            return value
+        hint = "quote it" if isinstance(value, int | float) else ""
+        self._wrong(path, f"{what} is a text", "a text", value, hint=hint)
+        return ""
+
+    def texts(self, value: Any, path: Trail, what: str) -> tuple[str, ...]:
+        """A list of texts; a single text is a list of one."""
+        if isinstance(value, str):
+            return (value,)
+        found = self.listed(value, path, what)
+        return tuple(self.text(item, (*path, index), f"each of {what}") for index, item in enumerate(found))
+
+    def boolean(self, value: Any, path: Trail, what: str) -> bool:
+        """True or false."""
+        if isinstance(value, bool):
+            return value
+        hint = "write true or false" if str(value).lower() in ("yes", "no", "on", "off") else ""
+        self._wrong(path, f"{what} is true or false", "true or false", value, hint=hint)
+        return False
+
+    def number(self, value: Any, path: Trail, what: str, *, least: float = 0.0) -> float:
+        """A number of at least `least`."""
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            self._wrong(path, f"{what} is a number", "a number", value)
+        elif not least <= value < float("inf"):
+            self.problem("K204", f"{what} is at least {least:g}", path, found=of_value(value))
+        else:
+            return value
+        return least
+
+    def whole(self, value: Any, path: Trail, what: str, *, least: int = 0) -> int:
+        """A whole number of at least `least`."""
+        if isinstance(value, bool) or not isinstance(value, int):
+            self._wrong(path, f"{what} is a whole number", "a whole number", value)
+        elif value < least:
+            self.problem("K204", f"{what} is at least {least}", path, found=of_value(value))
+        else:
+            return value
+        return least
+
+    def workers(self, value: Any, path: Trail, count: int) -> int:
+        """`parallel`: how many run at once."""
+        if isinstance(value, bool):
+            return min(count, MAX_WORKERS) if value else 0
+        found = self.whole(value, path, "`parallel`")
+        if found > MAX_WORKERS:
+            self.problem("K204", f"`parallel` is at most {MAX_WORKERS}", path, found=of_value(value))
+        return found
+
+    def duration(self, value: Any, path: Trail, what: str) -> Duration:
+        """A duration with its unit, above zero."""
+        if isinstance(value, str) and "{{" in value:
+            self.problem("K206", f"{what} cannot be computed", path, hint="write it out, such as 30s")
+            return Duration(1)
+        try:
+            found = Duration.parse(value)
+        except ValueError as error:
+            self.problem("K206", f"{what}: {error}", path)
+            return Duration(1)
+        if found <= 0:
+            self.problem("K206", f"{what} is longer than zero", path, found=of_value(value))
+        return found
+
+    def choice(self, kind: type[E], value: Any, path: Trail, what: str) -> E:
+        """One of the values of an enumeration."""
+        try:
+            return kind(value)
+        except ValueError:
+            names = [member.value for member in kind]
+            hint = did_you_mean(str(value), names)
+            self.problem("K205", f"{what} is one of {', '.join(names)}", path, found=of_value(value), hint=hint)
+            return next(iter(kind))
+
+    def name(self, value: Any, path: Trail, what: str, *, key: bool = False) -> str:
+        """A name that expressions can use."""
+        if not isinstance(value, str) or not (value.isidentifier() and value.isascii()) or value.startswith("_"):
+            found = of_value(value)
+            message = f"{what} is a name: letters, digits and _, beginning with a letter"
+            self.problem("K210", message, path, key=key, found=found)
+            return "unnamed"
+        if value in RESERVED or value in FUNCTIONS:
+            self.problem(
+                "K210", f"the name `{value}` belongs to the language", path, key=key, hint="choose another name"
+            )
+        return value
+
+    def _wrong(self, path: Trail, message: str, expected: str, value: Any, *, hint: str = "") -> None:
+        self.problem("K204", message, path, expected=expected, found=of_value(value), hint=hint)
+
+    # --- expressions ------------------------------------------------------------------------------------------------
+
+    def expression(self, value: Any, path: Trail, what: str, scope: Scope) -> Expression:
+        """A bare expression whose names are known."""
+        if isinstance(value, bool):
+            value = "true" if value else "false"
+        if not isinstance(value, str):
+            self._wrong(
+                path, f"{what} is an expression", "an expression such as result.rows > 0", value, hint="quote it"
+            )
+            return Expression("true")
+        if "{{" in value:
+            at = value.index("{{")
+            message = f"{what} is an expression already: it takes no {{{{ }}}}"
+            self.problem("K406", message, path, at=at, length=2, hint=f"write it as: {_bared(value)}")
+            return Expression("true")
+        self.check(value, path, 0, scope)
+        return Expression(value, self.document.place(path))
+
+    def conditions(self, value: Any, path: Trail, what: str, scope: Scope) -> tuple[Expression, ...]:
+        """One expression or a list of them."""
+        if not isinstance(value, list):
+            return (self.expression(value, path, what, scope),)
+        if not value:
+            self.problem("K213", f"{what} is empty", path)
+        return tuple(self.expression(item, (*path, n), f"each of {what}", scope) for n, item in enumerate(value))
+
+    def rendered(self, value: Any, path: Trail, scope: Scope) -> Any:
+        """A value with every text that has `{{ }}` in it made a `Template`; itself when there is none."""
+        if isinstance(value, str):
+            return self.template(value, path, scope) if "{{" in value or "{%" in value else value
+        if isinstance(value, dict):
+            made = {key: self.rendered(item, (*path, key), scope) for key, item in value.items()}
+            return made if any(made[key] is not item for key, item in value.items()) else value
+        if isinstance(value, list):
+            items = [self.rendered(item, (*path, n), scope) for n, item in enumerate(value)]
+            return items if any(new is not old for new, old in zip(items, value, strict=True)) else value
+        return value
+
+    def template(self, text: str, path: Trail, scope: Scope) -> Template:
+        """A text with `{{ }}` in it."""
+        pieces = cut(text)
+        if pieces.unclosed >= 0:
+            self.problem("K407", "this {{ is never closed", path, at=pieces.unclosed, length=2, hint="close it with }}")
+        if pieces.statement >= 0:
+            hint = "write {{ a if condition else b }}; for repetition use `loop`"
+            self.problem("K407", "{% %} is not part of the language", path, at=pieces.statement, length=2, hint=hint)
+        place = self.document.place(path)
+        parts: list[str | Expression] = []
+        for piece in pieces.pieces:
+            if piece.is_expression:
+                self.check(piece.text, path, piece.at, scope)
+            parts.append(Expression(piece.text, place) if piece.is_expression else piece.text)
+        return Template(text, place, parts)
+
+    def check(self, text: str, path: Trail, at: int, scope: Scope) -> None:
+        """Note every problem of an expression that begins at character `at` of the value at `path`."""
+        syntax = read_expression(text)
+        for fault in syntax.faults:
+            self._fault(fault, path, at)
+        for reference in syntax.references:
+            if reference.called:
+                if reference.name not in FUNCTIONS:
+                    self._unknown_function(reference, path, at)
+            elif not scope.knows(reference.name):
+                self._unknown_name(reference, path, at, scope)
+            elif reference.path:
+                self._attributes(reference, path, at, scope)
+
+    def _fault(self, fault: Fault, path: Trail, at: int) -> None:
+        self.problem(
+            fault.code,
+            fault.message,
+            path,
+            at=at + fault.offset,
+            length=fault.length,
+            hint=fault.hint,
+            expected=fault.expected,
+        )
+
+    def _unknown_function(self, reference: Reference, path: Trail, at: int) -> None:
+        name = reference.name
+        hint = did_you_mean(name, FUNCTIONS) or f"there are {', '.join(sorted(FUNCTIONS))}, and filters: value | filter"
+        where = at + reference.offsets[0]
+        self.problem("K405", f"there is no function `{name}`", path, at=where, length=len(name), hint=hint)
+
+    def _unknown_name(self, reference: Reference, path: Trail, at: int, scope: Scope) -> None:
+        name = reference.name
+        if name in ("result", "attempt"):
+            hint = "it exists in expect, until, failed_when, figures and points; to use it later, register it"
+        else:
+            hint = (
+                self._defined_later(name)
+                or did_you_mean(name, scope.names())
+                or f"`{name}` alone is a name; quote a text"
+            )
+        where = at + reference.offsets[0]
+        self.problem("K402", f"nothing here is called `{name}`", path, at=where, length=len(name), hint=hint)
+
+    def _defined_later(self, name: str) -> str:
+        """Where a step registers the name after all."""
+        from k2run.language.search import registration
+
+        path = registration(self.document.data, name)
+        return f"it is only known after the step in line {self.document.place(path).line}" if path else ""
+
+    def _attributes(self, reference: Reference, path: Trail, at: int, scope: Scope) -> None:
+        try:
+            follow(scope.shape(reference.name), reference.path)
+        except Absent as absent:
+            wrong = reference.path[absent.index]
+            owner = ".".join((reference.name, *reference.path[: absent.index])).replace(".[]", "[…]")
+            known = ", ".join(absent.names)
+            self.problem(
+                "K404",
+                f"`{owner}` has no `{wrong}`" if wrong != "[]" else f"`{owner}` has no items",
+                path,
+                at=at + reference.offsets[absent.index + 1],
+                length=len(wrong),
+                hint=did_you_mean(wrong, absent.names) or (f"it has {known}" if known else "it is a plain value"),
+            )
+
+
+def _bared(text: str) -> str:
+    """The text without its braces, as far as that is simple."""
+    return " ".join(text.replace("{{", " ").replace("}}", " ").split())

@@ -1,0 +1,373 @@
+"""Reads steps: exactly one action (or a block) and keywords."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from k2run.language.arguments import read_arguments
+from k2run.language.model import Severity, Step
+from k2run.language.points import PointsReader
+from k2run.language.problems import did_you_mean
+from k2run.language.references import looks_like_a_file
+from k2run.language.vocabulary import SET, WORDS, ActionForm
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from k2run.language.document import Trail
+    from k2run.language.reading import Reading
+    from k2run.language.references import References
+    from k2run.language.scope import Scope
+
+BLOCK = ("block", "rescue", "always")
+_WITH_RESULT = ("expect", "until", "failed_when", "figures", "points")
+_NOT_ON_BLOCKS = frozenset(
+    {"register", "expect", "until", "every", "retries", "timeout", "failed_when", "figures", "points", "no_log"}
+)
+MAX_NESTING = 16
+"""Blocks inside blocks."""
+
+
+class StepReader:
+    """Reads the steps of one runbook.
+
+    Args:
+        reading: Where problems go.
+        points: Reads `points`.
+        references: Notes the files that steps name.
+    """
+
+    def __init__(self, reading: Reading, points: PointsReader, references: References) -> None:
+        self._reading = reading
+        self._points = points
+        self._references = references
+        self._forms: dict[str, ActionForm | None] = dict(WORDS)
+        self._ids: set[str] = set()
+
+    def read_all(  # noqa: PLR0913 - where the steps stand and what they may use
+        self, value: Any, path: Trail, name: str, scope: Scope, category: str = "", *, apart: bool = False
+    ) -> tuple[Step, ...]:
+        """A list of steps, in order.
+
+        Args:
+            value: The list.
+            path: Where it stands.
+            name: The path of the list, as steps are addressed by it.
+            scope: The names known before the first step; grows by what the steps register.
+            category: The score category of steps that name none.
+            apart: The steps run at once: none sees what another registers.
+        """
+        items = self._reading.listed(value, path, f"`{path[-1]}`")
+        if isinstance(value, list) and not value:
+            self._reading.problem("K213", f"`{path[-1]}` has no steps", path)
+        steps, after = [], []
+        for index, item in enumerate(items):
+            seen = scope.apart() if apart else scope
+            steps.append(self._step(item, (*path, index), f"{name}[{index}]", seen, category))
+            after.append(seen)
+        if apart:
+            for seen in after:
+                scope.shared.update(seen.shared)
+        return tuple(steps)
+
+    def _step(self, value: Any, path: Trail, address: str, scope: Scope, category: str) -> Step:
+        reading = self._reading
+        place = reading.document.place(path)
+        if not isinstance(value, dict):
+            reading.mapping(value, path, "a step")
+            return Step(path=address, name=address, place=place, action="", args={})
+        draft = _Draft(self, value, path, address, scope, category)
+        draft.read()
+        return Step(path=address, place=place, **draft.fields)
+
+    def form(self, name: str, path: Trail) -> ActionForm | None:
+        """The action of that name; a problem when there is none."""
+        if name not in self._forms:
+            self._forms[name] = self._reading.vocabulary.find(name)
+        form = self._forms[name]
+        if form is None:
+            self._unknown_action(name, path)
+        return form
+
+    def _unknown_action(self, name: str, path: Trail) -> None:
+        adapter, dot, _ = name.partition(".")
+        if not dot:
+            hint = did_you_mean(name, (*KEYWORDS, *BLOCK, *WORDS))
+            self._reading.problem("K202", f"a step has no keyword `{name}`", (*path, name), key=True, hint=hint)
+            return
+        names = self._reading.vocabulary.names()
+        verbs = [known for known in names if known.startswith(f"{adapter}.")]
+        adapters = sorted({known.partition(".")[0] for known in names})
+        hint = did_you_mean(name, names)
+        expected = f"one of {', '.join(verbs)}" if verbs else f"an action of {', '.join(adapters)}"
+        self._reading.problem(
+            "K301",
+            f"there is no action `{name}`",
+            (*path, name),
+            key=True,
+            hint=hint,
+            expected="" if hint else expected,
+        )
+
+    def note_id(self, value: str, path: Trail) -> None:
+        """Two steps cannot have the same id."""
+        if value in self._ids:
+            self._reading.problem("K212", f"another step has the id `{value}`", path)
+        self._ids.add(value)
+
+    @property
+    def reading(self) -> Reading:
+        """Where problems go."""
+        return self._reading
+
+    @property
+    def points(self) -> PointsReader:
+        """Reads `points`."""
+        return self._points
+
+    @property
+    def references(self) -> References:
+        """The files that steps name."""
+        return self._references
+
+
+class _Draft:
+    """One step while it is read."""
+
+    def __init__(  # noqa: PLR0913, PLR0917 - where the step stands and what it may use
+        self, reader: StepReader, value: dict[Any, Any], path: Trail, address: str, scope: Scope, category: str
+    ) -> None:
+        self.reader = reader
+        self.reading = reader.reading
+        self.value = value
+        self.path = path
+        self.address = address
+        self.scope = scope
+        self.category = category
+        self.form: ActionForm | None = None
+        self.fields: dict[str, Any] = {"action": "", "args": {}}
+
+    def read(self) -> None:
+        """Read everything, in the order in which names become known."""
+        actions = [key for key in self.value if key not in KEYWORDS and key not in BLOCK]
+        self.is_block = "block" in self.value
+        if "loop" in self.value:
+            self.fields["loop"] = self._loop(self.value["loop"], (*self.path, "loop"))
+            name = self.value.get("loop_var", "item")
+            self.scope = self.scope.inside({name if isinstance(name, str) else "item": Any})
+        if "vars" in self.value:
+            self.fields["vars"], self.scope = read_vars(
+                self.reading, self.value["vars"], (*self.path, "vars"), self.scope
+            )
+        self._action(actions)
+        self._keywords()
+        self._coherence()
+        self.fields.setdefault("name", self.fields["action"] or "block")
+        if self.is_block or any(key in self.value for key in BLOCK):
+            self._block()
+        self._hand_on()
+
+    def _action(self, actions: list[Any]) -> None:
+        forms = []
+        for key in actions:
+            if not isinstance(key, str):
+                self.reading.problem(
+                    "K204", f"the key {key} is not a text", (*self.path, key), key=True, hint="quote it"
+                )
+                continue
+            form = self.reader.form(key, self.path)
+            forms.append((key, form))
+        known = [(key, form) for key, form in forms if form is not None]
+        if not known:
+            if not forms and not self.is_block and not any(key in self.value for key in BLOCK):
+                hint = "write one, such as http.get: {service: api, path: /health}"
+                self.reading.problem("K207", "this step has no action", self.path, hint=hint)
+            return
+        key, self.form = known[0]
+        for other, _ in known[1:]:
+            message = f"a step has one action: this one has `{key}` already"
+            self.reading.problem("K208", message, (*self.path, other), key=True, hint="make it a step of its own")
+        if self.is_block:
+            message = "a block has no action of its own"
+            self.reading.problem("K208", message, (*self.path, key), key=True, hint="move it into the block")
+        self.fields["action"] = key
+        self.fields["args"] = read_arguments(self.reading, self.form, self.value[key], (*self.path, key), self.scope)
+        self.reading.uses_stack = self.reading.uses_stack or needs_stack(self.form, self.fields["args"])
+        if key == "run":
+            self.reader.references.runbook(self.fields["args"].get("runbook"), (*self.path, key, "runbook"))
+
+    def _keywords(self) -> None:
+        kind = Any if self.form is None or self.form.result is None else self.form.result
+        judged = self.scope.inside({"result": kind, "attempt": int})
+        for key, value in self.value.items():
+            read = KEYWORDS.get(key)
+            if read is not None:
+                read(self, key, value, (*self.path, key), judged if key in _WITH_RESULT else self.scope)
+
+    def _coherence(self) -> None:
+        """Keywords that mean nothing without, or beside, another."""
+        value, problem = self.value, self.reading.problem
+        for key, needed in (("loop_var", ("loop",)), ("parallel", ("loop",)), ("every", ("until", "retries"))):
+            if key in value and not any(other in value for other in needed):
+                message = f"`{key}` means nothing without `{'` or `'.join(needed)}`"
+                problem("K209", message, (*self.path, key), key=True)
+        if self.is_block:
+            for key in value:
+                if key in _NOT_ON_BLOCKS:
+                    problem(
+                        "K209", f"a block takes no `{key}`", (*self.path, key), key=True, hint="put it on a step inside"
+                    )
+
+    def _block(self) -> None:
+        if not self.is_block:
+            key = next(key for key in BLOCK if key in self.value)
+            self.reading.problem("K209", f"`{key}` means nothing without `block`", (*self.path, key), key=True)
+        if self.path.count("block") + self.path.count("rescue") + self.path.count("always") >= MAX_NESTING:
+            self.reading.problem("K209", f"blocks nest at most {MAX_NESTING} deep", self.path)
+            return
+        for key in BLOCK:
+            if key in self.value:
+                self.fields[key] = self.reader.read_all(
+                    self.value[key], (*self.path, key), f"{self.address}.{key}", self.scope, self.category
+                )
+
+    def _hand_on(self) -> None:
+        """What the steps after this one may use."""
+        name = self.fields.get("register")
+        if name:
+            self.scope.shared[name] = Any if self.form is None or self.form.result is None else self.form.result
+        if self.fields["action"] == SET.name:
+            self.scope.shared.update(dict.fromkeys(self.fields["args"], Any))
+
+    def _loop(self, value: Any, path: Trail) -> Any:
+        reading = self.reading
+        if isinstance(value, list):
+            return tuple(reading.rendered(value, path, self.scope))
+        if isinstance(value, dict):
+            pairs = reading.rendered(value, path, self.scope)
+            return tuple({"key": key, "value": item} for key, item in pairs.items())
+        if isinstance(value, str) and "{{" in value:
+            template = reading.template(value, path, self.scope)
+            if len(template.parts) > 1:
+                reading.problem("K204", "`loop` is one {{ expression }} and nothing beside it", path)
+            return template
+        hint = f'write loop: "{{{{ {value} }}}}"' if isinstance(value, str) and value.isidentifier() else ""
+        reading.problem("K204", "`loop` is a list, a mapping or one {{ expression }}", path, hint=hint)
+        return ()
+
+    # --- one method for each form of keyword --------------------------------------------------------------------------
+
+    def name(self, key: str, value: Any, path: Trail, scope: Scope) -> None:
+        text = self.reading.text(value, path, "`name`")
+        self.fields[key] = self.reading.rendered(text, path, scope)
+
+    def condition(self, key: str, value: Any, path: Trail, scope: Scope) -> None:
+        self.fields[key] = self.reading.expression(value, path, f"`{key}`", scope)
+
+    def conditions(self, key: str, value: Any, path: Trail, scope: Scope) -> None:
+        self.fields[key] = self.reading.conditions(value, path, f"`{key}`", scope)
+
+    def time(self, key: str, value: Any, path: Trail, _scope: Scope) -> None:
+        self.fields[key] = self.reading.duration(value, path, f"`{key}`")
+
+    def flag(self, key: str, value: Any, path: Trail, _scope: Scope) -> None:
+        self.fields[key] = self.reading.boolean(value, path, f"`{key}`")
+
+    def count(self, key: str, value: Any, path: Trail, _scope: Scope) -> None:
+        self.fields[key] = self.reading.whole(value, path, f"`{key}`", least=1)
+
+    def workers(self, key: str, value: Any, path: Trail, _scope: Scope) -> None:
+        self.fields[key] = self.reading.workers(value, path, 32)
+
+    def new_name(self, key: str, value: Any, path: Trail, _scope: Scope) -> None:
+        self.fields[key] = self.reading.name(value, path, f"`{key}`")
+
+    def id(self, key: str, value: Any, path: Trail, _scope: Scope) -> None:
+        self.fields[key] = self.reading.text(value, path, "`id`")
+        self.reader.note_id(self.fields[key], path)
+
+    def severity(self, key: str, value: Any, path: Trail, _scope: Scope) -> None:
+        self.fields[key] = self.reading.choice(Severity, value, path, "`severity`")
+
+    def tags(self, key: str, value: Any, path: Trail, _scope: Scope) -> None:
+        self.fields[key] = frozenset(self.reading.texts(value, path, "`tags`"))
+
+    def requires(self, key: str, value: Any, path: Trail, _scope: Scope) -> None:
+        self.fields[key] = self.reading.texts(value, path, "`requires`")
+        self.reading.uses_stack = True
+
+    def worth(self, key: str, value: Any, path: Trail, scope: Scope) -> None:
+        self.fields[key] = self.reader.points.read(value, path, scope, self.category)
+
+    def figures(self, key: str, value: Any, path: Trail, scope: Scope) -> None:
+        reading = self.reading
+        written = reading.mapping(value, path, "`figures`")
+        for name in written:
+            reading.name(name, (*path, name), "a figure", key=True)
+        self.fields[key] = {
+            name: reading.expression(item, (*path, name), f"the figure `{name}`", scope)
+            for name, item in written.items()
+        }
+        reading.figures.update(dict.fromkeys(written, Any))
+
+    def failure(self, _key: str, value: Any, path: Trail, _scope: Scope) -> None:
+        reading = self.reading
+        if isinstance(value, str):
+            key = "recovery" if looks_like_a_file(value) else "hint"
+            hint = {key: value}
+            at = {key: path}
+        else:
+            hint = reading.fields(value, path, "`on_failure`", ("hint", "recovery"))
+            at = {key: (*path, key) for key in hint}
+        for key, item in hint.items():
+            if key in ("hint", "recovery"):
+                text = reading.text(item, at[key], f"`{key}`")
+                self.fields["on_failure" if key == "hint" else "recovery"] = text
+                if key == "recovery":
+                    self.reader.references.recovery(text, at[key])
+
+    def skip(self, key: str, value: Any, path: Trail, scope: Scope) -> None:
+        """Read before the others."""
+
+
+KEYWORDS: dict[str, Callable[[_Draft, str, Any, Trail, Scope], None]] = {
+    "name": _Draft.name,
+    "id": _Draft.id,
+    "when": _Draft.condition,
+    "loop": _Draft.skip,
+    "loop_var": _Draft.new_name,
+    "parallel": _Draft.workers,
+    "register": _Draft.new_name,
+    "expect": _Draft.conditions,
+    "until": _Draft.condition,
+    "every": _Draft.time,
+    "retries": _Draft.count,
+    "timeout": _Draft.time,
+    "within": _Draft.time,
+    "failed_when": _Draft.condition,
+    "ignore_failure": _Draft.flag,
+    "severity": _Draft.severity,
+    "points": _Draft.worth,
+    "figures": _Draft.figures,
+    "tags": _Draft.tags,
+    "vars": _Draft.skip,
+    "requires": _Draft.requires,
+    "on_failure": _Draft.failure,
+    "no_log": _Draft.flag,
+}
+
+
+def read_vars(reading: Reading, value: Any, path: Trail, scope: Scope) -> tuple[dict[str, Any], Scope]:
+    """`vars` of a step: each may use those before it; returns them, and the scope with them in it."""
+    made: dict[str, Any] = {}
+    for name, item in reading.mapping(value, path, "`vars`").items():
+        reading.name(name, (*path, name), "a variable", key=True)
+        made[name] = reading.rendered(item, (*path, name), scope)
+        scope = scope.inside({name: Any})
+    return made, scope
+
+
+def needs_stack(form: ActionForm, args: dict[str, Any]) -> bool:
+    """Whether an action, called with these arguments, needs a connection of the stack."""
+    needed = (getattr(connection, "needs_argument", "") for connection in form.connections)
+    return any(not argument or argument in args for argument in needed)
