@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import socket
+import subprocess
+import textwrap
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Self
@@ -12,6 +15,9 @@ import pytest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from k2run.stack.services import Services
 
 
 class Web:
@@ -98,3 +104,35 @@ def speaker() -> Iterator[Callable[[Callable[[socket.socket], None]], str]]:
 def _quietly(speak: Callable[[socket.socket], None], connection: socket.socket) -> None:
     with contextlib.suppress(OSError):
         speak(connection)
+
+
+@pytest.fixture
+def services(tmp_path: Path) -> Callable[[str], Services]:
+    """Makes the services of a real stack file; each line is `name: {url: …}`."""
+
+    def make(lines: str) -> Services:
+        from k2run.stack.loading import load_stack
+        from k2run.stack.services import Services
+
+        path = tmp_path / "stack.yaml"
+        path.write_text(
+            "\n".join(["stack: 1", "name: tested", "services:" * bool(lines), textwrap.indent(lines, "  ")])
+        )
+        return Services.of(load_stack(str(path), near=None, home=tmp_path / ".k2run", overrides={}))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A certificate for 127.0.0.1, with its key in the same file."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed, so there is no certificate")
+    folder = tmp_path_factory.mktemp("tls")
+    command = "openssl req -x509 -newkey rsa:2048 -nodes -keyout key.pem -out cert.pem -days 2 -subj /CN=tested"
+    subprocess.run(
+        [*command.split(), "-addext", "subjectAltName=IP:127.0.0.1"], cwd=folder, check=True, capture_output=True
+    )
+    both = folder / "both.pem"
+    both.write_text((folder / "cert.pem").read_text() + (folder / "key.pem").read_text())
+    return both
