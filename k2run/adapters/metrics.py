@@ -143,16 +143,14 @@ def sample(
             f"to watch for {during} every {every} gives no two samples", hint="`during` must be longer than `every`"
         )
     seen: dict[str, list[float]] = {metric: [] for metric in metrics}
-    started = time.monotonic()
     times: list[float] = []
-    while True:
-        times.append(time.monotonic() - started)
+    for turn in range(int(during / every + 1e-6) + 1):
+        if times:
+            deadline.sleep(max(0.0, times[0] + turn * every - time.monotonic()))
+        times.append(time.monotonic())
         exposition = _published(services, service, url, deadline)
         for metric, values in seen.items():
             values.append(_pick(exposition, metric, labels, add_up=True).value)
-        if len(times) * every > during:
-            break
-        deadline.sleep(max(0.0, started + len(times) * every - time.monotonic()))
     seconds = times[-1] - times[0]
     return Samples(
         source=exposition.address,
