@@ -47,6 +47,7 @@ class Document:
         self.data: Any = None
         self.problems: list[Problem] = []
         self._root: Node | None = None
+        self._parents: dict[Trail, Node] = {}
 
     def place(self, path: Trail, *, key: bool = False) -> Place:
         """Where the value at `path` begins; with `key`, where its key does."""
@@ -137,14 +138,13 @@ class Document:
         if self._root is None:
             nowhere: Node = _NOWHERE
             return nowhere
-        node = self._root
-        last = len(path) - 1
-        for depth, step in enumerate(path):
-            found = child(node, step, key=key and depth == last)
-            if found is None:
-                break
-            node = found
-        return node
+        if not path:
+            return self._root
+        above = path[:-1]
+        parent = self._parents.get(above)
+        if parent is None:
+            parent = self._parents[above] = self._node(above, key=False)
+        return child(parent, path[-1], key=key) or parent
 
 
 def read_file(path: Path, name: str = "") -> Document:

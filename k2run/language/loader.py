@@ -19,6 +19,7 @@ from k2run.language.sections import SectionReader
 from k2run.language.steps import StepReader, read_vars
 
 if TYPE_CHECKING:
+    from k2run.language.problems import Problem
     from k2run.language.vocabulary import Vocabulary
 
 VERSION = 1
@@ -55,12 +56,16 @@ def parse_runbook(text: str, file: str, vocabulary: Vocabulary) -> Runbook:
         RunbookInvalid: It has problems; all of them are in the error.
     """
     with without_collection():
-        document = compose(text, file)
-        reader = _RunbookReader(document, vocabulary)
-        runbook = reader.read()
-    if reader.problems:
-        raise RunbookInvalid(ordered(reader.problems))
+        runbook, problems = _read(text, file, vocabulary)
+    if problems:
+        raise RunbookInvalid(ordered(problems))
     return runbook
+
+
+def _read(text: str, file: str, vocabulary: Vocabulary) -> tuple[Runbook, list[Problem]]:
+    """The runbook and its problems; the tree of YAML nodes is gone when this returns."""
+    reader = _RunbookReader(compose(text, file), vocabulary)
+    return reader.read(), reader.problems
 
 
 class _RunbookReader:
@@ -74,7 +79,7 @@ class _RunbookReader:
         self._steps = StepReader(self._reading, self._points, References(self._reading, _home(file)))
 
     @property
-    def problems(self) -> list[Any]:
+    def problems(self) -> list[Problem]:
         """Everything that is wrong."""
         return [*self._document.problems, *self._reading.problems]
 

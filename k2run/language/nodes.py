@@ -9,6 +9,8 @@ from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from k2run.language.scalars import is_padded_number, plain_value, tagged_value
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from k2run.language.document import Document
 
 MAX_ALIASED = 20_000
@@ -172,16 +174,22 @@ def child(node: Node, step: str | int, *, key: bool = False) -> Node | None:
         return items[step] if isinstance(step, int) and 0 <= step < len(items) else None
     if not isinstance(node, MappingNode):
         return None
-    merged: list[Node] = []
-    for key_node, value_node in reversed(node.value):
-        if not isinstance(key_node, ScalarNode):
-            continue
-        if _key(key_node) == step:
+    pairs: list[tuple[Node, Node]] = node.value
+    for key_node, value_node in reversed(pairs):
+        if isinstance(step, str) and key_node.value != step:
+            continue  # cheap, and nearly always so; a number may be written in several ways
+        if isinstance(key_node, ScalarNode) and _key(key_node) == step:
             return key_node if key else value_node
-        if key_node.value == "<<" and not key_node.style:
-            merged += value_node.value if isinstance(value_node, SequenceNode) else [value_node]
-    found = (child(source, step, key=key) for source in merged if isinstance(source, MappingNode))
+    found = (child(source, step, key=key) for source in _merged(node))
     return next((hit for hit in found if hit is not None), None)
+
+
+def _merged(node: MappingNode) -> Iterator[Node]:
+    """The mappings that `<<` brings into a mapping."""
+    for key_node, value_node in node.value:
+        if key_node.value == "<<" and not key_node.style:
+            sources = value_node.value if isinstance(value_node, SequenceNode) else [value_node]
+            yield from (source for source in sources if isinstance(source, MappingNode) and source is not node)
 
 
 def _key(node: ScalarNode) -> Any:
