@@ -1,0 +1,1 @@
+"""How the kafka adapter talks to a cluster: clients, offsets, load."""

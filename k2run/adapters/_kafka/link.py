@@ -1,0 +1,218 @@
+"""One conversation with a Kafka cluster: its clients, their deadlines, and what their errors mean to a runbook."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import socket
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from k2run.actions.connection import Connection
+from k2run.errors import Refused, Unknown, Unreachable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from concurrent.futures import Future
+
+    from confluent_kafka import Consumer, KafkaError, Producer
+    from confluent_kafka.admin import AdminClient
+
+    from k2run.actions.deadline import Deadline
+    from k2run.errors import ActionError
+
+T = TypeVar("T")
+Setting = str | int | float | bool
+
+ANSWER_S = 5.0
+"""How long one request may take; a broker that needs longer is down for every purpose of a runbook."""
+CONNECT_S = 3.0
+
+# A client that outlives a broker's restart would otherwise wait up to 10 s before it tries again.
+_PATIENCE = {"reconnect.backoff.ms": 50, "reconnect.backoff.max.ms": 500}
+
+_log = logging.getLogger(__name__)
+_log.addHandler(logging.NullHandler())
+_log.propagate = False  # librdkafka tells each lost connection; what matters reaches the user as an error
+
+
+class Kafka(Connection, frozen=True, kw_only=True, key="kafka"):
+    """A Kafka cluster.
+
+    Attributes:
+        bootstrap: `host:port`, or several with commas between.
+        config: Further settings of librdkafka, as they are: TLS (`security.protocol`, `ssl.ca.location`), SASL, ….
+    """
+
+    bootstrap: str
+    config: dict[str, Setting] = {}
+
+
+class Link:
+    """A cluster that has been seen to listen, with an admin client made when first asked for.
+
+    Args:
+        kafka: Where it is.
+        deadline: Bounds every request made through this link.
+
+    Raises:
+        Unreachable: No bootstrap address accepts a connection.
+    """
+
+    def __init__(self, kafka: Kafka, deadline: Deadline) -> None:
+        self.kafka = kafka
+        self.deadline = deadline
+        self._admin: AdminClient | None = None
+        _knock(kafka, deadline)
+
+    @property
+    def source(self) -> str:
+        """What results give as their source."""
+        return f"kafka {self.kafka.bootstrap}"
+
+    @property
+    def admin(self) -> AdminClient:
+        """The admin client of this link."""
+        if self._admin is None:
+            from confluent_kafka.admin import AdminClient
+
+            with self.judged("connect"):
+                self._admin = AdminClient(self.settings())
+        return self._admin
+
+    @contextlib.contextmanager
+    def consumer(self, settings: Mapping[str, Setting]) -> Iterator[Consumer]:
+        """A consumer that commits nothing and joins no group as long as it is assigned its partitions."""
+        from confluent_kafka import Consumer
+
+        with self.judged("connect"):
+            consumer = Consumer({**self.settings(), "group.id": "k2run", "enable.auto.commit": False, **settings})
+        try:
+            yield consumer
+        finally:
+            consumer.close()
+
+    def producer(self, settings: Mapping[str, Setting]) -> Producer:
+        """A producer; what the stack says under `config` goes before `settings`."""
+        from confluent_kafka import Producer
+
+        with self.judged("connect"):
+            return Producer({**settings, **self.settings()})
+
+    def settings(self) -> dict[str, Any]:  # Any: one of them is a logger
+        """The settings that every client has."""
+        return {**_PATIENCE, "bootstrap.servers": self.kafka.bootstrap, "logger": _log, **self.kafka.config}
+
+    def ask(self, request: Callable[..., T], *args: Any, **settings: Any) -> T:
+        """Call a method of the admin client with a request timeout; it returns futures."""
+        with self.judged(request.__name__):
+            return request(*args, request_timeout=self.deadline.at_most(ANSWER_S), **settings)
+
+    def answer(self, future: Future[T], doing: str) -> T:
+        """What the cluster answered.
+
+        Args:
+            future: The answer to come.
+            doing: What was asked, for the message of an error: "describe topic 'trades'".
+
+        Raises:
+            Unreachable: No answer in time.
+            Refused: The cluster said no.
+            Unknown: There is no such topic or group.
+        """
+        with self.judged(doing):
+            # librdkafka's own timeout comes first; this one only guards against a client that never answers.
+            return future.result(self.deadline.at_most(ANSWER_S) + 0.3)
+
+    @contextlib.contextmanager
+    def judged(self, doing: str) -> Iterator[None]:
+        """Turn the client's errors into those of k2run."""
+        from confluent_kafka import KafkaException
+
+        try:
+            yield
+        except KafkaException as error:
+            raise self.judge(error.args[0], doing) from error
+        except TimeoutError as error:
+            raise self._no_answer(doing, "no answer in time") from error
+
+    def judge(self, error: KafkaError, doing: str) -> ActionError:
+        """What a Kafka error means: nobody there, nothing there, or no."""
+        code = error.code()
+        if code in _codes(_SILENCE):
+            return self._no_answer(doing, error.str())
+        if code in _codes(_ABSENCE):
+            return Unknown(f"cannot {doing} at {self.kafka.bootstrap}: {error.str()}", hint="check the name")
+        hint = "see connections.kafka.config in the stack file" if code in _codes(_ENTRY) else ""
+        return Refused(f"{self.kafka.bootstrap} refused to {doing}: {error.str()}", hint=hint)
+
+    def _no_answer(self, doing: str, cause: str) -> Unreachable:
+        return Unreachable(
+            f"Kafka at {self.kafka.bootstrap} gave no answer to: {doing} ({cause})",
+            hint="is it a Kafka broker, and do its advertised listeners reach this host?",
+        )
+
+
+_SILENCE = (
+    "_TRANSPORT",
+    "_ALL_BROKERS_DOWN",
+    "_RESOLVE",
+    "_TIMED_OUT",
+    "_TIMED_OUT_QUEUE",
+    "_MSG_TIMED_OUT",
+    "_WAIT_COORD",
+    "REQUEST_TIMED_OUT",
+    "BROKER_NOT_AVAILABLE",
+    "COORDINATOR_NOT_AVAILABLE",
+    "NETWORK_EXCEPTION",
+)
+_ABSENCE = ("UNKNOWN_TOPIC_OR_PART", "_UNKNOWN_TOPIC", "_UNKNOWN_PARTITION", "GROUP_ID_NOT_FOUND", "_NOENT")
+_ENTRY = (
+    "_AUTHENTICATION",
+    "_SSL",
+    "_INVALID_ARG",
+    "SASL_AUTHENTICATION_FAILED",
+    "UNSUPPORTED_SASL_MECHANISM",
+    "ILLEGAL_SASL_STATE",
+    "TOPIC_AUTHORIZATION_FAILED",
+    "GROUP_AUTHORIZATION_FAILED",
+    "CLUSTER_AUTHORIZATION_FAILED",
+)
+
+
+def _codes(names: Iterable[str]) -> frozenset[int]:
+    from confluent_kafka import KafkaError
+
+    return frozenset(getattr(KafkaError, name) for name in names)
+
+
+def _knock(kafka: Kafka, deadline: Deadline) -> None:
+    """Connect to one bootstrap address and hang up: a closed port is told at once and with its cause.
+
+    librdkafka would go on trying until the timeout and then say no more than that it timed out.
+    """
+    causes = []
+    addresses = [address.strip() for address in kafka.bootstrap.split(",") if address.strip()]
+    for address in addresses:
+        host, _, port = address.rpartition("://")[2].rpartition(":")
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), deadline.at_most(CONNECT_S)).close()
+        except ValueError:
+            causes.append(f"{address!r} is not host:port")
+        except OSError as error:
+            causes.append(error.strerror or str(error))
+        else:
+            return
+    raise Unreachable(
+        f"no Kafka broker listens at {kafka.bootstrap or '(no address)'}: {'; '.join(dict.fromkeys(causes))}",
+        hint="is it running? see connections.kafka.bootstrap in the stack file",
+    )
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A hint with the nearest known name, or with a few of them."""
+    names = sorted(known)
+    close = get_close_matches(name, names, n=1)
+    if close:
+        return f"did you mean {close[0]!r}?"
+    return f"there are: {', '.join(names[:8])}" if names else "there is none at all"
