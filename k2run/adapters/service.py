@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from k2run.actions.action import Effect, Striking, Undo, action, fault
 from k2run.actions.deadline import Deadline
 from k2run.adapters._service import Lines, Readiness, Resources, Revived, Status, Struck
-from k2run.errors import NotApplicable, Refused, StackUnavailable, TimedOut, Unknown, Unreachable
+from k2run.errors import NotApplicable, Refused, StackUnavailable, TimedOut, Unreachable
 from k2run.language.quantities import Duration
 from k2run.stack.backend import ServiceStatus, State
 from k2run.stack.model import RunBy
@@ -109,8 +109,6 @@ def logs(
 
     start = datetime.now(UTC) - timedelta(seconds=since) if since is not None else None
     found = services.backend(service).log(lines=lines, since=start, deadline=deadline)
-    if not found and since is None:
-        raise Unknown(f"{service} has logged nothing", hint="was it ever started?")
     fitting = _search(found, wanted, deadline)
     shown = [line.text[:SHOWN_CHARACTERS] for line in fitting[-SHOWN_LINES:]]
     return Lines(service=service, matches=len(fitting), searched=len(found), lines=shown, source=f"log of {service}")

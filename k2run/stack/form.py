@@ -51,7 +51,7 @@ def place_of(error: msgspec.ValidationError, below: Trail) -> tuple[str, Trail]:
 
 def with_texts(form: dict[str, Any]) -> dict[str, Any]:
     """A service's settings with numbers as text where only text makes sense: `command: [serve, --port, 8000]`."""
-    texts = {key: _texts(form[key]) for key in ("command", "env", "headers") if key in form}
+    texts: dict[str, Any] = {key: _texts(form[key]) for key in ("command", "env", "headers") if key in form}
     return {**form, **texts}
 
 

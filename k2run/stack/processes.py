@@ -17,6 +17,7 @@ import msgspec
 from k2run.actions.deadline import Deadline
 from k2run.errors import Interrupted, Refused, StackUnavailable, TimedOut, Unknown
 from k2run.stack.backend import LogLine, ServiceStatus, State, Usage
+from k2run.stack.group import Leader, adopt, exit_code, has_remains, is_gone, is_stopped, living, signal_group
 from k2run.stack.logfile import has_times, read_tail
 from k2run.stack.ports import busy_port, holder_of
 from k2run.stack.stack import missing_program
@@ -34,22 +35,17 @@ MARK = "K2RUN_SERVICE"
 LOG_LIMIT = 64 * 2**20
 """Bytes; a longer log is put aside when the service is started again."""
 _POLL_S = 0.01
-_SAME_START_S = 2.0  # the kernel's idea of a start time moves a little when the clock is set
-_CHILDREN: dict[int, subprocess.Popen[bytes]] = {}
-"""The services that this very process started: as their parent it must reap them."""
+_KILL_S = 5.0
 
 
-class Record(msgspec.Struct, frozen=True, kw_only=True):
+class Record(Leader, frozen=True, kw_only=True):
     """What is kept on disk about a service that was started.
 
     Attributes:
-        created: When the process began, by the kernel, in seconds since the epoch: with the pid it names one process.
         restarts: How often it was started again since the stack came up.
-        log_from: Size of its log when it was started.
+        log_from: Size of its log when it was started, in bytes.
     """
 
-    pid: int
-    created: float
     restarts: int = 0
     log_from: int = 0
 
@@ -81,14 +77,14 @@ class ProcessBackend:
         if record is None:
             return ServiceStatus(service=name, state=State.STOPPED, detail="not started")
         started = datetime.fromtimestamp(record.created, UTC)
-        process = self._process(record)
+        process = living(record)
         if process is None:
             return ServiceStatus(
                 service=name, state=State.STOPPED, started_at=started, restarts=record.restarts, detail=_ending(record)
             )
         return ServiceStatus(
             service=name,
-            state=State.PAUSED if _is_stopped(process) else State.RUNNING,
+            state=State.PAUSED if is_stopped(process) else State.RUNNING,
             pid=record.pid,
             started_at=started,
             uptime_s=round(max(0.0, time.time() - record.created), 3),
@@ -110,14 +106,11 @@ class ProcessBackend:
         """The newest lines of its log.
 
         Raises:
-            Unknown: `since` was asked, and the lines do not say when they were written.
+            Unknown: There is no log; or `since` was asked, and the lines do not say when they were written.
         """
-        if (
-            since is not None
-            and self.log_file.exists()
-            and self.log_file.stat().st_size
-            and not has_times(self.log_file)
-        ):
+        if not self.log_file.exists():
+            raise Unknown(f"{self._service.name} has no log", hint="it was never started by k2run")
+        if since is not None and self.log_file.stat().st_size and not has_times(self.log_file):
             raise Unknown(
                 f"the log of {self._service.name} does not say when its lines were written",
                 hint="leave `since` out, or let the program log the time",
@@ -134,7 +127,7 @@ class ProcessBackend:
         """What the process and its children use."""
         import psutil
 
-        process = self._running()
+        process, _ = self._running()
         members = [process, *process.children(recursive=True)]
         for member in members:
             with suppress(psutil.Error):
@@ -160,7 +153,7 @@ class ProcessBackend:
         """
         with self._alone():
             record = self.record()
-            if record is not None and self._process(record) is not None:
+            if record is not None and living(record) is not None:
                 return self.resume(deadline)
             self._clear_remains(record)
             adopted = self._adopt_or_refuse()
@@ -171,13 +164,13 @@ class ProcessBackend:
     def stop(self, deadline: Deadline) -> bool:
         """SIGTERM, and SIGKILL to what is left at the deadline (or when the run is asked to end meanwhile)."""
         record = self.record()
-        if record is None or self._process(record) is None:
+        if record is None or living(record) is None:
             self._clear_remains(record)
             return False
-        self._signal(record, signal.SIGTERM)
-        self._signal(record, signal.SIGCONT)  # a paused process takes no other signal
+        signal_group(record, signal.SIGTERM)
+        signal_group(record, signal.SIGCONT)  # a paused process takes no other signal
         try:
-            self._wait(lambda: self._is_gone(record), deadline)
+            self._wait(lambda: is_gone(record), deadline)
         except (TimedOut, Interrupted) as error:
             self._strike_down(record)
             if isinstance(error, Interrupted):
@@ -190,10 +183,7 @@ class ProcessBackend:
         Raises:
             Refused: It does not run.
         """
-        self._running()
-        record = self.record()
-        if record is not None:
-            self._strike_down(record)
+        self._strike_down(self._running()[1])
 
     def pause(self, deadline: Deadline) -> None:
         """SIGSTOP to the whole process group.
@@ -201,20 +191,20 @@ class ProcessBackend:
         Raises:
             Refused: It does not run, or is paused already.
         """
-        process, record = self._running(), self.record()
-        if record is None or _is_stopped(process):
+        process, record = self._running()
+        if is_stopped(process):
             raise Refused(f"{self._service.name} is paused already", hint="resume it first")
-        self._signal(record, signal.SIGSTOP)
-        self._wait(lambda: self._process(record) is None or _is_stopped(process), deadline)
+        signal_group(record, signal.SIGSTOP)
+        self._wait(lambda: living(record) is None or is_stopped(process), deadline)
 
     def resume(self, deadline: Deadline) -> bool:
         """SIGCONT to the whole process group."""
         record = self.record()
-        process = self._process(record) if record else None
-        if record is None or process is None or not _is_stopped(process):
+        process = living(record) if record else None
+        if record is None or process is None or not is_stopped(process):
             return False
-        self._signal(record, signal.SIGCONT)
-        self._wait(lambda: self._process(record) is None or not _is_stopped(process), deadline)
+        signal_group(record, signal.SIGCONT)
+        self._wait(lambda: living(record) is None or not is_stopped(process), deadline)
         return True
 
     # --- starting ---------------------------------------------------------------------------------
@@ -239,7 +229,7 @@ class ProcessBackend:
                 f"{service.name} cannot be started: {command[0]}: {error.strerror}",
                 hint="look at its `command` in the stack file",
             ) from error
-        _CHILDREN[child.pid] = child
+        adopt(child)
         self._note(child.pid, before, log_from)
 
     def _note(self, pid: int, before: Record | None, log_from: int) -> None:
@@ -302,54 +292,22 @@ class ProcessBackend:
         finally:
             os.close(file)
 
-    # --- the process and its group ----------------------------------------------------------------
+    # --- its group -------------------------------------------------------------------------------
 
-    def _running(self) -> psutil.Process:
+    def _running(self) -> tuple[psutil.Process, Record]:
         record = self.record()
-        process = self._process(record) if record else None
-        if process is None:
+        process = living(record) if record else None
+        if process is None or record is None:
             raise Refused(f"{self._service.name} does not run", hint=self.status().detail)
-        return process
-
-    def _process(self, record: Record) -> psutil.Process | None:
-        """The living process of a record; one that ended but was not reaped is dead."""
-        import psutil
-
-        child = _CHILDREN.get(record.pid)
-        if child is not None and child.poll() is not None:
-            return None
-        try:
-            process = psutil.Process(record.pid)
-            same = abs(process.create_time() - record.created) < _SAME_START_S
-            return process if same and process.status() != psutil.STATUS_ZOMBIE else None
-        except psutil.NoSuchProcess:
-            return None
-
-    def _signal(self, record: Record, number: signal.Signals) -> None:
-        try:
-            os.killpg(record.pid, number)
-        except ProcessLookupError:
-            return
-        except PermissionError as error:
-            raise Refused(
-                f"{self._service.name} (pid {record.pid}) belongs to another user",
-                hint="run k2run as that user",
-            ) from error
+        return process, record
 
     def _strike_down(self, record: Record) -> None:
-        self._signal(record, signal.SIGKILL)
+        signal_group(record, signal.SIGKILL)
         with suppress(TimedOut):  # a process in the kernel's hands (uninterruptible) goes when the kernel lets it
-            self._wait(lambda: self._is_gone(record), Deadline(5))
-
-    def _is_gone(self, record: Record) -> bool:
-        """Neither the process nor anything else of its group is alive."""
-        return self._process(record) is None and not _group_lives(record.pid)
+            self._wait(lambda: is_gone(record), Deadline(_KILL_S))
 
     def _clear_remains(self, record: Record | None) -> None:
-        """End what a dead service left in its group; the kernel gives a pid to nobody while it still names a group."""
-        import psutil
-
-        if record is not None and not psutil.pid_exists(record.pid) and _group_lives(record.pid):
+        if record is not None and has_remains(record):
             self._strike_down(record)
 
     @staticmethod
@@ -358,38 +316,9 @@ class ProcessBackend:
             deadline.sleep(_POLL_S)
 
 
-def _is_stopped(process: psutil.Process) -> bool:
-    import psutil
-
-    try:
-        return process.status() in {psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP}
-    except psutil.NoSuchProcess:
-        return False
-
-
-def _group_lives(group: int) -> bool:
-    """Whether a process group has a member that is not merely waiting to be reaped."""
-    import psutil
-
-    try:
-        os.killpg(group, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    for pid in psutil.pids():
-        with suppress(OSError, psutil.Error):
-            if os.getpgid(pid) == group and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
-                return True
-    return False
-
-
 def _ending(record: Record) -> str:
     """How it ended, as far as this process can know."""
-    child = _CHILDREN.get(record.pid)
-    code = child.poll() if child is not None else None
+    code = exit_code(record)
     if code is None:
         return "ended"
-    if code < 0:
-        return f"ended by {signal.Signals(-code).name}"
-    return f"ended with exit code {code}"
+    return f"ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
