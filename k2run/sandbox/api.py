@@ -42,7 +42,8 @@ _STOP_WITHIN_S = 1
 def arguments() -> argparse.ArgumentParser:
     """The program's options."""
     parser = argparse.ArgumentParser(prog="k2run.sandbox.api", description=__doc__)
-    parser.add_argument("--port", type=int, default=18000, help="port to answer on, on 127.0.0.1 (default: 18000)")
+    parser.add_argument("--port", type=int, default=18000, help="port to answer on (default: 18000)")
+    parser.add_argument("--host", default="127.0.0.1", help="address to answer on; 0.0.0.0 in a container")
     parser.add_argument("--warehouse", type=Path, required=True, help="directory of the catalog and the tables")
     parser.add_argument("--bootstrap", default="127.0.0.1:19092", help="the broker (default: 127.0.0.1:19092)")
     parser.add_argument("--api-key", default="k2-dev-api-key-2026", help="what X-API-Key must say on /v1")
@@ -132,7 +133,7 @@ def main() -> None:
     app = application(options.warehouse, options.bootstrap, options.api_key)
     config = uvicorn.Config(
         app,
-        host="127.0.0.1",
+        host=options.host,
         port=options.port,
         log_level="warning",
         access_log=False,
@@ -143,7 +144,7 @@ def main() -> None:
     # uvicorn stops in good order on a signal and then raises it again: this program has ended as it should, with 0.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: setattr(server, "should_exit", True))
-    log("api_listening", url=f"http://127.0.0.1:{options.port}", warehouse=options.warehouse)
+    log("api_listening", url=f"http://{options.host}:{options.port}", warehouse=options.warehouse)
     server.run()
     log("api_stopped")
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from k2run.sandbox.queries_tail import BrokerTail
 
 Status = Literal["healthy", "degraded", "unhealthy"]
+Seen = tuple[Status, str | None]  # what a probe found, and a word on it
 
 _SLOW_MS = {"duckdb": 1000.0, "iceberg": 5000.0, "kafka": 1000.0}
 _NEEDED = ("duckdb", "iceberg")  # without the broker the table still answers, all but its last second
@@ -52,31 +53,36 @@ class HealthCheck:
 
     def __call__(self) -> Health:
         """The state of things now."""
-        probes: dict[str, Callable[[], str | None]] = {
-            "duckdb": self._queries.check,
-            "iceberg": self._probe_table,
-            "kafka": self._tail.check,
-        }
+        probes = {"duckdb": self._duckdb, "iceberg": self._iceberg, "kafka": self._kafka}
         running = [self._threads.submit(_probed, name, probe) for name, probe in probes.items()]
         found = [probe.result() for probe in running]
         return Health(_overall(found), self._version, datetime.now(UTC).replace(tzinfo=None), found)
 
-    def _probe_table(self) -> str:
+    def _duckdb(self) -> Seen:
+        self._queries.check()
+        return "healthy", None
+
+    def _iceberg(self) -> Seen:
         view = self._table.view()
         self._queries.check_newest_file(view)
-        return f"{view.rows} rows in {len(view.files)} files"
+        if not view.rows:
+            return "degraded", "the table has no rows yet"
+        return "healthy", f"{view.rows} rows in {len(view.files)} files"
+
+    def _kafka(self) -> Seen:
+        return "healthy", self._tail.check()
 
 
-def _probed(name: str, probe: Callable[[], str | None]) -> Dependency:
+def _probed(name: str, probe: Callable[[], Seen]) -> Dependency:
     started = time.perf_counter()
     try:
-        message = probe()
+        status, message = probe()
     except (TableMissingError, TableUnreadableError, TailUnreadableError) as error:
         return Dependency(name, "unhealthy", None, str(error))
     except Exception as error:  # noqa: BLE001  a probe that breaks is what this endpoint is there to tell
         return Dependency(name, "unhealthy", None, f"{type(error).__name__}: {error}")
     took_ms = round((time.perf_counter() - started) * 1000, 2)
-    return Dependency(name, "degraded" if took_ms > _SLOW_MS[name] else "healthy", took_ms, message)
+    return Dependency(name, "degraded" if took_ms > _SLOW_MS[name] else status, took_ms, message)
 
 
 def _overall(found: list[Dependency]) -> Status:

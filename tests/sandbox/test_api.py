@@ -240,6 +240,10 @@ def test_before_the_table_exists_health_is_503_and_queries_say_so(tmp_path):
         answer = api.get("/v1/trades", headers=KEY)
         assert (answer.status_code, answer.json()["detail"]["error"]) == (503, "TABLE_NOT_FOUND")
         assert answer.headers["Retry-After"] == "1"
+        append(tmp_path, [])
+        found = {one["name"]: one for one in api.get("/health").json()["dependencies"]}
+        assert (found["iceberg"]["status"], found["iceberg"]["message"]) == ("degraded", "the table has no rows yet")
+        assert api.get("/v1/trades", headers=KEY).json()["data"] == []
         append(tmp_path, list(market().trades(3, micros(END), micros(END) + 3)))
         assert len(api.get("/v1/trades", headers=KEY).json()["data"]) == 3
         assert api.get("/health").status_code == 200

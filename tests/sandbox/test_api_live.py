@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
 import httpx
@@ -109,6 +110,26 @@ def test_a_broker_that_comes_back_empty_is_read_from_its_start(sandbox, api):
     sources = api.recent(window_minutes=60)["meta"]["sources"]
     assert sources["complete"]
     assert 0 < sources["kafka"] <= 300
+
+
+def test_a_broker_that_hangs_delays_no_answer_for_long_nor_the_end_of_the_api(sandbox, api):
+    broker = sandbox.broker()
+    sandbox.backlog(1_000)
+    sandbox.consumer()
+    sandbox.wait_for(lambda: api.recent(window_minutes=60)["data"] if api.rows() else None, 30, "trades are answered")
+    broker.send(signal.SIGSTOP)
+    for ask in (api.recent, lambda: api.get("/health").json()):
+        started = time.monotonic()
+        body = ask()
+        assert time.monotonic() - started < 3
+        assert "does not answer" in str(body)
+    with ThreadPoolExecutor(1) as caller:
+        caller.submit(api.get, "/health")
+        time.sleep(0.2)
+        started = time.monotonic()
+        assert api.program.stop() == 0
+        assert time.monotonic() - started < 3
+        broker.send(signal.SIGCONT)
 
 
 def test_the_api_starts_alone_and_answers_once_the_consumer_has_committed(sandbox, api):
