@@ -182,7 +182,7 @@ class Connection(asyncio.Protocol):
             else:
                 self._wants_close = True
         self._until_close = length < 0 and not self._chunked and not bodiless
-        self._left = 0 if bodiless else length
+        self._left = 0 if bodiless else max(0, length)
 
     def _take(self, data: bytes) -> None:
         self._size += len(data)

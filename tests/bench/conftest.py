@@ -1,0 +1,56 @@
+"""A server in a process of its own, which keeps its own record of how long each request took it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+PROGRAM = Path(__file__).with_name("recording_server.py")
+
+
+class Recording(NamedTuple):
+    url: str
+    stop: Callable[[], list[float]]
+
+
+@contextmanager
+def recording(*settings: str) -> Iterator[Recording]:
+    process = subprocess.Popen(
+        [sys.executable, PROGRAM, *settings], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+
+    def stop() -> list[float]:
+        record, _ = process.communicate("stop\n", timeout=10)
+        return json.loads(record)
+
+    try:
+        yield Recording(f"http://127.0.0.1:{int(process.stdout.readline())}", stop)
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture(scope="session")
+def serve():
+    return recording
+
+
+@pytest.fixture(scope="session")
+def nothing(tmp_path_factory: pytest.TempPathFactory):
+    """The services of a stack without any: benchmarks by URL."""
+    from k2run.stack.loading import load_stack
+    from k2run.stack.services import Services
+
+    folder = tmp_path_factory.mktemp("stack")
+    path = folder / "stack.yaml"
+    path.write_text("stack: 1\nname: tested\n")
+    return Services.of(load_stack(str(path), near=None, home=folder / ".k2run", overrides={}))
