@@ -7,7 +7,6 @@ all the same, after the table, for everybody who measures lag by them.
 
 from __future__ import annotations
 
-import threading
 from typing import TYPE_CHECKING
 
 from confluent_kafka import Consumer, KafkaException, TopicPartition
@@ -40,8 +39,10 @@ class Intake:
             "fetch.error.backoff.ms": 100,
             **topics.CLIENT,
         }
-        self._lock = threading.Lock()
         self._consumer: Consumer | None = None
+        # Where the partitions ended when messages last came from them. Another thread may read it, but must not ask
+        # the client itself: every question would wait for `consume` to return.
+        self.fetched_ends: dict[tuple[str, int], int] = {}
 
     def open(self, ledgers: Mapping[str, Ledger]) -> None:
         """Read the topics from where the ledgers say, in their present lives."""
@@ -50,14 +51,19 @@ class Intake:
             TopicPartition(at.topic, at.partition, ledgers[at.topic].offsets.get(at.partition, 0))
             for at in topics.partitions(ledgers)
         ]
-        with self._lock:
-            self._consumer = Consumer(self._settings)
+        self._consumer = Consumer(self._settings)
         self._consumer.assign(starts)
         self._consumer.commit(offsets=starts, asynchronous=True)
 
     def take(self, seconds: float) -> list[Message]:
         """The next messages and errors, waiting at most `seconds`."""
-        return self._open.consume(_AT_ONCE, seconds)
+        reading = self._open
+        messages = reading.consume(_AT_ONCE, seconds)
+        for topic, partition in {(message.topic(), message.partition()) for message in messages}:
+            if topic is not None and partition is not None:
+                marks = reading.get_watermark_offsets(TopicPartition(topic, partition), cached=True)
+                self.fetched_ends[topic, partition] = marks[1] if marks else 0
+        return messages
 
     def commit(self, topic: str, offsets: Mapping[int, int]) -> None:
         """Tell the group how far the table is."""
@@ -66,24 +72,12 @@ class Intake:
             asynchronous=True,
         )
 
-    def fetched_ends(self) -> dict[tuple[str, int], int]:
-        """Where the partitions ended at their last fetch; those never fetched are left out. From any thread."""
-        with self._lock:
-            if self._consumer is None:
-                return {}
-            found = {}
-            for at in topics.partitions(topics.PARTITIONS):
-                marks = self._consumer.get_watermark_offsets(at, cached=True)
-                if marks and marks[1] >= 0:
-                    found[at.topic, at.partition] = marks[1]
-            return found
-
     def close(self) -> None:
         """Stop reading; commits still under way are waited for briefly."""
-        with self._lock:
-            if self._consumer is not None:
-                self._consumer.close()
-                self._consumer = None
+        self.fetched_ends = {}
+        if self._consumer is not None:
+            self._consumer.close()
+            self._consumer = None
 
     @property
     def _open(self) -> Consumer:

@@ -57,7 +57,7 @@ class LagMeter:
             return None
         if len(self.lives) < len(topics.PARTITIONS):
             return None
-        return lag(asked, self._intake.fetched_ends(), self._positions())
+        return lag(asked, self._intake.fetched_ends, self._positions())
 
 
 class LoadClock:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import signal
 import socket
 import sys
@@ -37,11 +38,22 @@ def give_up(reason: str) -> NoReturn:
 
 
 def stop_signal() -> threading.Event:
-    """An event that SIGTERM and SIGINT set, instead of ending the process where it stands."""
+    """An event that SIGTERM and SIGINT set, instead of ending the process where it stands.
+
+    From here on the process also ends, with status 1, when any of its threads fails: half a program that still answers
+    is worse than none.
+    """
+    threading.excepthook = _end_with_thread
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
     return stopping
+
+
+def _end_with_thread(failure: threading.ExceptHookArgs) -> None:
+    sys.excepthook(failure.exc_type, failure.exc_value or failure.exc_type(), failure.exc_traceback)
+    log("program_failed", "error", thread=failure.thread.name if failure.thread else "unknown")
+    os._exit(1)
 
 
 def wait_until(ready: Callable[[], bool], stopping: threading.Event, what: str) -> bool:
