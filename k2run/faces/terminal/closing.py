@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from k2run.engine.events import Bound, Outcome
+from k2run.evidence.verdict import trouble, verdict
 from k2run.evidence.wording import MARKS, Standing, against, clean, count, counted, percent, points
 from k2run.faces.terminal.lines import EMPTY, TONES, Line, Part, Tone, cells, cut, left, right, wrap
 
@@ -25,7 +26,6 @@ _BOUNDS = {
     Bound.NOT_MEASURED: ("?", "not measured", Tone.WARN),
 }
 _LIGHTS = {"green": Tone.GOOD, "yellow": Tone.WARN, "red": Tone.BAD}
-_TROUBLE = (Standing.FAILED, Standing.UNKNOWN, Standing.WARNING, Standing.INTERRUPTED)
 
 
 def closing(view: RunView, width: int) -> list[Line]:
@@ -97,7 +97,7 @@ def _objectives(objectives: Sequence[Objected], width: int) -> list[Line]:
 
 def _trouble(view: RunView, width: int) -> list[Line]:
     """The steps that went wrong, the gravest first, each with its cause: on a long run they have scrolled away."""
-    steps = [step for stands in _TROUBLE for step in view.leaves() if step.standing is stands]
+    steps = trouble(view)
     if not steps:
         return []
     lines: list[Line] = [EMPTY, (Part(f"What went wrong ({len(steps)})", Tone.STRONG),)]
@@ -148,7 +148,7 @@ def _broken(finished: RunFinished, width: int) -> list[Line]:
 
 
 def _verdict(view: RunView, finished: RunFinished, width: int) -> list[Line]:
-    word, rest = split_verdict(view, finished)
+    word, rest = verdict(view, finished)
     badge = {Outcome.PASSED: Tone.BADGE_GOOD, Outcome.INTERRUPTED: Tone.BADGE_WARN}.get(
         finished.outcome, Tone.BADGE_BAD
     )
@@ -174,19 +174,6 @@ def _way_on(view: RunView, finished: RunFinished) -> list[Line]:
     if finished.outcome is not Outcome.INTERRUPTED or view.started is None:
         return []
     return [(Part(f"k2run resume {view.started.run}", Tone.STRONG), Part("  goes on where it stopped"))]
-
-
-def split_verdict(view: RunView, finished: RunFinished) -> tuple[str, str]:
-    """The word of the verdict in capitals (GO, NO-GO, PASSED, FAILED, INTERRUPTED), and the rest of the sentence."""
-    go = view.scored.go if view.scored is not None else None
-    if finished.outcome is Outcome.INTERRUPTED or go is None:
-        word = finished.outcome.value
-    else:
-        word = "go" if finished.outcome is Outcome.PASSED else "no-go"
-    rest = finished.verdict
-    if rest.lower().startswith(word):
-        rest = rest[len(word) :].lstrip(" ,:;")
-    return word.upper(), rest
 
 
 def _cut_all(parts: Sequence[Part], width: int) -> Line:

@@ -21,7 +21,7 @@ from k2run.engine.events import (
     UndoPlanned,
 )
 from k2run.evidence.view import RunView
-from k2run.evidence.wording import Standing, against, clean, count, counted, moment, span, standing, standing_of
+from k2run.evidence.wording import Standing, against, clean, count, counted, moment, span, standing, standing_of, timed
 from k2run.faces.terminal.closing import closing
 from k2run.faces.terminal.face import Face
 from k2run.faces.terminal.lines import left, right, text_of
@@ -147,9 +147,9 @@ def _remark(event: AnyEvent) -> list[str]:  # noqa: PLR0911 - one case per kind 
                 *_detail("cause", event.message),
             ]
         case ClockStopped():
-            error = f" ± {span(event.error)}" if event.error else ""
+            bound = f", {against(event.seconds, event.within, event.objective)}" if event.within else ""
             return [
-                _line(event.at, event.clock, against(event.seconds, event.within, event.objective) + error),
+                _line(event.at, event.clock, timed(event.seconds, event.error) + bound),
                 *_detail("cause", event.message),
             ]
         case Noted():

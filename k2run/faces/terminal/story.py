@@ -175,7 +175,7 @@ class Story:
     def _cell(self, step: StepView, event: StepFinished, spare: int) -> Line:
         """What was measured beside what was expected; anything but a pass starts with its word."""
         room = self.width - self.name_width - TIME_WIDTH - 2 * MARGIN - 2 + spare
-        stands = step.standing, timed
+        stands = step.standing
         measured = clean(event.message if stands in _NOT_DONE else event.headline)
         word = "" if stands is Standing.PASSED else f"{stands}  " if measured else stands.value
         quiet = Tone.QUIET if stands in _NOT_DONE else Tone.PLAIN

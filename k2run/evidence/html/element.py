@@ -1,0 +1,110 @@
+"""HTML elements as text. Whatever is not an element already is escaped: reports quote what systems answered."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+_ESCAPES = {ord("&"): "&amp;", ord("<"): "&lt;", ord(">"): "&gt;", ord('"'): "&quot;", ord("'"): "&#39;"}
+# Control characters have no place in XML, and surrogates none in UTF-8.
+_ESCAPES |= {
+    code: "\N{REPLACEMENT CHARACTER}" for code in (*range(32), 0x7F, 0xFFFE, 0xFFFF) if code not in {9, 10, 13}
+}
+_VOID = frozenset({"br", "col", "line", "meta", "rect"})
+
+
+class Html(str):
+    """Text that is HTML already."""
+
+    __slots__ = ()
+
+
+Child = str | None
+NOTHING = Html()
+
+
+def escape(text: str) -> Html:
+    """The text as it may stand in HTML or XML, in an element or in a quoted attribute."""
+    if isinstance(text, Html):
+        return text
+    if text.isalnum() and text.isascii():
+        return Html(text)
+    return Html(text.translate(_ESCAPES).encode("utf-8", "replace").decode())
+
+
+def join(children: Iterable[Child]) -> Html:
+    """Elements and texts, one after the other."""
+    return Html("".join([escape(child) for child in children if child]))
+
+
+def tag(name: str, /, *children: Child, **attributes: str | float | None) -> Html:
+    """An element.
+
+    Args:
+        name: Its tag.
+        children: Elements, and text that will be escaped; None is left out.
+        attributes: `class_` for class, `data_label` for data-label; None is left out.
+    """
+    written = "".join(
+        [
+            f' {key.rstrip("_").replace("_", "-")}="{escape(str(value))}"'
+            for key, value in attributes.items()
+            if value is not None
+        ]
+    )
+    if name in _VOID:
+        return Html(f"<{name}{written}/>")
+    return Html(f"<{name}{written}>{join(children)}</{name}>")
+
+
+def table(
+    caption: str, heads: Sequence[str], rows: Iterable[Html], *, foot: Html = NOTHING, class_: str = "cards"
+) -> Html:
+    """A table that stays one for a screen reader, even where a narrow page shows its rows as cards.
+
+    Args:
+        caption: What it shows; read aloud, and not drawn where a heading says the same.
+        heads: Column heads; an empty one has no text.
+        rows: Made by `row`.
+        foot: A last row, made by `row`.
+        class_: For the style sheet.
+    """
+    head = tag("tr", *(_head(text) for text in heads), role="row")
+    return tag(
+        "table",
+        tag("caption", caption),
+        tag("thead", head, role="rowgroup"),
+        tag("tbody", *rows, role="rowgroup"),
+        tag("tfoot", foot, role="rowgroup") if foot else None,
+        role="table",
+        class_=class_ or None,
+    )
+
+
+def _head(text: str) -> Html:
+    return tag("th", text, scope="col", role="columnheader", class_=f"c-{text.lower()}" if text else "c-bar")
+
+
+def row(heads: Sequence[str], cells: Sequence[Child], *, number_of_head: int = 0, **attributes: str | None) -> Html:
+    """A row of a table.
+
+    Args:
+        heads: The column heads; each cell repeats its own on a narrow page.
+        cells: One for each column.
+        number_of_head: Which of them names the row.
+        attributes: Of the row itself.
+    """
+    made = [
+        tag("th", cell, scope="row", role="rowheader", data_label=label)
+        if number == number_of_head
+        else tag("td", cell, role="cell", data_label=label or None)
+        for number, (label, cell) in enumerate(zip(heads, cells, strict=True))
+    ]
+    return tag("tr", *made, role="row", **attributes)
+
+
+def journal_link(seq: int) -> Html:
+    """A link to a line of the journal, which the report quotes at its end."""
+    return tag("a", str(seq), href=f"#e{seq}", class_="line", title=f"line {seq} of journal.jsonl")

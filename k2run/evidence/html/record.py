@@ -1,0 +1,290 @@
+"""The record: every step with its evidence, undos, people, remarks, environment, and the journal's own lines."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from msgspec import structs
+
+from k2run.evidence.html.element import NOTHING, Child, Html, join, journal_link, row, table, tag
+from k2run.evidence.html.summary import badge, bound_badge, join_note
+from k2run.evidence.wording import Standing, against, count, moment, points, span, standing
+from k2run.language.quantities import encode_quantity
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from k2run.engine.events import AnyEvent, StepFinished
+    from k2run.evidence.view import RunView, SectionView, StepView, UndoView
+
+SHOWN_RESULT = 4_000
+"""Characters of a result that the page quotes; the journal has it whole."""
+SHOWN_LINE = 600
+SHOWN_LINES = 2_000
+_encode = msgspec.json.Encoder(enc_hook=encode_quantity, order="deterministic").encode
+
+
+def steps(view: RunView) -> Html:
+    """Every step of every section."""
+    sections = [_section(section) for section in view.sections.values() if section.steps]
+    return tag("section", tag("h2", "Steps"), *sections, id="steps")
+
+
+def _section(section: SectionView) -> Html:
+    pointed = any(step.finished is not None and step.finished.maximum is not None for step in section.steps)
+    heads = ("Outcome", "Step", "Measured", "Expected", "Time", *(("Points",) if pointed else ()), "Journal")
+    finished = section.finished
+    time = f"{against(finished.seconds, finished.within, finished.objective)} " if finished is not None else ""
+    title = tag(
+        "h3",
+        section.name,
+        " ",
+        tag("span", time, badge(standing(finished.outcome)) if finished is not None else "not reached", class_="quiet"),
+    )
+    listed = [
+        _step(heads, step) for step in section.in_order() if not (step.is_block and step.standing is Standing.PASSED)
+    ]
+    return join((title, table(f"Steps of {section.name}", heads, listed, class_="steps cards")))
+
+
+def _step(heads: Sequence[str], step: StepView) -> Html:
+    finished = step.finished
+    if finished is None:
+        word = tag("span", "not reached", class_="quiet") if step.standing is Standing.WAITING else badge(step.standing)
+        return row(heads, (word, _named(step), *[NOTHING] * (len(heads) - 2)), number_of_head=1)
+    cells = (
+        badge(step.standing),
+        _named(step),
+        _measured(finished),
+        tag("code", finished.expected) if finished.expected else NOTHING,
+        _time(finished),
+        *((_points(finished),) if "Points" in heads else ()),
+        journal_link(finished.seq),
+    )
+    return row(heads, cells, number_of_head=1)
+
+
+def _named(step: StepView) -> Html:
+    """Name and action, and, folded away, what was asked and what came back."""
+    action = tag("code", step.action, class_="quiet") if step.action else NOTHING
+    severity = step.finished.severity if step.finished is not None else "critical"
+    weight = tag("span", f" {severity}", class_="quiet") if severity != "critical" else NOTHING
+    return join((tag("span", step.name), tag("br"), action, weight, _evidence(step)))
+
+
+def _evidence(step: StepView) -> Html:
+    started, finished = step.started, step.finished
+    parts: list[tuple[str, Any]] = []
+    if started is not None and started.args:
+        parts.append(("arguments", started.args))
+    if finished is not None and finished.result is not None:
+        parts.append(("result", finished.result))
+    if finished is not None and finished.figures:
+        parts.append(("figures", finished.figures))
+    if not parts:
+        return NOTHING
+    words = ", ".join(name for name, _ in parts)
+    blocks = [tag("div", tag("p", name, class_="quiet"), tag("pre", _json(value))) for name, value in parts]
+    return tag("details", tag("summary", words), *blocks)
+
+
+def _json(value: Any) -> str:
+    text = msgspec.json.format(_encode(value), indent=2).decode()
+    if len(text) <= SHOWN_RESULT:
+        return text
+    return f"{text[:SHOWN_RESULT]}\n… {len(text) - SHOWN_RESULT:,} more characters in the journal"
+
+
+def _measured(finished: StepFinished) -> Html:
+    """The measured value, and under it why that was not enough."""
+    tries = f"{finished.attempts} attempts" if finished.attempts > 1 else ""
+    notes = [note for note in (finished.message, f"Hint: {finished.hint}" if finished.hint else "", tries) if note]
+    value = tag("span", finished.headline) if finished.headline else NOTHING
+    return join((value, *(tag("p", note, class_="note") for note in notes)))
+
+
+def _time(finished: StepFinished) -> Html:
+    if not finished.attempts and not finished.seconds:
+        return NOTHING
+    missed = finished.objective is not None and finished.objective != "met"
+    time = against(finished.seconds, finished.within, finished.objective)
+    return join((tag("span", time), *((tag("br"), bound_badge(finished.objective)) if missed else ())))
+
+
+def _points(finished: StepFinished) -> Html:
+    if finished.maximum is None:
+        return NOTHING
+    if finished.points is None:
+        return tag("span", f"not judged ({points(finished.maximum)})", class_="quiet")
+    return tag("span", f"{points(finished.points)} of {points(finished.maximum)}")
+
+
+# --- undos, people, remarks -------------------------------------------------------------------------------------------
+
+
+def undos(view: RunView) -> Html:
+    """What was broken, and how it was put back."""
+    if not view.undos:
+        return NOTHING
+    heads = ("Undo", "Broken by", "Outcome", "Put back by", "Time", "Journal")
+    return tag(
+        "section",
+        tag("h2", "Faults and undos"),
+        table("Undos", heads, [_undo(view, heads, undo) for undo in view.undos.values()]),
+        id="undos",
+    )
+
+
+def _undo(view: RunView, heads: Sequence[str], undo: UndoView) -> Html:
+    step = view.step(undo.planned.step)
+    finished = undo.finished
+    broken_by = step.name if step is not None else undo.planned.step
+    if finished is None:
+        pending = tag("span", "✗ still pending", class_="badge bad")
+        return row(heads, (undo.planned.says, broken_by, pending, NOTHING, NOTHING, journal_link(undo.planned.seq)))
+    by_step = view.step(finished.by)
+    return row(
+        heads,
+        (
+            undo.planned.says,
+            broken_by,
+            join(
+                (
+                    badge(standing(finished.outcome)),
+                    tag("p", finished.message, class_="note") if finished.message else None,
+                )
+            ),
+            by_step.name if by_step is not None else finished.by,
+            span(finished.seconds) if finished.seconds else NOTHING,
+            join((journal_link(undo.planned.seq), " ", journal_link(finished.seq))),
+        ),
+    )
+
+
+def people(view: RunView) -> Html:
+    """What was asked, and what was answered."""
+    asked = [step for step in view.leaves() if step.asked is not None]
+    if not asked:
+        return NOTHING
+    heads = ("Question", "Answer", "By", "Journal")
+    return tag(
+        "section",
+        tag("h2", "People"),
+        table("Questions", heads, [_question(heads, step) for step in asked]),
+        id="people",
+    )
+
+
+def _question(heads: Sequence[str], step: StepView) -> Html:
+    asked, answered = step.asked, step.answered
+    assert asked is not None  # noqa: S101 - the caller has looked
+    answer = answered.answer if answered is not None else tag("span", "no answer", class_="quiet")
+    by = (answered.by or "nobody: the declared default") if answered is not None else NOTHING
+    return row(heads, (asked.question, answer, by, journal_link((answered or asked).seq)))
+
+
+def remarks(view: RunView) -> Html:
+    """What the engine had to say, and what it did to the stack."""
+    heads = ("When", "Remark", "Journal")
+    rows = [
+        (
+            change.seq,
+            change.t,
+            f"stack {change.verb}: {', '.join(change.services) or 'nothing'} in {span(change.seconds)}",
+            "",
+        )
+        for change in view.stack_changes
+    ]
+    rows += [
+        (resumed.seq, resumed.t, f"resumed; {count(resumed.finished_steps, 'step')} done before", "")
+        for resumed in view.resumed
+    ]
+    rows += [
+        (note.seq, note.t, f"{note.level}: {note.message}" if note.level != "info" else note.message, note.hint)
+        for note in view.notes
+    ]
+    if not rows:
+        return NOTHING
+    made = [
+        row(heads, (span(t), join_note(text, hint), journal_link(seq)), number_of_head=1)
+        for seq, t, text, hint in sorted(rows)
+    ]
+    return tag("section", tag("h2", "Remarks"), table("Remarks of the engine", heads, made), id="remarks")
+
+
+def environment(view: RunView) -> Html:
+    """What the run depended on."""
+    started = view.started
+    if started is None:
+        return NOTHING
+    facts: list[tuple[str, Child]] = [
+        ("Runbook digest", started.digest),
+        ("Stack file", started.stack_file),
+        ("Attended", "yes" if started.attended else "no, nobody was there"),
+        ("Started", moment(started.at)),
+        *((f"Input {name}", _short(value)) for name, value in started.inputs.items()),
+        *((f"Option {name}", _short(value)) for name, value in started.options.items()),
+        *((f"Version of {name}", version) for name, version in started.versions.items()),
+        *((name, value) for name, value in started.environment.items()),
+    ]
+    heads = ("What", "Value")
+    rows = [row(heads, (name, tag("code", value))) for name, value in facts if value]
+    return tag(
+        "section", tag("h2", "Environment"), table("Environment", heads, rows, class_="facts cards"), id="environment"
+    )
+
+
+def _short(value: Any) -> str:
+    return value if isinstance(value, str) else _encode(value).decode()
+
+
+# --- the journal ------------------------------------------------------------------------------------------------------
+
+
+def journal(view: RunView) -> Html:
+    """The journal's lines that the page links to."""
+    events = cited(view)
+    lines = [_line(event) for event in events[:SHOWN_LINES]]
+    more = f" The first {SHOWN_LINES:,} of {len(events):,}." if len(events) > SHOWN_LINES else ""
+    return tag(
+        "section",
+        tag("h2", "Journal"),
+        tag(
+            "details",
+            tag("summary", f"{count(len(lines), 'line')} of journal.jsonl that this page rests on"),
+            tag("ol", *lines),
+        ),
+        tag("p", f"The numbers are line numbers of journal.jsonl beside this page.{more}", class_="quiet"),
+        id="journal",
+        class_="journal",
+    )
+
+
+def _line(event: AnyEvent) -> Html:
+    fields = {
+        name: value
+        for name, value in structs.asdict(event).items()
+        if name not in {"seq", "at", "t"} and value not in ("", None, [], {})
+    }
+    text = _encode(fields).decode()
+    shown = text if len(text) <= SHOWN_LINE else f"{text[:SHOWN_LINE]}…"
+    kind = event.__struct_config__.tag
+    return tag("li", tag("strong", f"{event.seq}"), f" {span(event.t)} {kind} ", tag("code", shown), id=f"e{event.seq}")
+
+
+def cited(view: RunView) -> list[AnyEvent]:
+    """The events that the view rests on, in the journal's order."""
+    events: list[AnyEvent | None] = [view.started, view.scored, view.finished]
+    events += [*view.resumed, *view.stack_changes, *view.faults, *view.clocks, *view.objectives, *view.notes]
+    for section in view.sections.values():
+        events += [section.started, section.finished]
+        events += _of_steps(section.steps)
+    for undo in view.undos.values():
+        events += [undo.planned, undo.started, undo.finished]
+    unique = {event.seq: event for event in events if event is not None}
+    return [unique[seq] for seq in sorted(unique)]
+
+
+def _of_steps(found: Iterable[StepView]) -> list[AnyEvent | None]:
+    return [event for step in found for event in (step.started, step.tried, step.asked, step.answered, step.finished)]

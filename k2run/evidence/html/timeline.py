@@ -1,0 +1,207 @@
+"""The timeline: when each section and step ran, against its budget, with faults and recovery marked."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+
+from k2run.evidence.html.element import NOTHING, Html, tag
+from k2run.evidence.html.summary import TONES
+from k2run.evidence.verdict import TROUBLE
+from k2run.evidence.wording import MARKS, against, span, standing
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from k2run.evidence.view import RunView, SectionView, StepView
+
+DRAWN_IN_FULL = 60
+"""Steps up to which every one gets its row."""
+SHORT = 0.005
+"""Share of the run below which a step of a long run gets no row of its own."""
+TICKS = 6
+ROW = 18
+_NICE = (
+    0.01,
+    0.02,
+    0.05,
+    0.1,
+    0.2,
+    0.5,
+    1,
+    2,
+    5,
+    10,
+    15,
+    30,
+    60,
+    120,
+    300,
+    600,
+    900,
+    1800,
+    3600,
+    7200,
+    14400,
+    43200,
+    86400,
+)
+
+
+class Scale(Struct, frozen=True, kw_only=True):
+    """From seconds to per cent of the width.
+
+    Attributes:
+        whole: Seconds that the width stands for.
+        faults: When faults struck, in seconds.
+        recovered: When the recovery clock stopped, in seconds; None when it did not.
+    """
+
+    whole: float
+    faults: tuple[float, ...] = ()
+    recovered: float | None = None
+
+    def at(self, seconds: float) -> str:
+        """A place, as SVG wants it."""
+        return f"{min(100.0, max(0.0, 100 * seconds / self.whole)):.3f}%"
+
+    def wide(self, begin: float, seconds: float) -> str:
+        """A width that stays inside the picture."""
+        return f"{max(0.0, min(100.0 - 100 * begin / self.whole, 100 * seconds / self.whole)):.3f}%"
+
+
+def timeline(view: RunView) -> Html:
+    """The section of the page with the timeline."""
+    whole = max(view.seconds, view.last.t if view.last is not None else 0.0)
+    sections = [section for section in view.sections.values() if section.started is not None]
+    if not sections or whole <= 0:
+        return NOTHING
+    scale = _scale(view, whole)
+    rows = [row for section in sections for row in _section_rows(section, scale, all_of_them=_few(view))]
+    left_out = sum(1 for section in sections for step in section.leaves() if step.began is not None) - sum(
+        1 for section in sections for _ in _drawn(section, scale, all_of_them=_few(view))
+    )
+    return tag(
+        "section",
+        tag("h2", "Timeline"),
+        _key(scale),
+        tag(
+            "table",
+            tag("caption", "When each section and step ran"),
+            tag(
+                "thead",
+                tag(
+                    "tr",
+                    tag("th", "Section or step", scope="col"),
+                    tag("th", _axis(scale), scope="col"),
+                    tag("th", "Time", scope="col"),
+                ),
+            ),
+            tag("tbody", *rows),
+            class_="timeline",
+        ),
+        tag("p", f"{left_out} steps shorter than {span(SHORT * whole)} have no row of their own.", class_="quiet")
+        if left_out
+        else None,
+        id="timeline",
+    )
+
+
+def _scale(view: RunView, whole: float) -> Scale:
+    faults = tuple(fault.began or fault.t for fault in view.faults)
+    rto = next((clock for clock in view.clocks if clock.clock == "rto"), None)
+    recovered = faults[0] + rto.seconds if faults and rto is not None and not rto.message else None
+    return Scale(whole=whole, faults=faults, recovered=recovered)
+
+
+def _few(view: RunView) -> bool:
+    return sum(1 for _ in view.leaves()) <= DRAWN_IN_FULL
+
+
+def _drawn(section: SectionView, scale: Scale, *, all_of_them: bool) -> Iterator[StepView]:
+    for step in section.leaves():
+        if step.began is None:
+            continue
+        seconds = step.finished.seconds if step.finished is not None else scale.whole
+        if all_of_them or seconds >= SHORT * scale.whole or step.standing in TROUBLE:
+            yield step
+
+
+def _section_rows(section: SectionView, scale: Scale, *, all_of_them: bool) -> Iterator[Html]:
+    started, finished = section.started, section.finished
+    if started is None:
+        return
+    seconds = finished.seconds if finished is not None else scale.whole - started.t
+    within = section.within
+    tone = TONES.get(standing(finished.outcome), "quiet") if finished is not None else "warn"
+    bars = tag(
+        "rect", class_=f"bar {tone}", x=scale.at(started.t), width=scale.wide(started.t, seconds), y=4, height=ROW - 8
+    )
+    if within is not None:
+        bars = Html(_budget(scale, started.t, within) + bars)
+    time = against(seconds, within, finished.objective if finished is not None else None)
+    yield _row(section.name, bars, scale, time, class_="of-section")
+    for step in _drawn(section, scale, all_of_them=all_of_them):
+        yield _step_row(step, scale)
+
+
+def _step_row(step: StepView, scale: Scale) -> Html:
+    began, finished = step.began or 0.0, step.finished
+    seconds = finished.seconds if finished is not None else scale.whole - began
+    within = step.within
+    tone = TONES.get(step.standing, "quiet")
+    bars = tag("rect", class_=f"bar {tone}", x=scale.at(began), width=scale.wide(began, seconds), y=6, height=ROW - 12)
+    if within is not None:
+        bars = Html(_budget(scale, began, within) + bars)
+    time = against(seconds, within, finished.objective if finished is not None else None)
+    return _row(f"{MARKS[step.standing]} {step.name}", bars, scale, time, class_="of-step")
+
+
+def _row(name: str, bars: Html, scale: Scale, time: str, class_: str) -> Html:
+    late = " > " in time
+    picture = tag("svg", *_marks(scale), bars, width="100%", height=ROW, aria_hidden="true")
+    return tag(
+        "tr",
+        tag("th", tag("span", name), scope="row"),
+        tag("td", picture),
+        tag("td", time, class_="late" if late else None),
+        class_=class_,
+    )
+
+
+def _budget(scale: Scale, begin: float, within: float) -> Html:
+    return tag("rect", class_="budget", x=scale.at(begin), width=scale.wide(begin, within), y=2, height=ROW - 4)
+
+
+def _marks(scale: Scale) -> Iterator[Html]:
+    for at in _ticks(scale.whole):
+        yield tag("line", class_="tick", x1=scale.at(at), x2=scale.at(at), y1=0, y2=ROW)
+    for fault in scale.faults:
+        yield tag("line", class_="fault", x1=scale.at(fault), x2=scale.at(fault), y1=0, y2=ROW)
+    if scale.recovered is not None:
+        yield tag("line", class_="recovered", x1=scale.at(scale.recovered), x2=scale.at(scale.recovered), y1=0, y2=ROW)
+
+
+def _axis(scale: Scale) -> Html:
+    labels = [
+        tag("text", span(at), x=scale.at(at), y=12, text_anchor="middle" if at else "start")
+        for at in _ticks(scale.whole)
+        if at <= scale.whole * 0.95
+    ]
+    return tag("svg", *labels, width="100%", height=ROW, role="img", aria_label=f"scale from 0 to {span(scale.whole)}")
+
+
+def _ticks(whole: float) -> list[float]:
+    step = next((nice for nice in _NICE if whole / nice <= TICKS), whole)
+    return [number * step for number in range(int(whole / step) + 1)]
+
+
+def _key(scale: Scale) -> Html:
+    """What the signs mean; only those that occur."""
+    entries = ["outlined: budget"]
+    if scale.faults:
+        entries.append("dashed line: fault")
+    if scale.recovered is not None:
+        entries.append("solid line: recovered")
+    return tag("p", "; ".join(entries), class_="quiet")

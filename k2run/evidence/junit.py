@@ -1,0 +1,119 @@
+"""junit.xml: the run as test cases, for the servers that read nothing else.
+
+A critical step that failed is a failure, one that could not be seen is an error; what does not fail the run is never
+red. The run's own verdict is the last test case, so that a run which failed is red whatever its steps say.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from k2run.engine.events import Bound, Outcome
+from k2run.evidence.html.element import Html, tag
+from k2run.evidence.wording import Standing
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from k2run.engine.events import Objected
+    from k2run.evidence.view import RunView, SectionView, StepView, UndoView
+
+
+def report_junit(view: RunView) -> str:
+    """The report of a run, finished or broken off."""
+    name = view.started.name if view.started is not None else "k2run"
+    suites = [_section(view, name, section) for section in view.sections.values() if section.steps]
+    if view.objectives:
+        suites.append(_suite(view, "Objectives", [_objective(name, each) for each in view.objectives]))
+    if view.undos:
+        suites.append(_suite(view, "Undos", [_undo(name, undo) for undo in view.undos.values()]))
+    suites.append(_suite(view, "Run", [_verdict(view, name)], seconds=view.seconds))
+    whole = tag("testsuites", *suites, name=name, time=f"{view.seconds:.3f}", **_totals(suites))
+    return f'<?xml version="1.0" encoding="UTF-8"?>\n{whole}\n'
+
+
+def _suite(view: RunView, name: str, cases: Sequence[Html], seconds: float = 0.0) -> Html:
+    started = view.started
+    stamp = started.at[:19] if started is not None else None
+    return tag("testsuite", *cases, name=name, time=f"{seconds:.3f}", timestamp=stamp, **_totals(cases))
+
+
+def _totals(parts: Sequence[Html]) -> dict[str, str]:
+    """How many cases there are of each kind; what is quoted in them is escaped, so a tag is a tag."""
+    text = "".join(parts)
+    signs = {"tests": "<testcase ", "failures": "<failure ", "errors": "<error ", "skipped": "<skipped "}
+    return {name: str(text.count(sign)) for name, sign in signs.items()}
+
+
+def _section(view: RunView, name: str, section: SectionView) -> Html:
+    cases = [_step(view, name, section, step) for step in section.leaves()]
+    return _suite(view, section.name, cases, seconds=section.finished.seconds if section.finished is not None else 0.0)
+
+
+def _case(class_name: str, name: str, *body: Html, seconds: float = 0.0) -> Html:
+    return tag("testcase", *body, classname=class_name, name=name, time=f"{seconds:.3f}")
+
+
+def _step(view: RunView, name: str, section: SectionView, step: StepView) -> Html:
+    seconds = step.finished.seconds if step.finished is not None else 0.0
+    return _case(f"{name}.{section.name}", step.name, *_step_body(view, step), seconds=seconds)
+
+
+def _step_body(view: RunView, step: StepView) -> Iterator[Html]:
+    finished = step.finished
+    if finished is None:
+        word = "not reached" if step.standing is Standing.WAITING else "not finished"
+        yield tag("skipped", message=word)
+        return
+    detail = "\n".join(part for part in (finished.message, f"hint: {finished.hint}" if finished.hint else "") if part)
+    lines = [
+        f"{label}: {value}"
+        for label, value in (("measured", finished.headline), ("expected", finished.expected))
+        if value
+    ]
+    match step.standing:
+        case Standing.FAILED if not view.rescued(step):
+            yield tag("failure", detail, message=finished.message, type=step.action)
+        case Standing.UNKNOWN | Standing.INTERRUPTED if not view.rescued(step) and finished.severity == "critical":
+            yield tag("error", detail, message=finished.message or step.standing.value, type=step.standing.value)
+        case Standing.PASSED:
+            if finished.objective is Bound.MISSED:
+                lines.append(f"objective missed: {finished.seconds:.3f}s, within {finished.within}s")
+        case _:
+            word = "rescued" if view.rescued(step) else step.standing.lower()
+            yield tag("skipped", message=f"{word}: {finished.message}" if finished.message else word)
+    if lines:
+        yield tag("system-out", "\n".join(lines))
+
+
+def _objective(name: str, each: Objected) -> Html:
+    body = {
+        Bound.MET: Html(),
+        Bound.MISSED: tag(
+            "failure", f"{each.objective}: {each.value}", message=f"missed: {each.value}", type="objective"
+        ),
+        Bound.NOT_MEASURED: tag("error", each.value, message="not measured", type="objective"),
+    }
+    return _case(f"{name}.Objectives", each.objective, body[each.bound])
+
+
+def _undo(name: str, undo: UndoView) -> Html:
+    if not undo.pending:
+        return _case(f"{name}.Undos", undo.planned.says)
+    message = undo.finished.message if undo.finished is not None else "not undone"
+    return _case(
+        f"{name}.Undos", undo.planned.says, tag("failure", message, message=f"still broken: {message}", type="undo")
+    )
+
+
+def _verdict(view: RunView, name: str) -> Html:
+    finished = view.finished
+    if finished is None:
+        return _case(
+            f"{name}.Run", "verdict", tag("error", message="the journal ends before the run does", type="unfinished")
+        )
+    if finished.outcome is Outcome.PASSED:
+        return _case(f"{name}.Run", "verdict", tag("system-out", finished.verdict), seconds=finished.seconds)
+    reasons = "\n".join(finished.reasons)
+    failure = tag("failure", reasons, message=finished.verdict, type=finished.outcome.value)
+    return _case(f"{name}.Run", "verdict", failure, seconds=finished.seconds)

@@ -1,0 +1,62 @@
+"""report.html: one page that needs nothing but itself. No script, no font, no picture from elsewhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from k2run.evidence.html.element import Html, tag
+from k2run.evidence.html.record import environment, journal, people, remarks, steps, undos
+from k2run.evidence.html.summary import header, objectives, score, verdict_box, went_wrong
+from k2run.evidence.html.timeline import timeline
+from k2run.evidence.verdict import verdict
+
+if TYPE_CHECKING:
+    from k2run.evidence.view import RunView
+
+STYLE = Path(__file__).parent / "html" / "report.css"
+_PARTS = {
+    "Score": score,
+    "Objectives": objectives,
+    "What went wrong": went_wrong,
+    "Timeline": timeline,
+    "Steps": steps,
+    "Faults and undos": undos,
+    "People": people,
+    "Remarks": remarks,
+    "Environment": environment,
+    "Journal": journal,
+}
+_ANCHORS = {"What went wrong": "wrong", "Faults and undos": "undos"}
+
+
+def report_html(view: RunView) -> str:
+    """The report of a run, finished or broken off."""
+    made = {name: part for name, part in ((name, make(view)) for name, make in _PARTS.items()) if part}
+    links = [tag("a", name, href=f"#{_ANCHORS.get(name, name.lower())}") for name in made]
+    body = tag(
+        "body",
+        header(view),
+        tag("main", verdict_box(view), tag("nav", *links, aria_label="On this page"), *made.values()),
+        tag("footer", _foot(view)),
+    )
+    head = tag(
+        "head",
+        tag("meta", charset="utf-8"),
+        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        tag("meta", name="color-scheme", content="light dark"),
+        tag("title", _title(view)),
+        tag("style", Html(STYLE.read_text())),
+    )
+    return f"<!doctype html>\n{tag('html', head, body, lang='en')}\n"
+
+
+def _title(view: RunView) -> str:
+    name = view.started.title or view.started.name if view.started is not None else "k2run"
+    word = verdict(view, view.finished)[0] if view.finished is not None else "NOT FINISHED"
+    return f"{word}: {name}"
+
+
+def _foot(view: RunView) -> str:
+    version = view.started.versions.get("k2run", "") if view.started is not None else ""
+    return f"Made by k2run {version} from journal.jsonl; every figure names the line it comes from.".replace("  ", " ")

@@ -1,0 +1,55 @@
+"""Writes the reports of a run beside its journal."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from k2run.engine.journal import read_journal
+from k2run.errors import OperatorError
+from k2run.evidence.junit import report_junit
+from k2run.evidence.report_html import report_html
+from k2run.evidence.report_markdown import report_markdown
+from k2run.evidence.view import RunView, view_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+REPORTS: dict[str, Callable[[RunView], str]] = {
+    "report.html": report_html,
+    "report.md": report_markdown,
+    "junit.xml": report_junit,
+}
+
+
+def write_reports(folder: Path) -> list[Path]:
+    """Make every report anew from the journal.
+
+    Args:
+        folder: The run's folder, with its journal.
+
+    Returns:
+        The files, the one for people first.
+
+    Raises:
+        UsageError: There is no journal, or it cannot be read.
+        OperatorError: A report cannot be written.
+    """
+    view = view_of(read_journal(folder))
+    return [_write(folder / name, render(view)) for name, render in REPORTS.items()]
+
+
+def _write(path: Path, text: str) -> Path:
+    """Replace a report as a whole: a reader never meets half of one."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        draft.write_text(text, encoding="utf-8")
+        draft.replace(path)
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        raise OperatorError(
+            f"{path} cannot be written: {error.strerror or error}",
+            hint="the journal is complete; make room, then have the report made again",
+        ) from error
+    return path
