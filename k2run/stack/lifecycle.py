@@ -22,9 +22,12 @@ if TYPE_CHECKING:
     from k2run.stack.backend import Backend, LogLine
     from k2run.stack.stack import Stack
 
+E = TypeVar("E")
 T = TypeVar("T")
 
 POLL_S = 0.05
+SETTLE_S = 0.1
+"""Seconds after which a service that has no probe and has not ended counts as started."""
 STOP_S = 10.0
 """Seconds that services get to end by themselves."""
 _LOOK_S = 1.0
@@ -87,6 +90,7 @@ def await_ready(stack: Stack, service: Service, deadline: Deadline) -> Probe | N
     """
     ready, backend = readiness(service), backend_of(stack, service)
     if ready is None:
+        deadline.sleep(SETTLE_S)
         _require_alive(service, backend)
         return None
     limit = Deadline(ready.within, deadline.stop)
@@ -123,9 +127,12 @@ def stop(stack: Stack, names: Iterable[str] | None = None, deadline: Deadline | 
         K2runError: One could not be stopped; the others were.
     """
     limit = deadline or Deadline(STOP_S)
-    chosen = [service for service in _chosen(stack, names) if service.run is not RunBy.EXTERNAL]
+    chosen = _known(stack, names)
 
-    def end(service: Service) -> bool:
+    def end(name: str) -> bool:
+        service = stack.services[name]
+        if service.run is RunBy.EXTERNAL:
+            return False
         backend = backend_of(stack, service)
         ran = backend.status().state is not State.ABSENT and backend.stop(limit)
         forget = getattr(backend, "forget", None)
@@ -134,7 +141,7 @@ def stop(stack: Stack, names: Iterable[str] | None = None, deadline: Deadline | 
         return ran
 
     ran = _side_by_side(chosen, end)
-    return [service.name for service, did in zip(chosen, ran, strict=True) if did]
+    return [name for name, did in zip(chosen, ran, strict=True) if did]
 
 
 def status(stack: Stack, names: Iterable[str] | None = None) -> list[Look]:
@@ -194,6 +201,10 @@ def _startable(stack: Stack, names: Iterable[str] | None, say: Callable[[str], N
 
 
 def _chosen(stack: Stack, names: Iterable[str] | None) -> list[Service]:
+    return [stack.services[name] for name in _known(stack, names)]
+
+
+def _known(stack: Stack, names: Iterable[str] | None) -> list[str]:
     known = stack.services
     wanted = list(known if names is None else names)
     for name in wanted:
@@ -202,7 +213,7 @@ def _chosen(stack: Stack, names: Iterable[str] | None) -> list[Service]:
                 f"the stack {stack.name!r} has no service {name!r}",
                 hint=did_you_mean(name, known) or f"it has {', '.join(known)}",
             )
-    return [known[name] for name in wanted]
+    return wanted
 
 
 def _require_alive(service: Service, backend: Backend) -> None:
@@ -223,18 +234,18 @@ def _quote(backend: Backend) -> str:
     return "".join(f"\n  | {line}" for line in words.splitlines())
 
 
-def _side_by_side(services: Sequence[Service], do: Callable[[Service], T]) -> list[T]:
-    """Do something for each service at once; all are done with before the first error is raised."""
-    results: list[T | None] = [None] * len(services)
+def _side_by_side(turns: Sequence[E], do: Callable[[E], T]) -> list[T]:
+    """Do something for each at once; all are done with before the first error is raised."""
+    results: list[T | None] = [None] * len(turns)
     errors: list[BaseException] = []
 
     def run(index: int) -> None:
         try:
-            results[index] = do(services[index])
+            results[index] = do(turns[index])
         except BaseException as error:  # noqa: BLE001 - carried over to the thread that waits
             errors.append(error)
 
-    threads = [threading.Thread(target=run, args=(index,), daemon=True) for index in range(len(services))]
+    threads = [threading.Thread(target=run, args=(index,), daemon=True) for index in range(len(turns))]
     for thread in threads:
         thread.start()
     for thread in threads:

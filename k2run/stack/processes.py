@@ -95,12 +95,13 @@ class ProcessBackend:
         """What was noted when it was started; None when it was not, or was taken down since."""
         try:
             return msgspec.json.decode(self._record_file.read_bytes(), type=Record)
-        except (FileNotFoundError, msgspec.DecodeError):
+        except (FileNotFoundError, NotADirectoryError, msgspec.DecodeError):
             return None
 
     def forget(self) -> None:
         """Take away the note of a process that has ended: the next start is the first."""
-        self._record_file.unlink(missing_ok=True)
+        with suppress(FileNotFoundError, NotADirectoryError):
+            self._record_file.unlink()
 
     def log(self, *, lines: int, since: datetime | None, deadline: Deadline) -> list[LogLine]:  # noqa: ARG002 - a file answers
         """The newest lines of its log.

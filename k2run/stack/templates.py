@@ -62,7 +62,7 @@ class Renderer:
         return env(_literal(match["variable"]), None if default is None else _literal(default))
 
     def _with_jinja(self, text: str) -> Any:
-        from jinja2 import TemplateError, meta
+        from jinja2 import TemplateError, Undefined, meta
 
         jinja = self._environment()
         try:
@@ -70,7 +70,10 @@ class Renderer:
             scope = {name: self._lookup(name) for name in sorted(names)}
             whole = _WHOLE.fullmatch(text.strip())
             if whole is not None:
-                return jinja.compile_expression(whole[1], undefined_to_none=False)(**scope)
+                value = jinja.compile_expression(whole[1], undefined_to_none=False)(**scope)
+                if isinstance(value, Undefined):
+                    str(value)  # raises, and says what is undefined
+                return value
             return jinja.from_string(text).render(scope)
         except TemplateError as error:
             raise StackInvalid(f"the template cannot be filled in: {error.message}") from error

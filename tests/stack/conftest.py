@@ -1,0 +1,59 @@
+"""Stacks of small real programs, each in a folder of its own, stopped when the test ends."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import textwrap
+from typing import TYPE_CHECKING
+
+import pytest
+
+from k2run.errors import StackInvalid
+from k2run.stack import lifecycle
+from k2run.stack.loading import Stack, load_stack
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+WEB = """\
+import http.server, json, sys
+class Page(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        body = json.dumps({"status": sys.argv[2], "parts": {"disk": "ok"}}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+print("serving", flush=True)
+http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Page).serve_forever()
+"""
+
+
+@pytest.fixture
+def make_stack(tmp_path: Path) -> Iterator[Callable[..., Stack]]:
+    """Writes a stack file from its `services:` (or whole) and loads it; every stack made is stopped at the end."""
+    made: list[Stack] = []
+
+    def make(text: str, name: str = "bench", **overrides: str) -> Stack:
+        body = textwrap.dedent(text)
+        whole = body if body.startswith("stack:") else f"stack: 1\nname: {name}\n{body}"
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(whole)
+        (tmp_path / "web.py").write_text(WEB)
+        made.append(load_stack(str(path), near=None, home=tmp_path / "home", overrides=overrides))
+        return made[-1]
+
+    yield make
+    for stack in made:
+        with contextlib.suppress(StackInvalid):  # a stack that is wrong on purpose; what can be stopped is
+            lifecycle.stop(stack)
+
+
+@pytest.fixture
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
