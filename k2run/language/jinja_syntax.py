@@ -21,7 +21,7 @@ _TOO_DEEP = Fault("K401", "this expression is nested too deeply", 0, hint="split
 def read_with_jinja(text: str) -> Syntax:
     """Read an expression; what is wrong with it stands in the faults."""
     try:
-        reader = _Reader()
+        reader = _Reader(text)
         reader.walk(parse(text))
         return reader.syntax()
     except TemplateSyntaxError as error:
@@ -50,16 +50,27 @@ def _tokens(text: str) -> Iterator[Token]:
     """Tokens whose line number is their offset."""
     lexer = environment().lexer
     offset = 0
-    for _, kind, value in lexer.tokeniter(text, None, None, "variable"):
-        offset = text.find(value, offset)  # the lexer drops blanks at a line's end
-        try:
+    try:
+        for _, kind, value in lexer.tokeniter(text, None, None, "variable"):
+            offset = text.find(value, offset)  # the lexer drops blanks at a line's end
             yield from lexer.wrap(iter([(offset, kind, value)]))
-        except ValueError as error:
-            raise TemplateSyntaxError(str(error), offset) from None
-        offset += len(value)
+            offset += len(value)
+    except (TemplateSyntaxError, ValueError) as error:
+        message = getattr(error, "message", None) or str(error)
+        raise TemplateSyntaxError(message, offset) from None
 
 
 class _Reader(Findings):
+    """Reads Jinja2's tree of an expression."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self._text = text
+
+    def _name_at(self, name: str, node: nodes.Node) -> int:
+        """Where the name of an attribute or test begins; its node begins at the dot, or at `is`."""
+        return max(self._text.find(name, node.lineno), 0)
+
     def walk(self, node: nodes.Node) -> None:
         if isinstance(node, nodes.Name | nodes.Getattr | nodes.Getitem):
             self._path(node)
@@ -69,7 +80,7 @@ class _Reader(Findings):
             if isinstance(node, nodes.Filter):
                 self.filter(node.name, node.lineno)
             elif isinstance(node, nodes.Test):
-                self.test(node.name, node.lineno)
+                self.test(node.name, self._name_at(node.name, node))
             for child in node.iter_child_nodes():
                 self.walk(child)
 
@@ -77,11 +88,12 @@ class _Reader(Findings):
         path: list[str] = []
         offsets: list[int] = []
         while isinstance(node, nodes.Getattr | nodes.Getitem):
-            offsets.append(node.lineno)
             if isinstance(node, nodes.Getattr):
-                self.attribute(node.attr, node.lineno)
+                offsets.append(self._name_at(node.attr, node))
+                self.attribute(node.attr, offsets[-1])
                 path.append(node.attr)
             else:
+                offsets.append(node.lineno)
                 self.walk(node.arg)
                 path.append(ITEM)
             node = node.node
@@ -96,8 +108,9 @@ class _Reader(Findings):
         if isinstance(function, nodes.Name):
             self.references.append(Reference(function.name, (), (function.lineno,), called=True))
         elif isinstance(function, nodes.Getattr):
-            self.attribute(function.attr, function.lineno)
-            self.method(function.attr, function.lineno)
+            offset = self._name_at(function.attr, function)
+            self.attribute(function.attr, offset)
+            self.method(function.attr, offset)
             self._path(function.node)
         else:
             self.call(node.lineno)
@@ -113,12 +126,14 @@ _LIKELY = (
     (re.compile(r"\|\|"), "write `or`"),
     (re.compile(r"!(?!=)"), "write `not`"),
     (re.compile(r"<>"), "write !="),
+    (re.compile(r"\b\d+(?:\.\d+)?(?:ms|s|m|min|h|d|[KMGT]i?B)\b"), "a quantity is written ('30s' | to_duration)"),
 )
 """Habits from other languages."""
 
 
 def _explain(text: str, error: TemplateSyntaxError) -> Fault:
     offset = min(error.lineno or 0, max(len(text) - 1, 0))
+    offset += len(text[offset:]) - len(text[offset:].lstrip())
     message = error.message or "not an expression"
     bare = re.sub(r"'[^']*'|\"[^\"]*\"", lambda quoted: " " * len(quoted[0]), text)
     for pattern, hint in _LIKELY:
@@ -128,8 +143,12 @@ def _explain(text: str, error: TemplateSyntaxError) -> Fault:
         return Fault("K401", "an expression is missing", 0)
     if unclosed := re.search(r"['\"]", bare):
         return Fault("K401", "this quote is never closed", unclosed.start(), hint="close it with the same quote")
-    if "end of" in message or "unexpected end" in message:
-        offset = max(len(text.rstrip()) - 1, 0)
+    if offset >= len(text.rstrip()) - 1 or "end of" in message:
+        offset = len(text.rstrip()) - 1
+        if not re.match(r"unexpected '[^e]", message):
+            wanted = re.search(r"expected ('[^']*')\.?$", message)
+            more = f": expected {wanted[1]}".replace("'", "`") if wanted else ""
+            return Fault("K401", f"the expression ends too early{more}", offset)
     word = re.compile(r"\w+").match(text, offset)
     return Fault("K401", _said(message), offset, len(word[0]) if word else 1)
 

@@ -137,9 +137,9 @@ class _RunbookReader:
             if key not in RUNBOOK_KEYS:
                 self._unknown(key)
         missing = [key for key in _NEEDED if key not in fields]
-        for key in missing:
-            hint = {"runbook": "write `runbook: 1`", "kind": f"one of {', '.join(Kind)}"}.get(key, "")
-            reading.problem("K203", f"a runbook needs `{key}`", (), hint=hint)
+        if missing:
+            hint = f"kind: one of {', '.join(Kind)}" if "kind" in missing else ""
+            reading.problem("K203", f"a runbook needs `{'`, `'.join(missing)}`", (), hint=hint)
         if "runbook" in fields and (fields["runbook"] != VERSION or isinstance(fields["runbook"], bool)):
             reading.problem("K211", "this version of the language is unknown", ("runbook",), expected="runbook: 1")
         return fields

@@ -286,6 +286,8 @@ class Reading:
             follow(scope.shape(reference.name), reference.path)
         except Absent as absent:
             wrong = reference.path[absent.index]
+            if wrong.startswith("_"):
+                return  # a problem already
             owner = ".".join((reference.name, *reference.path[: absent.index])).replace(".[]", "[…]")
             known = ", ".join(absent.names)
             self.problem(
