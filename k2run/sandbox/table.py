@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import sqlite3
 from contextlib import closing, suppress
 from typing import TYPE_CHECKING
@@ -19,7 +20,6 @@ from pyiceberg.types import (
     StringType,
     TimestampType,
 )
-from sqlalchemy.exc import OperationalError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -95,15 +95,13 @@ def open_catalog(warehouse: Path) -> SqlCatalog:
     """The SQLite catalog of `warehouse`, made on first use together with the directory."""
     warehouse.mkdir(parents=True, exist_ok=True)
     path = warehouse.resolve() / CATALOG_FILE
-    with closing(sqlite3.connect(path, timeout=30)) as database:
-        # Readers then never block the consumer's commit, nor it them. The mode is remembered in the file.
-        database.execute("PRAGMA journal_mode=WAL")
-    place = {"uri": f"sqlite:///{path}", "warehouse": warehouse.resolve().as_uri()}
-    try:
-        return SqlCatalog("k2", **place)
-    except OperationalError:
-        # Another program made the catalog's tables between this one's look and its own attempt.
-        return SqlCatalog("k2", **place)
+    with (warehouse / "catalog.lock").open("w") as lock:
+        # Two programs that make the catalog at the same moment would trip over each other's tables.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with closing(sqlite3.connect(path, timeout=30)) as database:
+            # Readers then never block the consumer's commit, nor it them. The mode is remembered in the file.
+            database.execute("PRAGMA journal_mode=WAL")
+        return SqlCatalog("k2", uri=f"sqlite:///{path}", warehouse=warehouse.resolve().as_uri())
 
 
 def open_table(catalog: SqlCatalog, name: str) -> Table:
