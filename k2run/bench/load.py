@@ -33,6 +33,8 @@ TICK = 0.05
 """Seconds between two looks at the deadline and at requests that take too long."""
 PAUSE_AFTER_BREAK = 0.05
 """Seconds before a worker of a closed loop connects again, so that a dead service is not hammered."""
+AWAKE = 0.0003
+"""Seconds before a request of an open loop is due in which its generator does not sleep any more."""
 TURN = 64
 """Requests sent in a row, when behind, before answers are let in."""
 
@@ -275,8 +277,7 @@ class OpenLoop(Load):
             if self.is_over(intended):
                 self._pacing = False
                 return
-            while (wait := intended - time.monotonic()) > 0:  # noqa: ASYNC110 - it waits for a moment, not an event
-                await asyncio.sleep(wait)
+            await _moment(intended)
             if n % TURN == 0:
                 await asyncio.sleep(0)
             self.number(intended)
@@ -285,6 +286,12 @@ class OpenLoop(Load):
                 self.ask(intended)
             else:
                 self._waiting.append(intended)
+
+
+async def _moment(when: float) -> None:
+    """Wait until `when` (monotonic): asleep at first, then awake, because waking up takes a while too."""
+    while (wait := when - time.monotonic()) > 0:  # noqa: ASYNC110 - it waits for a moment, not an event
+        await asyncio.sleep(max(0.0, wait - AWAKE))
 
 
 @contextlib.contextmanager
