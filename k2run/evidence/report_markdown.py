@@ -9,6 +9,7 @@ from k2run.engine.events import Bound
 from k2run.evidence.verdict import trouble, verdict
 from k2run.evidence.wording import (
     MARKS,
+    NOT_DONE,
     NOT_MEASURED,
     Standing,
     against,
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from k2run.engine.events import Scored, ScoreLine, StepFinished
     from k2run.evidence.view import RunView, SectionView, StepView, UndoView
 
-_SPECIAL = re.compile(r"([\\`*_\[\]<>#|~!])")
+_SPECIAL = re.compile(r"([\\`*_\[\]<>#|~!&$])")
 _BOUNDS = {Bound.MET: "✓ met", Bound.MISSED: "✗ **missed**", Bound.NOT_MEASURED: "? not measured"}
 
 
@@ -86,7 +87,8 @@ def _header(view: RunView) -> Iterator[str]:
         yield f"\n**Still broken** (`k2run undo` puts it back): {text('; '.join(broken))}"
     if started is not None:
         owner = f", owner {text(started.owner)}" if started.owner else ""
-        yield f"\n{started.kind} {code(started.name)} on {text(started.stack)}{owner}; run {code(started.run)}, {moment(started.at)}"
+        yield f"\n{started.kind} {code(started.name)} on {text(started.stack)}{owner}"
+        yield f"\nrun {code(started.run)}, {moment(started.at)}"
 
 
 def _verdict(view: RunView) -> str:
@@ -144,7 +146,7 @@ def _objectives(view: RunView) -> Iterator[str]:
         ]
         yield from _table(("Objective", "Measured", "Met", "Journal"), rows)
     if view.clocks:
-        rows = [
+        clocks = [
             (
                 text(clock.clock),
                 f"{timed(clock.seconds, clock.error)} {text(clock.message)}".rstrip(),
@@ -154,7 +156,7 @@ def _objectives(view: RunView) -> Iterator[str]:
             )
             for clock in view.clocks
         ]
-        yield from _table(("Clock", "Measured", "Objective", "Met", "Journal"), rows)
+        yield from _table(("Clock", "Measured", "Objective", "Met", "Journal"), clocks)
 
 
 def _went_wrong(view: RunView) -> Iterator[str]:
@@ -196,6 +198,8 @@ def _section_row(section: SectionView) -> tuple[str, str, str, str]:
 
 def _steps(view: RunView) -> Iterator[str]:
     heads = ("Outcome", "Step", "Measured", "Expected", "Time", "Points", "Journal")
+    if any(section.steps for section in view.sections.values()):
+        yield "\n## Steps"
     for section in view.sections.values():
         if section.steps:
             yield f"\n### {text(section.name)}"
@@ -213,7 +217,7 @@ def _step_row(step: StepView) -> tuple[str, ...]:
         name,
         text(finished.headline or finished.message),
         code(finished.expected),
-        against(finished.seconds, finished.within, finished.objective) if finished.attempts else "",
+        "" if step.standing in NOT_DONE else against(finished.seconds, finished.within, finished.objective),
         f"{judged} of {points(finished.maximum)}" if finished.maximum is not None else "",
         f"#{finished.seq}",
     )

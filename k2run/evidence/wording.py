@@ -71,6 +71,10 @@ COUNT_ORDER = (
 """The order in which counts are read: what went well, what did not, what was left out."""
 
 
+NOT_DONE = frozenset({Standing.SKIPPED, Standing.NOT_APPLICABLE, Standing.NOT_CONFIRMED})
+"""Nothing was done, so there is no time to show."""
+
+
 def standing_of(step: StepFinished) -> Standing:
     """How an ended step stands: its outcome, weighed by its severity."""
     if step.outcome in {Outcome.FAILED, Outcome.UNKNOWN} and step.ignored:

@@ -9,7 +9,7 @@ from msgspec import structs
 
 from k2run.evidence.html.element import NOTHING, Child, Html, join, journal_link, row, table, tag
 from k2run.evidence.html.summary import badge, bound_badge, join_note
-from k2run.evidence.wording import Standing, against, count, moment, points, span, standing
+from k2run.evidence.wording import NOT_DONE, Standing, against, count, moment, points, span, standing
 from k2run.language.quantities import encode_quantity
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def _step(heads: Sequence[str], step: StepView) -> Html:
         _named(step),
         _measured(finished),
         tag("code", finished.expected) if finished.expected else NOTHING,
-        _time(finished),
+        _time(finished) if step.standing not in NOT_DONE else NOTHING,
         *((_points(finished),) if "Points" in heads else ()),
         journal_link(finished.seq),
     )
@@ -105,8 +105,6 @@ def _measured(finished: StepFinished) -> Html:
 
 
 def _time(finished: StepFinished) -> Html:
-    if not finished.attempts and not finished.seconds:
-        return NOTHING
     missed = finished.objective is not None and finished.objective != "met"
     time = against(finished.seconds, finished.within, finished.objective)
     return join((tag("span", time), *((tag("br"), bound_badge(finished.objective)) if missed else ())))

@@ -21,7 +21,19 @@ from k2run.engine.events import (
     UndoPlanned,
 )
 from k2run.evidence.view import RunView
-from k2run.evidence.wording import Standing, against, clean, count, counted, moment, span, standing, standing_of, timed
+from k2run.evidence.wording import (
+    NOT_DONE,
+    Standing,
+    against,
+    clean,
+    count,
+    counted,
+    moment,
+    span,
+    standing,
+    standing_of,
+    timed,
+)
 from k2run.faces.terminal.closing import closing
 from k2run.faces.terminal.face import Face
 from k2run.faces.terminal.lines import left, right, text_of
@@ -38,7 +50,6 @@ LABEL = 8
 HEARTBEAT = 15.0
 """Seconds after which a step that goes on trying says so, that nobody takes it for hung."""
 
-_NOT_DONE = {Standing.SKIPPED, Standing.NOT_APPLICABLE, Standing.NOT_CONFIRMED}
 _TROUBLE = {Standing.FAILED, Standing.UNKNOWN, Standing.WARNING, Standing.IGNORED, Standing.INTERRUPTED}
 
 
@@ -97,7 +108,7 @@ class PlainFace(Face):
 
     def _step(self, event: StepFinished) -> list[str]:
         stands = standing_of(event)
-        time = "" if stands in _NOT_DONE else against(event.seconds, event.within, event.objective)
+        time = "" if stands in NOT_DONE else against(event.seconds, event.within, event.objective)
         measured = clean(event.headline)
         why = _why(event) if stands in _TROUBLE else []
         if not measured and not why:

@@ -18,7 +18,7 @@ from k2run.engine.events import (
     UndoFinished,
 )
 from k2run.evidence.view import RunView
-from k2run.evidence.wording import MARKS, Standing, against, clean, count, counted, span, standing, timed
+from k2run.evidence.wording import MARKS, NOT_DONE, Standing, against, clean, count, counted, span, standing, timed
 from k2run.faces.terminal.closing import closing
 from k2run.faces.terminal.lines import EMPTY, TONES, Line, Part, Tone, cells, cut, left, right, wrap
 
@@ -38,7 +38,6 @@ SHORTEST_EXPECTATION = 16
 """An expectation cut to less than this says nothing: it is left out, and stands in the report."""
 LABEL = 7
 
-_NOT_DONE = frozenset({Standing.SKIPPED, Standing.NOT_APPLICABLE, Standing.NOT_CONFIRMED})
 _WITH_CAUSE = frozenset({Standing.FAILED, Standing.WARNING, Standing.IGNORED, Standing.UNKNOWN, Standing.INTERRUPTED})
 _NOTE_MARKS = {"info": ("·", Tone.QUIET), "warning": ("!", Tone.WARN), "error": ("✗", Tone.BAD)}
 
@@ -160,7 +159,7 @@ class Story:
         tone = TONES[step.standing]
         mark = FAULT_MARK if step.fault is not None and event.outcome is Outcome.PASSED else MARKS[step.standing]
         late = event.within is not None and event.seconds > event.within
-        time = "" if step.standing in _NOT_DONE else against(event.seconds, event.within, event.objective)
+        time = "" if step.standing in NOT_DONE else against(event.seconds, event.within, event.objective)
         quiet = tone if tone is Tone.QUIET else Tone.PLAIN
         return (
             Part("  " * (1 + step.depth)),
@@ -176,9 +175,9 @@ class Story:
         """What was measured beside what was expected; anything but a pass starts with its word."""
         room = self.width - self.name_width - TIME_WIDTH - 2 * MARGIN - 2 + spare
         stands = step.standing
-        measured = clean(event.message if stands in _NOT_DONE else event.headline)
+        measured = clean(event.message if stands in NOT_DONE else event.headline)
         word = "" if stands is Standing.PASSED else f"{stands}  " if measured else stands.value
-        quiet = Tone.QUIET if stands in _NOT_DONE else Tone.PLAIN
+        quiet = Tone.QUIET if stands in NOT_DONE else Tone.PLAIN
         return fill([Part(word, TONES[stands]), Part(measured, quiet), Part(_expectation(event), Tone.QUIET)], room)
 
     def _why(self, step: StepView, event: StepFinished) -> list[Line]:
