@@ -115,8 +115,11 @@ class ContainerBackend:
         """The newest lines of its log; the engine knows when each was written."""
         with self._container(deadline) as container:
             raw = container.logs(timestamps=True, tail=lines if since is None else "all", since=since)
-        texts = raw.decode(errors="replace").splitlines()[-lines:] if lines > 0 else []
-        return [LogLine(text.partition(" ")[2], time_of(text)) for text in texts]
+        texts = raw.decode(errors="replace").splitlines()
+        told = [LogLine(text.partition(" ")[2], time_of(text)) for text in texts]
+        if since is not None:  # the engine takes whole seconds only
+            told = [line for line in told if line.at is not None and line.at >= since]
+        return told[-lines:] if lines > 0 else []
 
     def last_words(self, lines: int = 12) -> str:
         """The end of its log."""

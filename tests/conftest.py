@@ -1,0 +1,96 @@
+"""Real components that several test folders share; each is started once and stopped at the end."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import shutil
+import subprocess
+import tarfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ENGINE_START_S = 30.0
+
+
+@pytest.fixture(scope="session")
+def docker_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a Docker engine: the one that answers already, else one of our own where that can be started."""
+    present = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
+    if _answers(present):
+        yield present
+        return
+    if shutil.which("dockerd") is None:
+        pytest.skip("no Docker engine answers, and dockerd is not installed")
+    if os.geteuid() != 0:
+        pytest.skip("no Docker engine answers, and only root can start one")
+    # Not below pytest's own folder: the path of a socket may have no more than 107 characters.
+    folder = Path(f"/tmp/k2run-docker-{os.getpid()}")
+    folder.mkdir()
+    log = tmp_path_factory.mktemp("docker") / "dockerd.log"
+    host = f"unix://{folder}/docker.sock"
+    command = [
+        "dockerd",
+        "--data-root",
+        f"{folder}/data",
+        "--exec-root",
+        f"{folder}/exec",
+        "--pidfile",
+        f"{folder}/pid",
+    ]
+    command += ["--host", host, "--bridge=none", "--iptables=false", "--ip-forward=false"]
+    with log.open("wb") as output:
+        engine = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
+    try:
+        end = time.monotonic() + ENGINE_START_S
+        while not _answers(host):
+            if engine.poll() is not None or time.monotonic() > end:
+                pytest.skip(f"dockerd cannot run here: {log.read_text(errors='replace').strip().splitlines()[-1:]}")
+            time.sleep(0.1)
+        yield host
+    finally:
+        engine.terminate()
+        engine.wait(20)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def docker_image(docker_host: str) -> str:
+    """The name of an image with a shell in it, made here: there is no registry."""
+    import docker
+
+    busybox = shutil.which("busybox")
+    if busybox is None:
+        pytest.skip("busybox is not installed, and the test image is made of it")
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w") as tar:
+        tar.add(Path(busybox).resolve(), "bin/busybox")
+        for name in ("sh", "sleep", "echo", "true", "false", "cat", "date", "yes", "test", "touch", "rm", "nc", "dd"):
+            link = tarfile.TarInfo(f"bin/{name}")
+            link.type, link.linkname = tarfile.SYMTYPE, "busybox"
+            tar.addfile(link)
+    name = "k2run-test:latest"
+    with contextlib.closing(docker.DockerClient(base_url=docker_host)) as client:
+        client.api.import_image_from_data(archive.getvalue(), repository="k2run-test", tag="latest")
+        try:
+            client.containers.run(name, ["true"], network_mode="none", remove=True)
+        except docker.errors.DockerException as error:
+            pytest.skip(f"the engine cannot run a container made of busybox (is it a static one?): {error}")
+    return name
+
+
+def _answers(host: str) -> bool:
+    import docker
+
+    try:
+        with contextlib.closing(docker.DockerClient(base_url=host, timeout=2)) as client:
+            return bool(client.ping())
+    except docker.errors.DockerException:
+        return False
