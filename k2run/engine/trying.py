@@ -66,8 +66,8 @@ class Trying:
         ends = time.monotonic() + limit
         repeats = step.until is not None or bool(step.retries)
         while True:
+            left = max(0.0, ends - time.monotonic()) if self.attempts else limit
             self.attempts += 1
-            left = max(0.0, ends - time.monotonic())
             attempt = self._once(Deadline(min(step.timeout or limit, left), self._run.stop))
             if not repeats or attempt.outcome in {Outcome.PASSED, Outcome.NOT_APPLICABLE, Outcome.NOT_CONFIRMED}:
                 return attempt
