@@ -1,0 +1,1 @@
+"""How the iceberg and duckdb adapters find tables, read their files and query them."""

@@ -1,0 +1,212 @@
+"""Iceberg catalogs and tables, under a deadline and with errors that say who must act."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import urlsplit
+
+from k2run.actions.connection import Connection
+from k2run.errors import K2runError, Refused, Unknown, Unreachable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from pyiceberg.catalog import Catalog
+    from pyiceberg.catalog.rest import RestCatalog
+    from pyiceberg.catalog.sql import SqlCatalog
+    from pyiceberg.table import Table
+
+    from k2run.actions.deadline import Deadline
+
+ANSWER_S = 5.0
+CONNECT_S = 3.0
+_SETTING = "see connections.iceberg in the stack file"
+
+
+class Iceberg(Connection, frozen=True, kw_only=True, key="iceberg"):
+    """An Iceberg catalog.
+
+    Attributes:
+        type: `sql` (a database that SQLAlchemy can open) or `rest`.
+        uri: Such as `sqlite:////var/lib/k2/catalog.db` or `http://127.0.0.1:8181`.
+        warehouse: Where the tables are; optional for reading.
+        catalog: For `sql`: the catalog's name inside the database; empty when there is only one.
+        namespace: Of tables that are named without one.
+        properties: Further settings of pyiceberg, as they are: `s3.endpoint`, `s3.access-key-id`, `token`, ….
+    """
+
+    type: Literal["sql", "rest"] = "sql"
+    uri: str
+    warehouse: str = ""
+    catalog: str = ""
+    namespace: str = "market_data"
+    properties: dict[str, str] = {}
+
+    @property
+    def address(self) -> str:
+        """Where the catalog is, without a password."""
+        parts = urlsplit(self.uri)
+        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+    @property
+    def source(self) -> str:
+        """What results give as their source."""
+        return f"iceberg {self.address}"
+
+    def full_name(self, table: str) -> str:
+        """The table's name with its namespace."""
+        return table if "." in table else f"{self.namespace}.{table}"
+
+
+def open_catalog(iceberg: Iceberg, deadline: Deadline) -> Catalog:
+    """The catalog, ready to be asked; never made when it is not there.
+
+    Raises:
+        Unreachable: Nobody answers, or the file is not there.
+        Refused: It is no catalog, or it wants another name or password.
+    """
+    with judged(iceberg, "open the catalog"):
+        return _open_sql(iceberg) if iceberg.type == "sql" else _open_rest(iceberg, deadline)
+
+
+def open_table(iceberg: Iceberg, deadline: Deadline, name: str) -> Table:
+    """A table as it is at this moment.
+
+    Raises:
+        Unknown: There is no such table; the hint names the nearest.
+    """
+    from pyiceberg.exceptions import NoSuchNamespaceError, NoSuchTableError
+
+    catalog = open_catalog(iceberg, deadline)
+    full = iceberg.full_name(name)
+    with judged(iceberg, f"load the table {full}"):
+        try:
+            return catalog.load_table(full)
+        except (NoSuchTableError, NoSuchNamespaceError) as error:
+            hint = _nearest(full, table_names(catalog))
+            raise Unknown(f"there is no table {full} in the catalog at {iceberg.address}", hint=hint) from error
+
+
+def table_names(catalog: Catalog, namespace: str = "") -> list[str]:
+    """Every table of a namespace (or of all namespaces), with its namespace."""
+    spaces = [tuple(namespace.split("."))] if namespace else catalog.list_namespaces()
+    return sorted(".".join(table) for space in spaces for table in catalog.list_tables(space))
+
+
+@contextlib.contextmanager
+def judged(iceberg: Iceberg, doing: str) -> Iterator[None]:
+    """Turn the errors of pyiceberg, its database and its HTTP client into those of k2run."""
+    try:
+        yield
+    except K2runError:
+        raise
+    except FileNotFoundError as error:
+        raise Unknown(
+            f"cannot {doing}: a file that the catalog at {iceberg.address} names is gone: {error.filename or error}",
+            hint="was the warehouse cleared without dropping the table?",
+        ) from error
+    except Exception as error:
+        kind, hint = _judge(error)
+        cause = str(error).strip().split("\n", 1)[0][:200] or type(error).__name__
+        raise kind(f"cannot {doing} (catalog at {iceberg.address}): {cause}", hint=hint) from error
+
+
+def _judge(error: Exception) -> tuple[type[Refused | Unknown | Unreachable], str]:
+    """The family of a foreign error.
+
+    Told by its class's names, of which most are not worth an import here.
+    """
+    names = {kind.__name__ for kind in type(error).__mro__}
+    if names & {"NoSuchTableError", "NoSuchNamespaceError", "NoSuchViewError"}:
+        return Unknown, "check the name"
+    if names & {"UnauthorizedError", "ForbiddenError", "AuthorizationExpiredError", "OAuthError"}:
+        return Refused, "see the credentials under connections.iceberg.properties in the stack file"
+    if names & {"OperationalError", "ServiceUnavailableError", "ServerError", "OSError", "TimeoutError"}:
+        return Unreachable, _SETTING
+    return Refused, _SETTING
+
+
+def _open_sql(iceberg: Iceberg) -> SqlCatalog:
+    from pyiceberg.catalog.sql import SqlCatalog
+    from sqlalchemy import make_url
+
+    url = make_url(iceberg.uri)
+    if url.get_backend_name() == "sqlite" and url.database and not Path(url.database).is_file():
+        raise Unreachable(f"there is no catalog file {url.database}", hint=f"has anything been written yet? {_SETTING}")
+    settings = {"uri": iceberg.uri, "init_catalog_tables": "false", **_storage(iceberg)}
+    catalog = SqlCatalog(iceberg.catalog or "k2run", **settings)
+    if not iceberg.catalog and (only := _only_catalog(catalog)):
+        catalog.name = only
+    return catalog
+
+
+def _only_catalog(catalog: SqlCatalog) -> str:
+    """The name under which the database's tables are filed; empty when it has none.
+
+    Raises:
+        Refused: It has several.
+    """
+    from sqlalchemy import text
+
+    with catalog.engine.connect() as connection:
+        found = [row[0] for row in connection.execute(text("SELECT DISTINCT catalog_name FROM iceberg_tables"))]
+    if len(found) > 1:
+        raise Refused(
+            f"the database has {len(found)} catalogs: {', '.join(sorted(found))}",
+            hint="say which one as connections.iceberg.catalog in the stack file",
+        )
+    return found[0] if found else ""
+
+
+def _open_rest(iceberg: Iceberg, deadline: Deadline) -> RestCatalog:
+    from pyiceberg.catalog.rest import RestCatalog
+    from requests import Session
+    from requests.adapters import HTTPAdapter
+
+    _knock(iceberg, deadline)
+
+    class Punctual(HTTPAdapter):
+        """Requests that end with the step; pyiceberg sets no timeout of its own."""
+
+        def send(self, *args: Any, **settings: Any) -> Any:
+            settings["timeout"] = deadline.at_most(ANSWER_S)
+            return super().send(*args, **settings)
+
+    class PunctualCatalog(RestCatalog):
+        def _create_session(self) -> Session:
+            session = super()._create_session()
+            session.mount("http://", Punctual())
+            session.mount("https://", Punctual())
+            return session
+
+    return PunctualCatalog(iceberg.catalog or "k2run", uri=iceberg.uri, **_storage(iceberg))
+
+
+def _storage(iceberg: Iceberg) -> dict[str, str]:
+    """Settings of the files' storage; a store that does not answer must not hang a step."""
+    bounds = {"s3.connect-timeout": "3", "s3.request-timeout": "10"}
+    warehouse = {"warehouse": iceberg.warehouse} if iceberg.warehouse else {}
+    return {**bounds, **warehouse, **iceberg.properties}
+
+
+def _knock(iceberg: Iceberg, deadline: Deadline) -> None:
+    """Connect and hang up: a closed port is told at once and with its cause."""
+    parts = urlsplit(iceberg.uri)
+    address = (parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80))
+    try:
+        socket.create_connection(address, deadline.at_most(CONNECT_S)).close()
+    except OSError as error:
+        cause = error.strerror or str(error)
+        raise Unreachable(f"the catalog at {iceberg.address} does not answer: {cause}", hint=_SETTING) from error
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    names = sorted(known)
+    close = get_close_matches(name, names, n=1)
+    if close:
+        return f"did you mean {close[0]!r}?"
+    return f"there are: {', '.join(names[:8])}" if names else "the catalog has no tables"

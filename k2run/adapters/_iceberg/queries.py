@@ -1,0 +1,168 @@
+"""SQL over Iceberg tables with DuckDB, locked in: a query can open the tables' files and nothing else."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import tempfile
+import threading
+from functools import cache
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from k2run.adapters._iceberg.values import plain
+from k2run.adapters._iceberg.views import quoted, view
+from k2run.errors import ActionError, K2runError, Refused
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from duckdb import DuckDBPyConnection
+    from pyiceberg.table import Table
+
+    from k2run.actions.deadline import Deadline
+    from k2run.language.quantities import Size
+
+
+class Rows(NamedTuple):
+    """An answer: its columns, its rows as plain values, and whether there were more."""
+
+    columns: list[str]
+    rows: list[dict[str, Any]]
+    more: bool
+
+
+@contextlib.contextmanager
+def opened(tables: Mapping[str, Table], deadline: Deadline, memory: Size, threads: int) -> Iterator[DuckDBPyConnection]:
+    """A DuckDB in memory with a view for each table, that ends with the deadline.
+
+    Args:
+        tables: By the name the SQL uses: `trades_v2` or `market_data.trades_v2`.
+        deadline: When it passes, a running query is interrupted.
+        memory: What DuckDB may use.
+        threads: How many DuckDB may use.
+    """
+    import duckdb
+
+    settings: dict[str, str | bool | int | float | list[str]] = {
+        "memory_limit": f"{int(memory)}B",
+        "threads": threads,
+        "autoinstall_known_extensions": False,
+        "autoload_known_extensions": False,
+        "python_enable_replacements": False,  # SQL must not see the variables of this program
+    }
+    with (
+        tempfile.TemporaryDirectory(prefix="k2run-duckdb-") as spill,
+        duckdb.connect(":memory:", config={**settings, "temp_directory": spill}) as database,
+        _watched(database, deadline),
+    ):
+        _lock(database, [path for name, table in tables.items() for path in view(database, name, table)])
+        yield database
+
+
+def table_names(sql: str) -> list[str]:
+    """The tables that a query reads, as it writes them, without its own common table expressions.
+
+    Raises:
+        Refused: It is not one SELECT.
+    """
+    import duckdb
+
+    with _parser().cursor() as database, _judged():
+        statements = database.extract_statements(sql)
+        if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
+            raise Refused(
+                "only a single SELECT may be asked of a table", hint="write one query that starts with SELECT"
+            )
+        # DuckDB binds the query to find them, and a placeholder without its value cannot be bound.
+        found = database.get_table_names(re.sub(r"\$\w+", "NULL", sql), qualified=True)
+    return sorted({name.partition(" AS ")[0].replace('"', "") for name in found})
+
+
+@cache
+def _parser() -> DuckDBPyConnection:
+    import duckdb
+
+    return duckdb.connect(":memory:", config={"threads": 1, "python_enable_replacements": False})
+
+
+def ask(database: DuckDBPyConnection, sql: str, parameters: Mapping[str, Any], limit: int) -> Rows:
+    """Run one SELECT.
+
+    Args:
+        database: Of `opened`.
+        sql: The query.
+        parameters: Values for its `$name` placeholders.
+        limit: Rows to fetch at most.
+
+    Raises:
+        Refused: DuckDB refuses it; the message is DuckDB's.
+    """
+    with _judged():
+        relation = database.sql(sql, params=dict(parameters)) if parameters else database.sql(sql)
+        found = relation.limit(limit + 1).to_arrow_table().to_pylist()
+    rows = [{name: plain(value) for name, value in row.items()} for row in found[:limit]]
+    return Rows(list(relation.columns), rows, len(found) > limit)
+
+
+def _lock(database: DuckDBPyConnection, paths: Sequence[str]) -> None:
+    """From here on the SQL of a runbook may read these files and nothing else, and cannot lift this."""
+    database.execute(f"SET allowed_paths = [{', '.join(quoted(path) for path in paths)}]")
+    database.execute("SET enable_external_access = false")
+    database.execute("SET lock_configuration = true")
+
+
+@contextlib.contextmanager
+def _judged() -> Iterator[None]:
+    import duckdb
+
+    try:
+        yield
+    except duckdb.InterruptException:
+        raise  # the deadline says why
+    except duckdb.Error as error:
+        said = str(error).strip()
+        hint = "raise the step's memory limit" if isinstance(error, duckdb.OutOfMemoryException) else ""
+        raise Refused(f"DuckDB: {said.splitlines()[0]}", hint=hint or _second(said)) from error
+
+
+def _second(said: str) -> str:
+    """What DuckDB adds to its first line, such as the column that was meant."""
+    lines = [
+        line for line in said.splitlines()[1:] if line.strip() and not line.startswith("LINE ") and "^" not in line
+    ]
+    return lines[0].strip() if lines else ""
+
+
+@contextlib.contextmanager
+def _watched(database: DuckDBPyConnection, deadline: Deadline) -> Iterator[None]:
+    """Interrupt the query that runs when the deadline passes or the run is asked to end, and say so.
+
+    Raises:
+        TimedOut: The deadline passed.
+        Interrupted: The run was asked to end.
+    """
+    import duckdb
+
+    done = threading.Event()
+    why: list[K2runError] = []
+
+    def watch() -> None:
+        while not done.wait(0.05):
+            try:
+                deadline.remaining()
+            except K2runError as error:
+                why.append(error)
+                database.interrupt()
+                return
+
+    watcher = threading.Thread(target=watch, name="duckdb-deadline", daemon=True)
+    watcher.start()
+    try:
+        yield
+    except duckdb.InterruptException as error:
+        if why:
+            raise why[0] from error
+        raise ActionError("the query was interrupted") from error
+    finally:
+        done.set()
+        watcher.join()

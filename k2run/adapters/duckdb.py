@@ -1,0 +1,98 @@
+"""DuckDB: SQL over the Iceberg tables of the stack."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from k2run.actions.action import Result, action
+from k2run.actions.deadline import Deadline
+from k2run.adapters._iceberg import queries
+from k2run.adapters._iceberg.catalog import Iceberg, judged, open_table
+from k2run.errors import Unknown
+from k2run.language.quantities import Size
+
+GIBIBYTE = Size(2**30)
+
+
+class Answer(Result, frozen=True, kw_only=True):
+    """The answer to a query.
+
+    Attributes:
+        rows: Each a mapping of column to value: `result.rows[0].n`.
+        columns: Their names in order.
+        row_count: How many rows are in `rows`.
+        value: The value, when the answer is one row with one column; otherwise None.
+        truncated: Whether there were more rows than `limit`.
+        elapsed_ms: Of the query alone; finding the table's files comes on top.
+        snapshots: The snapshot that was read of each table; a table without any data has none.
+    """
+
+    rows: list[dict[str, Any]]
+    columns: list[str]
+    row_count: int
+    value: Any
+    truncated: bool
+    elapsed_ms: float
+    snapshots: dict[str, int]
+
+    def headline(self) -> str:
+        """The only row, or how many there are."""
+        if self.row_count == 1:
+            return ", ".join(f"{name} {_shown(value)}" for name, value in list(self.rows[0].items())[:4])
+        more = "more than " if self.truncated else ""
+        return f"{more}{self.row_count:,} rows in {self.elapsed_ms:.0f} ms"
+
+
+@action("duckdb.query")
+def query(
+    iceberg: Iceberg,
+    deadline: Deadline,
+    sql: str,
+    table: str = "",
+    parameters: dict[str, Any] = {},
+    limit: int = 100,
+    memory: Size = GIBIBYTE,
+    threads: int = 2,
+    allow_empty: bool = False,
+) -> Answer:
+    """Ask Iceberg tables with one SELECT; an answer without rows is unknown, not a fast query.
+
+    The tables are read as their current snapshots are. The query can open their files and nothing else.
+
+    Args:
+        sql: The query; it names tables as the catalog does, with or without their namespace.
+        table: A table that the query means by its name without the namespace, when that is not the default one.
+        parameters: Values for the placeholders `$name` in the query.
+        limit: Rows to fetch at most.
+        memory: What DuckDB may use, such as `512MiB`; it spills to disk beyond that.
+        threads: Processor cores it may use.
+        allow_empty: Whether no rows are an answer, too.
+    """
+    given = {table.rpartition(".")[2]: table, table: table} if table else {}
+    names = queries.table_names(sql)
+    tables = {name: open_table(iceberg, deadline, given.get(name, name)) for name in names}
+    with judged(iceberg, "query the tables"), queries.opened(tables, deadline, memory, threads) as database:
+        started = time.perf_counter()
+        found = queries.ask(database, sql, parameters, limit)
+        elapsed_ms = (time.perf_counter() - started) * 1000
+    if not found.rows and not allow_empty:
+        raise Unknown(
+            f"the query found no rows in {', '.join(names)}", hint="is the data there? or set allow_empty: true"
+        )
+    return Answer(
+        rows=found.rows,
+        columns=found.columns,
+        row_count=len(found.rows),
+        value=found.rows[0][found.columns[0]] if len(found.rows) == len(found.columns) == 1 else None,
+        truncated=found.more,
+        elapsed_ms=elapsed_ms,
+        snapshots={
+            name: at.snapshot_id for name, each in tables.items() if (at := each.current_snapshot()) is not None
+        },
+        source=iceberg.source,
+    )
+
+
+def _shown(value: Any) -> str:
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)[:40]
