@@ -1,24 +1,24 @@
 """Sockets that obey a deadline: every wait is short, and asks the deadline whether to go on.
 
-httpcore hands a request's `timeout` to its network stream as it is, so the `Deadline` of the step itself travels there:
-a server that sends one byte a second cannot stretch it, and a run that is asked to end does not wait for a slow answer.
-The classes have the shape of `httpcore.NetworkBackend` and `httpcore.NetworkStream`.
+A server that sends one byte a second cannot stretch a step, and a run that is asked to end does not wait for an answer.
 """
 
 from __future__ import annotations
 
-import contextlib
 import errno
+import io
 import os
 import select
 import socket
-import ssl
 import threading
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    import ssl
+    from collections.abc import Callable
+
+    from typing_extensions import Buffer
 
     from k2run.actions.deadline import Deadline
 
@@ -30,77 +30,84 @@ SLICE = 0.2
 Address = tuple[socket.AddressFamily, tuple[Any, ...]]
 
 
-class SocketBackend:
-    """Connects; what httpcore calls a network backend."""
+class PatientSocket:
+    """A connected socket, with as much of `socket.socket` as `http.client` uses.
 
-    def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: Deadline,
-        local_address: str | None = None,  # noqa: ARG002 - httpcore's interface
-        socket_options: Iterable[Any] | None = None,  # noqa: ARG002 - httpcore's interface
-    ) -> SocketStream:
-        """Connect to the first address of `host` that answers.
+    Attributes:
+        deadline: That of the step which uses it now.
+    """
+
+    def __init__(self, connected: socket.socket, deadline: Deadline) -> None:
+        self._socket = connected
+        self.deadline = deadline
+
+    def sendall(self, data: Buffer) -> None:
+        """All of it."""
+        rest = memoryview(data)
+        while rest:
+            rest = rest[_patiently(self._socket, self.deadline, lambda: self._socket.send(rest)) :]  # noqa: B023 - called at once
+
+    def makefile(self, mode: str) -> io.BufferedReader:
+        """A file to read from; closing it leaves the socket open."""
+        if mode != "rb":
+            raise ValueError(mode)
+        return io.BufferedReader(_Incoming(self))
+
+    def recv_into(self, buffer: Buffer) -> int:
+        """What there is, as soon as there is anything; 0 when the other side closed."""
+        return _patiently(self._socket, self.deadline, lambda: self._socket.recv_into(buffer))
+
+    def secured(self, context: ssl.SSLContext, server_name: str) -> PatientSocket:
+        """The same connection, encrypted.
 
         Raises:
-            OSError: No address answers, or the name is not known.
-            TimedOut: The deadline passed first.
+            ssl.SSLError: The two do not agree, or the certificate is not trusted.
         """
-        failure: OSError = OSError(f"{host} has no address")
-        for family, address in _resolve(host, port, timeout):
-            try:
-                return SocketStream(_connect(family, address, timeout))
-            except OSError as error:
-                failure = error
-        raise failure
+        wrapped = context.wrap_socket(self._socket, server_hostname=server_name, do_handshake_on_connect=False)
+        try:
+            _patiently(wrapped, self.deadline, wrapped.do_handshake)
+        except BaseException:
+            wrapped.close()
+            raise
+        return PatientSocket(wrapped, self.deadline)
 
-
-class SocketStream:
-    """One connection; what httpcore calls a network stream."""
-
-    def __init__(self, connected: socket.socket) -> None:
-        self._socket = connected
-
-    def read(self, max_bytes: int, timeout: Deadline) -> bytes:
-        """At most `max_bytes`, as soon as there are any; empty when the server closed."""
-        return _patiently(self._socket, timeout, lambda: self._socket.recv(max_bytes))
-
-    def write(self, buffer: bytes, timeout: Deadline) -> None:
-        """All of `buffer`."""
-        rest = memoryview(buffer)
-        while rest:
-            sent = _patiently(self._socket, timeout, lambda: self._socket.send(rest))  # noqa: B023 - called at once
-            rest = rest[sent:]
+    def is_stale(self) -> bool:
+        """The other side closed it, or says something without being asked."""
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN)
+        return bool(poll.poll(0))
 
     def close(self) -> None:
-        """Close; whatever happened before."""
-        with contextlib.suppress(OSError):
-            self._socket.close()
+        """Close it."""
+        self._socket.close()
 
-    def start_tls(
-        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: Deadline | None = None
-    ) -> SocketStream:
-        """The same connection, encrypted."""
-        if timeout is None:
-            raise ValueError("TLS needs the deadline of its step")
+
+class _Incoming(io.RawIOBase):
+    def __init__(self, source: PatientSocket) -> None:
+        super().__init__()
+        self._source = source
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Buffer) -> int:
+        return self._source.recv_into(buffer)
+
+
+def connect(host: str, port: int, deadline: Deadline) -> PatientSocket:
+    """Connect to the first address of `host` that answers.
+
+    Raises:
+        OSError: No address answers, or the name is not known.
+        TimedOut: The deadline passed first.
+    """
+    failure = OSError(f"{host} has no address")
+    for family, address in _resolve(host, port, deadline):
         try:
-            secured = ssl_context.wrap_socket(
-                self._socket, server_hostname=server_hostname, do_handshake_on_connect=False
-            )
-            _patiently(secured, timeout, secured.do_handshake)
-        except BaseException:
-            self.close()
-            raise
-        return SocketStream(secured)
-
-    def get_extra_info(self, info: str) -> Any:
-        """`is_readable` tells httpcore that an idle connection was closed by the server."""
-        if info == "is_readable":
-            return _readable_now(self._socket)
-        if info == "ssl_object":
-            return self._socket if isinstance(self._socket, ssl.SSLSocket) else None
-        return None
+            return PatientSocket(_connect(family, address, deadline), deadline)
+        except OSError as error:
+            failure = error
+    raise failure
 
 
 def _patiently(waiting: socket.socket, deadline: Deadline, attempt: Callable[[], T]) -> T:
@@ -137,14 +144,6 @@ def _outcome(connecting: socket.socket, deadline: Deadline) -> int:
     while not poll.poll(deadline.at_most(SLICE) * 1000):
         pass
     return connecting.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-
-
-def _readable_now(idle: socket.socket) -> bool:
-    if idle.fileno() < 0:
-        return True
-    poll = select.poll()
-    poll.register(idle, select.POLLIN)
-    return bool(poll.poll(0))
 
 
 def _resolve(host: str, port: int, deadline: Deadline) -> list[Address]:

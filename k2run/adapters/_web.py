@@ -1,8 +1,4 @@
-"""One HTTP exchange under the deadline of a step: what `http`, `metrics` and `prometheus` have in common.
-
-It speaks through httpcore, the engine below httpx: half the time to import, a third of the work per request.
-Connections are kept in one thread-safe pool per TLS setting; plain HTTP never builds an SSL context.
-"""
+"""One HTTP exchange under the deadline of a step: what `http`, `metrics` and `prometheus` have in common."""
 
 from __future__ import annotations
 
@@ -11,50 +7,28 @@ import time
 import zlib
 from base64 import b64encode
 from dataclasses import dataclass, field
-from functools import cache
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, cast
-from urllib.parse import unquote, urlencode, urljoin, urlsplit, urlunsplit
+from http.client import HTTPException, InvalidURL
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, unquote, urlencode, urljoin, urlsplit, urlunsplit
 
-from msgspec import Struct
-
-from k2run.adapters._sockets import SocketBackend
+from k2run.adapters._links import TRUSTING_THE_SYSTEM, Message, Place, Reply, Tls, exchange
 from k2run.errors import Refused, Unreachable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    import httpcore
-
     from k2run.actions.deadline import Deadline
 
 IDEMPOTENT = frozenset({"GET", "HEAD", "PUT", "DELETE", "OPTIONS"})
-LARGEST_BODY = 64 * 2**20
-"""Bytes of a (decoded) body; more is refused, so that a wrong URL cannot fill the memory."""
 PAUSE_BEFORE_RETRY = 0.25
 """Seconds."""
+PORTS = {"http": 80, "https": 443}
+_AS_WRITTEN = "%/:=&?~#+!$,;'@()*[]{}|"
+"""What a path or query keeps as it is; anything else beyond ASCII letters and digits is percent-encoded."""
 _PASSING = frozenset({502, 503, 504})
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _MOST_REDIRECTS = 10
-
-
-class Tls(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How an HTTPS server is trusted and how the client shows itself.
-
-    Attributes:
-        verify: Whether the server's certificate must be valid.
-        ca: File with the certificates to trust; empty means the system's.
-        certificate: File with the client's certificate.
-        private_key: File with its key, unless the certificate's file has it.
-    """
-
-    verify: bool = True
-    ca: str = ""
-    certificate: str = ""
-    private_key: str = ""
-
-
-TRUSTING_THE_SYSTEM = Tls()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,89 +147,35 @@ def _follow(request: Request, deadline: Deadline) -> Answer:
     raise Refused(f"{request.address} redirects more than {_MOST_REDIRECTS} times")
 
 
-def _exchange(
-    request: Request, method: str, url: str, headers: Mapping[str, str], deadline: Deadline
-) -> tuple[int, dict[str, str], bytes]:
-    import httpcore
-
+def _exchange(request: Request, method: str, url: str, headers: Mapping[str, str], deadline: Deadline) -> Reply:
+    """One request and its answer."""
     content = request.content if method == request.method else b""
-    patience = {"connect": deadline, "read": deadline, "write": deadline, "pool": deadline.remaining()}
-    for again in (True, False):
-        try:
-            with _pool(request.tls if url.startswith("https:") else None).stream(
-                method,
-                url,
-                headers=[*_framed(url, headers, content).items()],
-                content=content,
-                extensions={"timeout": patience},
-            ) as response:
-                answered = {name.decode("ascii").lower(): value.decode("latin-1") for name, value in response.headers}
-                return response.status, answered, _body(response, answered, request.address)
-        except httpcore.RemoteProtocolError as error:
-            # A kept connection that the server closes at the very moment of the request is nobody's failure.
-            if again and method in IDEMPOTENT and "without sending" in str(error):
-                continue
-            raise Unreachable(f"{request.address} broke off its answer: {error}") from error
-        except ssl.SSLCertVerificationError as error:
-            raise Refused(
-                f"the certificate of {request.address} is not trusted: {error.verify_message}",
-                hint="set tls: {ca: FILE}, or tls: {verify: false} where that is acceptable",
-            ) from error
-        except OSError as error:
-            reason = error.strerror or str(error)
-            raise Unreachable(
-                f"{request.address} does not answer: {reason}", hint="is the service up, and its url right?"
-            ) from error
-        except (httpcore.UnsupportedProtocol, httpcore.LocalProtocolError, ValueError, zlib.error) as error:
-            raise Refused(f"{request.address or 'the empty URL'} cannot be asked: {error}") from error
-    raise AssertionError("the second attempt returns or raises")
-
-
-def _framed(url: str, headers: Mapping[str, str], content: bytes) -> dict[str, str]:
     framed = {"Accept-Encoding": "gzip"} | identified(url, headers)
-    return framed | {"Content-Length": str(len(content))} if content else framed
-
-
-def _body(response: httpcore.Response, headers: Mapping[str, str], address: str) -> bytes:
-    zipped = headers.get("content-encoding", "").lower() in {"gzip", "x-gzip"}
-    inflate = zlib.decompressobj(zlib.MAX_WBITS | 16) if zipped else None  # 16: with gzip's own header
-    body = bytearray()
-    for chunk in response.iter_stream():
-        body += inflate.decompress(chunk, LARGEST_BODY + 1) if inflate else chunk
-        if len(body) > LARGEST_BODY:
-            raise Refused(f"the answer of {address} is larger than {LARGEST_BODY >> 20} MiB")
-    return bytes(body)
-
-
-@cache
-def _pool(tls: Tls | None) -> httpcore.ConnectionPool:
-    import httpcore
-
-    # Without an upper bound: the engine bounds how many steps run at once, and a step must not wait for a connection.
-    return httpcore.ConnectionPool(
-        ssl_context=trust(tls) if tls else None,
-        max_connections=None,
-        max_keepalive_connections=None,
-        keepalive_expiry=15,
-        network_backend=cast("httpcore.NetworkBackend", SocketBackend()),
-    )
-
-
-def trust(tls: Tls) -> ssl.SSLContext:
-    """The SSL context for such trust.
-
-    Raises:
-        Refused: A file is missing or is no certificate.
-    """
+    if content:
+        framed["Content-Length"] = str(len(content))
     try:
-        context = ssl.create_default_context(cafile=tls.ca or None)
-        if tls.certificate:
-            context.load_cert_chain(tls.certificate, tls.private_key or None)
-    except OSError as error:
+        place, path = _place(url, request.tls)
+        return exchange(place, Message(method, path, framed, content), deadline, repeatable=method in IDEMPOTENT)
+    except ssl.SSLCertVerificationError as error:
         raise Refused(
-            f"the TLS files cannot be used: {error}", hint="look at tls: {ca, certificate, private_key}"
+            f"the certificate of {request.address} is not trusted: {error.verify_message}",
+            hint="set tls: {ca: FILE}, or tls: {verify: false} where that is acceptable",
         ) from error
-    if not tls.verify:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    return context
+    except OSError as error:
+        raise Unreachable(
+            f"{request.address} does not answer: {error.strerror or error}",
+            hint="is the service up, and its url right?",
+        ) from error
+    except (InvalidURL, ValueError, zlib.error) as error:
+        raise Refused(f"{request.address or 'the empty URL'} cannot be asked: {error}") from error
+    except HTTPException as error:
+        raise Unreachable(f"{request.address} broke off its answer: {error!r}") from error
+
+
+def _place(url: str, tls: Tls) -> tuple[Place, str]:
+    parts = urlsplit(url)
+    if parts.scheme not in PORTS or not parts.hostname:
+        raise ValueError("a URL begins with http:// or https:// and a host")
+    path = quote(urlunsplit(("", "", parts.path or "/", parts.query, "")), safe=_AS_WRITTEN)
+    trusted = tls if parts.scheme == "https" else None
+    return Place(parts.hostname, parts.port or PORTS[parts.scheme], trusted), path

@@ -9,8 +9,9 @@ import msgspec
 
 from k2run.actions.action import Effect, Result, action
 from k2run.actions.deadline import Deadline
+from k2run.adapters._links import TRUSTING_THE_SYSTEM, Tls
 from k2run.adapters._target import target
-from k2run.adapters._web import TRUSTING_THE_SYSTEM, Tls, identified, with_query
+from k2run.adapters._web import identified, with_query
 from k2run.bench.latency import QUANTILES, Latencies, Percentile, Spread
 from k2run.bench.load import generate
 from k2run.bench.plan import Ask, Outcome, Plan
