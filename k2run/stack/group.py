@@ -55,9 +55,19 @@ def living(leader: Leader) -> psutil.Process | None:
     try:
         process = psutil.Process(leader.pid)
         same = abs(process.create_time() - leader.created) < _SAME_START_S
-        return process if same and process.status() != psutil.STATUS_ZOMBIE else None
+        return process if same and not _is_dead(process) else None
     except psutil.NoSuchProcess:
         return None
+
+
+def _is_dead(process: psutil.Process) -> bool:
+    """Whether a process has ended and only waits to be reaped.
+
+    The first thread is shown as ended while others still end, and hold the ports and files of the process.
+    """
+    import psutil
+
+    return process.status() == psutil.STATUS_ZOMBIE and process.num_threads() <= 1
 
 
 def is_stopped(process: psutil.Process) -> bool:
@@ -111,6 +121,6 @@ def _group_lives(group: int) -> bool:
         return True
     for pid in psutil.pids():
         with suppress(OSError, psutil.Error):
-            if os.getpgid(pid) == group and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+            if os.getpgid(pid) == group and not _is_dead(psutil.Process(pid)):
                 return True
     return False

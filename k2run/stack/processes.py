@@ -19,7 +19,7 @@ from k2run.errors import Interrupted, Refused, StackUnavailable, TimedOut, Unkno
 from k2run.stack.backend import LogLine, ServiceStatus, State, Usage
 from k2run.stack.group import Leader, adopt, exit_code, has_remains, is_gone, is_stopped, living, signal_group
 from k2run.stack.logfile import has_times, read_tail
-from k2run.stack.ports import busy_port, holder_of
+from k2run.stack.ports import Holder, busy_port, holder_of
 from k2run.stack.stack import missing_program
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ LOG_LIMIT = 64 * 2**20
 """Bytes; a longer log is put aside when the service is started again."""
 _POLL_S = 0.01
 _KILL_S = 5.0
+_DYING_S = 1.0
 
 
 class Record(Leader, frozen=True, kw_only=True):
@@ -265,11 +266,13 @@ class ProcessBackend:
         for port in self._service.ports:
             if not busy_port(port):
                 continue
-            holder = holder_of(port)
+            holder = _holder_for_sure(port)
             if holder is not None and holder.environment.get(MARK) == self._mark:
                 self._note(holder.group, self.record(), 0)
                 return True
-            who = f"by {holder.says}" if holder else "by another process"
+            if holder is None and not busy_port(port):
+                continue
+            who = f"by {holder.says}" if holder else "by a process that cannot be seen (another user's?)"
             raise StackUnavailable(
                 f"{self._service.name} cannot be started: port {port} is taken {who}",
                 hint=f"end that process, or give {self._service.name} another port in the stack's `vars`",
@@ -315,6 +318,16 @@ class ProcessBackend:
     def _wait(done: Callable[[], bool], deadline: Deadline) -> None:
         while not done():
             deadline.sleep(_POLL_S)
+
+
+def _holder_for_sure(port: int) -> Holder | None:
+    """Who holds a port; a holder that cannot be seen gets a second to be gone, as a process that just ends is."""
+    end = time.monotonic() + _DYING_S
+    while True:
+        holder = holder_of(port)
+        if holder is not None or not busy_port(port) or time.monotonic() > end:
+            return holder
+        time.sleep(_POLL_S)
 
 
 def _ending(record: Record) -> str:

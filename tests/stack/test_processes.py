@@ -264,6 +264,33 @@ time.sleep(600)
     until(lambda: not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE)
 
 
+def test_a_service_with_many_threads_gives_its_port_free_when_it_is_killed(
+    python: Python, free_port: int, tmp_path: Path
+) -> None:
+    program = f"""
+import socket, threading, time
+server = socket.create_server(("127.0.0.1", {free_port}))
+memory = bytearray(200_000_000)
+for _ in range(50):
+    threading.Thread(target=time.sleep, args=(600,)).start()
+time.sleep(600)
+"""
+    it = python(program, ports=[free_port])
+    starter = (
+        "from pathlib import Path; from k2run.stack.loading import load_stack; from k2run.stack import lifecycle\n"
+        "from k2run.actions.deadline import Deadline\n"
+        f"folder = Path({str(tmp_path)!r})\n"
+        "stack = load_stack(str(folder / 'bench.yaml'), near=None, home=folder / 'home', overrides={})\n"
+        "lifecycle.start(stack, None, Deadline(5))"
+    )
+    subprocess.run([sys.executable, "-c", starter], check=True)  # so that it is nobody's child here
+    for _ in range(3):
+        until(lambda: _listens(free_port))
+        it.kill(Deadline(SOON))
+        assert not _listens(free_port)
+        assert it.start(Deadline(SOON)) is True
+
+
 def test_a_log_is_searched_by_time_where_its_lines_tell_it(python: Python) -> None:
     from datetime import UTC, datetime, timedelta
 
