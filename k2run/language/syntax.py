@@ -72,8 +72,8 @@ def read_expression(text: str) -> Syntax:
     return read_with_jinja(text)
 
 
-_ODD = re.compile(r"""[^\x20-\x7e] | [\\#;~`] | \"{3} | '{3}""", re.VERBOSE)
-"""Line ends, letters that Python might fold, escapes, comments, and what means something else in Python."""
+_ODD = re.compile(r"""[^\x20-\x7e] | [\\#;~`] | \"{3} | '{3} | (?<!\w)\d[\d.]*[A-Za-z_]""", re.VERBOSE)
+"""Line ends, letters that Python might fold, escapes, comments, numbers with letters, what means something else there."""
 
 _NUMBER = re.compile(r"\d+(?:\.\d+)?(?:[eE][+-]?\d+)?", re.ASCII)
 """Numbers that both read alike."""
