@@ -17,7 +17,7 @@ from k2run.stack.form import place_of, with_texts
 from k2run.stack.model import RunBy, Service
 from k2run.stack.redactor import Redactor
 from k2run.stack.secrets import is_secret, read_secret
-from k2run.stack.templates import Renderer, env
+from k2run.stack.templates import Missing, Renderer, env
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,6 +36,7 @@ class Stack:
         path: Where it is.
         home: The `.k2run` folder.
         overrides: Values of `vars` that win over the file's.
+        read: Reads a secret by its reference.
 
     Attributes:
         name: Its name.
@@ -48,7 +49,14 @@ class Stack:
         services: Its services by name.
     """
 
-    def __init__(self, document: Document, path: Path, home: Path, overrides: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        document: Document,
+        path: Path,
+        home: Path,
+        overrides: Mapping[str, str],
+        read: Callable[..., str] = read_secret,
+    ) -> None:
         data = document.data
         self.name: str = data.get("name", path.stem)
         self.path = path
@@ -63,6 +71,8 @@ class Stack:
         self._vars: dict[str, Any] = {**(data.get("vars") or {}), **overrides}
         self._connections: dict[str, Any] = data.get("connections") or {}
         self._overrides = overrides
+        self._home = home
+        self._read_secret = read
         self._known: dict[Trail, Any] = {}
         self._lock = threading.RLock()
         self._renderer = Renderer(self._look_up)
@@ -104,16 +114,17 @@ class Stack:
     def check(self) -> list[Problem]:
         """Fill in everything, as `validate` does; what cannot be is a problem at its place.
 
-        Secrets are read too: what is missing is missing here as well.
+        No secret is read, and what only this machine lacks (an environment variable) is no problem of the file.
         """
+        trial = Stack(self._document, self.path, self._home, self._overrides, lambda *_, **__: "unread")
         problems: list[Problem] = []
-        for trail, read in self._readings():
+        for trail, read in trial._readings():
             try:
                 read()
+            except Missing:
+                continue
             except StackInvalid as error:
-                message = (
-                    error.message.partition(": ")[2] if error.message.startswith(str(self.path)) else error.message
-                )
+                message = error.message.removeprefix(f"{self._document.place(trail)}: ")
                 problems.append(self._document.problem("K404", message, trail, key=True, hint=error.hint))
         return problems
 
@@ -190,12 +201,12 @@ class Stack:
         except StackInvalid as error:
             if error.message.startswith(f"{self._document.file}:"):
                 raise
-            raise StackInvalid(f"{self._document.place(trail)}: {error.message}", hint=error.hint) from error.__cause__
+            raise type(error)(f"{self._document.place(trail)}: {error.message}", hint=error.hint) from error.__cause__
 
     def _secret(self, reference: str, default: str | None = None) -> str:
         """What `secret('env:NAME', 'default')` gives in a template; masked from now on, the default too."""
         try:
-            value = read_secret(reference, near=self.path.absolute().parent)
+            value = self._read_secret(reference, near=self.path.absolute().parent)
         except StackInvalid:
             if default is None:
                 raise

@@ -92,6 +92,10 @@ class Renderer:
         return self._jinja
 
 
+class Missing(StackInvalid):
+    """A value is missing on this machine; the stack file itself is right."""
+
+
 def has_template(text: str) -> bool:
     """Whether a text has anything to fill in."""
     return "{{" in text or "{%" in text
@@ -101,13 +105,13 @@ def env(name: Any, default: Any = None) -> Any:
     """An environment variable, or the default.
 
     Raises:
-        StackInvalid: It is not set and there is no default.
+        Missing: It is not set and there is no default.
     """
     value = os.environ.get(str(name))
     if value:
         return value
     if default is None:
-        raise StackInvalid(f"the environment variable {name} is not set", hint=f"export {name}=…, or give a default")
+        raise Missing(f"the environment variable {name} is not set", hint=f"export {name}=…, or give a default")
     return default
 
 

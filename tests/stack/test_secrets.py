@@ -78,7 +78,7 @@ def test_a_secret_that_is_not_there_is_told_with_its_place(
     stack = make_stack(f"connections:\n  store:\n    key: {json.dumps(reference)}\n")
     with pytest.raises(StackInvalid, match=rf"bench\.yaml:\d+:\d+: .*{said}"):
         stack.settings("store")
-    assert [problem.place.line for problem in stack.check()] == [4]
+    assert stack.check() == []  # the file is right; no secret is read to see that
 
 
 def test_a_stack_without_secrets_redacts_nothing(make_stack: Make) -> None:
