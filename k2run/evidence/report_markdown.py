@@ -57,7 +57,12 @@ def text(value: str) -> str:
 
 
 def code(value: str) -> str:
-    """The text as code, whatever it contains; also inside of a table."""
+    """The text as code, whatever it contains; also inside of a table.
+
+    Code cannot escape a backslash, and a table needs one before every pipe: where both meet, it is no code.
+    """
+    if "\\|" in value:
+        return text(value)
     shown = clean(value).replace("|", "\\|")
     if not shown:
         return ""

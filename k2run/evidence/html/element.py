@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import re
+from functools import cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-_ESCAPES = {ord("&"): "&amp;", ord("<"): "&lt;", ord(">"): "&gt;", ord('"'): "&quot;", ord("'"): "&#39;"}
+_ENTITIES = (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ('"', "&quot;"), ("'", "&#39;"))
 # Control characters have no place in XML, and surrogates none in UTF-8.
-_ESCAPES |= {
-    code: "\N{REPLACEMENT CHARACTER}" for code in (*range(32), 0x7F, 0xFFFE, 0xFFFF) if code not in {9, 10, 13}
-}
+_UNWANTED = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
+_TO_ESCAPE = re.compile("[&<>\"'\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
 _VOID = frozenset({"br", "col", "line", "meta", "rect"})
 
 
@@ -29,14 +30,16 @@ def escape(text: str) -> Html:
     """The text as it may stand in HTML or XML, in an element or in a quoted attribute."""
     if isinstance(text, Html):
         return text
-    if text.isalnum() and text.isascii():
+    if _TO_ESCAPE.search(text) is None:
         return Html(text)
-    return Html(text.translate(_ESCAPES).encode("utf-8", "replace").decode())
+    for char, entity in _ENTITIES:
+        text = text.replace(char, entity)
+    return Html(_UNWANTED.sub("\N{REPLACEMENT CHARACTER}", text))
 
 
 def join(children: Iterable[Child]) -> Html:
     """Elements and texts, one after the other."""
-    return Html("".join([escape(child) for child in children if child]))
+    return Html("".join([child if type(child) is Html else escape(child) for child in children if child]))
 
 
 def tag(name: str, /, *children: Child, **attributes: str | float | None) -> Html:
@@ -48,15 +51,16 @@ def tag(name: str, /, *children: Child, **attributes: str | float | None) -> Htm
         attributes: `class_` for class, `data_label` for data-label; None is left out.
     """
     written = "".join(
-        [
-            f' {key.rstrip("_").replace("_", "-")}="{escape(str(value))}"'
-            for key, value in attributes.items()
-            if value is not None
-        ]
+        [f' {_key(key)}="{escape(str(value))}"' for key, value in attributes.items() if value is not None]
     )
     if name in _VOID:
         return Html(f"<{name}{written}/>")
     return Html(f"<{name}{written}>{join(children)}</{name}>")
+
+
+@cache
+def _key(name: str) -> str:
+    return name.rstrip("_").replace("_", "-")
 
 
 def table(
@@ -96,15 +100,21 @@ def row(heads: Sequence[str], cells: Sequence[Child], *, number_of_head: int = 0
         number_of_head: Which of them names the row.
         attributes: Of the row itself.
     """
-    made = [
-        tag("th", cell, scope="row", role="rowheader", data_label=label)
-        if number == number_of_head
-        else tag("td", cell, role="cell", data_label=label or None)
-        for number, (label, cell) in enumerate(zip(heads, cells, strict=True))
-    ]
+    made: list[Child] = []
+    for number, (label, cell) in enumerate(zip(heads, cells, strict=True)):
+        begin, end = _cell(label, is_head=number == number_of_head)
+        made += [begin, cell, end]
     return tag("tr", *made, role="row", **attributes)
+
+
+@cache
+def _cell(label: str, *, is_head: bool) -> tuple[Html, Html]:
+    """Begin and end of a cell; there are many of them."""
+    kind = 'th scope="row" role="rowheader"' if is_head else 'td role="cell"'
+    named = f' data-label="{escape(label)}"' if label else ""
+    return Html(f"<{kind}{named}>"), Html("</th>" if is_head else "</td>")
 
 
 def journal_link(seq: int) -> Html:
     """A link to a line of the journal, which the report quotes at its end."""
-    return tag("a", str(seq), href=f"#e{seq}", class_="line", title=f"line {seq} of journal.jsonl")
+    return Html(f'<a href="#e{seq}" class="line" title="line {seq} of journal.jsonl">{seq}</a>')

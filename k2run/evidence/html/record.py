@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from msgspec import structs
 
 from k2run.evidence.html.element import NOTHING, Child, Html, join, journal_link, row, table, tag
 from k2run.evidence.html.summary import badge, bound_badge, join_note
@@ -13,7 +12,7 @@ from k2run.evidence.wording import NOT_DONE, Standing, against, count, moment, p
 from k2run.language.quantities import encode_quantity
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from k2run.engine.events import AnyEvent, StepFinished
     from k2run.evidence.view import RunView, SectionView, StepView, UndoView
@@ -22,7 +21,7 @@ SHOWN_RESULT = 4_000
 """Characters of a result that the page quotes; the journal has it whole."""
 SHOWN_LINE = 600
 SHOWN_LINES = 2_000
-_encode = msgspec.json.Encoder(enc_hook=encode_quantity, order="deterministic").encode
+_encode = msgspec.json.Encoder(enc_hook=encode_quantity).encode
 
 
 def steps(view: RunView) -> Html:
@@ -260,29 +259,19 @@ def journal(view: RunView) -> Html:
 
 
 def _line(event: AnyEvent) -> Html:
-    fields = {
-        name: value
-        for name, value in structs.asdict(event).items()
-        if name not in {"seq", "at", "t"} and value not in ("", None, [], {})
-    }
-    text = _encode(fields).decode()
+    text = _encode(event).decode()
     shown = text if len(text) <= SHOWN_LINE else f"{text[:SHOWN_LINE]}…"
-    kind = event.__struct_config__.tag
-    return tag("li", tag("strong", f"{event.seq}"), f" {span(event.t)} {kind} ", tag("code", shown), id=f"e{event.seq}")
+    return tag("li", tag("code", shown), id=f"e{event.seq}")
 
 
 def cited(view: RunView) -> list[AnyEvent]:
-    """The events that the view rests on, in the journal's order."""
+    """The events that the page links to, in the journal's order."""
     events: list[AnyEvent | None] = [view.started, view.scored, view.finished]
     events += [*view.resumed, *view.stack_changes, *view.faults, *view.clocks, *view.objectives, *view.notes]
     for section in view.sections.values():
-        events += [section.started, section.finished]
-        events += _of_steps(section.steps)
+        for step in section.steps:
+            events += [step.finished or step.started, step.answered or step.asked]
     for undo in view.undos.values():
-        events += [undo.planned, undo.started, undo.finished]
+        events += [undo.planned, undo.finished]
     unique = {event.seq: event for event in events if event is not None}
     return [unique[seq] for seq in sorted(unique)]
-
-
-def _of_steps(found: Iterable[StepView]) -> list[AnyEvent | None]:
-    return [event for step in found for event in (step.started, step.tried, step.asked, step.answered, step.finished)]

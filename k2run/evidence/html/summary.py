@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING
 
 from k2run.engine.events import Bound, Outcome
@@ -45,12 +46,14 @@ TONES = {
 """The class of a standing in the style sheet; others are quiet."""
 
 
+@cache
 def badge(stands: Standing) -> Html:
     """A standing, as a mark and a word."""
     word = "failed" if stands is Standing.FAILED else stands.value
     return tag("span", MARKS[stands], " ", word, class_=f"badge {TONES.get(stands, 'quiet')}")
 
 
+@cache
 def bound_badge(bound: Bound | None) -> Html:
     """Whether an objective was met, as a mark and a word."""
     if bound is None:

@@ -48,22 +48,24 @@ def closing(view: RunView, width: int) -> list[Line]:
     if view.finished is not None:
         lines += _broken(view.finished, width)
         lines += _verdict(view, view.finished, width)
-    return lines
+    return [_cut_all(line, width) for line in lines]
 
 
 def _score(scored: Scored, width: int) -> list[Line]:
     widest = min(max((cells(line.title) for line in scored.lines), default=0), width - BAR - 24)
     light = f", {scored.light}" if scored.light else ""
-    judged = f"{percent(scored.coverage)} of the points could be judged"
+    heading = (
+        Part("Score", Tone.STRONG),
+        Part(f"  over the {percent(scored.coverage)} of points that could be judged", Tone.QUIET),
+    )
     total: Line = (
         Part("  "),
         Part(left("Score", widest), Tone.STRONG),
         Part("  "),
         Part(f"{points(scored.score)} of 100", Tone.STRONG),
         Part(f"  {scored.band}{light}" if scored.band else "", _LIGHTS.get(scored.light, Tone.PLAIN)),
-        Part(f"  {judged}", Tone.QUIET),
     )
-    return [(Part("Score", Tone.STRONG),), *(_score_line(line, widest) for line in scored.lines), total]
+    return [heading, *(_score_line(line, widest) for line in scored.lines), total]
 
 
 def _score_line(line: ScoreLine, widest: int) -> Line:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TextIO
 
 _ASCII = str.maketrans({
@@ -34,3 +35,13 @@ class Outlet:
             self._stream.flush()
         except (OSError, ValueError):
             self._closed = True
+            self._discard()
+
+    def _discard(self) -> None:
+        """What the stream still holds back would be written, and fail again, when the program ends."""
+        try:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._stream.fileno())
+            os.close(nowhere)
+        except (OSError, ValueError):
+            return
