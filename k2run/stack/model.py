@@ -24,7 +24,9 @@ class Ready(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     Attributes:
         tcp: `host:port`.
         http: A URL that must answer `status`.
+        status: The HTTP status that it must answer with.
         body: Values that the JSON body must have, such as `{status: healthy}`.
+        headers: Sent with the request, beside those of the service.
         within: How long it may take after a start.
     """
 
@@ -43,12 +45,15 @@ class Service(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         run: Who runs it.
         command: For a process: the program and its arguments.
         program: For a process: a program that must be on PATH; without it the service is "not applicable".
+        env: For a process: environment variables beside those of k2run itself.
         container: For docker: the container's name.
         ports: The TCP ports it listens on; a taken one is an error that names the holder.
         url: Its base URL, for `http` actions.
         metrics: The URL of its Prometheus metrics.
         headers: Sent with every request to it (an API key).
         title: What people call it.
+        ready: How one sees that it does its work; by its first port when missing.
+        needs: Services that are started with it.
     """
 
     name: str = ""
