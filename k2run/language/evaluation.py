@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from functools import cache, lru_cache
-from types import BuiltinFunctionType, BuiltinMethodType, FunctionType, MethodType
+from types import BuiltinMethodType, FunctionType, MethodType
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import StrictUndefined, nodes
@@ -61,6 +61,8 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
     def getattr(self, obj: Any, attribute: str) -> Any:
         """`a.b`: the item of a mapping, before any method of the mapping's type."""
+        if isinstance(obj, Missing):
+            return obj
         if isinstance(obj, Mapping):
             try:
                 return obj[attribute]
@@ -89,10 +91,10 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
     def is_safe_callable(self, obj: Any) -> bool:
         """Methods of plain values, and functions that k2run put into the scope."""
-        if isinstance(obj, BuiltinMethodType | MethodType) and getattr(obj, "__self__", None) is not None:
-            owner = obj.__self__
-            return obj.__name__ in METHODS and isinstance(owner, _PLAIN)
-        return isinstance(obj, FunctionType | BuiltinFunctionType)
+        if isinstance(obj, FunctionType) or obj in _GLOBALS.values():
+            return True
+        owner = getattr(obj, "__self__", None)
+        return isinstance(obj, BuiltinMethodType | MethodType) and isinstance(owner, _PLAIN) and obj.__name__ in METHODS
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         """`*`, `**` and `%`, refused where the result would be huge."""
@@ -159,6 +161,8 @@ def compiled(text: str) -> Callable[[Mapping[str, Any]], Any]:
     expression = parse(text)
     for node in (expression, *expression.find_all(nodes.Node)):
         node.lineno = 1
+        if isinstance(node, nodes.Name) and node.name == "self":  # Jinja2's own name for the template
+            raise SecurityError("`self` is not a name here")
     expression.set_environment(environment())
     body: list[nodes.Node] = [nodes.Assign(nodes.Name(_VALUE, "store"), expression, lineno=1)]
     template = environment().from_string(nodes.Template(body, lineno=1))

@@ -7,7 +7,7 @@ from typing import Any
 FACTS = ("stack", "run", "figures")
 """Names that the engine gives to every expression."""
 
-RESERVED = frozenset({*FACTS, "result", "attempt", "true", "false", "none", "True", "False", "None"})
+RESERVED = frozenset({*FACTS, "result", "attempt", "self", "true", "false", "none", "True", "False", "None"})
 """Names that a runbook cannot give to its own values."""
 
 

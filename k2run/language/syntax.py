@@ -73,7 +73,7 @@ def read_expression(text: str) -> Syntax:
 
 
 _ODD = re.compile(r"""[^\x20-\x7e] | [\\#;~`] | \"{3} | '{3} | (?<!\w)\d[\d.]*[A-Za-z_]""", re.VERBOSE)
-"""Line ends, letters that Python might fold, escapes, comments, numbers with letters, what means something else there."""
+"""Line ends, letters that Python might fold, escapes, comments, numbers with letters, what means something else."""
 
 _NUMBER = re.compile(r"\d+(?:\.\d+)?(?:[eE][+-]?\d+)?", re.ASCII)
 """Numbers that both read alike."""
