@@ -71,11 +71,13 @@ class StepView:
 
     @property
     def name(self) -> str:
-        """What people call it."""
-        for event in (self.finished, self.started, self.planned):
-            if event is not None and event.name:
-                return event.name
-        return self.action
+        """What people call it; the turns of a loop that all have the same name are told apart by their number."""
+        events = (self.finished, self.started, self.planned)
+        name = next((event.name for event in events if event is not None and event.name), self.action)
+        turn = self.path[len(base_path(self.path)) + 1 :]
+        if turn and self.planned is not None and name == (self.planned.name or self.action):
+            return f"{name} ({int(turn) + 1})"
+        return name
 
     @property
     def action(self) -> str:

@@ -100,11 +100,13 @@ def relaunch(reference: str, *, options: Options, mode: Mode) -> RunFinished:
     """
     catalogue, store = Catalogue(), Store()
     folder = store.find_run(reference)
-    begun = started(read_journal(folder))
+    earlier = read_journal(folder)
+    begun = started(earlier)
     loaded = load_runbook(folder / RUNBOOK_COPY, catalogue)
     chosen = open_stack(begun.stack_file or begun.stack, store=store)
     before = begun.options
     with open_face(mode, sys.stdout) as face:
+        face.recall(earlier)
         request = Request(
             runbook=loaded,
             stack=chosen,

@@ -1,3 +1,4 @@
+import msgspec
 from msgspec.structs import replace
 
 from k2run.engine.events import (
@@ -60,6 +61,14 @@ def test_the_turns_of_a_loop_take_the_place_of_the_step_in_the_outline():
         [started("s.steps[0]", "s.steps[1]"), *(e(f"s.steps[0]#{n}") for n in range(3) for e in (begins, ends))]
     )
     assert names(view) == ["s.steps[0]#0", "s.steps[0]#1", "s.steps[0]#2", "s.steps[1]"]
+
+
+def test_turns_of_a_loop_that_have_the_same_name_are_told_apart():
+    turns = [msgspec.structs.replace(ends(f"s.steps[0]#{n}"), name="s.steps[0]") for n in range(2)]
+    assert [step.name for step in view_of([started("s.steps[0]"), *turns]).leaves()] == [
+        "s.steps[0] (1)",
+        "s.steps[0] (2)",
+    ]
 
 
 def test_a_failure_inside_a_block_that_passed_is_rescued():

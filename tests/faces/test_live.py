@@ -291,6 +291,15 @@ def test_the_picture_is_one_small_document_of_the_whole_run(demo_day):
     assert "invoke run runbooks/demo-day.yaml" in text
 
 
+def test_a_picture_may_fold_sections_and_reaches_for_nothing_outside_of_it(demo_day):
+    drawn = picture(demo_day, 90, unfolded=["Resilience"])
+    text = "".join(ET.fromstring(drawn).itertext()).replace("\N{NO-BREAK SPACE}", " ")
+    assert "Back to NORMAL" in text
+    assert "Broker answers" not in text
+    assert "7 passed, 2 n/a" in text
+    assert "url(" not in drawn.replace("url(#", "")
+
+
 def test_the_picture_of_hostile_text_is_still_a_document(consumer_killed):
     events = [
         replace(event, headline="<b>&\x1b[31m") if isinstance(event, StepFinished) else event

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from k2run.engine.events import Bound, Outcome
 from k2run.evidence.verdict import trouble, verdict
 from k2run.evidence.wording import MARKS, Standing, against, clean, count, counted, percent, points
-from k2run.faces.terminal.lines import EMPTY, TONES, Line, Part, Tone, cells, cut, left, right, wrap
+from k2run.faces.terminal.lines import EMPTY, FILLED, TONES, UNFILLED, Line, Part, Tone, cells, cut, left, right, wrap
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -79,8 +79,8 @@ def _score_line(line: ScoreLine, widest: int) -> Line:
         Part("  "),
         title,
         Part("  "),
-        Part("█" * filled, Tone.GOOD if full else Tone.WARN if line.earned else Tone.BAD),
-        Part("░" * (BAR - filled), Tone.QUIET),
+        Part(FILLED * filled, Tone.GOOD if full else Tone.WARN if line.earned else Tone.BAD),
+        Part(UNFILLED * (BAR - filled), Tone.QUIET),
         Part(f"  {right(points(line.earned), 4)} of {points(line.judged)}"),
         Part(partly, Tone.QUIET),
     )

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from k2run.evidence.wording import Standing
 
 ELLIPSIS = "…"
+FILLED, UNFILLED = "━", "─"
 
 
 class Tone(StrEnum):

@@ -114,7 +114,8 @@ class PlainFace(Face):
         if not measured and not why:
             measured = clean(event.message)
         expected = f"[{clean(event.expected)}]" if event.expected else ""
-        name = left(clean(event.name), NAME)
+        step = self._view.step(event.step)
+        name = left(clean(step.name if step is not None else event.name), NAME)
         return [
             _line(event.at, stands, "  ".join(part for part in (right(time, TIME), name, measured, expected) if part)),
             *why,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from k2run.evidence.wording import Standing, clean, counted, span
-from k2run.faces.terminal.lines import EMPTY, Line, Part, Tone, cells, cut, left, right
+from k2run.faces.terminal.lines import EMPTY, FILLED, UNFILLED, Line, Part, Tone, cells, cut, left, right
 from k2run.faces.terminal.story import FAULT_MARK, MARGIN, TIME_WIDTH, UNDO_MARK, fill
 
 if TYPE_CHECKING:
@@ -136,8 +136,8 @@ def _progress(story: Story, section: SectionView | None, now: float) -> Line:
     clocks += [Part("run ", Tone.QUIET), Part(time, tone)]
     start = [
         Part("  "),
-        Part("█" * filled, Tone.GOOD),
-        Part("░" * (BAR - filled), Tone.QUIET),
+        Part(FILLED * filled, Tone.GOOD),
+        Part(UNFILLED * (BAR - filled), Tone.QUIET),
         Part(f" {done} of {total}"),
         Part(f"  {trouble}" if trouble else "", Tone.BAD if standings[Standing.FAILED] else Tone.WARN),
     ]

@@ -55,7 +55,7 @@ class Story:
         self.width = max(width, self.narrowest)
         self.view = RunView()
         self.name_width = SHORTEST_NAME
-        self._section = ""
+        self.section = ""
 
     def tell(self, event: AnyEvent) -> list[Line]:  # noqa: C901, PLR0911 - one case per kind of event
         """Take in the next event and return what is to be shown for good because of it; mostly nothing."""
@@ -120,7 +120,7 @@ class Story:
         ]
 
     def _heading(self, path: str, within: float | None, note: str = "") -> list[Line]:
-        self._section = path
+        self.section = path
         name = clean(self.view.sections[path].name) + note
         budget = f"within {span(within)}" if within else ""
         return [EMPTY, (Part(left(name, self.width - cells(budget)), Tone.STRONG), Part(budget, Tone.QUIET))]
@@ -151,7 +151,7 @@ class Story:
         step = self.view.step(event.step)
         if step is None or (step.is_block and event.outcome is Outcome.PASSED and not event.message):
             return []
-        lines = [] if event.section == self._section else self._heading(event.section, None, " (goes on)")
+        lines = [] if event.section == self.section else self._heading(event.section, None, " (goes on)")
         return [*lines, self.step_line(step, event), *self._why(step, event)]
 
     def step_line(self, step: StepView, event: StepFinished) -> Line:
