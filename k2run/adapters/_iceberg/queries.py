@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import re
+import json
 import tempfile
 import threading
 from functools import cache
@@ -73,9 +73,23 @@ def table_names(sql: str) -> list[str]:
             raise Refused(
                 "only a single SELECT may be asked of a table", hint="write one query that starts with SELECT"
             )
-        # DuckDB binds the query to find them, and a placeholder without its value cannot be bound.
-        found = database.get_table_names(re.sub(r"\$\w+", "NULL", sql), qualified=True)
-    return sorted({name.partition(" AS ")[0].replace('"', "") for name in found})
+        # `get_table_names` would bind the query, which fails on a placeholder and on `JOIN … USING`.
+        row = database.execute("SELECT json_serialize_sql($1::VARCHAR)", [sql]).fetchone()
+    nodes = list(_nodes(json.loads(row[0]))) if row else []
+    own = {entry["key"] for node in nodes for entry in node.get("cte_map", {}).get("map", [])}
+    tables = (node for node in nodes if node.get("type") == "BASE_TABLE")
+    names = {".".join(filter(None, (node["schema_name"], node["table_name"]))) for node in tables}
+    return sorted(names - own)
+
+
+def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
+    """Every object in a JSON document."""
+    if isinstance(tree, dict):
+        yield tree
+        tree = list(tree.values())
+    if isinstance(tree, list):
+        for part in tree:
+            yield from _nodes(part)
 
 
 @cache
