@@ -75,13 +75,11 @@ def consume(options: argparse.Namespace, stopping: threading.Event) -> None:
     from k2run.sandbox.drain import open_drain
 
     client = topics.admin(options.bootstrap)
-    if not wait_until(lambda: topics.answers(client), stopping, f"the broker at {options.bootstrap}"):
-        return
     # A batch is fifty thousand objects without a cycle among them; looking for one cost a fifth of the throughput.
     gc.freeze()
     gc.set_threshold(200_000, 20, 100)
     drain = open_drain(options, client, metrics)
-    if not wait_until(drain.topics_exist, stopping, f"a stream that makes the topics at {options.bootstrap}"):
+    if not wait_until(drain.ready, stopping, f"the broker at {options.bootstrap}"):
         return
     try:
         drain.run(stopping)

@@ -111,10 +111,10 @@ class Drain:
             self._metrics.begin(lane.topic, lane.sink.form.table)
             self._metrics.pending(lane.sink.form.table, lane.sink.ledger.pending)
 
-    def topics_exist(self) -> bool:
-        """Whether there is something to read; judges the load on the way."""
+    def ready(self) -> bool:
+        """Whether the broker answers and has the topics, which are made if need be. Judges the load on the way."""
         self._clock.judge()
-        return self._clock.lives.keys() == self._lanes.keys()
+        return bool(self._clock.lives)
 
     def run(self, stopping: threading.Event) -> None:
         """Move messages until told to stop; then commit what was taken."""
@@ -136,7 +136,7 @@ class Drain:
     def _follow_topics(self) -> None:
         """Start over on topics that are not the ones they were: made again, or lost by their broker."""
         lives = self._clock.lives
-        if lives == self._lives or lives.keys() != self._lanes.keys():
+        if lives == self._lives:
             return
         for topic, lane in self._lanes.items():
             if len(lane.batch):

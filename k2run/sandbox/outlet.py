@@ -30,19 +30,15 @@ class TopicKeeper:
         self.generation = 0
 
     def ready(self) -> bool:
-        """Whether all topics exist now; makes the missing ones."""
+        """Whether the topics exist now; makes the missing ones."""
         try:
-            found = topics.lives(self._admin)
-            if len(found) < len(topics.PARTITIONS):
-                topics.make_topics(self._admin)
-                log("topics_created", topics=",".join(topics.PARTITIONS.keys() - found.keys()))
-                found = topics.lives(self._admin)
+            found = topics.ensure(self._admin)
         except KafkaException:
             return False
         if found != self._lives:
             self._lives = found
             self.generation += 1
-        return len(found) == len(topics.PARTITIONS)
+        return True
 
     def watch(self) -> None:
         """Look again every half second, in a thread of its own, until told to stop."""

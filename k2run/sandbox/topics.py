@@ -10,6 +10,7 @@ from confluent_kafka.admin._listoffsets import OffsetSpec
 from confluent_kafka.cimpl import NewTopic
 
 from k2run.sandbox import reference, trade
+from k2run.sandbox.program import log
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -40,15 +41,6 @@ def admin(bootstrap: str) -> AdminClient:
     """A client for metadata and offsets."""
     settings = {key: value for key, value in CLIENT.items() if key != "allow.auto.create.topics"}
     return AdminClient({"bootstrap.servers": bootstrap, "socket.timeout.ms": 5000, **settings})
-
-
-def answers(client: AdminClient) -> bool:
-    """Whether the broker can be talked to at this moment (waits at most 1 s)."""
-    try:
-        client.list_topics(timeout=1)
-    except KafkaException:
-        return False
-    return True
 
 
 def make_topics(client: AdminClient) -> None:
@@ -83,6 +75,22 @@ def lives(client: AdminClient) -> dict[str, str]:
         except KafkaException as problem:
             if problem.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
                 raise
+    return found
+
+
+def ensure(client: AdminClient) -> dict[str, str]:
+    """Every topic's id, after making the topics that are missing.
+
+    Raises:
+        KafkaException: the broker could not be reached, or does not show a topic it has just made yet.
+    """
+    found = lives(client)
+    if missing := PARTITIONS.keys() - found.keys():
+        make_topics(client)
+        log("topics_created", topics=",".join(sorted(missing)))
+        found = lives(client)
+        if PARTITIONS.keys() - found.keys():
+            raise KafkaException(KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART))
     return found
 
 
