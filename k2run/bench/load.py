@@ -206,20 +206,13 @@ class Load(ABC):
         await asyncio.sleep(0)  # transports close in the next turn of the loop
 
     def _outcome(self, cpu: float) -> Outcome:
-        tally = self.tally
-        over = max(tally.last, self.end) if self.plan.seconds else tally.last
-        return Outcome(
-            histogram=tally.good.encode(),
-            failed=tally.failed.encode(),
+        over = max(self.tally.last, self.end) if self.plan.seconds else self.tally.last
+        return self.tally.outcome(
             started=self.started,
+            skipped=self.skipped,
             seconds=max(0.0, over - self.begin),
-            errors=dict(tally.errors),
-            empty=tally.empty,
-            size=tally.size,
-            statuses=dict(tally.statuses),
             cpu=cpu,
             late_ms=self.late * 1000,
-            skipped=self.skipped,
         )
 
 

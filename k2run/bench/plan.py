@@ -25,15 +25,26 @@ class Ask(Struct, frozen=True, kw_only=True):
     rows: str = ""
 
 
-class Plan(Struct, frozen=True, kw_only=True):
-    """How often it is asked.
+class Pace(Struct, frozen=True, kw_only=True):
+    """How long a load goes on.
+
+    Attributes:
+        seconds: How long to measure; 0 when `iterations` says how much.
+        iterations: How many requests to measure; 0 when `seconds` says how long.
+        warm_up: Seconds of the same load before anything counts.
+    """
+
+    seconds: float = 0.0
+    iterations: int = 0
+    warm_up: float = 0.0
+
+
+class Plan(Pace, frozen=True, kw_only=True):
+    """How often something is asked.
 
     Attributes:
         workers: Connections that ask one after the other (closed loop), or at most so many at once (open loop).
         rate: Requests a second, whatever the answers do (open loop); 0 is a closed loop.
-        seconds: How long to measure; 0 when `iterations` says how much.
-        iterations: How many requests to measure; 0 when `seconds` says how long.
-        warm_up: Seconds of the same load before anything counts.
         think: Seconds that a worker of a closed loop pauses between an answer and its next request.
         timeout: Seconds after which a request is given up and counted as an error.
     """
@@ -41,9 +52,6 @@ class Plan(Struct, frozen=True, kw_only=True):
     ask: Ask
     workers: int = 1
     rate: float = 0.0
-    seconds: float = 0.0
-    iterations: int = 0
-    warm_up: float = 0.0
     think: float = 0.0
     timeout: float = 10.0
 

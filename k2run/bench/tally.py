@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from k2run.bench.latency import Latencies
+from k2run.bench.plan import Outcome
 
 if TYPE_CHECKING:
     from k2run.bench.plan import Ask
@@ -22,9 +23,9 @@ class Tally:
         last: When the last of them came (monotonic).
     """
 
-    def __init__(self, ask: Ask) -> None:
-        self._statuses_wanted = frozenset(ask.statuses)
-        self._rows = [part for part in ask.rows.split(".") if part]
+    def __init__(self, ask: Ask | None = None) -> None:
+        self._statuses_wanted = frozenset(ask.statuses if ask else ())
+        self._rows = [part for part in (ask.rows if ask else "").split(".") if part]
         self.good = Latencies()
         self.failed = Latencies()
         self.errors: Counter[str] = Counter()
@@ -44,6 +45,29 @@ class Tally:
         else:
             self.size += size
             self.good.record(seconds)
+
+    def found(self, count: int, seconds: float) -> None:
+        """Count an answer of which only the number of rows is known."""
+        if count:
+            self.good.record(seconds)
+        else:
+            self.empty += 1
+
+    def outcome(self, *, started: int, skipped: int, seconds: float, cpu: float = 0.0, late_ms: float = 0.0) -> Outcome:
+        """All of it, once the load is over."""
+        return Outcome(
+            histogram=self.good.encode(),
+            failed=self.failed.encode(),
+            started=started,
+            seconds=seconds,
+            errors=dict(self.errors),
+            empty=self.empty,
+            size=self.size,
+            statuses=dict(self.statuses),
+            cpu=cpu,
+            late_ms=late_ms,
+            skipped=skipped,
+        )
 
     def failure(self, why: str, seconds: float) -> None:
         """Count a request that failed."""

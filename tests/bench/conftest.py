@@ -54,3 +54,20 @@ def nothing(tmp_path_factory: pytest.TempPathFactory):
     path = folder / "stack.yaml"
     path.write_text("stack: 1\nname: tested\n")
     return Services.of(load_stack(str(path), near=None, home=folder / ".k2run", overrides={}))
+
+
+@pytest.fixture(scope="session")
+def trades(tmp_path_factory: pytest.TempPathFactory):
+    """A real Iceberg table `market_data.trades` with 5,000 rows of two symbols."""
+    import pyarrow as pa
+    from pyiceberg.catalog.sql import SqlCatalog
+
+    from k2run.adapters._iceberg.catalog import Iceberg
+
+    folder = tmp_path_factory.mktemp("warehouse")
+    iceberg = Iceberg(type="sql", uri=f"sqlite:///{folder}/catalog.db", warehouse=f"file://{folder}")
+    catalog = SqlCatalog("tested", uri=iceberg.uri, warehouse=iceberg.warehouse)
+    catalog.create_namespace("market_data")
+    rows = pa.table({"symbol": ["BTCUSDT", "ETHUSDT"] * 2500, "price": [float(n) for n in range(5000)]})
+    catalog.create_table("market_data.trades", rows.schema).append(rows)
+    return iceberg

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import socket
+import sys
 import threading
 import time
 
@@ -10,6 +11,8 @@ from k2run.actions.deadline import Deadline
 from k2run.bench.actions import http
 from k2run.errors import Interrupted, Refused, TimedOut, Unknown, Unreachable
 from k2run.language.quantities import Duration, Rate
+from k2run.stack.loading import load_stack
+from k2run.stack.services import Services
 
 
 def quantile(values, share):
@@ -63,7 +66,7 @@ def test_iterations_and_warm_up_are_counted_apart(serve, nothing):
     assert result.warm_up_requests == len(record) - 100 > 10
     assert result.p99_ms is None
     assert "p99 needs 1,000" in result.not_measured
-    assert "p99 not measured" in result.headline()
+    assert "p99 needs 1,000 samples" in result.headline()
 
 
 def test_errors_and_empty_answers_are_kept_apart_from_the_good_ones(serve, nothing):
@@ -166,3 +169,24 @@ def test_a_request_to_stop_ends_a_load(serve, nothing):
         with pytest.raises(Interrupted):
             http(nothing, deadline, url=server.url, during=Duration(20))
         assert time.monotonic() - started < 1
+
+
+def test_services_are_watched_while_the_load_is_on(serve, tmp_path):
+    path = tmp_path / "stack.yaml"
+    path.write_text(
+        f"stack: 1\nname: watched\nservices:\n"
+        f"  burner: {{run: process, command: ['{sys.executable}', -c, 'while True: pass']}}\n"
+        f"  outside: {{url: 'http://127.0.0.1:1'}}\n"
+    )
+    services = Services.of(load_stack(str(path), near=None, home=tmp_path / ".k2run", overrides={}))
+    burner = services.backend("burner")
+    burner.start(Deadline(10))
+    try:
+        with serve("--delay", "5") as server:
+            result = http(services, Deadline(30), url=server.url, during=Duration(1.6), watch=["burner", "outside"])
+    finally:
+        burner.kill(Deadline(10))
+    assert 0.1 < result.used["burner"].cores < 1.5
+    assert result.used["burner"].memory_bytes > 1_000_000
+    assert result.used["outside"].cores is None
+    assert result.used["outside"].unknown
