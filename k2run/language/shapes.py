@@ -13,7 +13,7 @@ from k2run.language.syntax import ITEM
 _SCALARS = (str, int, float, bool)
 
 
-class Absent(Exception):  # noqa: N818 - an answer, not an error: the name is not there
+class Absent(Exception):
     """A type has no such attribute.
 
     Attributes:

@@ -79,7 +79,7 @@ _NUMBER = re.compile(r"\d+(?:\.\d+)?(?:[eE][+-]?\d+)?", re.ASCII)
 """Numbers that both read alike."""
 
 
-class _Unsure(Exception):  # noqa: N818 - not an error: a question for the other parser
+class _Unsure(Exception):
     """Python's parser and Jinja2's might not agree here."""
 
 

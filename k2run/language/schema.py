@@ -1,0 +1,287 @@
+"""The JSON Schema of a runbook, made from what reads one: editors complete and check with it while one types."""
+
+from __future__ import annotations
+
+import re
+from textwrap import dedent
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from msgspec.structs import fields
+
+from k2run.language.heading import INPUT_TYPES
+from k2run.language.model import AfterFailure, Kind, Severity
+from k2run.language.quantities import Duration, Rate, Size
+from k2run.language.reading import MAX_WORKERS
+from k2run.language.vocabulary import ASSERT, RUN, SET, WAIT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from msgspec.structs import FieldInfo
+
+    from k2run.language.vocabulary import ActionForm, Vocabulary
+
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+_QUANTITIES: dict[Any, dict[str, Any]] = {
+    Duration: {
+        "type": "string",
+        "pattern": r"^(\s*\d+(\.\d+)?\s*(ms|min|s|m|h|d))+$|\{\{",
+        "examples": ["30s", "1m30s"],
+    },
+    Size: {"type": ["string", "integer"], "pattern": r"^\d+(\.\d+)?\s*([KMGT]i?B|kB|B)$|\{\{", "examples": ["10MiB"]},
+    Rate: {"type": "string", "pattern": r"^\d+(\.\d+)?\s*/\s*(s|m|min|h)$|\{\{", "examples": ["500/s"]},
+}
+_TEMPLATE = {"type": "string", "pattern": r"\{\{"}
+_ARGUMENTS = re.compile(r"^Args:\n((?:[ ]+.*\n|\n)+)", re.MULTILINE)
+_ARGUMENT = re.compile(r"^(\w+): (.+(?:\n[ ]+.+)*)", re.MULTILINE)
+
+_TEXT = {"type": "string"}
+_WORDS = {"type": "array", "items": _TEXT}
+_NUMBER = {"type": "number", "minimum": 0}
+_FLAG = {"type": "boolean"}
+_NAME = {"type": "string", "pattern": "^[A-Za-z][A-Za-z0-9_]*$"}
+_EXPRESSION = {"type": ["string", "boolean"], "description": "An expression, without {{ }}."}
+_DURATION = {
+    "type": "string",
+    "pattern": r"^(\s*\d+(\.\d+)?\s*(ms|min|s|m|h|d))+$",
+    "examples": ["30s", "1m30s", "500ms"],
+}
+_WORKERS = {"anyOf": [_FLAG, {"type": "integer", "minimum": 0, "maximum": MAX_WORKERS}]}
+
+
+def runbook_schema(vocabulary: Vocabulary) -> dict[str, Any]:
+    """What a runbook may look like, with the arguments of every action of a vocabulary.
+
+    Args:
+        vocabulary: The actions; those of other adapters are let through, since nothing is known of them here.
+    """
+    forms = [form for name in vocabulary.names() if (form := vocabulary.find(name)) is not None]
+    return {
+        "$schema": DIALECT,
+        "title": "k2run runbook",
+        "description": "What must be true of a stack, how fast, and what to do when it is not.",
+        "type": "object",
+        "required": ["runbook", "kind", "sections"],
+        "additionalProperties": False,
+        "properties": _runbook(),
+        "$defs": {
+            "expression": _EXPRESSION,
+            "expressions": {
+                "anyOf": [_ref("expression"), {"type": "array", "minItems": 1, "items": _ref("expression")}]
+            },
+            "duration": _DURATION,
+            "words": {"anyOf": [_TEXT, _WORDS]},
+            "vars": {"type": "object", "propertyNames": _NAME},
+            "steps": {"type": "array", "minItems": 1, "items": _ref("step")},
+            "input": _input(),
+            "points": _points(),
+            "score": _score(),
+            "section": _closed(_section(), required=["steps"]),
+            "step": _step(forms),
+            **_actions(forms),
+        },
+    }
+
+
+def _runbook() -> dict[str, Any]:
+    return {
+        "runbook": _said({"const": 1}, "Version of the language."),
+        "kind": _said({"enum": [kind.value for kind in Kind]}, "What the runbook is for."),
+        "name": _said(_TEXT, "Name of the runbook; the file's name when missing."),
+        "title": _said(_TEXT, "What people call it."),
+        "description": _said(_TEXT, "What it does and why, in a few sentences."),
+        "owner": _said(_TEXT, "Who answers for it."),
+        "stack": _said(_TEXT, "The stack it runs on unless another is given; `sandbox` when missing."),
+        "inputs": _said(
+            {"type": "object", "propertyNames": _NAME, "additionalProperties": _ref("input")}, "Set with -e."
+        ),
+        "vars": _said(_ref("vars"), "Values for all expressions; each may use those above it."),
+        "requires": _said(_ref("words"), "Services; where one is absent the runbook is not applicable."),
+        "objective": _said(_objective(), "What the whole run promises."),
+        "score": _said(_ref("score"), "How steps turn into points, and points into go or no-go."),
+        "steady_state": _said(_ref("steps"), "What must hold before a fault, and again after it."),
+        "symptoms": _said(_ref("steps"), "How a recovery runbook recognises its own failure."),
+        "sections": _said(
+            {"type": "array", "minItems": 1, "items": _ref("section")}, "The steps, in groups, in order."
+        ),
+        "always": _said(_ref("steps"), "Steps that run whatever happened."),
+        "tags": _said(_ref("words"), "Tags of the whole runbook."),
+    }
+
+
+def _section() -> dict[str, Any]:
+    return {
+        "name": _said(_TEXT, "What the section is about."),
+        "steps": _said(_ref("steps"), "What is done, in order."),
+        "when": _said(_ref("expression"), "The section is left out when this is false."),
+        "within": _said(_ref("duration"), "The time budget of the section: an objective, not a limit."),
+        "parallel": _said(_WORKERS, "How many steps run at once; true for all."),
+        "clock": _said({"enum": ["rto"]}, "The recovery clock stops at the end of this section."),
+        "category": _said(_TEXT, "Score category of the steps that name none."),
+        "after_failure": _said({"enum": [way.value for way in AfterFailure]}, "What a failed critical step does."),
+        "tags": _said(_ref("words"), "Tags of all its steps."),
+        "vars": _said(_ref("vars"), "Values for this section and those after it."),
+        "requires": _said(_ref("words"), "Services; where one is absent the section is not applicable."),
+    }
+
+
+def _keywords() -> dict[str, Any]:
+    figures = {"type": "object", "propertyNames": _NAME, "additionalProperties": _ref("expression")}
+    failure = _closed({"hint": _TEXT, "recovery": _TEXT})
+    return {
+        "name": _said(_TEXT, "What the step is called; may have {{ }} in it."),
+        "id": _said(_TEXT, "A name for other tools to refer to."),
+        "when": _said(_ref("expression"), "The step is left out when this is false."),
+        "loop": _said({"type": ["array", "object", "string"]}, "A list, a mapping or one {{ expression }} to go over."),
+        "loop_var": _said(_NAME, "Name of the item of a loop; `item` when missing."),
+        "parallel": _said(_WORKERS, "How many turns of the loop run at once."),
+        "register": _said(_NAME, "The name under which later steps know the result."),
+        "expect": _said(_ref("expressions"), "What must be true of `result`."),
+        "until": _said(_ref("expression"), "Repeat until this is true of `result`."),
+        "every": _said(_ref("duration"), "Pause between two attempts."),
+        "retries": _said({"type": "integer", "minimum": 1}, "How often to try again."),
+        "timeout": _said(_ref("duration"), "The hard limit of one call."),
+        "within": _said(_ref("duration"), "The objective of the step: met or missed, apart from passed or failed."),
+        "failed_when": _said(_ref("expression"), "The step fails when this is true of `result`."),
+        "ignore_failure": _said(_FLAG, "A failure is recorded and changes nothing."),
+        "severity": _said({"enum": [weight.value for weight in Severity]}, "Only a critical step fails the run."),
+        "points": _said(_ref("points"), "What the step is worth in the score."),
+        "figures": _said(figures, "Named numbers to record from `result`."),
+        "tags": _said(_ref("words"), "For --tags and --skip-tags."),
+        "vars": _said(_ref("vars"), "Values for this step alone."),
+        "requires": _said(_ref("words"), "Services; where one is absent the step is not applicable."),
+        "on_failure": _said({"anyOf": [_TEXT, failure]}, "A hint, or a recovery runbook to offer."),
+        "no_log": _said(_FLAG, "Keep arguments and result out of the record."),
+        "block": _said(_ref("steps"), "Steps that stand and fall together."),
+        "rescue": _said(_ref("steps"), "Run when a step of the block fails."),
+        "always": _said(_ref("steps"), "Run after the block whatever happened."),
+    }
+
+
+def _step(forms: list[ActionForm]) -> dict[str, Any]:
+    names = [form.name for form in (*forms, ASSERT, WAIT, SET, RUN)]
+    adapters = "|".join(sorted({re.escape(form.name.partition(".")[0]) for form in forms}))
+    return {
+        "type": "object",
+        "description": "One action and keywords, or a block.",
+        "additionalProperties": False,
+        "properties": {**_keywords(), **{name: _ref(f"action:{name}") for name in names}},
+        "patternProperties": {
+            rf"^(?!({adapters})\.)[a-z_]\w*\.[a-z_]\w*$": {"description": "An action of another adapter."}
+        },
+    }
+
+
+def _actions(forms: list[ActionForm]) -> dict[str, Any]:
+    """A definition for each action, and for each struct that one of them takes."""
+    kinds = [field.type for form in forms for field in fields(form.arguments)]
+    made, components = msgspec.json.schema_components(kinds, schema_hook=_quantity, ref_template="#/$defs/{name}")
+    schemas = iter(made)
+    actions = {f"action:{form.name}": _action(form, schemas) for form in forms}
+    return {**actions, **_own_words(), **dict(sorted(components.items()))}
+
+
+def _own_words() -> dict[str, Any]:
+    values = {"type": "object", "propertyNames": _NAME, "minProperties": 1}
+    again = {"runbook": _TEXT, "inputs": {"type": "object"}}
+    return {
+        "action:assert": _closed(
+            {"that": _ref("expressions")}, required=["that"], says="All expressions must be true."
+        ),
+        "action:wait": _closed({"for": _QUANTITIES[Duration]}, required=["for"], says="Do nothing for a while."),
+        "action:set": {**values, "description": "Give names to values."},
+        "action:run": _closed(again, required=["runbook"], says="Run another runbook."),
+    }
+
+
+def _action(form: ActionForm, schemas: Iterator[dict[str, Any]]) -> dict[str, Any]:
+    """The arguments of one action: each may also be computed, none may be unknown, all of them are described."""
+    doc = str(getattr(form, "doc", ""))
+    words = described_arguments(doc)
+    arguments = fields(form.arguments)
+    required = [field.encode_name for field in arguments if field.required]
+    properties = {field.encode_name: _argument(field, next(schemas), words.get(field.name, "")) for field in arguments}
+    made = _closed(properties, required=required, says=" ".join(doc.split("\n\n", 1)[0].split()))
+    return made if required else {**made, "type": ["object", "null"]}
+
+
+def _argument(field: FieldInfo, schema: dict[str, Any], words: str) -> dict[str, Any]:
+    """A value, or a template that gives one."""
+    told: dict[str, Any] = {"description": words} if words else {}
+    if field.default not in (msgspec.NODEFAULT, None, ""):
+        quantity = isinstance(field.default, Duration | Size | Rate)
+        told["default"] = str(field.default) if quantity else msgspec.to_builtins(field.default)
+    if schema in ({}, {"type": "string"}, *_QUANTITIES.values()):
+        return {**schema, **told}
+    return {"anyOf": [schema, _TEMPLATE], **told}
+
+
+def described_arguments(doc: str) -> dict[str, str]:
+    """What a docstring says of each argument."""
+    block = _ARGUMENTS.search(f"{doc}\n")
+    if block is None:
+        return {}
+    return {name: " ".join(words.split()) for name, words in _ARGUMENT.findall(dedent(block[1]))}
+
+
+def _quantity(kind: type) -> dict[str, Any]:
+    if kind in _QUANTITIES:
+        return dict(_QUANTITIES[kind])
+    raise NotImplementedError(kind)
+
+
+def _input() -> dict[str, Any]:
+    keys: dict[str, Any] = {
+        "type": {"enum": list(INPUT_TYPES)},
+        "default": _said({}, "Taken when none is given."),
+        "required": _said(_FLAG, "It must be given."),
+        "help": _said(_TEXT, "What it is for, with its unit."),
+        "choices": _said(_WORDS, "What it may be."),
+    }
+    return _closed(keys)
+
+
+def _objective() -> dict[str, Any]:
+    return _closed(
+        {
+            "within": _said(_ref("duration"), "The whole run, waits included."),
+            "rto": _said(_ref("duration"), "Recovery time: from the first fault until steady state holds again."),
+            "rpo": _said(_NUMBER, "Recovery point: the most that the figure `rpo` may be."),
+            "figures": _said(_ref("expressions"), "Bounds on recorded figures."),
+        }
+    )
+
+
+def _points() -> dict[str, Any]:
+    award = {"type": ["string", "number"], "examples": ["15 when result.up == 10"]}
+    awards = {"anyOf": [award, {"type": "array", "minItems": 1, "items": award}]}
+    return {"anyOf": [_NUMBER, _closed({"category": _TEXT, "max": _NUMBER, "award": awards})]}
+
+
+def _score() -> dict[str, Any]:
+    category = {"anyOf": [_NUMBER, _closed({"title": _TEXT, "points": _NUMBER}, required=["points"])]}
+    light = {"enum": ["green", "yellow", "red"]}
+    band = _closed({"at_least": _NUMBER, "name": _TEXT, "light": light}, required=["at_least", "name"])
+    keys = {
+        "categories": {"type": "object", "additionalProperties": category},
+        "bands": {"type": "array", "items": band},
+        "go": _NUMBER,
+    }
+    return _closed(keys, required=["categories"])
+
+
+def _closed(properties: dict[str, Any], *, required: list[str] | None = None, says: str = "") -> dict[str, Any]:
+    """A mapping with none but these keys."""
+    made: dict[str, Any] = {"type": "object", "additionalProperties": False, "properties": properties}
+    if required:
+        made["required"] = required
+    return {"description": says, **made} if says else made
+
+
+def _said(schema: dict[str, Any], words: str) -> dict[str, Any]:
+    return {**schema, "description": words}
+
+
+def _ref(name: str) -> dict[str, Any]:
+    return {"$ref": f"#/$defs/{name}"}
