@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from k2run.engine.events import Bound
-from k2run.evidence.verdict import trouble, verdict
+from k2run.evidence.verdict import tally, trouble, verdict
 from k2run.evidence.wording import (
     MARKS,
     NOT_DONE,
@@ -14,7 +14,6 @@ from k2run.evidence.wording import (
     Standing,
     against,
     clean,
-    count,
     counted,
     moment,
     percent,
@@ -97,15 +96,12 @@ def _header(view: RunView) -> Iterator[str]:
 
 
 def _verdict(view: RunView) -> str:
-    standings = [step.standing for step in view.leaves()]
-    unreached = standings.count(Standing.WAITING)
-    counts = (counted(standings) or count(0, "step")) + (f", {unreached} not reached" if unreached else "")
     within = view.started.within if view.started is not None else None
     if view.finished is None:
-        return f"**NOT FINISHED**: the journal ends before the run does. {counts}; {span(view.seconds)}."
+        return f"**NOT FINISHED**: the journal ends before the run does. {tally(view)}; {span(view.seconds)}."
     word, rest = verdict(view, view.finished)
     sentence = f"**{word}** {text(rest)}".rstrip()
-    return f"{sentence}\n\n{counts}; {against(view.seconds, within)} (#{view.finished.seq})"
+    return f"{sentence}\n\n{tally(view)}; {against(view.seconds, within)} (#{view.finished.seq})"
 
 
 def _score(view: RunView) -> Iterator[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from k2run.engine.events import Outcome
-from k2run.evidence.wording import Standing
+from k2run.evidence.wording import Standing, count, counted
 
 if TYPE_CHECKING:
     from k2run.engine.events import RunFinished
@@ -33,3 +33,12 @@ def trouble(view: RunView) -> list[StepView]:
     return sorted(
         (step for step in view.leaves() if step.standing in TROUBLE), key=lambda step: TROUBLE.index(step.standing)
     )
+
+
+def tally(view: RunView) -> str:
+    """How many steps ended how, and how many did not: `31 passed, 1 FAILED; 1 cut off, 4 not reached`."""
+    standings = [step.standing for step in view.leaves()]
+    waiting, running = standings.count(Standing.WAITING), standings.count(Standing.RUNNING)
+    ended = counted(standings) or count(0, "step")
+    rest = [*([f"{running} cut off"] if running else []), *([f"{waiting} not reached"] if waiting else [])]
+    return "; ".join([ended, *([", ".join(rest)] if rest else [])])

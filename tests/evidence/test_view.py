@@ -14,7 +14,7 @@ from k2run.engine.events import (
     UndoFinished,
     UndoPlanned,
 )
-from k2run.evidence.verdict import trouble, verdict
+from k2run.evidence.verdict import tally, trouble, verdict
 from k2run.evidence.view import RunView, view_of
 from k2run.evidence.wording import Standing
 
@@ -147,6 +147,11 @@ def test_folding_one_by_one_tells_at_any_moment_what_the_journal_so_far_tells(de
         live.fold(event)
         if number % 10 == 0:
             assert live == view_of(demo_day[:number])
+
+
+def test_what_was_cut_off_and_what_was_not_reached_are_counted_too():
+    view = view_of([started("s.steps[0]", "s.steps[1]", "s.steps[2]"), ends("s.steps[0]"), begins("s.steps[1]")])
+    assert tally(view) == "1 passed; 1 cut off, 1 not reached"
 
 
 def test_the_verdict_is_a_word_and_the_rest_of_its_sentence(good, bad):

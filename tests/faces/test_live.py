@@ -248,6 +248,19 @@ def test_the_cursor_comes_back_even_when_the_run_ends_in_an_error(terminal, demo
     assert "API health" in text, "what had happened is told"
 
 
+def test_control_keys_do_not_write_into_the_display_and_echo_again_afterwards(terminal, demo_day):
+    def echoes():
+        return bool(termios.tcgetattr(terminal.stream.fileno())[3] & termios.ECHOCTL)
+
+    assert echoes()
+    with open_face("live", terminal.stream) as face:
+        face.see(demo_day[0])
+        time.sleep(0.4)
+        assert not echoes()
+    assert echoes()
+    terminal.text()
+
+
 def test_a_terminal_that_goes_away_does_not_disturb_the_run(terminal, demo_day):
     with open_face("live", terminal.stream) as face:
         face.see(demo_day[0])

@@ -7,14 +7,12 @@ from typing import TYPE_CHECKING
 
 from k2run.engine.events import Bound, Outcome
 from k2run.evidence.html.element import NOTHING, Child, Html, journal_link, row, table, tag
-from k2run.evidence.verdict import trouble, verdict
+from k2run.evidence.verdict import tally, trouble, verdict
 from k2run.evidence.wording import (
     MARKS,
     NOT_MEASURED,
     Standing,
     against,
-    count,
-    counted,
     moment,
     percent,
     points,
@@ -114,14 +112,9 @@ def _reasons(finished: RunFinished) -> Html:
 
 
 def _counts(view: RunView) -> Html:
-    standings = [step.standing for step in view.leaves()]
-    unreached = standings.count(Standing.WAITING)
-    parts = [counted(standings) or count(0, "step")]
-    if unreached:
-        parts.append(f"{unreached} not reached")
     within = view.started.within if view.started is not None else None
     line = journal_link(view.finished.seq) if view.finished is not None else None
-    return tag("span", "; ".join(parts), f" · {against(view.seconds, within)} · journal line " if line else None, line)
+    return tag("span", tally(view), f" · {against(view.seconds, within)} · journal line " if line else None, line)
 
 
 def _still_broken(says: Sequence[str]) -> Html:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from k2run.engine.events import Bound, Outcome
-from k2run.evidence.verdict import trouble, verdict
-from k2run.evidence.wording import MARKS, Standing, against, clean, count, counted, percent, points
+from k2run.evidence.verdict import tally, trouble, verdict
+from k2run.evidence.wording import MARKS, Standing, against, clean, percent, points
 from k2run.faces.terminal.lines import EMPTY, FILLED, TONES, UNFILLED, Line, Part, Tone, cells, cut, left, right, wrap
 
 if TYPE_CHECKING:
@@ -156,18 +156,12 @@ def _verdict(view: RunView, finished: RunFinished, width: int) -> list[Line]:
     )
     wrapped = wrap(clean(rest), width - cells(word) - 4) or [""]
     within = view.started.within if view.started is not None else None
-    counts = counted([step.standing for step in view.leaves() if step.standing is not Standing.WAITING])
-    unreached = sum(step.standing is Standing.WAITING for step in view.leaves())
-    facts = [
-        counts or count(0, "step"),
-        *([f"{unreached} not reached"] if unreached else []),
-        against(finished.seconds, within),
-    ]
+    facts = f"{tally(view)}; {against(finished.seconds, within)}"
     return [
         EMPTY,
         (Part(f" {word} ", badge), Part(f"  {wrapped[0]}", Tone.STRONG)),
         *((Part(" " * (cells(word) + 4)), Part(line, Tone.STRONG)) for line in wrapped[1:]),
-        (Part(cut("; ".join(facts), width), Tone.QUIET),),
+        (Part(facts, Tone.QUIET),),
         *_way_on(view, finished),
     ]
 

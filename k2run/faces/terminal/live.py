@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Self, TextIO
 
 from k2run.faces.terminal.face import Face
+from k2run.faces.terminal.keys import QuietKeys
 from k2run.faces.terminal.running import running
 from k2run.faces.terminal.story import Story
 
@@ -46,6 +47,7 @@ class LiveFace(Face):
         self._live: Live | None = None
         self._frame = 0
         self._gone = False
+        self._quiet = QuietKeys(stream)
         self._thread = threading.Thread(target=self._draw_until_ended, name="live display", daemon=True)
 
     def remember(self, event: AnyEvent) -> None:
@@ -65,6 +67,7 @@ class LiveFace(Face):
             if self._live is not None:
                 self._live.stop()
                 self._live = None
+                self._quiet.end()
             yield
 
     def __enter__(self) -> Self:
@@ -102,6 +105,7 @@ class LiveFace(Face):
         console = console_on(self._stream)
         self._live = Live(console=console, auto_refresh=False, transient=True, vertical_overflow="crop")
         self._live.start()
+        self._quiet.begin()
         return self._live
 
     def _draw_on(self, live: Live) -> None:
