@@ -96,7 +96,13 @@ def start_up(folder: Path, runs: int) -> None:
         "chaos": chaos(folder, "one", [idle]),
     }
     took = in_turn(commands, folder, runs)
-    tell("no-op run / invoke --list", took["k2run"] / took["list"], "x", 1.7, f"{took['k2run']:.3f} / {took['list']:.3f} s")
+    tell(
+        "no-op run / invoke --list",
+        took["k2run"] / took["list"],
+        "x",
+        1.7,
+        f"{took['k2run']:.3f} / {took['list']:.3f} s",
+    )
     tell("no-op run / chaos run", took["k2run"] / took["chaos"], "x", 1.0, f"chaos {took['chaos']:.3f} s")
 
 
@@ -108,7 +114,9 @@ def steps(folder: Path, runs: int) -> None:
     tell("no-op step, in a loop, with its journal lines", took["many"] - took["one"], "ms", 0.2)
     written = runbook(folder, "written", "      - set: {done: true}\n" * 1001)
     took = in_turn({"one": command(one, folder), "many": command(written, folder)}, folder, runs)
-    tell("no-op step, written out, reading it included", took["many"] - took["one"], "ms", 1.0, "no bar; for information")
+    tell(
+        "no-op step, written out, reading it included", took["many"] - took["one"], "ms", 1.0, "no bar; for information"
+    )
 
 
 def shell(folder: Path, runs: int) -> None:
@@ -131,7 +139,10 @@ def http(folder: Path, runs: int) -> None:
     """A hundred HTTP checks of 50 ms in a parallel section against Chaos Toolkit's background probes."""
     with slow_server(0.05) as url:
         path = runbook(
-            folder, "checks", f"      - http.get: {{url: {url}}}\n        expect: result.status == 200\n" * 100, "    parallel: 100\n"
+            folder,
+            "checks",
+            f"      - http.get: {{url: {url}}}\n        expect: result.status == 200\n" * 100,
+            "    parallel: 100\n",
         )
         probe = {
             "type": "probe",
@@ -142,7 +153,13 @@ def http(folder: Path, runs: int) -> None:
         }
         method = [{**probe, "name": f"check-{number}"} for number in range(100)]
         took = in_turn({"k2run": command(path, folder), "chaos": chaos(folder, "hundred", method)}, folder, runs)
-    tell("100 HTTP checks / chaos background probes", took["k2run"] / took["chaos"], "x", 1.0, f"{took['k2run']:.3f} / {took['chaos']:.3f} s")
+    tell(
+        "100 HTTP checks / chaos background probes",
+        took["k2run"] / took["chaos"],
+        "x",
+        1.0,
+        f"{took['k2run']:.3f} / {took['chaos']:.3f} s",
+    )
 
 
 @contextmanager

@@ -57,7 +57,7 @@ def _mode(plain: bool, json: bool) -> Any:
         "unattended": "ask nobody, even on a terminal",
     },
 )
-def run(  # noqa: PLR0913 - one parameter per option of the command
+def run(
     c: Context,
     runbook: str,
     stack: str = "",
@@ -159,7 +159,11 @@ def status(c: Context, stack: str = "sandbox", json: bool = False) -> None:
 @task(
     positional=["service"],
     auto_shortflags=False,
-    help={"service": "name of the service", "stack": "path or name of the stack", "lines": "how many of the last lines"},
+    help={
+        "service": "name of the service",
+        "stack": "path or name of the stack",
+        "lines": "how many of the last lines",
+    },
 )
 def logs(c: Context, service: str, stack: str = "sandbox", lines: int = 50) -> None:
     """Show the last lines that a service logged."""
@@ -178,7 +182,9 @@ def list_(c: Context, json: bool = False) -> None:
         show_runbooks(json=json)
 
 
-@task(positional=["action"], optional=["action"], auto_shortflags=False, help={"action": "name of an action or adapter"})
+@task(
+    positional=["action"], optional=["action"], auto_shortflags=False, help={"action": "name of an action or adapter"}
+)
 def doc(c: Context, action: str = "") -> None:
     """Describe an action, an adapter's actions, or list all of them."""
     with friendly():

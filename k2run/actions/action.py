@@ -4,7 +4,7 @@
     def lag(kafka: Kafka, deadline: Deadline, topic: str, group: str) -> Lag:
         '''Messages that a consumer group still has to read.
 
-        Args:
+Args:
             topic: Name of the topic.
             group: Name of the consumer group.
         '''

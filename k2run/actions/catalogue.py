@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
 import msgspec
 
-from k2run.actions.action import Effect, Mark
 from k2run.actions.connection import Connection
 from k2run.actions.deadline import Deadline
 from k2run.actions.person import Person
@@ -20,6 +19,8 @@ from k2run.actions.person import Person
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import ModuleType
+
+    from k2run.actions.action import Effect, Mark
 
 ENTRY_POINTS = "k2run.adapters"
 
@@ -74,7 +75,9 @@ def describe(function: Callable[..., Any], mark: Mark) -> Action:
             continue
         written = name.rstrip("_")
         parameters[written] = name
-        fields.append((written, kind) if parameter.default is parameter.empty else (written, kind, _default(parameter.default)))
+        fields.append(
+            (written, kind) if parameter.default is parameter.empty else (written, kind, _default(parameter.default))
+        )
     arguments = msgspec.defstruct(mark.name, fields, frozen=True, kw_only=True, forbid_unknown_fields=True)
     return Action(mark.name, function, mark.effect, given, arguments, parameters, _result(hints.get("return")))
 

@@ -1,4 +1,4 @@
-"""A person in the loop: confirm, choose, type, note. With nobody there, the declared default is taken, and the record says so."""
+"""A person in the loop: confirm, choose, type, note. With nobody there the declared default is taken, and said so."""
 
 from __future__ import annotations
 

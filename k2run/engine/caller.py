@@ -44,7 +44,7 @@ class Caller:
         """The action of that name.
 
         Raises:
-            AuthorError: There is none (it was there when the runbook was checked, or an undo was written by another version).
+            AuthorError: There is none; an undo may have been written by a version that had it.
         """
         found = self._catalogue.find(name)
         if found is None:
@@ -87,6 +87,10 @@ class Caller:
             return deadline
         if issubclass(kind, Person):
             return self._person(step)
+        return self._connection(kind) if issubclass(kind, Connection) else None
+
+    def _connection(self, kind: type[Connection]) -> Connection:
+        """The stack's connection of that type, made once."""
         if kind not in self._connections:
             self._connections[kind] = kind.of(self._stack)
         return self._connections[kind]
@@ -172,4 +176,7 @@ def message_of(error: BaseException) -> tuple[str, str]:
     """What to tell about an error: the message and the hint."""
     if isinstance(error, K2runError):
         return error.message, error.hint
-    return f"unexpected {type(error).__name__}: {error}", "this is a defect of the action; the traceback is in the run's debug.log"
+    return (
+        f"unexpected {type(error).__name__}: {error}",
+        "this is a defect of the action; the traceback is in the run's debug.log",
+    )

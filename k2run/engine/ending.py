@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from k2run.actions.action import Effect, Result
-from k2run.engine.attempt import Attempt
 from k2run.engine.events import Bound, Outcome, StepFinished
 from k2run.engine.outcomes import satisfied
 from k2run.engine.words import WORDS
@@ -13,6 +12,7 @@ from k2run.errors import ExpressionFailed
 from k2run.language.expressions import Template
 
 if TYPE_CHECKING:
+    from k2run.engine.attempt import Attempt
     from k2run.engine.execution import Execution
     from k2run.language.model import Award, Step
 

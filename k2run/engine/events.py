@@ -1,4 +1,4 @@
-"""The events of a run, as they stand in its journal: one JSON line each, in order. Every view is made from these alone."""
+"""The events of a run, as they stand in its journal: one JSON line each, in order. Views are made from these alone."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class OutlineBand(Struct, frozen=True, kw_only=True):
     light: str
 
 
-class RunStarted(Event, tag="run_started"):
+class RunStarted(Event, frozen=True, kw_only=True, tag="run_started"):
     """The run exists; nothing has been done yet."""
 
     run: str
@@ -105,14 +105,14 @@ class RunStarted(Event, tag="run_started"):
     rpo: float | None = None
 
 
-class RunResumed(Event, tag="run_resumed"):
+class RunResumed(Event, frozen=True, kw_only=True, tag="run_resumed"):
     """The run goes on after an interruption; what was finished is not repeated."""
 
     pid: int = 0
     finished_steps: int = 0
 
 
-class StackChanged(Event, tag="stack_changed"):
+class StackChanged(Event, frozen=True, kw_only=True, tag="stack_changed"):
     """k2run started or stopped services of the stack for this run."""
 
     verb: str  # started, stopped, kept
@@ -120,7 +120,7 @@ class StackChanged(Event, tag="stack_changed"):
     seconds: float = 0.0
 
 
-class SectionStarted(Event, tag="section_started"):
+class SectionStarted(Event, frozen=True, kw_only=True, tag="section_started"):
     """A section begins."""
 
     section: str
@@ -128,7 +128,7 @@ class SectionStarted(Event, tag="section_started"):
     within: float | None = None
 
 
-class SectionFinished(Event, tag="section_finished"):
+class SectionFinished(Event, frozen=True, kw_only=True, tag="section_finished"):
     """A section is over."""
 
     section: str
@@ -139,7 +139,7 @@ class SectionFinished(Event, tag="section_finished"):
     objective: Bound | None = None
 
 
-class StepStarted(Event, tag="step_started"):
+class StepStarted(Event, frozen=True, kw_only=True, tag="step_started"):
     """A step begins. `step` is its path, with `#n` for the n-th turn of a loop."""
 
     step: str
@@ -151,7 +151,7 @@ class StepStarted(Event, tag="step_started"):
     timeout: float | None = None
 
 
-class StepTried(Event, tag="step_tried"):
+class StepTried(Event, frozen=True, kw_only=True, tag="step_tried"):
     """One attempt of a step that repeats `until` something is true, and it was not."""
 
     step: str
@@ -161,7 +161,7 @@ class StepTried(Event, tag="step_tried"):
     result: Any = None
 
 
-class StepFinished(Event, tag="step_finished"):
+class StepFinished(Event, frozen=True, kw_only=True, tag="step_finished"):
     """A step is over: the outcome, what was measured, and what was expected of it.
 
     Attributes:
@@ -200,7 +200,7 @@ class StepFinished(Event, tag="step_finished"):
     ignored: bool = False
 
 
-class UndoPlanned(Event, tag="undo_planned"):
+class UndoPlanned(Event, frozen=True, kw_only=True, tag="undo_planned"):
     """On disk before the fault strikes: how to put back what it breaks."""
 
     undo: str
@@ -210,7 +210,7 @@ class UndoPlanned(Event, tag="undo_planned"):
     says: str
 
 
-class FaultStruck(Event, tag="fault_struck"):
+class FaultStruck(Event, frozen=True, kw_only=True, tag="fault_struck"):
     """The fault has happened.
 
     Attributes:
@@ -223,14 +223,14 @@ class FaultStruck(Event, tag="fault_struck"):
     began: float = 0.0
 
 
-class UndoStarted(Event, tag="undo_started"):
+class UndoStarted(Event, frozen=True, kw_only=True, tag="undo_started"):
     """An undo begins."""
 
     undo: str
     says: str
 
 
-class UndoFinished(Event, tag="undo_finished"):
+class UndoFinished(Event, frozen=True, kw_only=True, tag="undo_finished"):
     """An undo is over; failed ones stay pending."""
 
     undo: str
@@ -241,7 +241,7 @@ class UndoFinished(Event, tag="undo_finished"):
     seconds: float = 0.0
 
 
-class ClockStopped(Event, tag="clock_stopped"):
+class ClockStopped(Event, frozen=True, kw_only=True, tag="clock_stopped"):
     """A clock was read: time from its start, with the error that the sampling allows."""
 
     clock: str
@@ -252,7 +252,7 @@ class ClockStopped(Event, tag="clock_stopped"):
     message: str = ""
 
 
-class Asked(Event, tag="asked"):
+class Asked(Event, frozen=True, kw_only=True, tag="asked"):
     """A person is asked something."""
 
     step: str
@@ -262,7 +262,7 @@ class Asked(Event, tag="asked"):
     seconds: float | None = None
 
 
-class Answered(Event, tag="answered"):
+class Answered(Event, frozen=True, kw_only=True, tag="answered"):
     """The answer, and who gave it; `by` is empty when nobody was there."""
 
     step: str
@@ -270,7 +270,7 @@ class Answered(Event, tag="answered"):
     by: str = ""
 
 
-class Noted(Event, tag="noted"):
+class Noted(Event, frozen=True, kw_only=True, tag="noted"):
     """A remark of the engine that belongs to the record."""
 
     message: str
@@ -278,7 +278,7 @@ class Noted(Event, tag="noted"):
     hint: str = ""
 
 
-class Objected(Event, tag="objective_judged"):
+class Objected(Event, frozen=True, kw_only=True, tag="objective_judged"):
     """An objective of the whole run, judged."""
 
     objective: str
@@ -302,7 +302,7 @@ class ScoreLine(Struct, frozen=True, kw_only=True):
     points: float
 
 
-class Scored(Event, tag="scored"):
+class Scored(Event, frozen=True, kw_only=True, tag="scored"):
     """The score, computed from the step events before it.
 
     Attributes:
@@ -322,7 +322,7 @@ class Scored(Event, tag="scored"):
     not_applicable: list[str] = []
 
 
-class RunFinished(Event, tag="run_finished"):
+class RunFinished(Event, frozen=True, kw_only=True, tag="run_finished"):
     """The run is over.
 
     Attributes:

@@ -1,4 +1,4 @@
-"""What the parts of a running run share: its journal, its undos, its variables, and whether it has been asked to end."""
+"""What the parts of a running run share: its journal, its undos, its variables, and whether it is to end."""
 
 from __future__ import annotations
 

@@ -145,7 +145,9 @@ def read_journal(path: Path) -> list[AnyEvent]:
         except msgspec.DecodeError as error:
             if number == len(lines) - 1:
                 break
-            raise UsageError(f"{file}:{number} is not an event: {error}", hint="the file was changed by hand") from error
+            raise UsageError(
+                f"{file}:{number} is not an event: {error}", hint="the file was changed by hand"
+            ) from error
     return events
 
 

@@ -56,7 +56,13 @@ def judge_run(  # noqa: PLR0913 - the end of a run looks at all of it
     ended = [str(stopped)] if stopped is not None and not isinstance(stopped, Interrupted) else []
     if ended:
         objectives, missed = [], []
-    against = [*ended, *(f"{name} failed" for name in critical), *missed, *reasons, *(f"still broken: {says}" for says in pending)]
+    against = [
+        *ended,
+        *(f"{name} failed" for name in critical),
+        *missed,
+        *reasons,
+        *(f"still broken: {says}" for says in pending),
+    ]
     if scored is not None and scored.go is False and not critical:
         against.append(f"score {scored.score:g} is below {runbook.score.go:g}")  # type: ignore[union-attr]
     outcome, code = _outcome(stopped, against)
@@ -90,7 +96,9 @@ def judge_objectives(runbook: Runbook, seconds: float, figures: dict[str, Any]) 
     found: list[Objected] = []
     if promised.within is not None:
         bound = Bound.MET if seconds <= promised.within else Bound.MISSED
-        found.append(Objected(objective=f"whole run within {promised.within}", value=str(Duration(seconds)), bound=bound))
+        found.append(
+            Objected(objective=f"whole run within {promised.within}", value=str(Duration(seconds)), bound=bound)
+        )
     for name, limit in (("rto", promised.rto), ("rpo", promised.rpo)):
         if limit is not None:
             found.append(_limit(name, limit, figures.get(name)))

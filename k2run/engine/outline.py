@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from k2run.engine.events import OutlineBand, OutlineCategory, OutlineSection, OutlineStep
 from k2run.engine.sections import ALWAYS, STEADY_BEFORE
-from k2run.language.model import Runbook, Section, Step
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from k2run.language.model import Runbook, Section, Step
 
 
 def outline(runbook: Runbook) -> list[OutlineSection]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from k2run.engine.events import AnyEvent, RunFinished, RunStarted, StepFinished, UndoFinished, UndoPlanned
 from k2run.engine.sections import ALWAYS, STEADY_AFTER, STEADY_BEFORE
 from k2run.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 ENGINE, COMMAND = "engine", "k2run undo"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct, field
@@ -13,7 +14,6 @@ import k2run
 from k2run.actions.action import Effect
 from k2run.actions.catalogue import Catalogue
 from k2run.actions.deadline import Deadline
-from k2run.actions.person import Person
 from k2run.engine.caller import Caller, message_of
 from k2run.engine.events import Noted, RunFinished, RunResumed, RunStarted, StackChanged
 from k2run.engine.execution import Execution, Options
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from k2run.actions.person import Person
     from k2run.engine.events import AnyEvent
     from k2run.engine.store import Store
     from k2run.language.model import Runbook
@@ -145,7 +146,7 @@ def check_allowed(request: Request) -> None:
         action = request.catalogue.find(step.action) if step.action else None
         if action is not None and action.effect in {Effect.BREAKS, Effect.DESTROYS}:
             raise Protected(
-                f"{step.place}: {step.action} {action.effect} something, and the stack {request.stack.name!r} is protected",
+                f"{step.place}: {step.action} {action.effect} something; the stack {request.stack.name!r} is protected",
                 hint=f"add {request.runbook.name!r} to `allow:` in {request.stack.path} if that is meant",
             )
 
@@ -165,7 +166,9 @@ def _execute(
     stopped = stopped or _guard(execution, sections.run_all)
     execution.stop = signals.cleanup
     if isinstance(stopped, Interrupted):
-        _tell(execution, Noted(message=f"{signals.name or 'a request'} received: undoing, then ending", level="warning"))
+        _tell(
+            execution, Noted(message=f"{signals.name or 'a request'} received: undoing, then ending", level="warning")
+        )
     _guard(execution, sections.run_always)
     reasons = [f"undo failed: {failure}" for failure in execution.undos.play_all()]
     reasons += [execution.ended_early] if execution.ended_early else []
@@ -248,7 +251,10 @@ def _take_down(execution: Execution, brought_up: list[str]) -> None:
 
     began = execution.journal.elapsed()
     lifecycle.stop(execution.stack, brought_up)
-    _tell(execution, StackChanged(verb="stopped", services=brought_up, seconds=round(execution.journal.elapsed() - began, 3)))
+    _tell(
+        execution,
+        StackChanged(verb="stopped", services=brought_up, seconds=round(execution.journal.elapsed() - began, 3)),
+    )
 
 
 def _close(request: Request, execution: Execution, stopped: K2runError | None, reasons: list[str]) -> RunFinished:
@@ -290,15 +296,11 @@ def _guard(execution: Execution, part: Any) -> K2runError | None:
 
 def _tell(execution: Execution, event: Any) -> None:
     """Record an event of the closing parts, which go on without a journal."""
-    try:
+    with suppress(JournalLost):
         execution.journal.record(event)
-    except JournalLost:
-        pass
 
 
-def _undo_stack(
-    journal: Journal, caller: Caller, signals: StopRequest, events: Sequence[AnyEvent]
-) -> UndoStack:
+def _undo_stack(journal: Journal, caller: Caller, signals: StopRequest, events: Sequence[AnyEvent]) -> UndoStack:
     def play(action: str, args: dict[str, Any]) -> Any:
         return caller.call(action, args, Deadline(UNDO_TIMEOUT, signals.cleanup))
 

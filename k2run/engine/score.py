@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from k2run.engine.events import Outcome, ScoreLine, Scored, StepFinished
+from k2run.engine.events import Outcome, Scored, ScoreLine, StepFinished
 from k2run.engine.outcomes import satisfied
 
 if TYPE_CHECKING:
@@ -73,7 +73,9 @@ def _missing(steps: list[StepFinished], critical_failures: list[str]) -> list[st
         key=lambda step: step.points - (step.maximum or 0),  # type: ignore[operator]
     )
     critical = [
-        f"{step.name}: {step.message}" for step in steps if step.name in critical_failures and not satisfied(step.outcome)
+        f"{step.name}: {step.message}"
+        for step in steps
+        if step.name in critical_failures and not satisfied(step.outcome)
     ]
     others = [
         f"{step.name}: {step.message or step.headline} ({step.points:g} of {step.maximum:g} points)"

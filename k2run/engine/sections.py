@@ -42,7 +42,9 @@ class SectionRunner:
             Interrupted: The run was asked to end.
         """
         runbook = self._run.runbook
-        if runbook.steady_state and not satisfied(self._plain_section(STEADY_BEFORE, "Steady state", runbook.steady_state)):
+        if runbook.steady_state and not satisfied(
+            self._plain_section(STEADY_BEFORE, "Steady state", runbook.steady_state)
+        ):
             self._run.ended_early = "the stack was not in its steady state, so nothing was broken"
             self._run.journal.record(Noted(message=self._run.ended_early, level="error"))
             return
@@ -51,6 +53,7 @@ class SectionRunner:
             if not self._run.ended_early:
                 self.run(section)
         if runbook.steady_state and self._run.first_fault is not None and not self._recovered:
+            self._run.undos.play_all()
             self._recover(None)
 
     def run_always(self) -> None:
@@ -139,7 +142,9 @@ class SectionRunner:
             run.stop.wait(STEADY_PERIOD)
             run.check_stop()
         self._stop_clock(run.journal.elapsed() - run.first_fault, objective, "")
-        return self._plain_section(STEADY_AFTER, "Steady state again", [_again(step) for step in run.runbook.steady_state])
+        return self._plain_section(
+            STEADY_AFTER, "Steady state again", [_again(step) for step in run.runbook.steady_state]
+        )
 
     def _holds(self) -> bool:
         """Look at the steady state once, without a record of its own."""

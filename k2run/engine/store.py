@@ -59,7 +59,9 @@ class Store:
         if len(exact or fitting) == 1:
             return (exact or fitting)[0]
         if not fitting:
-            raise UsageError(f"there is no run {reference!r} under {self.home / 'runs'}", hint="`last` is the newest one")
+            raise UsageError(
+                f"there is no run {reference!r} under {self.home / 'runs'}", hint="`last` is the newest one"
+            )
         names = ", ".join(run.name for run in fitting[-5:])
         raise UsageError(f"{reference!r} fits {len(fitting)} runs", hint=f"say which: {names}")
 
@@ -67,7 +69,7 @@ class Store:
         """The state folder of a stack."""
         return self.home / "stacks" / stack
 
-    # --- the mark of a run that has not ended --------------------------------------------------------------------------
+    # --- the mark of a run that has not ended ---
 
     def mark_open(self, stack: str, run: str) -> None:
         """Note, before anything is done, that a run is under way on a stack."""

@@ -47,7 +47,9 @@ class Trying:
         local: The step's own names.
     """
 
-    def __init__(self, execution: Execution, step: Step, path: str, args: dict[str, Any], local: dict[str, Any]) -> None:
+    def __init__(
+        self, execution: Execution, step: Step, path: str, args: dict[str, Any], local: dict[str, Any]
+    ) -> None:
         self._run = execution
         self._step = step
         self._path = path

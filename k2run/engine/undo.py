@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
@@ -130,8 +131,5 @@ class UndoStack:
 
     def _tell(self, event: UndoStarted | UndoFinished) -> None:
         """An undo goes on when the journal cannot be written any more: the stack comes first."""
-        try:
+        with suppress(JournalLost):
             self._journal.record(event, durable=True)
-        except JournalLost:
-            pass
-

@@ -40,7 +40,7 @@ def find_runbook(reference: str) -> Path:
     if path.is_file():
         return path
     shipped = [path for root in runbook_roots() for path in sorted(root.rglob("*.yaml")) if "stacks" not in path.parts]
-    named = [path for path in shipped if path.stem == reference or path.name == reference]
+    named = [path for path in shipped if reference in {path.stem, path.name}]
     if named:
         return named[0]
     from k2run.language.problems import did_you_mean

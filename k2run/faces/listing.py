@@ -29,7 +29,9 @@ def show_runbooks(*, json: bool) -> None:
         try:
             rows.append(_row(load_runbook(file, Catalogue()), verdicts))
         except RunbookInvalid as invalid:
-            rows.append({"name": file.stem, "kind": "invalid", "objective": "", "last": str(invalid), "title": str(file)})
+            rows.append(
+                {"name": file.stem, "kind": "invalid", "objective": "", "last": str(invalid), "title": str(file)}
+            )
     if json:
         import msgspec
 
@@ -81,4 +83,6 @@ def _table(rows: list[dict[str, str]]) -> None:
     widths = {column: min(40, max(len(column), *(len(row[column]) for row in rows))) for column in columns}
     print("  ".join(column.ljust(widths[column]) for column in columns) + "  title")
     for row in rows:
-        print("  ".join(row[column][: widths[column]].ljust(widths[column]) for column in columns) + f"  {row['title']}")
+        print(
+            "  ".join(row[column][: widths[column]].ljust(widths[column]) for column in columns) + f"  {row['title']}"
+        )

@@ -4,10 +4,9 @@ import os
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
@@ -21,6 +20,9 @@ from k2run.engine.store import Store
 from k2run.language.loader import parse_runbook
 from k2run.stack import lifecycle
 from k2run.stack.loading import load_stack
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 EMPTY_STACK = "stack: 1\nname: none\n"
 SLEEPERS = """\

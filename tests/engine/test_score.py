@@ -55,7 +55,9 @@ def test_points_are_weighed_by_their_category(bench: Bench) -> None:
 def test_the_first_award_that_holds_counts(bench: Bench) -> None:
     awards = "['5 when result.exit_code == 1', '4 when result.exit_code == 0', '0']"
     score, _, _ = scored(
-        bench, f"      - {{name: A, shell.run: {{command: 'true'}}, points: {{max: 5, award: {awards}}}, severity: warning}}\n"
+        bench,
+        "      - {name: A, shell.run: {command: 'true'}, severity: warning, "
+        f"points: {{max: 5, award: {awards}}}}}\n",
     )
     assert score.lines[0].earned == pytest.approx(48)
 
@@ -76,8 +78,7 @@ def test_what_could_not_be_judged_stays_out_of_the_score_and_is_named(bench: Ben
 def test_a_failed_critical_check_is_no_go_whatever_the_score(bench: Bench) -> None:
     score, code, verdict = scored(
         bench,
-        "      - {name: A, assert: {that: true}, points: 100}\n"
-        "      - {name: Red, assert: {that: false}}\n",
+        "      - {name: A, assert: {that: true}, points: 100}\n      - {name: Red, assert: {that: false}}\n",
     )
     assert (score.score, score.go, score.light, code) == (100, False, "red", 1)
     assert verdict == "no-go: Red failed"

@@ -13,8 +13,12 @@ if TYPE_CHECKING:
     from conftest import Bench
 
 
-def test_a_step_that_meets_its_expectation_passes_and_shows_what_was_measured(bench: Bench, readiness: Callable) -> None:
-    finished = bench.run(readiness("- name: Echo\n  shell.run: {command: echo hello}\n  expect: result.stdout == 'hello'\n"))
+def test_a_step_that_meets_its_expectation_passes_and_shows_what_was_measured(
+    bench: Bench, readiness: Callable
+) -> None:
+    finished = bench.run(
+        readiness("- name: Echo\n  shell.run: {command: echo hello}\n  expect: result.stdout == 'hello'\n")
+    )
     step = bench.steps()["Echo"]
     assert (finished.exit_code, step.outcome, step.headline) == (0, Outcome.PASSED, "exit 0, hello")
 
@@ -69,7 +73,9 @@ def test_until_repeats_the_action_and_records_each_attempt(bench: Bench, readine
 
 
 def test_until_gives_up_at_its_objective_and_says_what_it_last_saw(bench: Bench, readiness: Callable) -> None:
-    steps = "- name: Never\n  shell.run: {command: echo 1}\n  until: result.stdout == '2'\n  every: 20ms\n  within: 200ms\n"
+    steps = (
+        "- name: Never\n  shell.run: {command: echo 1}\n  until: result.stdout == '2'\n  every: 20ms\n  within: 200ms\n"
+    )
     finished = bench.run(readiness(steps))
     step = bench.steps()["Never"]
     assert finished.exit_code == 1
@@ -98,7 +104,9 @@ def test_a_missed_objective_is_recorded_apart_from_the_outcome(bench: Bench, rea
     assert (step.outcome, step.objective, finished.exit_code) == (Outcome.PASSED, Bound.MISSED, 0)
 
 
-@pytest.mark.parametrize(("keyword", "code"), [("severity: warning", 0), ("ignore_failure: true", 0), ("severity: critical", 1)])
+@pytest.mark.parametrize(
+    ("keyword", "code"), [("severity: warning", 0), ("ignore_failure: true", 0), ("severity: critical", 1)]
+)
 def test_only_a_critical_failure_fails_the_run(bench: Bench, readiness: Callable, keyword: str, code: int) -> None:
     assert bench.run(readiness(f"- name: Wrong\n  assert: {{that: 1 == 2}}\n  {keyword}\n")).exit_code == code
 
@@ -154,20 +162,25 @@ def test_a_block_is_rescued_and_its_always_runs(bench: Bench, readiness: Callabl
 def test_a_parallel_section_runs_its_steps_at_once(bench: Bench) -> None:
     steps = "".join(f"      - {{name: S{n}, shell.run: {{command: sleep 0.3}}}}\n" for n in range(10))
     finished = bench.run(
-        "runbook: 1\nkind: readiness\nname: test\ntitle: T\nsections:\n  - name: P\n    parallel: true\n    steps:\n" + steps
+        "runbook: 1\nkind: readiness\nname: test\ntitle: T\nsections:\n  - name: P\n    parallel: true\n    steps:\n"
+        + steps
     )
     assert finished.exit_code == 0
     assert finished.seconds < 1.5
 
 
-def test_an_expression_that_meets_a_missing_field_fails_the_step_and_names_the_field(bench: Bench, readiness: Callable) -> None:
+def test_an_expression_that_meets_a_missing_field_fails_the_step_and_names_the_field(
+    bench: Bench, readiness: Callable
+) -> None:
     steps = "- name: Field\n  set: {answer: {a: 1}}\n- name: Ask\n  assert: {that: answer.b == 1}\n"
     assert bench.run(readiness(steps)).exit_code == 1
     assert "b" in bench.steps()["Ask"].message
 
 
 def test_what_a_stack_does_not_have_is_not_applicable_rather_than_passed(bench: Bench, readiness: Callable) -> None:
-    finished = bench.run(readiness("- name: Grafana\n  requires: [grafana]\n  http.get: {url: 'http://127.0.0.1:1/'}\n"))
+    finished = bench.run(
+        readiness("- name: Grafana\n  requires: [grafana]\n  http.get: {url: 'http://127.0.0.1:1/'}\n")
+    )
     assert bench.steps()["Grafana"].outcome is Outcome.NOT_APPLICABLE
     assert finished.exit_code == 0
 
