@@ -7,7 +7,6 @@ expression and nothing else keeps the type of its value. Only `{{ }}` means anyt
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from k2run.errors import ExpressionFailed
@@ -15,7 +14,7 @@ from k2run.language.place import Place
 from k2run.language.syntax import Syntax, read_expression
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 NOWHERE = Place("", 0, 0)
 """The place of an expression that stands in no file."""

@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 from msgspec import Struct, field
 
-from k2run.language.expressions import Expression, Template
-from k2run.language.place import Place
-from k2run.language.quantities import Duration
+from k2run.language.expressions import Expression, Template  # noqa: TC001 - msgspec resolves the types of fields at run time
+from k2run.language.place import Place  # noqa: TC001 - msgspec resolves the types of fields at run time
+from k2run.language.quantities import Duration  # noqa: TC001 - msgspec resolves the types of fields at run time
 
 
 class Kind(StrEnum):

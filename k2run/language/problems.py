@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from k2run.language.place import Place
+from k2run.language.place import Place  # noqa: TC001 - msgspec resolves the types of fields at run time
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

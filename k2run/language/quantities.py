@@ -48,7 +48,7 @@ class Duration(float):
             return cls(0)
         if isinstance(value, int | float) and not isinstance(value, bool):
             msg = f"a duration needs its unit: write {value:g}s, {value:g}ms or {value:g}m"
-            raise ValueError(msg)
+            raise ValueError(msg)  # noqa: TRY004 - decoders tell a wrong value by ValueError alone
         msg = f"expected a duration such as 30s, 1m30s or 500ms, found {value!r}"
         raise ValueError(msg)
 
@@ -125,7 +125,7 @@ class Rate(float):
         return f"Rate({str(self)!r})"
 
 
-QUANTITIES: tuple[type[Duration] | type[Size] | type[Rate], ...] = (Duration, Size, Rate)
+QUANTITIES: tuple[type[Duration | Size | Rate], ...] = (Duration, Size, Rate)
 
 
 def decode_quantity(kind: type, value: Any) -> Any:

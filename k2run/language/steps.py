@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 from k2run.language.arguments import read_arguments
 from k2run.language.model import Severity, Step
-from k2run.language.points import PointsReader
 from k2run.language.problems import did_you_mean
 from k2run.language.references import looks_like_a_file
 from k2run.language.vocabulary import SET, WORDS, ActionForm
@@ -15,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from k2run.language.document import Trail
+    from k2run.language.points import PointsReader
     from k2run.language.reading import Reading
     from k2run.language.references import References
     from k2run.language.scope import Scope

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 from msgspec import Struct
 
-from k2run.language.quantities import Duration
+from k2run.language.quantities import Duration  # noqa: TC001 - msgspec resolves the types of fields at run time
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -89,7 +89,5 @@ def test_the_committed_schema_is_current() -> None:
 
 
 def test_arguments_are_described_by_the_docstring() -> None:
-    doc = (
-        "Count.\n\nArgs:\n    topic: Name of the\n        topic.\n    group: The group.\n\nRaises:\n    Refused: No.\n"
-    )
+    doc = "Count.\n\nArgs:\n    topic: Name of the\n        topic.\n    group: The group.\n\nRaises:\n    No: No.\n"
     assert described_arguments(doc) == {"topic": "Name of the topic.", "group": "The group."}
