@@ -170,6 +170,7 @@ class Broker:
                 socket.create_connection(("127.0.0.1", self.port), 0.2).close()
                 return
             time.sleep(0.02)
+        self.stop()
         pytest.fail("the broker does not listen")
 
     def stop(self) -> None:
