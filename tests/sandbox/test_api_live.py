@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 import httpx
 import pytest
 from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient
 
 from k2run.sandbox.trade import TOPIC, Market, encode
 
@@ -138,10 +139,13 @@ def test_the_api_starts_alone_and_answers_once_the_consumer_has_committed(sandbo
     assert (health.status_code, health.json()["status"]) == (503, "unhealthy")
     assert api.get("/v1/trades").json()["detail"]["error"] == "TABLE_NOT_FOUND"
     sandbox.broker()
+    sandbox.wait_for(lambda: "does not exist yet" in kafka(api)["message"], 10, "the API sees an empty broker")
+    assert not AdminClient({"bootstrap.servers": sandbox.bootstrap}).list_topics(timeout=5).topics  # asking made none
     sandbox.stream("--rate", 100)
     sandbox.consumer()
     sandbox.wait_for(lambda: api.get("/v1/trades").status_code == 200 and api.rows(), 30, "there are rows")
-    assert api.get("/health").json()["status"] == "healthy"
+    found = api.get("/health").json()
+    assert found["status"] == "healthy", found
 
 
 def test_a_port_in_use_is_one_line_and_status_1(sandbox):
@@ -163,6 +167,10 @@ def answers(api):
         return api.get("/").status_code == 200
     except httpx.TransportError:
         return False
+
+
+def kafka(api):
+    return next(one for one in api.get("/health").json()["dependencies"] if one["name"] == "kafka")
 
 
 def now_us():
