@@ -15,7 +15,7 @@ from k2run.adapters._iceberg.catalog import Iceberg, judged, open_table
 from k2run.adapters._links import TRUSTING_THE_SYSTEM, Tls
 from k2run.adapters._target import target
 from k2run.adapters._web import identified, with_query
-from k2run.bench.plan import Ask, Pace, Plan
+from k2run.bench.plan import Ask, Merged, Pace, Plan
 from k2run.bench.repeat import repeat
 from k2run.bench.result import Measured
 from k2run.bench.watch import Used, Watch
@@ -41,6 +41,7 @@ class HttpLoad(Measured, frozen=True, kw_only=True):
         bytes: Of the bodies of good answers.
         loop: `closed`: workers ask again once answered; `open`: a set rate.
         workers: Connections that asked, or the most at once.
+        lost_processes: Generators that died; their requests are missing.
         used: What the services that were watched used of their machine.
         generator_cpu: Share of one core that the generator used; from 0.9 on it may have been the limit itself.
         generator_late_ms: The longest that it sent a request too late although a connection was free (open loop).
@@ -51,6 +52,7 @@ class HttpLoad(Measured, frozen=True, kw_only=True):
     bytes: int
     loop: Literal["closed", "open"]
     workers: int
+    lost_processes: int
     used: dict[str, Used]
     generator_cpu: float
     generator_late_ms: float
@@ -59,7 +61,8 @@ class HttpLoad(Measured, frozen=True, kw_only=True):
     def headline(self) -> str:
         """Such as `p50 5.1 ms, p99 7.9 ms (n=8,120), 812/s, no errors`."""
         limit = ", the generator may be the limit" if self.generator_cpu >= SATURATED else ""
-        return super().headline() + limit
+        lost = f", {self.lost_processes} generators DIED" if self.lost_processes else ""
+        return super().headline() + limit + lost
 
 
 class QueryLoad(Measured, frozen=True, kw_only=True):
@@ -98,6 +101,7 @@ def http(
     iterations: int = 0,
     warm_up: Duration = NONE,
     think: Duration = NONE,
+    processes: int = 1,
     watch: list[str] = [],
     request_timeout: Duration = TEN_SECONDS,
     tls: Tls = TRUSTING_THE_SYSTEM,
@@ -124,12 +128,11 @@ def http(
         iterations: How many requests to measure, instead of a time.
         warm_up: Time under the same load before anything counts.
         think: Pause of a worker between an answer and its next request; closed loop only.
+        processes: Local processes that put the load on together; one generator uses at most one core.
         watch: Services whose use of processor and memory is measured, beside the one that is asked.
         request_timeout: After this a request is given up and counts as an error.
         tls: How an HTTPS server is trusted.
     """
-    from k2run.bench.load import generate
-
     pace = _pace(during, iterations, warm_up, deadline)
     address, sent = target(services, service, path, url, headers)
     content = b"" if json is None else msgspec.json.encode(json)
@@ -148,7 +151,8 @@ def http(
     if plan.workers < 1:
         raise Refused(f"{plan.workers} workers cannot ask anything")
     with Watch(services, list(dict.fromkeys([service, *watch] if service else watch))) as watched:
-        outcome = generate(plan, deadline)
+        merged = _generate(plan, processes, deadline)
+    outcome = merged.outcome
     return HttpLoad.of(
         outcome,
         address,
@@ -156,6 +160,7 @@ def http(
         bytes=outcome.size,
         loop="open" if plan.rate else "closed",
         workers=plan.workers,
+        lost_processes=merged.lost,
         used=watched.used(),
         generator_cpu=round(outcome.cpu, 3),
         generator_late_ms=round(outcome.late_ms, 3),
@@ -207,6 +212,17 @@ def query(
         warm_up_queries=repeated.outcome.skipped,
         snapshots=snapshots,
     )
+
+
+def _generate(plan: Plan, processes: int, deadline: Deadline) -> Merged:
+    if processes <= 1:
+        from k2run.bench.load import generate
+
+        return Merged(generate(plan, deadline), 0)
+    from k2run.bench import spread
+
+    with spread.processes(processes) as executors:
+        return spread.generate_on(plan, executors, deadline)
 
 
 class _Request(NamedTuple):

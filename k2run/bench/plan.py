@@ -84,3 +84,14 @@ class Outcome(Struct, frozen=True, kw_only=True):
     cpu: float
     late_ms: float
     skipped: int
+
+
+class Merged(Struct, frozen=True):
+    """The outcomes of all generators as one.
+
+    Attributes:
+        lost: How many generators died; their requests are missing.
+    """
+
+    outcome: Outcome
+    lost: int
