@@ -102,7 +102,7 @@ def relaunch(reference: str, *, options: Options, mode: Mode) -> RunFinished:
     folder = store.find_run(reference)
     earlier = read_journal(folder)
     begun = started(earlier)
-    loaded = load_runbook(folder / RUNBOOK_COPY, catalogue)
+    loaded = load_runbook(folder / RUNBOOK_COPY, catalogue, home=Path(begun.runbook).parent)
     chosen = open_stack(begun.stack_file or begun.stack, store=store)
     before = begun.options
     with open_face(mode, sys.stdout) as face:

@@ -30,53 +30,55 @@ RUNBOOK_KEYS = (
 _NEEDED = ("runbook", "kind", "sections")
 
 
-def load_runbook(path: Path, vocabulary: Vocabulary) -> Runbook:
+def load_runbook(path: Path, vocabulary: Vocabulary, *, home: Path | None = None) -> Runbook:
     """Read and check a runbook.
 
     Args:
         path: Its file.
         vocabulary: The actions it may use.
+        home: The folder in which the files it names are looked for; its own when not given (a copy of a runbook, kept
+            with its run, still names the files beside the original).
 
     Raises:
         UsageError: There is no such file.
         RunbookInvalid: It has problems; all of them are in the error.
     """
-    return parse_runbook(read_text(path), str(path), vocabulary)
+    return parse_runbook(read_text(path), str(path), vocabulary, home=home or path.parent)
 
 
-def parse_runbook(text: str, file: str, vocabulary: Vocabulary) -> Runbook:
+def parse_runbook(text: str, file: str, vocabulary: Vocabulary, *, home: Path | None = None) -> Runbook:
     """Check the text of a runbook.
 
     Args:
         text: The YAML text.
-        file: Where it comes from; files that it names are looked for beside it, if it exists.
+        file: Where it comes from.
         vocabulary: The actions it may use.
+        home: The folder in which the files it names are looked for; without one they are not checked.
 
     Raises:
         RunbookInvalid: It has problems; all of them are in the error.
     """
     with without_collection():
-        runbook, problems = _read(text, file, vocabulary)
+        runbook, problems = _read(text, file, vocabulary, home)
     if problems:
         raise RunbookInvalid(ordered(problems))
     return runbook
 
 
-def _read(text: str, file: str, vocabulary: Vocabulary) -> tuple[Runbook, list[Problem]]:
+def _read(text: str, file: str, vocabulary: Vocabulary, home: Path | None) -> tuple[Runbook, list[Problem]]:
     """The runbook and its problems; the tree of YAML nodes is gone when this returns."""
-    reader = _RunbookReader(compose(text, file), vocabulary)
+    reader = _RunbookReader(compose(text, file), vocabulary, home)
     return reader.read(), reader.problems
 
 
 class _RunbookReader:
     """Reads one document as a runbook."""
 
-    def __init__(self, document: Document, vocabulary: Vocabulary) -> None:
+    def __init__(self, document: Document, vocabulary: Vocabulary, home: Path | None) -> None:
         self._document = document
         self._reading = Reading(document, vocabulary)
         self._points = PointsReader(self._reading)
-        file = Path(document.file)
-        self._steps = StepReader(self._reading, self._points, References(self._reading, _home(file)))
+        self._steps = StepReader(self._reading, self._points, References(self._reading, home))
 
     @property
     def problems(self) -> list[Problem]:
@@ -156,11 +158,3 @@ class _RunbookReader:
 
     def _text(self, fields: dict[str, Any], key: str, default: str) -> str:
         return self._reading.text(fields[key], (key,), f"`{key}`") if key in fields else default
-
-
-def _home(file: Path) -> Path | None:
-    """The folder in which the runbook's references are looked for; None for a text that comes from no file."""
-    try:
-        return file.parent if file.is_file() else None
-    except (OSError, ValueError):
-        return None

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from conftest import Vocabulary
 
-often = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+often = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 WORDS = (
     *("runbook", "kind", "name", "sections", "steps", "inputs", "vars", "objective", "score", "always", "steady_state"),

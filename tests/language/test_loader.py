@@ -286,6 +286,15 @@ def test_a_recovery_that_is_offered_must_exist(tmp_path: Path, vocabulary: Vocab
     assert load_runbook(file, vocabulary).sections[0].steps[0].recovery == "fix-it.yaml"
 
 
+def test_a_copy_of_a_runbook_names_the_files_beside_the_original(tmp_path: Path, vocabulary: Vocabulary) -> None:
+    write(tmp_path, "b.yaml", "wait: {for: 1s}")
+    copies = tmp_path / "runs"
+    copies.mkdir()
+    copy = write(copies, "runbook.yaml", "run: {runbook: b.yaml}")
+    assert problems_of(copy, vocabulary) == [("K501", 5, 24)]
+    assert load_runbook(copy, vocabulary, home=tmp_path).path == str(copy)
+
+
 def test_a_circle_of_runbooks_is_found(tmp_path: Path, vocabulary: Vocabulary) -> None:
     file = write(tmp_path, "a.yaml", "run: {runbook: b.yaml}")
     write(tmp_path, "b.yaml", "block: [{run: {runbook: c.yaml}}]")
