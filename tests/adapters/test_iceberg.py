@@ -15,7 +15,7 @@ from k2run.actions.catalogue import Catalogue
 from k2run.actions.deadline import Deadline
 from k2run.adapters import iceberg as actions
 from k2run.adapters._iceberg.catalog import Iceberg
-from k2run.errors import Refused, Unknown, Unreachable
+from k2run.errors import Refused, TimedOut, Unknown, Unreachable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -245,9 +245,9 @@ def test_a_rest_catalog_that_says_nothing_ends_with_the_deadline(speaker):
     silent = threading.Event()
     address = speaker(lambda _: silent.wait(10))
     started = time.monotonic()
-    with pytest.raises(Unreachable):
-        actions.tables(Iceberg(type="rest", uri=address), Deadline(1))
-    assert time.monotonic() - started < 2
+    with pytest.raises((Unreachable, TimedOut)):
+        actions.tables(Iceberg(type="rest", uri=address), Deadline(3))
+    assert time.monotonic() - started < 4
     silent.set()
 
 

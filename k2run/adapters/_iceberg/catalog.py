@@ -163,11 +163,11 @@ def _only_catalog(catalog: SqlCatalog) -> str:
 
 
 def _open_rest(iceberg: Iceberg, deadline: Deadline) -> RestCatalog:
+    _knock(iceberg, deadline)  # before the imports, which take longer than a refusal
+
     from pyiceberg.catalog.rest import RestCatalog
     from requests import Session
     from requests.adapters import HTTPAdapter
-
-    _knock(iceberg, deadline)
 
     class Punctual(HTTPAdapter):
         """Requests that end with the step; pyiceberg sets no timeout of its own."""
