@@ -126,7 +126,23 @@ class SectionView:
     within: float | None = None
     started: SectionStarted | None = None
     finished: SectionFinished | None = None
+    reopened: SectionStarted | None = None
     steps: list[StepView] = field(default_factory=list)
+
+    def begin(self, event: SectionStarted) -> None:
+        """It begins, or is gone through again by a resumed run."""
+        if self.started is None:
+            self.started = event
+        else:
+            self.reopened = event
+
+    def end(self, event: SectionFinished) -> None:
+        """It is over; going through it again with nothing left to do changes nothing about how it ended."""
+        if self.finished is None or self.reopened is None or self._did_something_since(self.reopened.seq):
+            self.finished = event
+
+    def _did_something_since(self, seq: int) -> bool:
+        return any(step.finished is not None and step.finished.seq > seq for step in self.steps)
 
     def in_order(self) -> list[StepView]:
         """Its steps as the runbook orders them, the turns of a loop and the steps of a block in their place."""
@@ -233,9 +249,9 @@ class RunView:
             case RunResumed():
                 self._resume(event)
             case SectionStarted():
-                self._section(event.section, event.name, event.within).started = event
+                self._section(event.section, event.name, event.within).begin(event)
             case SectionFinished():
-                self._section(event.section, event.name, event.within).finished = event
+                self._section(event.section, event.name, event.within).end(event)
             case StepStarted():
                 self._fresh(event.step, event.section).started = event
             case StepFinished():

@@ -9,6 +9,8 @@ from k2run.engine.events import (
     RunFinished,
     RunResumed,
     RunStarted,
+    SectionFinished,
+    SectionStarted,
     StepFinished,
     StepStarted,
     UndoFinished,
@@ -100,6 +102,20 @@ def test_a_resumed_run_forgets_its_first_verdict_and_the_attempt_that_was_cut_of
     view.fold(begins("s.steps[0]"))
     view.fold(ends("s.steps[0]"))
     assert [step.standing for step in view.leaves()] == [Standing.PASSED]
+
+
+def test_a_section_that_a_resumed_run_only_passes_through_keeps_its_time():
+    def section(event, **more):
+        return event(section="s", name="S", within=1.0, **more)
+
+    def over(seconds, seq):
+        return section(SectionFinished, outcome=Outcome.PASSED, seconds=seconds, seq=seq)
+
+    first = [started("s.steps[0]"), section(SectionStarted, seq=2), ends("s.steps[0]", seq=3), over(2.2, 4)]
+    view = view_of([*first, RunResumed(seq=5), section(SectionStarted, seq=6), over(0.0, 7)])
+    assert view.sections["s"].finished.seconds == 2.2
+    again = [RunResumed(seq=5), section(SectionStarted, seq=6), ends("s.steps[1]", seq=7), over(0.4, 8)]
+    assert view_of([*first, *again]).sections["s"].finished.seconds == 0.4
 
 
 def test_pending_undos_come_newest_first_and_a_failed_one_stays():

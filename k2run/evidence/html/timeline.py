@@ -133,10 +133,16 @@ def _section_rows(section: SectionView, scale: Scale, *, all_of_them: bool) -> I
     if started is None:
         return
     seconds = finished.seconds if finished is not None else scale.whole - started.t
+    until = finished.t if finished is not None else scale.whole
     within = section.within
     tone = TONES.get(standing(finished.outcome), "quiet") if finished is not None else "warn"
     bars = tag(
-        "rect", class_=f"bar {tone}", x=scale.at(started.t), width=scale.wide(started.t, seconds), y=4, height=ROW - 8
+        "rect",
+        class_=f"bar {tone}",
+        x=scale.at(started.t),
+        width=scale.wide(started.t, until - started.t),
+        y=4,
+        height=ROW - 8,
     )
     if within is not None:
         bars = Html(_budget(scale, started.t, within) + bars)

@@ -24,7 +24,7 @@ POLL = 0.2
 _SAVE, _RESTORE, _UP, _CLEAR = "\x1b7", "\x1b8", "\x1b[1A", "\x1b[2K"
 
 
-class _Gone(Exception):  # noqa: N818 - a message from the reader of the terminal, not an error
+class _Gone(Exception):
     """The person closed the input."""
 
 

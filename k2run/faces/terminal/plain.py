@@ -80,8 +80,9 @@ class PlainFace(Face):
             case RunStarted():
                 return self._opening(event)
             case RunResumed():
-                return [_line(event.at, "resumed", f"{count(event.finished_steps, 'step')} done before")]
-            case SectionStarted():
+                opening = self._opening(self._view.started) if self._view.started is not None else []
+                return [*opening, _line(event.at, "resumed", f"{count(event.finished_steps, 'step')} done before")]
+            case SectionStarted() if self._view.sections[event.section].finished is None:
                 budget = f", within {span(event.within)}" if event.within else ""
                 return [_line(event.at, "section", clean(event.name) + budget)]
             case SectionFinished():
@@ -123,6 +124,8 @@ class PlainFace(Face):
 
     def _foot(self, event: SectionFinished) -> list[str]:
         section = self._view.sections[event.section]
+        if section.finished is not event:
+            return []
         shown = counted([step.standing for step in section.leaves()]) or standing(event.outcome)
         late = ", over its budget" if event.within is not None and event.seconds > event.within else ""
         time = against(event.seconds, event.within, event.objective)

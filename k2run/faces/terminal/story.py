@@ -65,11 +65,8 @@ class Story:
                 self.name_width = self._widest_name(event)
                 return self._opening(event)
             case RunResumed():
-                return [
-                    EMPTY,
-                    self._remark("·", Tone.QUIET, f"resumed; {count(event.finished_steps, 'step')} done before"),
-                ]
-            case SectionStarted():
+                return self._resumption(event)
+            case SectionStarted() if self.view.sections[event.section].finished is None:
                 return self._heading(event.section, event.within)
             case SectionFinished():
                 return self._foot(event)
@@ -119,6 +116,11 @@ class Story:
             (Part(cut(f"run {event.run}", self.width), Tone.QUIET),),
         ]
 
+    def _resumption(self, event: RunResumed) -> list[Line]:
+        opening = self._opening(self.view.started) if self.view.started is not None else []
+        done = f"resumed; {count(event.finished_steps, 'step')} done before"
+        return [*opening, EMPTY, self._remark("·", Tone.QUIET, done)]
+
     def _heading(self, path: str, within: float | None, note: str = "") -> list[Line]:
         self.section = path
         name = clean(self.view.sections[path].name) + note
@@ -126,8 +128,10 @@ class Story:
         return [EMPTY, (Part(left(name, self.width - cells(budget)), Tone.STRONG), Part(budget, Tone.QUIET))]
 
     def _foot(self, event: SectionFinished) -> list[Line]:
-        """One closing line for a section, unless its only step has said it all."""
+        """One closing line for a section, unless its only step (or an earlier part of the run) has said it all."""
         section = self.view.sections[event.section]
+        if section.finished is not event:
+            return []
         steps = section.leaves()
         late = event.within is not None and event.seconds > event.within
         if len(steps) <= 1 and not late:
