@@ -332,8 +332,6 @@ def round_trip(kafka: Kafka, deadline: Deadline, topic: str = PROBE_TOPIC) -> r.
     Args:
         topic: Where to; made when it is not there. Not one that somebody reads: the message is not a trade.
     """
-    from confluent_kafka import TopicPartition
-
     link = Link(kafka, deadline)
     if topic not in offsets.topic_names(link):
         create_topic(kafka, deadline, topic)
@@ -343,10 +341,7 @@ def round_trip(kafka: Kafka, deadline: Deadline, topic: str = PROBE_TOPIC) -> r.
     written = time.perf_counter()
     load.settled(link, topic, receipts)
     ((number, offset),) = receipts.last.items()
-    with link.consumer({"fetch.wait.max.ms": 10}) as consumer, link.judged(f"read {topic!r} back"):
-        consumer.assign([TopicPartition(topic, number, offset)])
-        while (raw := consumer.poll(link.deadline.at_most(0.2))) is None or raw.error() is not None:
-            deadline.remaining()
+    raw = reading.one(link, topic, number, offset)
     read = time.perf_counter()
     if raw.value() != token.encode():
         raise Refused(f"the message at offset {offset} of {topic!r} at {kafka.bootstrap} is not the one just written")

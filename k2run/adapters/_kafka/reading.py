@@ -46,6 +46,21 @@ def oldest(link: Link, topic: str, spans: Mapping[int, Span], count: int) -> lis
     return first[::-1]
 
 
+def one(link: Link, topic: str, number: int, offset: int) -> Raw:
+    """The message at an offset of a partition, waited for.
+
+    Raises:
+        TimedOut: It did not come before the deadline.
+    """
+    from confluent_kafka import TopicPartition
+
+    with link.consumer({"fetch.wait.max.ms": 10}) as consumer, link.judged(f"read {topic!r} back"):
+        consumer.assign([TopicPartition(topic, number, offset)])
+        while (raw := consumer.poll(link.deadline.at_most(0.2))) is None or raw.error() is not None:
+            link.deadline.remaining()
+    return raw
+
+
 def _read(link: Link, topic: str, starts: Mapping[int, int], spans: Mapping[int, Span]) -> list[Raw]:
     """Every message from `starts` up to the end of each span; offsets that compaction removed are passed over."""
     from confluent_kafka import KafkaError, TopicPartition
