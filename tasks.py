@@ -3,7 +3,7 @@
 from invoke import Collection, Context, Exit, task
 from invoke.main import program
 
-from k2run.cli import TASKS, gather
+from k2run.cli import TASKS, prepare
 
 
 @task(
@@ -32,9 +32,10 @@ def bench(c: Context, only: str = "") -> None:
 @task(auto_shortflags=False)
 def schema(c: Context) -> None:
     """Write the JSON Schemas under schemas/ anew from the code."""
-    c.run("python -m k2run.faces.schemas", pty=False)
+    from k2run.faces.schemas import main
+
+    main()
 
 
 namespace = Collection(*TASKS, test, bench, schema)
-if hasattr(program, "core"):
-    program.core.unparsed[:] = gather(program.core.unparsed)
+prepare(program)

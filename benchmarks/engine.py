@@ -89,7 +89,7 @@ def chaos(folder: Path, name: str, method: list[dict[str, object]]) -> list[str]
 def start_up(folder: Path, runs: int) -> None:
     """A one-step no-op against `invoke --list` and against a one-action Chaos Toolkit experiment."""
     path = runbook(folder, "no-op", "      - set: {done: true}\n")
-    idle = {"type": "action", "name": "none", "provider": {"type": "python", "module": "time", "func": "time"}}
+    idle = {"type": "action", "name": "none", "provider": {"type": "python", "module": "os.path", "func": "basename", "arguments": {"p": "a"}}}
     commands = {
         "list": [str(BIN / "invoke"), "--list"],
         "k2run": command(path, folder),

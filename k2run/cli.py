@@ -6,15 +6,15 @@ import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from invoke import Collection, Context, Exit, task
+from invoke import Collection, Context, Exit, ParseError, Program, task
 
-from k2run.errors import K2runError, RunbookInvalid
+from k2run.errors import AuthorError, K2runError, RunbookInvalid
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-MANY = {"validate": "paths"}
-"""Tasks whose last argument may be given several times without its flag."""
+LOOSE = {"validate": "paths", "doc": "action"}
+"""Tasks whose argument may be left out, or given several times, without its flag."""
 
 
 @contextmanager
@@ -114,7 +114,7 @@ def undo(c: Context, stack: str = "") -> None:
 
 
 @task(
-    positional=["paths"],
+    positional=[],
     iterable=["paths"],
     auto_shortflags=False,
     help={"paths": "runbooks, stack files or folders", "json": "problems as JSON"},
@@ -182,9 +182,7 @@ def list_(c: Context, json: bool = False) -> None:
         show_runbooks(json=json)
 
 
-@task(
-    positional=["action"], optional=["action"], auto_shortflags=False, help={"action": "name of an action or adapter"}
-)
+@task(positional=[], auto_shortflags=False, help={"action": "name of an action or adapter"})
 def doc(c: Context, action: str = "") -> None:
     """Describe an action, an adapter's actions, or list all of them."""
     with friendly():
@@ -206,25 +204,43 @@ TASKS = (run, validate, up, down, status, logs, resume, undo, list_, doc)
 
 
 def gather(tokens: list[str]) -> list[str]:
-    """Let `validate a b c` name several files: Invoke gives a positional argument one value only.
+    """Let `validate a b c` name several files, and `doc` none: an argument of Invoke without its flag is exactly one.
 
     Args:
         tokens: The words of the command line from the task's name on.
     """
-    if not tokens or tokens[0] not in MANY:
+    if not tokens or tokens[0] not in LOOSE:
         return tokens
-    flag = f"--{MANY[tokens[0]]}"
+    flag = f"--{LOOSE[tokens[0]]}"
     words = [word for word in tokens[1:] if not word.startswith("-")]
     flags = [word for word in tokens[1:] if word.startswith("-") and word != flag]
     return [tokens[0], *flags, *(part for word in words for part in (flag, word))]
 
 
+def prepare(program: Program) -> None:
+    """Let an Invoke program read k2run's command lines: several files at once, and exit code 2 for what makes no sense.
+
+    Args:
+        program: The program that is running; its core options are parsed, its tasks are not yet.
+    """
+    parse = program.parse_tasks
+
+    def parse_tasks() -> None:
+        program.core.unparsed[:] = gather(program.core.unparsed)
+        try:
+            parse()
+        except ParseError as error:
+            print(f"error: {error}", file=sys.stderr)
+            print("  hint: `--list` shows the commands, `--help COMMAND` their options", file=sys.stderr)
+            raise Exit(code=AuthorError.exit_code) from None
+
+    program.parse_tasks = parse_tasks
+
+
 def main() -> None:
     """The console script `k2run`."""
-    from invoke import Program
-
     import k2run
 
-    namespace = Collection(*TASKS)
-    program = Program(name="k2run", binary="k2run", namespace=namespace, version=k2run.__version__)
-    program.run([sys.argv[0], *gather(sys.argv[1:])])
+    program = Program(name="k2run", binary="k2run", namespace=Collection(*TASKS), version=k2run.__version__)
+    prepare(program)
+    program.run()
