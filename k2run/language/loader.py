@@ -96,7 +96,8 @@ class _RunbookReader:
         scope = Scope({**scope.shared, **inner.own})
         sections = SectionReader(reading, self._steps, self._points, kind)
         requires = reading.texts(fields.get("requires", []), ("requires",), "`requires`")
-        parts = {key: self._listed_steps(key, fields, scope) for key in ("symptoms", "steady_state")}
+        parts = {"symptoms": self._listed_steps("symptoms", fields, scope.apart())}  # looked at apart from the run
+        parts["steady_state"] = self._listed_steps("steady_state", fields, scope)
         parts["sections"] = (
             sections.read_all(fields.get("sections", []), ("sections",), scope) if "sections" in fields else ()
         )

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from k2run.language.keywords import KEYWORDS
 from k2run.language.model import AfterFailure, Kind, Section
 from k2run.language.problems import did_you_mean
-from k2run.language.steps import KEYWORDS
 
 if TYPE_CHECKING:
     from k2run.language.document import Trail

@@ -5,14 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from k2run.language.arguments import read_arguments
-from k2run.language.model import Severity, Step
+from k2run.language.keywords import KEYWORDS
+from k2run.language.model import Step
 from k2run.language.problems import did_you_mean
-from k2run.language.references import looks_like_a_file
 from k2run.language.vocabulary import SET, WORDS, ActionForm
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from k2run.language.document import Trail
     from k2run.language.points import PointsReader
     from k2run.language.reading import Reading
@@ -76,7 +74,7 @@ class StepReader:
         if not isinstance(value, dict):
             reading.mapping(value, path, "a step")
             return Step(path=address, name=address, place=place, action="", args={})
-        draft = _Draft(self, value, path, address, scope, category)
+        draft = Draft(self, value, path, address, scope, category)
         draft.read()
         return Step(path=address, place=place, **draft.fields)
 
@@ -131,8 +129,12 @@ class StepReader:
         return self._references
 
 
-class _Draft:
-    """One step while it is read."""
+class Draft:
+    """One step while it is read.
+
+    Attributes:
+        fields: What is known of the step so far, by the names of `Step`.
+    """
 
     def __init__(  # noqa: PLR0913, PLR0917 - where the step stands and what it may use
         self, reader: StepReader, value: dict[Any, Any], path: Trail, address: str, scope: Scope, category: str
@@ -145,12 +147,12 @@ class _Draft:
         self.scope = scope
         self.category = category
         self.form: ActionForm | None = None
+        self.is_block = "block" in value
         self.fields: dict[str, Any] = {"action": "", "args": {}}
 
     def read(self) -> None:
         """Read everything, in the order in which names become known."""
         actions = [key for key in self.value if key not in KEYWORDS and key not in BLOCK]
-        self.is_block = "block" in self.value
         if "loop" in self.value:
             self.fields["loop"] = self._loop(self.value["loop"], (*self.path, "loop"))
             name = self.value.get("loop_var", "item")
@@ -254,107 +256,6 @@ class _Draft:
         hint = f'write loop: "{{{{ {value} }}}}"' if isinstance(value, str) and value.isidentifier() else ""
         reading.problem("K204", "`loop` is a list, a mapping or one {{ expression }}", path, hint=hint)
         return ()
-
-    # --- one method for each form of keyword --------------------------------------------------------------------------
-
-    def name(self, key: str, value: Any, path: Trail, scope: Scope) -> None:
-        text = self.reading.text(value, path, "`name`")
-        self.fields[key] = self.reading.rendered(text, path, scope)
-
-    def condition(self, key: str, value: Any, path: Trail, scope: Scope) -> None:
-        self.fields[key] = self.reading.expression(value, path, f"`{key}`", scope)
-
-    def conditions(self, key: str, value: Any, path: Trail, scope: Scope) -> None:
-        self.fields[key] = self.reading.conditions(value, path, f"`{key}`", scope)
-
-    def time(self, key: str, value: Any, path: Trail, _scope: Scope) -> None:
-        self.fields[key] = self.reading.duration(value, path, f"`{key}`")
-
-    def flag(self, key: str, value: Any, path: Trail, _scope: Scope) -> None:
-        self.fields[key] = self.reading.boolean(value, path, f"`{key}`")
-
-    def count(self, key: str, value: Any, path: Trail, _scope: Scope) -> None:
-        self.fields[key] = self.reading.whole(value, path, f"`{key}`", least=1)
-
-    def workers(self, key: str, value: Any, path: Trail, _scope: Scope) -> None:
-        self.fields[key] = self.reading.workers(value, path, 32)
-
-    def new_name(self, key: str, value: Any, path: Trail, _scope: Scope) -> None:
-        self.fields[key] = self.reading.name(value, path, f"`{key}`")
-
-    def id(self, key: str, value: Any, path: Trail, _scope: Scope) -> None:
-        self.fields[key] = self.reading.text(value, path, "`id`")
-        self.reader.note_id(self.fields[key], path)
-
-    def severity(self, key: str, value: Any, path: Trail, _scope: Scope) -> None:
-        self.fields[key] = self.reading.choice(Severity, value, path, "`severity`")
-
-    def tags(self, key: str, value: Any, path: Trail, _scope: Scope) -> None:
-        self.fields[key] = frozenset(self.reading.texts(value, path, "`tags`"))
-
-    def requires(self, key: str, value: Any, path: Trail, _scope: Scope) -> None:
-        self.fields[key] = self.reading.texts(value, path, "`requires`")
-        self.reading.uses_stack = True
-
-    def worth(self, key: str, value: Any, path: Trail, scope: Scope) -> None:
-        self.fields[key] = self.reader.points.read(value, path, scope, self.category)
-
-    def figures(self, key: str, value: Any, path: Trail, scope: Scope) -> None:
-        reading = self.reading
-        written = reading.mapping(value, path, "`figures`")
-        for name in written:
-            reading.name(name, (*path, name), "a figure", key=True)
-        self.fields[key] = {
-            name: reading.expression(item, (*path, name), f"the figure `{name}`", scope)
-            for name, item in written.items()
-        }
-        reading.figures.update(dict.fromkeys(written, Any))
-
-    def failure(self, _key: str, value: Any, path: Trail, _scope: Scope) -> None:
-        reading = self.reading
-        if isinstance(value, str):
-            key = "recovery" if looks_like_a_file(value) else "hint"
-            hint = {key: value}
-            at = {key: path}
-        else:
-            hint = reading.fields(value, path, "`on_failure`", ("hint", "recovery"))
-            at = {key: (*path, key) for key in hint}
-        for key, item in hint.items():
-            if key in ("hint", "recovery"):
-                text = reading.text(item, at[key], f"`{key}`")
-                self.fields["on_failure" if key == "hint" else "recovery"] = text
-                if key == "recovery":
-                    self.reader.references.recovery(text, at[key])
-
-    def skip(self, key: str, value: Any, path: Trail, scope: Scope) -> None:
-        """Read before the others."""
-
-
-KEYWORDS: dict[str, Callable[[_Draft, str, Any, Trail, Scope], None]] = {
-    "name": _Draft.name,
-    "id": _Draft.id,
-    "when": _Draft.condition,
-    "loop": _Draft.skip,
-    "loop_var": _Draft.new_name,
-    "parallel": _Draft.workers,
-    "register": _Draft.new_name,
-    "expect": _Draft.conditions,
-    "until": _Draft.condition,
-    "every": _Draft.time,
-    "retries": _Draft.count,
-    "timeout": _Draft.time,
-    "within": _Draft.time,
-    "failed_when": _Draft.condition,
-    "ignore_failure": _Draft.flag,
-    "severity": _Draft.severity,
-    "points": _Draft.worth,
-    "figures": _Draft.figures,
-    "tags": _Draft.tags,
-    "vars": _Draft.skip,
-    "requires": _Draft.requires,
-    "on_failure": _Draft.failure,
-    "no_log": _Draft.flag,
-}
 
 
 def read_vars(reading: Reading, value: Any, path: Trail, scope: Scope) -> tuple[dict[str, Any], Scope]:

@@ -1,0 +1,131 @@
+"""The keywords of a step: how the value of each is read."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from k2run.language.model import Severity
+from k2run.language.reading import MAX_WORKERS
+from k2run.language.references import looks_like_a_file
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from k2run.language.document import Trail
+    from k2run.language.scope import Scope
+    from k2run.language.steps import Draft
+
+
+def _name(draft: Draft, key: str, value: Any, path: Trail, scope: Scope) -> None:
+    text = draft.reading.text(value, path, "`name`")
+    draft.fields[key] = draft.reading.rendered(text, path, scope)
+
+
+def _condition(draft: Draft, key: str, value: Any, path: Trail, scope: Scope) -> None:
+    draft.fields[key] = draft.reading.expression(value, path, f"`{key}`", scope)
+
+
+def _conditions(draft: Draft, key: str, value: Any, path: Trail, scope: Scope) -> None:
+    draft.fields[key] = draft.reading.conditions(value, path, f"`{key}`", scope)
+
+
+def _time(draft: Draft, key: str, value: Any, path: Trail, _scope: Scope) -> None:
+    draft.fields[key] = draft.reading.duration(value, path, f"`{key}`")
+
+
+def _flag(draft: Draft, key: str, value: Any, path: Trail, _scope: Scope) -> None:
+    draft.fields[key] = draft.reading.boolean(value, path, f"`{key}`")
+
+
+def _count(draft: Draft, key: str, value: Any, path: Trail, _scope: Scope) -> None:
+    draft.fields[key] = draft.reading.whole(value, path, f"`{key}`", least=1)
+
+
+def _workers(draft: Draft, key: str, value: Any, path: Trail, _scope: Scope) -> None:
+    draft.fields[key] = draft.reading.workers(value, path, MAX_WORKERS)
+
+
+def _new_name(draft: Draft, key: str, value: Any, path: Trail, _scope: Scope) -> None:
+    draft.fields[key] = draft.reading.name(value, path, f"`{key}`")
+
+
+def _id(draft: Draft, key: str, value: Any, path: Trail, _scope: Scope) -> None:
+    draft.fields[key] = draft.reading.text(value, path, "`id`")
+    draft.reader.note_id(draft.fields[key], path)
+
+
+def _severity(draft: Draft, key: str, value: Any, path: Trail, _scope: Scope) -> None:
+    draft.fields[key] = draft.reading.choice(Severity, value, path, "`severity`")
+
+
+def _tags(draft: Draft, key: str, value: Any, path: Trail, _scope: Scope) -> None:
+    draft.fields[key] = frozenset(draft.reading.texts(value, path, "`tags`"))
+
+
+def _requires(draft: Draft, key: str, value: Any, path: Trail, _scope: Scope) -> None:
+    draft.fields[key] = draft.reading.texts(value, path, "`requires`")
+    draft.reading.uses_stack = True
+
+
+def _worth(draft: Draft, key: str, value: Any, path: Trail, scope: Scope) -> None:
+    draft.fields[key] = draft.reader.points.read(value, path, scope, draft.category)
+
+
+def _figures(draft: Draft, key: str, value: Any, path: Trail, scope: Scope) -> None:
+    reading = draft.reading
+    written = reading.mapping(value, path, "`figures`")
+    for name in written:
+        reading.name(name, (*path, name), "a figure", key=True)
+    draft.fields[key] = {
+        name: reading.expression(item, (*path, name), f"the figure `{name}`", scope) for name, item in written.items()
+    }
+    reading.figures.update(dict.fromkeys(written, Any))
+
+
+def _failure(draft: Draft, _key: str, value: Any, path: Trail, _scope: Scope) -> None:
+    reading = draft.reading
+    if isinstance(value, str):
+        key = "recovery" if looks_like_a_file(value) else "hint"
+        hint = {key: value}
+        at = {key: path}
+    else:
+        hint = reading.fields(value, path, "`on_failure`", ("hint", "recovery"))
+        at = {key: (*path, key) for key in hint}
+    for key, item in hint.items():
+        if key in ("hint", "recovery"):
+            text = reading.text(item, at[key], f"`{key}`")
+            draft.fields["on_failure" if key == "hint" else "recovery"] = text
+            if key == "recovery":
+                draft.reader.references.recovery(text, at[key])
+
+
+def _skip(draft: Draft, key: str, value: Any, path: Trail, scope: Scope) -> None:
+    """Read before the others."""
+
+
+KEYWORDS: dict[str, Callable[[Draft, str, Any, Trail, Scope], None]] = {
+    "name": _name,
+    "id": _id,
+    "when": _condition,
+    "loop": _skip,
+    "loop_var": _new_name,
+    "parallel": _workers,
+    "register": _new_name,
+    "expect": _conditions,
+    "until": _condition,
+    "every": _time,
+    "retries": _count,
+    "timeout": _time,
+    "within": _time,
+    "failed_when": _condition,
+    "ignore_failure": _flag,
+    "severity": _severity,
+    "points": _worth,
+    "figures": _figures,
+    "tags": _tags,
+    "vars": _skip,
+    "requires": _requires,
+    "on_failure": _failure,
+    "no_log": _flag,
+}
+"""Every keyword; an action is whatever else stands in a step."""
