@@ -49,7 +49,9 @@ def check_files(paths: list[str], *, json: bool) -> list[Problem]:
 
 def _check(file: Path, catalogue: Catalogue) -> None:
     if file.parent.name == "stacks":
-        load_stack(str(file), near=file.parent, home=Path(".k2run"), overrides={})
+        problems = load_stack(str(file), near=file.parent, home=Path(".k2run"), overrides={}).check()
+        if problems:
+            raise RunbookInvalid(problems)
     else:
         load_runbook(file, catalogue)
 

@@ -272,12 +272,17 @@ class ProcessBackend:
                 return True
             if holder is None and not busy_port(port):
                 continue
-            who = f"by {holder.says}" if holder else "by a process that cannot be seen (another user's?)"
-            raise StackUnavailable(
-                f"{self._service.name} cannot be started: port {port} is taken {who}",
-                hint=f"end that process, or give {self._service.name} another port in the stack's `vars`",
-            )
+            raise self._port_taken(port, holder)
         return False
+
+    def _port_taken(self, port: int, holder: Holder | None) -> StackUnavailable:
+        who = f"by {holder.says}" if holder else "by a process that cannot be seen (another user's?)"
+        owner = holder.environment.get(MARK, "") if holder else ""
+        end = f"it belongs to the stack in {owner.rpartition(':')[0]}: take that down" if owner else "end that process"
+        return StackUnavailable(
+            f"{self._service.name} cannot be started: port {port} is taken {who}",
+            hint=f"{end}, or give {self._service.name} another port in the stack's `vars`",
+        )
 
     @contextmanager
     def _alone(self) -> Iterator[None]:

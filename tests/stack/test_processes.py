@@ -209,6 +209,18 @@ def test_a_taken_port_is_told_with_its_holder_and_the_way_out(python: Python) ->
     assert it.record() is None
 
 
+def test_a_port_held_by_another_stack_names_that_stack(make_stack: Make, tmp_path: Path, free_port: int) -> None:
+    program = f"import socket, time; s = socket.create_server(('127.0.0.1', {free_port})); time.sleep(600)"
+    (tmp_path / "server.py").write_text(program)
+    it = f"services: {{it: {{run: process, command: [python, -S, {tmp_path}/server.py], ports: [{free_port}]}}}}"
+    one, two = make_stack(it, "one"), make_stack(it, "two")
+    ProcessBackend(one.services["it"], one.state).start(Deadline(SOON))
+    until(lambda: _listens(free_port))
+    with pytest.raises(StackUnavailable) as refusal:
+        ProcessBackend(two.services["it"], two.state).start(Deadline(SOON))
+    assert f"it belongs to the stack in {one.state}" in refusal.value.hint
+
+
 def test_a_program_that_is_not_there_is_told_by_name(make_stack: Make) -> None:
     stack = make_stack("services: {it: {run: process, command: [/no/such/program]}}")
     with pytest.raises(StackUnavailable, match="/no/such/program: No such file or directory"):
