@@ -102,6 +102,7 @@ def http(
     warm_up: Duration = NONE,
     think: Duration = NONE,
     processes: int = 1,
+    dask: str = "",
     watch: list[str] = [],
     request_timeout: Duration = TEN_SECONDS,
     tls: Tls = TRUSTING_THE_SYSTEM,
@@ -129,6 +130,7 @@ def http(
         warm_up: Time under the same load before anything counts.
         think: Pause of a worker between an answer and its next request; closed loop only.
         processes: Local processes that put the load on together; one generator uses at most one core.
+        dask: Address of a Dask scheduler, such as `tcp://10.0.0.1:8786`; then `processes` of its workers do it.
         watch: Services whose use of processor and memory is measured, beside the one that is asked.
         request_timeout: After this a request is given up and counts as an error.
         tls: How an HTTPS server is trusted.
@@ -151,7 +153,7 @@ def http(
     if plan.workers < 1:
         raise Refused(f"{plan.workers} workers cannot ask anything")
     with Watch(services, list(dict.fromkeys([service, *watch] if service else watch))) as watched:
-        merged = _generate(plan, processes, deadline)
+        merged = _generate(plan, processes, dask, deadline)
     outcome = merged.outcome
     return HttpLoad.of(
         outcome,
@@ -214,15 +216,15 @@ def query(
     )
 
 
-def _generate(plan: Plan, processes: int, deadline: Deadline) -> Merged:
-    if processes <= 1:
+def _generate(plan: Plan, processes: int, dask: str, deadline: Deadline) -> Merged:
+    if processes <= 1 and not dask:
         from k2run.bench.load import generate
 
         return Merged(generate(plan, deadline), 0)
     from k2run.bench import spread
 
-    with spread.processes(processes) as executors:
-        return spread.generate_on(plan, executors, deadline)
+    with spread.cluster(dask, processes) if dask else spread.processes(processes) as workers:
+        return spread.generate_on(plan, workers, deadline)
 
 
 class _Request(NamedTuple):

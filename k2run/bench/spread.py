@@ -10,7 +10,7 @@ import contextlib
 import time
 from collections import Counter
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, wait
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from msgspec import structs
 
@@ -21,20 +21,29 @@ from k2run.bench.plan import Merged, Outcome, Plan
 from k2run.errors import ActionError, K2runError, Refused, Unreachable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 TICK = 0.1
 """Seconds between two looks at the deadline."""
+CONNECTING = 5
+"""Seconds to wait for a Dask scheduler."""
 LATEST_START = 20.0
 """Seconds after which a worker's start is too late to be part of the same load."""
 
 
-def generate_on(plan: Plan, executors: list[Executor], deadline: Deadline) -> Merged:
-    """Put the load on from all executors at once.
+class Worker(NamedTuple):
+    """An executor with one place to work, and whether that place is still there."""
+
+    executor: Executor
+    is_alive: Callable[[], bool]
+
+
+def generate_on(plan: Plan, workers: list[Worker], deadline: Deadline) -> Merged:
+    """Put the load on from all workers at once.
 
     Args:
-        plan: The whole load; every executor gets its share.
-        executors: One per worker.
+        plan: The whole load; every worker gets its share.
+        workers: Who generates it.
         deadline: Ends it.
 
     Raises:
@@ -42,13 +51,14 @@ def generate_on(plan: Plan, executors: list[Executor], deadline: Deadline) -> Me
         ActionError: What a worker could not do.
     """
     latest = time.time() + LATEST_START
-    shares = split(plan, len(executors))
-    futures: list[Future[Outcome]] = [
-        executor.submit(work, share, deadline.remaining(), latest)
-        for executor, share in zip(executors, shares, strict=True)
-    ]
-    while wait(futures, timeout=TICK).not_done:
+    futures = {
+        worker.executor.submit(work, share, deadline.remaining(), latest): worker
+        for worker, share in zip(workers, split(plan, len(workers)), strict=True)
+    }
+    waiting = set(futures)
+    while waiting:
         deadline.remaining()
+        waiting = {future for future in wait(waiting, timeout=TICK).not_done if futures[future].is_alive()}
     outcomes = [outcome for future in futures if (outcome := _outcome(future)) is not None]
     if not outcomes:
         raise Unreachable(f"all {len(futures)} workers of the load died")
@@ -58,7 +68,7 @@ def generate_on(plan: Plan, executors: list[Executor], deadline: Deadline) -> Me
 def _outcome(future: Future[Outcome]) -> Outcome | None:
     """What a worker measured; None when it died."""
     try:
-        return future.result()
+        return future.result(timeout=0)
     except K2runError:
         raise
     except Exception:  # noqa: BLE001 - each kind of executor has its own error for a worker that is gone
@@ -94,19 +104,56 @@ def _adopt(stop: Any) -> None:
 
 
 @contextlib.contextmanager
-def processes(count: int) -> Iterator[list[Executor]]:
-    """So many executors of one local process each; they end with the block, whatever they do."""
+def processes(count: int) -> Iterator[list[Worker]]:
+    """So many local processes; they end with the block, whatever they do."""
     import multiprocessing
 
     spawning = multiprocessing.get_context("spawn")  # a fork would copy the locks of the engine's threads
     stop = spawning.Event()
     with contextlib.ExitStack() as opened:
-        executors: list[Executor] = [
+        executors = [
             opened.enter_context(ProcessPoolExecutor(1, spawning, initializer=_adopt, initargs=(stop,)))
             for _ in range(count)
         ]
         opened.callback(stop.set)  # the first thing to happen at the end: the executors wait for their work
-        yield executors
+        # A dead process breaks its executor, which ends its future: nothing needs to be looked at.
+        yield [Worker(executor, lambda: True) for executor in executors]
+
+
+@contextlib.contextmanager
+def cluster(address: str, count: int) -> Iterator[list[Worker]]:
+    """So many workers of a dask.distributed cluster; k2run must be installed on them.
+
+    Raises:
+        Refused: The library is not installed, or the cluster is too small.
+        Unreachable: No scheduler answers.
+    """
+    try:
+        from distributed import Client  # type: ignore[import-not-found,unused-ignore]
+    except ImportError as error:
+        raise Refused(
+            "a load from a Dask cluster needs the package distributed", hint="pip install k2run[dask]"
+        ) from error
+    try:
+        client = Client(address, timeout=CONNECTING, set_as_default=False)
+    except (OSError, ValueError) as error:
+        raise Unreachable(f"the Dask scheduler at {address} does not answer", hint="is the address right?") from error
+    with client:
+        places = _places(client)
+        if len(places) < count:
+            raise Refused(f"the cluster at {address} has {len(places)} workers, and the load wants {count}")
+        # Each bound to its place: the shares are meant to run at the same time, and a dead one's not to be repeated.
+        yield [
+            Worker(
+                client.get_executor(workers=[place], allow_other_workers=False),
+                lambda place=place: place in _places(client),  # type: ignore[misc]
+            )
+            for place in places[:count]
+        ]
+
+
+def _places(client: Any) -> list[str]:
+    return list(client.scheduler_info(n_workers=-1)["workers"])
 
 
 def split(plan: Plan, parts: int) -> list[Plan]:
