@@ -185,6 +185,7 @@ class RunView:
     last: AnyEvent | None = None
     _steps: dict[str, StepView] = field(default_factory=dict)
     _ranks: dict[str, int] = field(default_factory=dict)
+    _replaced: set[str] = field(default_factory=set)
 
     # --- what the views ask ------------------------------------------------------------------------------------------
 
@@ -326,7 +327,8 @@ class RunView:
         base = self._steps.get(base_path(path))
         if base is None or base.path == path:
             return base.planned if base is not None else None
-        if base.standing is Standing.WAITING and base in self.sections[base.section].steps:
+        if base.standing is Standing.WAITING and base.path not in self._replaced:
+            self._replaced.add(base.path)
             self.sections[base.section].steps.remove(base)
         return base.planned
 
