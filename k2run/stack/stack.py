@@ -6,6 +6,7 @@ import re
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from k2run.language.document import Document, Trail
+    from k2run.language.place import Place
 
 _SECRET_MARK = re.compile(r"\b(?:env|file|keyring|cmd):(?!//)\S|\bsecret\s*\(")
 _READING = object()
@@ -118,23 +120,21 @@ class Stack:
         """
         trial = Stack(self._document, self.path, self._home, self._overrides, lambda *_, **__: "unread")
         problems: list[Problem] = []
-        for trail, read in trial._readings():
+        for read in trial._readings():
             try:
                 read()
-            except Missing:
-                continue
-            except StackInvalid as error:
-                message = error.message.removeprefix(f"{self._document.place(trail)}: ")
-                problems.append(self._document.problem("K404", message, trail, key=True, hint=error.hint))
-        return problems
+            except NotFilled as error:
+                if not error.missing:
+                    problems.append(self._document.problem("K404", error.said, error.trail, hint=error.hint))
+        return list(dict.fromkeys(problems))  # a wrong variable is met wherever it is used
 
-    def _readings(self) -> Iterator[tuple[Trail, Callable[[], Any]]]:
-        for name in self._document.data.get("vars") or {}:
-            yield ("vars", name), lambda name=name: self._look_up(name)  # type: ignore[misc]
+    def _readings(self) -> Iterator[Callable[[], Any]]:
+        for name in self._vars:
+            yield partial(self._look_up, name)
         for key in self._connections:
-            yield ("connections", key), lambda key=key: self.settings(key)  # type: ignore[misc]
+            yield partial(self.settings, key)
         for name in self.services:
-            yield ("services", name), lambda name=name: self.services[name]  # type: ignore[misc]
+            yield partial(self.services.__getitem__, name)
 
     # --- reading ----------------------------------------------------------------------------------
 
@@ -147,7 +147,7 @@ class Stack:
                     service = msgspec.convert({**filled, "name": name}, Service, dec_hook=decode_quantity, strict=False)
                 except msgspec.ValidationError as error:
                     said, at = place_of(error, trail)
-                    raise StackInvalid(f"{self._document.place(at)}: {said}") from None
+                    raise NotFilled(self._document.place(at), at, StackInvalid(said)) from None
                 self._known[trail] = service
             found: Service = self._known[trail]
             return found
@@ -198,10 +198,10 @@ class Stack:
         try:
             value = self._renderer.render(raw)
             return self._secret(value) if isinstance(value, str) and is_secret(value) and _may_be(trail) else value
+        except NotFilled:
+            raise  # a variable that this value needs has its own place
         except StackInvalid as error:
-            if error.message.startswith(f"{self._document.file}:"):
-                raise
-            raise type(error)(f"{self._document.place(trail)}: {error.message}", hint=error.hint) from error.__cause__
+            raise NotFilled(self._document.place(trail), trail, error) from error.__cause__
 
     def _secret(self, reference: str, default: str | None = None) -> str:
         """What `secret('env:NAME', 'default')` gives in a template; masked from now on, the default too."""
@@ -213,6 +213,26 @@ class Stack:
             value = str(default)
         self.redact.add(value)
         return value
+
+
+class NotFilled(StackInvalid):
+    """A value of a stack file cannot be filled in.
+
+    Args:
+        place: Where it stands.
+        trail: The keys that lead to it.
+        cause: Why.
+
+    Attributes:
+        said: Why, without the place.
+        missing: This machine lacks something; the file itself is right.
+    """
+
+    def __init__(self, place: Place, trail: Trail, cause: StackInvalid) -> None:
+        super().__init__(f"{place}: {cause.message}", hint=cause.hint)
+        self.trail = trail
+        self.said = cause.message
+        self.missing = isinstance(cause, Missing)
 
 
 class Lazily(Mapping[str, Any]):

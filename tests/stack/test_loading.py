@@ -155,7 +155,8 @@ def test_a_template_that_cannot_be_filled_in_is_told_with_its_place(make_stack: 
     """)
     with pytest.raises(StackInvalid, match=rf"bench\.yaml:\d+:\d+: .*{said}"):
         stack.services["api"]
-    assert any(said in problem.message for problem in stack.check())
+    problem = next(problem for problem in stack.check() if said in problem.message)
+    assert problem.line[problem.place.column - 1 :].startswith('"{{ ')
 
 
 def test_the_command_line_wins_over_the_file(make_stack: Make) -> None:
