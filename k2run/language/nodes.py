@@ -80,12 +80,15 @@ class Builder:
             self._note("K105", message, node, hint="write the values out, or use a loop")
         return None
 
-    def _mapping(self, node: Node) -> dict[Any, Any]:
-        build, built = self.build, {}
+    def _mapping(self, node: Node) -> dict[Any, Any] | str:
+        build = self.build
+        built: dict[Any, Any] = {}
         merges: list[Node] = []
         for key_node, value_node in node.value:
             if key_node.__class__ is not ScalarNode:
-                self._bad_key(key_node)
+                if self._is_bare_template(key_node):
+                    return self._document.text[node.start_mark.index : node.end_mark.index]
+                self._note("K109", "a key must be a plain text", key_node)
                 continue
             key = key_node.value
             if not key_node.style:
@@ -110,8 +113,8 @@ class Builder:
                 self._note("K104", "`<<` merges a mapping, or a list of mappings", node)
                 return
             merged = self.build(source)
-            for key, value in (merged or {}).items():
-                built.setdefault(key, value)
+            if isinstance(merged, dict):
+                built.update({key: value for key, value in merged.items() if key not in built})
 
     def _tagged(self, node: Node) -> Any:
         try:
@@ -128,19 +131,20 @@ class Builder:
             "K104", f"the tag {tag} has no meaning here", node, hint="remove the tag; quote a text that needs it"
         )
 
-    def _bad_key(self, node: Node) -> None:
+    def _is_bare_template(self, node: Node) -> bool:
+        """Whether a key is the inner brace of `{{ … }}` without quotes; notes it, and the text stands for itself."""
         start = node.start_mark.index
-        if self._document.text.startswith("{", start) and self._document.text.startswith("{", start - 1):
-            problem = self._document.problem_at(
-                "K110",
-                "a value that begins with {{ must stand in quotes",
-                start - 1,
-                2,
-                hint='write it as "{{ … }}"; YAML reads a bare { as the start of a mapping',
-            )
-            self._document.problems.append(problem)
-        else:
-            self._note("K109", "a key must be a plain text", node)
+        if not self._document.text.startswith("{{", start - 1):
+            return False
+        problem = self._document.problem_at(
+            "K110",
+            "a value that begins with {{ must stand in quotes",
+            start - 1,
+            2,
+            hint='write it as "{{ … }}"; YAML reads a bare { as the start of a mapping',
+        )
+        self._document.problems.append(problem)
+        return True
 
     def _duplicate(self, node: Node, key_node: Node, key: Any) -> None:
         first = next(k for k, _ in node.value if isinstance(k, ScalarNode) and _key(k) == key)

@@ -1,0 +1,45 @@
+"""The codes of problems: why each is one, with a wrong and a right example; the texts are those of codes.md."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from pathlib import Path
+
+from msgspec import Struct
+
+_HEADING = re.compile(r"^## (K\d{3}) (.+)$", re.MULTILINE)
+_EXAMPLE = re.compile(r"^```yaml (wrong|right)\n(.*?)^```\n", re.MULTILINE | re.DOTALL)
+
+
+class Explanation(Struct, frozen=True):
+    """What a code means.
+
+    Attributes:
+        title: In a few words.
+        why: Why it is a problem and what to do; may be empty where the examples say it all.
+        wrong: A piece of a runbook that has the problem; may be empty.
+        right: The same without it; may be empty.
+    """
+
+    code: str
+    title: str
+    why: str
+    wrong: str
+    right: str
+
+
+@cache
+def explanations() -> dict[str, Explanation]:
+    """Every code with its explanation, in order."""
+    text = Path(__file__).with_name("codes.md").read_text(encoding="utf-8")
+    _, *parts = _HEADING.split(text)
+    return {
+        code: _read(code, title, body) for code, title, body in zip(parts[::3], parts[1::3], parts[2::3], strict=True)
+    }
+
+
+def _read(code: str, title: str, body: str) -> Explanation:
+    examples = dict(_EXAMPLE.findall(body))
+    why = " ".join(_EXAMPLE.sub("", body).split())
+    return Explanation(code, title, why, examples.get("wrong", ""), examples.get("right", ""))
