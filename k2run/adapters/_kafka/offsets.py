@@ -21,6 +21,10 @@ UNCOMMITTED = {"isolation.level": "read_uncommitted"}
 """Messages of an open transaction are in the topic, too."""
 
 
+PATIENCE_S = 0.15
+"""librdkafka now and then leaves some of many partitions to its next tick, a second later; a new client is faster."""
+
+
 class Span(NamedTuple):
     """One partition's first readable offset and the offset after its last message."""
 
@@ -83,31 +87,41 @@ def _fetched(link: Link, topic: str, starts: Mapping[int, int]) -> dict[int, int
     Raises:
         Unreachable: Not every partition answered in time.
     """
+    found: dict[int, int] = {}
+    limit, patience = time.monotonic() + link.deadline.at_most(ANSWER_S), PATIENCE_S
+    while left := {number: start for number, start in starts.items() if number not in found}:
+        if time.monotonic() > limit:
+            link.deadline.remaining()
+            raise Unreachable(
+                f"{len(left)} of {len(starts)} partitions of {topic!r} at {link.kafka.bootstrap} do not answer a fetch",
+                hint="is the leader of each partition up?",
+            )
+        if not _fetch(link, topic, left, found, patience):
+            return {}
+        patience *= 2
+    return found
+
+
+def _fetch(link: Link, topic: str, starts: Mapping[int, int], found: dict[int, int], patience: float) -> bool:
+    """Add high watermarks to `found` until all are there or none came for `patience` seconds; False when forbidden."""
     from confluent_kafka import KafkaError, TopicPartition
 
-    found: dict[int, int] = {}
     settings: dict[str, Setting] = {"fetch.wait.max.ms": 10, "queued.min.messages": 1, **UNCOMMITTED}
-    limit = time.monotonic() + link.deadline.at_most(ANSWER_S)
     with link.consumer(settings) as consumer, link.judged(f"fetch from {topic!r}"):
         consumer.assign([TopicPartition(topic, number, start) for number, start in starts.items()])
-        while len(found) < len(starts):
+        quiet = time.monotonic() + link.deadline.at_most(patience)
+        while (left := starts.keys() - found.keys()) and time.monotonic() < quiet:
             message = consumer.poll(0.005)
             if message is not None and (error := message.error()) is not None:
                 if error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
-                    return {}
+                    return False
                 raise link.judge(error, f"fetch from {topic!r}")
-            known = _watermarks(consumer, topic, starts.keys() - found.keys())
-            found |= known
-            # A partition that has answered must not keep the others from theirs: a fetch holds a limited size.
-            consumer.incremental_unassign([TopicPartition(topic, number) for number in known])
-            if time.monotonic() > limit:
-                link.deadline.remaining()
-                raise Unreachable(
-                    f"{len(starts) - len(found)} of {len(starts)} partitions of {topic!r} at {link.kafka.bootstrap} "
-                    f"do not answer a fetch",
-                    hint="is the leader of each partition up?",
-                )
-    return found
+            if known := _watermarks(consumer, topic, left):
+                found |= known
+                # A partition that has answered must not keep the others from theirs: a fetch holds a limited size.
+                consumer.incremental_unassign([TopicPartition(topic, number) for number in known])
+                quiet = time.monotonic() + patience
+    return True
 
 
 def _watermarks(consumer: Consumer, topic: str, numbers: Iterable[int]) -> dict[int, int]:
