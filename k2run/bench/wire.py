@@ -181,6 +181,8 @@ class Connection(asyncio.Protocol):
                 self._chunked = not bodiless
             else:
                 self._wants_close = True
+        if head.startswith(b"HTTP/1.0") and b"keep-alive" not in head.lower():
+            self._wants_close = True
         self._until_close = length < 0 and not self._chunked and not bodiless
         self._left = 0 if bodiless else max(0, length)
 

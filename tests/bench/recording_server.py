@@ -1,7 +1,7 @@
 """An HTTP server that answers after a known delay, and remembers how long each request really took it.
 
     recording_server.py [--delay MS] [--jitter MS] [--stall-at N --stall S] [--status N --every N] [--body TEXT]
-                        [--framing length|chunked|close]
+                        [--framing length|chunked|close|old]
 
 Prints its port; at a line on its input it prints the seconds of every request as JSON, and ends.
 """
@@ -58,6 +58,10 @@ class Answering(asyncio.Protocol):
             parts = [body[:middle], body[middle:], b""]
             content = b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in parts)
             self.transport.write(head + b"Transfer-Encoding: chunked\r\n\r\n" + content)
+        elif self.options.framing == "old":
+            length = b"Content-Length: %d\r\n\r\n" % len(body)
+            self.transport.write(head.replace(b"HTTP/1.1", b"HTTP/1.0") + length + body)
+            self.transport.close()
         elif self.options.framing == "close":
             self.transport.write(head + b"\r\n" + body)
             self.transport.close()

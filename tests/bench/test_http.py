@@ -85,7 +85,7 @@ def test_errors_and_empty_answers_are_kept_apart_from_the_good_ones(serve, nothi
     assert result.failed.samples == 20
 
 
-@pytest.mark.parametrize("framing", ["length", "chunked", "close"])
+@pytest.mark.parametrize("framing", ["length", "chunked", "close", "old"])
 def test_every_framing_of_an_answer_is_understood(serve, nothing, framing):
     with serve("--framing", framing, "--body", '{"data": ["some", "rows"]}') as server:
         result = http(nothing, Deadline(30), url=server.url, workers=3, iterations=60, rows="data")
