@@ -115,7 +115,7 @@ def against(seconds: float, within: float | None, bound: Bound | None = None) ->
     late = seconds > within
     spent, limit = span(seconds), span(within)
     if late and spent == limit:
-        spent = f"{seconds:.3f}s"
+        return f"> {limit}"
     return f"{spent} {'>' if late else 'of' if bound is Bound.MISSED else '≤'} {limit}"
 
 
@@ -143,7 +143,11 @@ def count(number: int, noun: str) -> str:
 def counted(standings: Iterable[Standing]) -> str:
     """How many ended how: `31 passed, 1 FAILED, 2 n/a`."""
     found = list(standings)
-    return ", ".join(f"{found.count(each)} {each}" for each in COUNT_ORDER if each in found)
+    return ", ".join(_several(found.count(each), each) for each in COUNT_ORDER if each in found)
+
+
+def _several(number: int, each: Standing) -> str:
+    return f"{number} {each}{'s' if each is Standing.WARNING and number > 1 else ''}"
 
 
 def moment(at: str) -> str:

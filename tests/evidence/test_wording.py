@@ -26,7 +26,7 @@ def test_a_time_is_as_long_as_it_needs_to_be(seconds, shown):
 def test_a_missed_objective_never_looks_met():
     assert against(3.1, 20, Bound.MET) == "3.1s ≤ 20s"
     assert against(34, 30, Bound.MISSED) == "34s > 30s"
-    assert against(30.04, 30, Bound.MISSED) == "30.040s > 30s"
+    assert against(30.04, 30, Bound.MISSED) == "> 30s"
     assert against(3.1, 20, Bound.MISSED) == "3.1s of 20s", "it failed in time, so it did not meet it either"
     assert against(3.1, 20, Bound.NOT_MEASURED) == "3.1s"
 

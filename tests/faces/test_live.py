@@ -90,8 +90,7 @@ def test_what_is_not_a_pass_says_so_in_words(consumer_killed):
         "FAILED",
         "? Lag is gone",
         "unknown",
-        "- Never reached",
-        "skipped",
+        "- 1 not reached: Never reached",
         "UNDO FAILED",
         "NOT RECOVERED",
     ):

@@ -165,7 +165,7 @@ def _step_row(step: StepView, scale: Scale) -> Html:
 
 
 def _row(name: str, bars: Html, scale: Scale, time: str, class_: str) -> Html:
-    late = " > " in time
+    late = ">" in time
     picture = tag("svg", *_marks(scale), bars, width="100%", height=ROW, aria_hidden="true")
     return tag(
         "tr",

@@ -28,11 +28,17 @@ if TYPE_CHECKING:
     from k2run.engine.events import AnyEvent
     from k2run.evidence.view import StepView
 
+NOT_REACHED = "not reached"
+"""How the message of a step starts that an earlier failure kept from running."""
 FAULT_MARK = "↯"
 UNDO_MARK = "↺"
 TIME_WIDTH = 13
 """Columns of `1m30s ≤ 12m`, the widest of the common times, and two to spare."""
 MARGIN = GAP = 2
+REASON = 28
+"""Columns that are enough to hint at why a step was not done."""
+MEASURED_PARTS = 2
+"""Of the parts of a cell, those before the expectation: the word and the measured value."""
 SHORTEST_NAME = 24
 SHORTEST_EXPECTATION = 16
 """An expectation cut to less than this says nothing: it is left out, and stands in the report."""
@@ -56,6 +62,7 @@ class Story:
         self.view = RunView()
         self.name_width = SHORTEST_NAME
         self.section = ""
+        self._unreached: list[str] = []
 
     def tell(self, event: AnyEvent) -> list[Line]:  # noqa: C901, PLR0911 - one case per kind of event
         """Take in the next event and return what is to be shown for good because of it; mostly nothing."""
@@ -132,20 +139,22 @@ class Story:
         section = self.view.sections[event.section]
         if section.finished is not event:
             return []
+        left_behind = self._left_behind()
         steps = section.leaves()
         late = event.within is not None and event.seconds > event.within
         if len(steps) <= 1 and not late:
-            return []
+            return left_behind
         standings = [step.standing for step in steps if step.standing is not Standing.WAITING]
         shown = counted(standings) or standing(event.outcome)
         time = against(event.seconds, event.within, event.objective)
         words = f"{shown}, over its budget" if late else shown
         return [
+            *left_behind,
             (
                 Part("  "),
                 *self._row(words, Tone.QUIET),
                 Part(right(time, TIME_WIDTH), Tone.WARN if late else Tone.QUIET),
-            )
+            ),
         ]
 
     def _row(self, text: str, tone: Tone) -> Line:
@@ -155,8 +164,18 @@ class Story:
         step = self.view.step(event.step)
         if step is None or (step.is_block and event.outcome is Outcome.PASSED and not event.message):
             return []
+        if event.outcome is Outcome.SKIPPED and event.message.startswith(NOT_REACHED):
+            self._unreached.append(clean(step.name))
+            return []
         lines = [] if event.section == self.section else self._heading(event.section, None, " (goes on)")
-        return [*lines, self.step_line(step, event), *self._why(step, event)]
+        return [*lines, *self._left_behind(), self.step_line(step, event), *self._why(step, event)]
+
+    def _left_behind(self) -> list[Line]:
+        """One line for all the steps that a failure kept from being reached: it has been told already."""
+        names, self._unreached = self._unreached, []
+        if not names:
+            return []
+        return [self._remark(MARKS[Standing.SKIPPED], Tone.QUIET, f"{len(names)} not reached: {', '.join(names)}")]
 
     def step_line(self, step: StepView, event: StepFinished) -> Line:
         """An ended step on one line: mark, name, what was measured beside what was expected, time."""
@@ -165,24 +184,31 @@ class Story:
         late = event.within is not None and event.seconds > event.within
         time = "" if step.standing in NOT_DONE else against(event.seconds, event.within, event.objective)
         quiet = tone if tone is Tone.QUIET else Tone.PLAIN
+        indent = "  " * (1 + step.depth)
+        cell = _cell(step, event)
+        room = self.width - len(indent) - 2 - GAP - (len(time) + GAP if time else 0)
+        name, name_room = clean(step.name), self._name_room(step, cell, room)
         return (
-            Part("  " * (1 + step.depth)),
+            Part(indent),
             Part(mark, tone),
             Part(" "),
-            Part(left(clean(step.name), self.name_width - 2 * step.depth), quiet),
-            Part("  "),
-            *self._cell(step, event, TIME_WIDTH - len(time) - GAP if time else TIME_WIDTH),
+            Part(left(name, name_room), quiet),
+            Part(" " * GAP),
+            *fill(cell, room - name_room),
             Part(" " * GAP + time if time else "", Tone.WARN if late else Tone.QUIET),
         )
 
-    def _cell(self, step: StepView, event: StepFinished, spare: int) -> Line:
-        """What was measured beside what was expected; anything but a pass starts with its word."""
-        room = self.width - self.name_width - TIME_WIDTH - 2 * MARGIN - 2 + spare
-        stands = step.standing
-        measured = clean(event.message if stands in NOT_DONE else event.headline)
-        word = "" if stands is Standing.PASSED else f"{stands}  " if measured else stands.value
-        quiet = Tone.QUIET if stands in NOT_DONE else Tone.PLAIN
-        return fill([Part(word, TONES[stands]), Part(measured, quiet), Part(_expectation(event), Tone.QUIET)], room)
+    def _name_room(self, step: StepView, cell: Sequence[Part], room: int) -> int:
+        """Columns for a name: those of all names, or more when a long one and what was measured both fit nevertheless.
+
+        The reason why a step was not done gives way to its name: it is told once more at the end of the run.
+        """
+        usual = self.name_width - 2 * step.depth
+        wanted = cells(clean(step.name))
+        measured = sum(cells(part.text) for part in cell[:MEASURED_PARTS])
+        if step.standing in NOT_DONE:
+            measured = min(measured, REASON)
+        return max(usual, wanted) if wanted + measured <= room else usual
 
     def _why(self, step: StepView, event: StepFinished) -> list[Line]:
         """Cause and way out, under what went wrong."""
@@ -235,6 +261,15 @@ class Story:
             Part(left(text, room), quiet),
             Part(right(time, TIME_WIDTH if time else 0), Tone.QUIET),
         )
+
+
+def _cell(step: StepView, event: StepFinished) -> list[Part]:
+    """What was measured beside what was expected; anything but a pass starts with its word."""
+    stands = step.standing
+    measured = clean(event.message if stands in NOT_DONE else event.headline)
+    word = "" if stands is Standing.PASSED else f"{stands}  " if measured else stands.value
+    quiet = Tone.QUIET if stands in NOT_DONE else Tone.PLAIN
+    return [Part(word, TONES[stands]), Part(measured, quiet), Part(_expectation(event), Tone.QUIET)]
 
 
 def _expectation(event: StepFinished) -> str:
