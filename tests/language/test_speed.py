@@ -27,7 +27,7 @@ STEP = """\
         within: 20s
         severity: warning
         tags: [slow, kafka, part{n}]
-        on_failure: Look at the consumer's log; the broker may be behind by {n} messages, or the group may be rebalancing
+        on_failure: Look at the consumer's log; the broker may be behind by {n} messages, or the group may rebalance
 """
 INPUTS = "inputs: {backlog: {type: integer}, topic: {type: string}, group: {type: string}}\n"
 
