@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+from msgspec import Struct, field
 
 from k2run.engine.events import (
     Answered,
@@ -54,8 +55,7 @@ def base_path(path: str) -> str:
     return head if mark and turn.isdigit() else path
 
 
-@dataclass(slots=True)
-class StepView:
+class StepView(Struct):
     """One step: what was planned, and the events that tell how it went."""
 
     path: str
@@ -117,8 +117,7 @@ class StepView:
         return self.started.t if self.started is not None else None
 
 
-@dataclass(slots=True)
-class SectionView:
+class SectionView(Struct):
     """One section and its steps."""
 
     path: str
@@ -153,8 +152,7 @@ class SectionView:
         return [step for step in self.in_order() if not step.is_block]
 
 
-@dataclass(slots=True)
-class UndoView:
+class UndoView(Struct):
     """One promise to put something back."""
 
     planned: UndoPlanned
@@ -167,8 +165,7 @@ class UndoView:
         return self.finished is None or self.finished.outcome is not Outcome.PASSED
 
 
-@dataclass(slots=True)
-class RunView:
+class RunView(Struct):
     """A whole run, as far as its events go. `fold` is its only writer."""
 
     started: RunStarted | None = None

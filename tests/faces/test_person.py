@@ -9,8 +9,8 @@ import pytest
 
 from k2run.actions.deadline import Deadline
 from k2run.errors import Interrupted
-from k2run.faces.terminal import TerminalPerson, open_face
-from k2run.faces.terminal.person import match_choice
+from k2run.faces.terminal import open_face
+from k2run.faces.terminal.person import TerminalPerson, match_choice
 
 
 class Desk:

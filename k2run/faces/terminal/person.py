@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import os
 import select
 import sys
@@ -52,6 +51,8 @@ class TerminalPerson(Person):
             except (TimedOut, _Gone):
                 self._say(f"\n  no answer; {f'taking {default!r}' if default is not None else 'left unconfirmed'}\n")
                 return None if default is None else Answer(text=default)
+        import getpass
+
         return Answer(text=text, by=getpass.getuser())
 
     def _converse(self, question: str, choices: Sequence[str], default: str | None, deadline: Deadline) -> str:
