@@ -14,7 +14,7 @@ from k2run.adapters._iceberg import queries
 from k2run.adapters._iceberg.catalog import Iceberg, judged, open_table
 from k2run.adapters._links import TRUSTING_THE_SYSTEM, Tls
 from k2run.adapters._target import target
-from k2run.adapters._web import identified, with_query
+from k2run.adapters._web import IDEMPOTENT, identified, with_query
 from k2run.bench.plan import Ask, Merged, Pace, Plan
 from k2run.bench.repeat import repeat
 from k2run.bench.result import Measured
@@ -254,6 +254,7 @@ def _ask(request: _Request, turns: list[dict[str, Any]], status: int | list[int]
             for one in targets
         ],
         tls=tls if parts.scheme == "https" else None,
+        repeatable=request.method in IDEMPOTENT,
         statuses=[status] if isinstance(status, int) else status,
         rows=rows,
     )

@@ -35,6 +35,8 @@ PAUSE_AFTER_BREAK = 0.05
 """Seconds before a worker of a closed loop connects again, so that a dead service is not hammered."""
 AWAKE = 0.0003
 """Seconds before a request of an open loop is due in which its generator does not sleep any more."""
+EXPIRING = 1.0
+"""Seconds that a connection was idle from which on a server may be about to close it."""
 TURN = 64
 """Requests sent in a row, when behind, before answers are let in."""
 
@@ -151,8 +153,19 @@ class Load(ABC):
     def broken(self, connection: Connection, why: str) -> None:
         """A connection reports: it ended in the middle of a request."""
         self._connections.discard(connection)
-        self.failed(connection.intended, why)
-        self.freed(broken=True)
+        if self._was_expired(connection, why):
+            self.ask(connection.intended)
+        else:
+            self.failed(connection.intended, why)
+            self.freed(broken=True)
+
+    def _was_expired(self, connection: Connection, why: str) -> bool:
+        """The server closed an idle connection at the very moment of a request, as HTTP lets it; asked again.
+
+        That is what a client does (RFC 9112, 9.3.1), and the latency counts from the first attempt.
+        """
+        closed = why in {"connection closed", "connection reset"}
+        return closed and self.plan.ask.repeatable and connection.rested >= EXPIRING and connection.is_unanswered()
 
     def failed(self, intended: float, why: str) -> None:
         """Count a failed request."""

@@ -13,6 +13,7 @@ class Ask(Struct, frozen=True, kw_only=True):
     Attributes:
         host: Host name or address; `port` and `tls` (None is plain HTTP) say how to connect.
         requests: Whole requests, ready to send; they take turns.
+        repeatable: A request may be sent again when its idle connection turns out to be closed (not for POST).
         statuses: The statuses that count as answers; any 2xx when empty.
         rows: Path to the list of rows in a JSON answer, such as `data.items`; an answer with no rows is empty.
     """
@@ -21,6 +22,7 @@ class Ask(Struct, frozen=True, kw_only=True):
     port: int
     requests: list[bytes]
     tls: Tls | None = None
+    repeatable: bool = True
     statuses: list[int] = []
     rows: str = ""
 

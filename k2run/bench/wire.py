@@ -68,11 +68,13 @@ class Connection(asyncio.Protocol):
         busy: A request is under way.
         closed: It can take no request any more.
         intended: When the request under way should have started (monotonic).
+        rested: Seconds that it had been idle, after an earlier answer, before the request under way; 0 for its first.
     """
 
     __slots__ = (
         "_buffer",
         "_chunked",
+        "_idle_since",
         "_keep_body",
         "_left",
         "_listener",
@@ -85,6 +87,7 @@ class Connection(asyncio.Protocol):
         "busy",
         "closed",
         "intended",
+        "rested",
     )
 
     def __init__(self, listener: Listener, selector: StampedSelector, *, keep_body: bool) -> None:
@@ -94,7 +97,7 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self.busy = False
         self.closed = False
-        self.intended = 0.0
+        self.intended = self.rested = self._idle_since = 0.0
         self._reset()
 
     def send(self, request: bytes, intended: float) -> None:
@@ -102,7 +105,12 @@ class Connection(asyncio.Protocol):
         self._reset()
         self.busy = True
         self.intended = intended
+        self.rested = time.monotonic() - self._idle_since if self._idle_since else 0.0
         cast("asyncio.Transport", self._transport).write(request)
+
+    def is_unanswered(self) -> bool:
+        """Nothing has come back for the request under way, not even the beginning of an answer."""
+        return not self._status and not self._buffer
 
     def close(self) -> None:
         """Close without a report."""
@@ -222,6 +230,7 @@ class Connection(asyncio.Protocol):
         if self._keep_body:
             body = bytes(self._buffer[: self._left]) if self._chunked else bytes(self._buffer)
         self.busy = False
+        self._idle_since = self._selector.woke
         if self._wants_close or self._until_close:
             self.closed = True
             if self._transport is not None:

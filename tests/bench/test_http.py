@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import socket
 import sys
 import threading
@@ -190,3 +191,30 @@ def test_services_are_watched_while_the_load_is_on(serve, tmp_path):
     assert result.used["burner"].memory_bytes > 1_000_000
     assert result.used["outside"].cores is None
     assert result.used["outside"].unknown
+
+
+def test_a_connection_that_expired_while_idle_is_no_error_of_the_service(nothing):
+    """The server answers once per connection, and closes it only at the next request, as one that expires may."""
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def serve(connection):
+        with connection:
+            connection.recv(65536)
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+            connection.recv(65536)
+
+    def accept():
+        with contextlib.suppress(OSError):
+            while True:
+                threading.Thread(target=serve, args=(listener.accept()[0],), daemon=True).start()
+
+    threading.Thread(target=accept, daemon=True).start()
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    try:
+        rested = http(nothing, Deadline(30), url=url, iterations=2, think=Duration(1.1))
+        hurried = http(nothing, Deadline(30), url=url, iterations=2)
+    finally:
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+    assert (rested.samples, rested.errors) == (2, 0)
+    assert (hurried.samples, hurried.errors) == (1, 1)
