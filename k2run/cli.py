@@ -55,6 +55,8 @@ def _mode(plain: bool, json: bool) -> Any:
         "json": "one JSON event per line",
         "keep": "leave the stack up when the run had to start it",
         "unattended": "ask nobody, even on a terminal",
+        "inbox": "questions are answered through the run's inbox, as the web page does",
+        "by": "who asks for the run, for its journal",
     },
 )
 def run(
@@ -68,6 +70,8 @@ def run(
     json: bool = False,
     keep: bool = False,
     unattended: bool = False,
+    inbox: bool = False,
+    by: str = "",
 ) -> None:
     """Run a runbook: check, measure, break, recover, score, go or no-go."""
     with friendly():
@@ -79,28 +83,58 @@ def run(
             skip_tags=_names(skip_tags),
             extra=parse_extra(e or []),
             keep=keep,
-            attended=is_attended() and not unattended and not json,
+            attended=inbox or (is_attended() and not unattended and not json),
+            by=by,
         )
-        finished = launch(runbook, stack=stack, options=options, mode=_mode(plain, json))
+        finished = launch(runbook, stack=stack, options=options, mode=_mode(plain, json), inbox=inbox)
     _exit(finished.exit_code)
 
 
 @task(
     positional=["run_id"],
     auto_shortflags=False,
-    help={"run-id": "the run's id, a unique part of it, or `last`", "plain": "plain lines", "json": "JSON events"},
+    help={
+        "run-id": "the run's id, a unique part of it, or `last`",
+        "plain": "plain lines",
+        "json": "JSON events",
+        "inbox": "questions are answered through the run's inbox, as the web page does",
+        "by": "who asks for it, for the run's journal",
+    },
 )
 def resume(
-    c: Context, run_id: str, plain: bool = False, json: bool = False, keep: bool = False, unattended: bool = False
+    c: Context,
+    run_id: str,
+    plain: bool = False,
+    json: bool = False,
+    keep: bool = False,
+    unattended: bool = False,
+    inbox: bool = False,
+    by: str = "",
 ) -> None:
     """Go on with an interrupted run: what is broken is undone first, finished steps are not repeated."""
     with friendly():
         from k2run.engine.execution import Options
         from k2run.faces.launch import is_attended, relaunch
 
-        options = Options(keep=keep, attended=is_attended() and not unattended and not json)
-        finished = relaunch(run_id, options=options, mode=_mode(plain, json))
+        attended = inbox or (is_attended() and not unattended and not json)
+        options = Options(keep=keep, attended=attended, by=by)
+        finished = relaunch(run_id, options=options, mode=_mode(plain, json), inbox=inbox)
     _exit(finished.exit_code)
+
+
+@task(positional=["run_id"], auto_shortflags=False, help={"run-id": "the run's id, a unique part of it, or `last`"})
+def abort(c: Context, run_id: str = "last") -> None:
+    """Ask a run of another process to end: it undoes its faults first."""
+    with friendly():
+        import getpass
+
+        from k2run.engine.store import Store
+        from k2run.faces.abort import abort as end
+
+        store = Store()
+        folder = store.find_run(run_id)
+        end(store, folder, getpass.getuser())
+        print(f"{folder.name} was asked to end; it undoes its faults first")
 
 
 @task(auto_shortflags=False, help={"stack": "only this stack"})
@@ -200,7 +234,7 @@ def _exit(code: int) -> None:
         raise Exit(code=code)
 
 
-TASKS = (run, validate, up, down, status, logs, resume, undo, list_, doc)
+TASKS = (run, validate, up, down, status, logs, resume, abort, undo, list_, doc)
 
 
 def gather(tokens: list[str]) -> list[str]:

@@ -9,6 +9,7 @@ from msgspec import Struct
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from k2run.actions.deadline import Deadline
 
@@ -27,6 +28,10 @@ class Answer(Struct, frozen=True, kw_only=True):
 
 class Person(ABC):
     """Someone who can be asked; the engine supplies it to the actions that want one."""
+
+    def about(self, folder: Path, question: int) -> Person:  # noqa: ARG002 - for those who are not asked face to face
+        """The person, told where the run keeps its files and which line of its journal the question will be."""
+        return self
 
     @abstractmethod
     def ask(self, question: str, *, choices: Sequence[str], default: str | None, deadline: Deadline) -> Answer | None:

@@ -102,6 +102,13 @@ def operands(expression: Expression, names: dict[str, Any]) -> list[str]:
     return list(found.values())
 
 
+def figures_in(result: Any) -> dict[str, Any] | None:
+    """The single values of a result, for the record of an attempt: rows and bodies would be repeated with each."""
+    if not isinstance(result, Result):
+        return None
+    return {name: value for name, value in result.plain().items() if isinstance(value, int | float | str)}
+
+
 def short(value: Any) -> str:
     """A value on one line."""
     text = value if isinstance(value, str) else f"{value:,}" if type(value) is int else f"{value!r}"

@@ -33,6 +33,7 @@ class Options(Struct, frozen=True, kw_only=True):
         extra: Values given with `-e`.
         keep: Leave up what the run started.
         attended: Somebody is there to answer.
+        by: Who asked for it, where that is known.
     """
 
     tags: frozenset[str] = frozenset()
@@ -40,6 +41,7 @@ class Options(Struct, frozen=True, kw_only=True):
     extra: dict[str, Any] = {}
     keep: bool = False
     attended: bool = False
+    by: str = ""
 
 
 class Execution:

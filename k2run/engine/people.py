@@ -38,16 +38,16 @@ class Recorded(Person):
 
     def ask(self, question: str, *, choices: Sequence[str], default: str | None, deadline: Deadline) -> Answer | None:
         """Ask, and keep the record."""
-        self._journal.record(
-            Asked(
-                step=self._step,
-                question=question,
-                choices=list(choices),
-                default=default or "",
-                seconds=deadline.seconds,
-            )
+        asked = Asked(
+            step=self._step,
+            question=question,
+            choices=list(choices),
+            default=default or "",
+            seconds=deadline.seconds,
         )
-        answer = self._person.ask(question, choices=choices, default=default, deadline=deadline)
+        self._journal.record(asked)
+        person = self._person.about(self._journal.path.parent, asked.seq)
+        answer = person.ask(question, choices=choices, default=default, deadline=deadline)
         if answer is not None:
             self._journal.record(Answered(step=self._step, answer=answer.text, by=answer.by))
         return answer

@@ -25,7 +25,7 @@ from k2run.engine.outline import all_steps, bands, categories, outline
 from k2run.engine.past import ended, figures_of, finished_steps, started
 from k2run.engine.people import Nobody, Recorded
 from k2run.engine.sections import SectionRunner
-from k2run.engine.signals import StopRequest
+from k2run.engine.signals import StopRequest, requester
 from k2run.engine.undo import UndoStack, pending_undos
 from k2run.engine.variables import Variables
 from k2run.errors import Interrupted, JournalLost, K2runError, Protected, Unsettled, UsageError
@@ -166,9 +166,10 @@ def _execute(
     stopped = stopped or _guard(execution, sections.run_all)
     execution.stop = signals.cleanup
     if isinstance(stopped, Interrupted):
-        _tell(
-            execution, Noted(message=f"{signals.name or 'a request'} received: undoing, then ending", level="warning")
-        )
+        asked = requester(folder)
+        by = f" from {asked}" if asked else ""
+        received = f"{signals.name or 'a request'} received{by}: undoing, then ending"
+        _tell(execution, Noted(message=received, level="warning"))
     _guard(execution, sections.run_always)
     reasons = [f"undo failed: {failure}" for failure in execution.undos.play_all()]
     reasons += [execution.ended_early] if execution.ended_early else []
@@ -185,7 +186,7 @@ def _begin(
     journal = Journal(folder, request.observers, redact=_redaction(stack), after=past)
     if past:
         finished = finished_steps(past)
-        journal.record(RunResumed(pid=os.getpid(), finished_steps=len(finished)))
+        journal.record(RunResumed(pid=os.getpid(), by=options.by, finished_steps=len(finished)))
     else:
         finished = {}
         journal.record(_run_started(request, folder, inputs))
@@ -333,6 +334,7 @@ def _run_started(request: Request, folder: Path, inputs: dict[str, Any]) -> RunS
             "keep": options.keep,
         },
         attended=options.attended,
+        by=options.by,
         pid=os.getpid(),
         versions={"k2run": k2run.__version__, "python": ".".join(map(str, sys.version_info[:3]))},
         environment=_environment(),

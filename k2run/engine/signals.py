@@ -7,11 +7,31 @@ import threading
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
+    from pathlib import Path
     from types import FrameType
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PATIENCE = 3
 """The third signal gives up what still runs: undos that were not played stay on record for `k2run undo`."""
+
+
+_REQUESTER = "stop-requested-by"
+
+
+def sign_request(folder: Path, name: str) -> None:
+    """Leave, before a run is signalled, the name of who wants it to end; the run puts it into its journal."""
+    (folder / _REQUESTER).write_text(name)
+
+
+def requester(folder: Path) -> str:
+    """Who asked the run to end; empty when nobody left a name. The note is taken away."""
+    note = folder / _REQUESTER
+    try:
+        name = note.read_text().strip()
+        note.unlink()
+    except OSError:
+        return ""
+    return name
 
 
 class StopRequest:

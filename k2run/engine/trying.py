@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from k2run.actions.action import Effect, Undo
 from k2run.actions.deadline import Deadline
-from k2run.engine.attempt import Attempt, judge, observed, refused
+from k2run.engine.attempt import Attempt, figures_in, judge, observed, refused
 from k2run.engine.caller import message_of
 from k2run.engine.events import FaultStruck, Outcome, StepTried
 from k2run.engine.words import WORDS
@@ -76,7 +76,13 @@ class Trying:
             if step.retries is not None and self.attempts > step.retries:
                 return attempt
             self._run.journal.record(
-                StepTried(step=self._path, attempt=self.attempts, headline=attempt.headline, message=attempt.message)
+                StepTried(
+                    step=self._path,
+                    attempt=self.attempts,
+                    headline=attempt.headline,
+                    message=attempt.message,
+                    result=None if step.no_log else figures_in(attempt.result),
+                )
             )
             try:
                 Deadline(ends - time.monotonic(), self._run.stop).sleep(step.every or DEFAULT_EVERY)

@@ -14,6 +14,7 @@ from k2run.engine.people import Nobody
 from k2run.engine.run import Request, resume, run
 from k2run.engine.store import RUNBOOK_COPY, Store
 from k2run.errors import UsageError
+from k2run.faces.inbox import InboxPerson
 from k2run.faces.terminal import open_face
 from k2run.language.loader import load_runbook
 from k2run.stack.loading import load_stack
@@ -62,7 +63,7 @@ def open_stack(reference: str, *, near: Path | None = None, store: Store | None 
     return load_stack(reference, near=near, home=(store or Store()).home, overrides={})
 
 
-def launch(runbook: str, *, stack: str, options: Options, mode: Mode) -> RunFinished:
+def launch(runbook: str, *, stack: str, options: Options, mode: Mode, inbox: bool = False) -> RunFinished:
     """Run a runbook in the terminal.
 
     Args:
@@ -70,6 +71,7 @@ def launch(runbook: str, *, stack: str, options: Options, mode: Mode) -> RunFini
         stack: Path or name of the stack; "" takes the runbook's own.
         options: How to run it.
         mode: How to show it.
+        inbox: Answers come through the run's inbox instead of the terminal.
     """
     path = find_runbook(runbook)
     catalogue, store = Catalogue(), Store()
@@ -83,20 +85,21 @@ def launch(runbook: str, *, stack: str, options: Options, mode: Mode) -> RunFini
             catalogue=catalogue,
             options=options,
             observers=(face,),
-            person=_person(options, face),
+            person=InboxPerson() if inbox else _person(options, face),
         )
         finished = run(request)
     _report(store.find_run(face.run), mode)
     return finished
 
 
-def relaunch(reference: str, *, options: Options, mode: Mode) -> RunFinished:
+def relaunch(reference: str, *, options: Options, mode: Mode, inbox: bool = False) -> RunFinished:
     """Go on with an interrupted run.
 
     Args:
         reference: The run's id, a unique part of it, or `last`.
         options: How to go on; tags and `-e` come from the run itself.
         mode: How to show it.
+        inbox: Answers come through the run's inbox instead of the terminal.
     """
     catalogue, store = Catalogue(), Store()
     folder = store.find_run(reference)
@@ -118,9 +121,10 @@ def relaunch(reference: str, *, options: Options, mode: Mode) -> RunFinished:
                 extra={**before.get("extra", {}), **options.extra},
                 keep=options.keep or bool(before.get("keep")),
                 attended=options.attended,
+                by=options.by,
             ),
             observers=(face,),
-            person=_person(options, face),
+            person=InboxPerson() if inbox else _person(options, face),
         )
         finished = resume(request, folder)
     _report(folder, mode)

@@ -1,0 +1,5 @@
+"""`python -m k2run` is the console script `k2run`."""
+
+from k2run.cli import main
+
+main()
