@@ -51,7 +51,7 @@ def abort(store: Store, folder: Path, by: str) -> None:
 
 
 def process_of(store: Store, run: str, events: Sequence[AnyEvent]) -> psutil.Process | None:
-    """The process that does a run now: the one that holds the stack's lock in the run's name, and that its journal names.
+    """The process that does a run now: it holds the lock of the stack in the name of the run, and the journal names it.
 
     The lock is only probed while its text names the run and that process lives: a probe of a free lock could get in the
     way of somebody who is about to take it.

@@ -25,7 +25,7 @@ def show_runbooks(*, json: bool) -> None:
     warn_of_broken(store)
     verdicts = _last_verdicts(store)
     rows = []
-    for file in _runbooks():
+    for file in runbook_files():
         try:
             rows.append(_row(load_runbook(file, Catalogue()), verdicts))
         except RunbookInvalid as invalid:
@@ -40,7 +40,8 @@ def show_runbooks(*, json: bool) -> None:
     _table(rows)
 
 
-def _runbooks() -> list[Path]:
+def runbook_files() -> list[Path]:
+    """Every runbook that can be found from here, those beside the reader before those that ship."""
     found: dict[str, Path] = {}
     for root in runbook_roots():
         for file in sorted(root.rglob("*.yaml")):
@@ -49,14 +50,18 @@ def _runbooks() -> list[Path]:
     return list(found.values())
 
 
-def _row(runbook: Runbook, verdicts: dict[str, str]) -> dict[str, str]:
+def objective_of(runbook: Runbook) -> str:
+    """What a runbook promises, in a few words."""
     promised = runbook.objective
     bounds = (("within", promised.within), ("rto", promised.rto), ("rpo", promised.rpo))
-    objective = " ".join(f"{name} {value}" for name, value in bounds if value is not None)
+    return " ".join(f"{name} {value}" for name, value in bounds if value is not None)
+
+
+def _row(runbook: Runbook, verdicts: dict[str, str]) -> dict[str, str]:
     return {
         "name": runbook.name,
         "kind": runbook.kind.value,
-        "objective": objective,
+        "objective": objective_of(runbook),
         "last": verdicts.get(runbook.name, "never run"),
         "title": runbook.title,
     }
