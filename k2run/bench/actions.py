@@ -42,6 +42,7 @@ class HttpLoad(Measured, frozen=True, kw_only=True):
         loop: `closed`: workers ask again once answered; `open`: a set rate.
         workers: Connections that asked, or the most at once.
         lost_processes: Generators that died; their requests are missing.
+        given_up: There were more errors than allowed, and the load ended early.
         used: What the services that were watched used of their machine.
         generator_cpu: Share of one core that the generator used; from 0.9 on it may have been the limit itself.
         generator_late_ms: The longest that it sent a request too late although a connection was free (open loop).
@@ -53,6 +54,7 @@ class HttpLoad(Measured, frozen=True, kw_only=True):
     loop: Literal["closed", "open"]
     workers: int
     lost_processes: int
+    given_up: bool
     used: dict[str, Used]
     generator_cpu: float
     generator_late_ms: float
@@ -62,7 +64,8 @@ class HttpLoad(Measured, frozen=True, kw_only=True):
         """Such as `p50 5.1 ms, p99 7.9 ms (n=8,120), 812/s, no errors`."""
         limit = ", the generator may be the limit" if self.generator_cpu >= SATURATED else ""
         lost = f", {self.lost_processes} generators DIED" if self.lost_processes else ""
-        return super().headline() + limit + lost
+        given_up = ", given up" if self.given_up else ""
+        return super().headline() + limit + lost + given_up
 
 
 class QueryLoad(Measured, frozen=True, kw_only=True):
@@ -101,6 +104,7 @@ def http(
     iterations: int = 0,
     warm_up: Duration = NONE,
     think: Duration = NONE,
+    most_errors: int | None = None,
     processes: int = 1,
     dask: str = "",
     watch: list[str] = [],
@@ -129,6 +133,7 @@ def http(
         iterations: How many requests to measure, instead of a time.
         warm_up: Time under the same load before anything counts.
         think: Pause of a worker between an answer and its next request; closed loop only.
+        most_errors: End the load early once more requests than this failed; with several processes, in one of them.
         processes: Local processes that put the load on together; one generator uses at most one core.
         dask: Address of a Dask scheduler, such as `tcp://10.0.0.1:8786`; then `processes` of its workers do it.
         watch: Services whose use of processor and memory is measured, beside the one that is asked.
@@ -148,6 +153,7 @@ def http(
         iterations=pace.iterations,
         warm_up=pace.warm_up,
         think=think,
+        most_errors=most_errors,
         timeout=request_timeout,
     )
     if plan.workers < 1:
@@ -163,6 +169,7 @@ def http(
         loop="open" if plan.rate else "closed",
         workers=plan.workers,
         lost_processes=merged.lost,
+        given_up=most_errors is not None and sum(outcome.errors.values()) > most_errors,
         used=watched.used(),
         generator_cpu=round(outcome.cpu, 3),
         generator_late_ms=round(outcome.late_ms, 3),

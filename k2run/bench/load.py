@@ -100,7 +100,8 @@ class Load(ABC):
 
     def is_over(self, now: float) -> bool:
         """Nothing new is to be asked."""
-        return now >= self.end or (self.plan.iterations > 0 and self.started >= self.plan.iterations)
+        done = now >= self.end or (self.plan.iterations > 0 and self.started >= self.plan.iterations)
+        return done or (self.plan.most_errors is not None and len(self.tally.failed) > self.plan.most_errors)
 
     def is_quiet(self) -> bool:
         """Nothing is under way."""
@@ -219,7 +220,8 @@ class Load(ABC):
         await asyncio.sleep(0)  # transports close in the next turn of the loop
 
     def _outcome(self, cpu: float) -> Outcome:
-        over = max(self.tally.last, self.end) if self.plan.seconds else self.tally.last
+        ended_early = time.monotonic() < self.end
+        over = self.tally.last if ended_early else max(self.tally.last, self.end)
         return self.tally.outcome(
             started=self.started,
             skipped=self.skipped,

@@ -48,6 +48,7 @@ class Plan(Pace, frozen=True, kw_only=True):
         workers: Connections that ask one after the other (closed loop), or at most so many at once (open loop).
         rate: Requests a second, whatever the answers do (open loop); 0 is a closed loop.
         think: Seconds that a worker of a closed loop pauses between an answer and its next request.
+        most_errors: The load ends early once more requests than this failed; None for never.
         timeout: Seconds after which a request is given up and counted as an error.
     """
 
@@ -55,6 +56,7 @@ class Plan(Pace, frozen=True, kw_only=True):
     workers: int = 1
     rate: float = 0.0
     think: float = 0.0
+    most_errors: int | None = None
     timeout: float = 10.0
 
 

@@ -218,3 +218,13 @@ def test_a_connection_that_expired_while_idle_is_no_error_of_the_service(nothing
         listener.close()
     assert (rested.samples, rested.errors) == (2, 0)
     assert (hurried.samples, hurried.errors) == (1, 1)
+
+
+def test_a_load_with_too_many_errors_is_given_up(serve, nothing):
+    with serve("--delay", "5", "--status", "500", "--every", "2") as server:
+        started = time.monotonic()
+        result = http(nothing, Deadline(30), url=server.url, rate=Rate(100), during=Duration(10), most_errors=20)
+        assert time.monotonic() - started < 3
+    assert result.given_up
+    assert 20 < result.errors < 30
+    assert result.rate == pytest.approx(50, rel=0.4)
