@@ -19,13 +19,14 @@ from k2run.language.sections import SectionReader
 from k2run.language.steps import StepReader, read_vars
 
 if TYPE_CHECKING:
+    from k2run.language.model import Input
     from k2run.language.problems import Problem
     from k2run.language.vocabulary import Vocabulary
 
 VERSION = 1
 RUNBOOK_KEYS = (
     *("runbook", "kind", "name", "title", "description", "owner", "stack", "inputs", "vars", "requires", "objective"),
-    *("score", "steady_state", "symptoms", "sections", "always", "tags"),
+    *("score", "steady_state", "symptoms", "sections", "always", "tags", "schedule", "alerts"),
 )
 _NEEDED = ("runbook", "kind", "sections")
 
@@ -126,6 +127,7 @@ class _RunbookReader:
             tags=frozenset(reading.texts(fields.get("tags", []), ("tags",), "`tags`")),
             uses_stack=reading.uses_stack or bool(requires),
             **parts,
+            **self._triggers(fields, inputs),
         )
 
     def _fields(self) -> dict[str, Any]:
@@ -156,6 +158,17 @@ class _RunbookReader:
 
     def _listed_steps(self, key: str, fields: dict[str, Any], scope: Scope) -> Any:
         return self._steps.read_all(fields[key], (key,), key, scope) if key in fields else ()
+
+    def _triggers(self, fields: dict[str, Any], inputs: tuple[Input, ...]) -> dict[str, Any]:
+        """What starts the runbook by itself."""
+        if not {"schedule", "alerts"} & fields.keys():
+            return {}
+        from k2run.language.triggers import TRIGGERS, unknown_inputs
+
+        found = {key: read(self._reading, fields[key], (key,)) for key, read in TRIGGERS.items() if key in fields}
+        for key, triggers in found.items():
+            unknown_inputs(self._reading, key, triggers, [entry.name for entry in inputs])
+        return found
 
     def _text(self, fields: dict[str, Any], key: str, default: str) -> str:
         return self._reading.text(fields[key], (key,), f"`{key}`") if key in fields else default

@@ -9,7 +9,7 @@ from msgspec import Struct, field
 
 from k2run.language.expressions import Expression, Template  # noqa: TC001 - msgspec resolves the types of fields at run time
 from k2run.language.place import Place  # noqa: TC001 - msgspec resolves the types of fields at run time
-from k2run.language.quantities import Duration  # noqa: TC001 - msgspec resolves the types of fields at run time
+from k2run.language.quantities import Duration
 
 
 class Kind(StrEnum):
@@ -185,6 +185,63 @@ class Score(Struct, frozen=True, kw_only=True):
     go: float | None = None
 
 
+class WhenLocked(StrEnum):
+    """What becomes of a due run when another run holds the stack."""
+
+    SKIP = "skip"
+    QUEUE = "queue"
+
+
+class Schedule(Struct, frozen=True, kw_only=True):
+    """When a runbook runs by itself: exactly one of `cron`, `every` and `at`.
+
+    Attributes:
+        cron: Five fields of cron, read in `timezone`.
+        every: An interval; due times are its multiples since 1970, whoever counts them.
+        at: A time relative to an event of the calendar, such as `1 day before demo`.
+        timezone: The zone of `cron`, of whole days in `at`, and of `quiet`.
+        stack: The stack; the runbook's own when empty.
+        jitter: A run starts up to this much later than it is due, always the same for the same due time.
+        quiet: Hours in which nothing is started, such as `22:00-06:00`.
+        catch_up: After a downtime, the newest due time is made up for when it is not older than this.
+    """
+
+    cron: str = ""
+    every: Duration | None = None
+    at: str = ""
+    timezone: str = "UTC"
+    stack: str = ""
+    inputs: dict[str, Any] = {}
+    tags: tuple[str, ...] = ()
+    jitter: Duration = Duration(0)
+    quiet: str = ""
+    when_locked: WhenLocked = WhenLocked.SKIP
+    catch_up: Duration = Duration(3600)
+
+
+class Start(StrEnum):
+    """How an alert starts its runbook."""
+
+    AUTOMATIC = "automatic"
+    APPROVAL = "approval"
+
+
+class AlertRule(Struct, frozen=True, kw_only=True):
+    """Which alerts a runbook answers.
+
+    Attributes:
+        labels: A regular expression for each label; all must match the whole value.
+        start: At once, or when somebody has approved.
+        stack: The stack; the runbook's own when empty.
+        inputs: Values for the runbook; templates see `labels` and `annotations` of the alert.
+    """
+
+    labels: dict[str, str]
+    start: Start = Start.APPROVAL
+    stack: str = ""
+    inputs: dict[str, Any] = {}
+
+
 class Runbook(Struct, frozen=True, kw_only=True):
     """One checked YAML document."""
 
@@ -208,3 +265,5 @@ class Runbook(Struct, frozen=True, kw_only=True):
     score: Score | None = None
     tags: frozenset[str] = frozenset()
     uses_stack: bool = False
+    schedule: tuple[Schedule, ...] = ()
+    alerts: tuple[AlertRule, ...] = ()

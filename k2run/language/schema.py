@@ -10,7 +10,7 @@ import msgspec
 from msgspec.structs import fields
 
 from k2run.language.heading import INPUT_TYPES
-from k2run.language.model import AfterFailure, Kind, Severity
+from k2run.language.model import AfterFailure, Kind, Severity, Start, WhenLocked
 from k2run.language.quantities import Duration, Rate, Size
 from k2run.language.reading import MAX_WORKERS
 from k2run.language.vocabulary import ASSERT, RUN, SET, WAIT
@@ -107,6 +107,8 @@ def _runbook() -> dict[str, Any]:
         ),
         "always": _said(_ref("steps"), "Steps that run whatever happened."),
         "tags": _said(_ref("words"), "Tags of the whole runbook."),
+        "schedule": _said({"anyOf": [_schedule(), {"type": "array", "items": _schedule()}]}, "When it runs by itself."),
+        "alerts": _said({"type": "array", "items": _alert()}, "Alerts that it answers."),
     }
 
 
@@ -251,6 +253,33 @@ def _objective() -> dict[str, Any]:
             "figures": _said(_ref("expressions"), "Bounds on recorded figures."),
         }
     )
+
+
+def _schedule() -> dict[str, Any]:
+    keys = {
+        "cron": _said(_TEXT, "Five fields: minute hour day month weekday."),
+        "every": _said(_ref("duration"), "An interval."),
+        "at": _said(_TEXT, "A time relative to an event of the calendar: `1 day before demo`."),
+        "timezone": _said(_TEXT, "Such as Europe/Berlin; UTC when missing."),
+        "stack": _said(_TEXT, "The stack it runs on; the runbook's own when missing."),
+        "inputs": _said({"type": "object"}, "Values of inputs."),
+        "tags": _said(_ref("words"), "Only steps with one of these tags."),
+        "jitter": _said(_ref("duration"), "It starts up to this much later than due."),
+        "quiet": _said(_TEXT, "Hours in which it is not started: 22:00-06:00."),
+        "when_locked": _said({"enum": [way.value for way in WhenLocked]}, "When another run holds the stack."),
+        "catch_up": _said(_ref("duration"), "How late a run may still be made up for after a downtime."),
+    }
+    return _closed(keys)
+
+
+def _alert() -> dict[str, Any]:
+    keys = {
+        "labels": _said({"type": "object", "additionalProperties": _TEXT}, "A regular expression for each label."),
+        "start": _said({"enum": [way.value for way in Start]}, "At once, or when somebody has approved."),
+        "stack": _said(_TEXT, "The stack it runs on; the runbook's own when missing."),
+        "inputs": _said({"type": "object"}, "Values of inputs; templates see `labels` and `annotations`."),
+    }
+    return _closed(keys, required=["labels"])
 
 
 def _points() -> dict[str, Any]:

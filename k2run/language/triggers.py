@@ -1,0 +1,183 @@
+"""Reads what starts a runbook by itself: `schedule` and `alerts`."""
+
+from __future__ import annotations
+
+import re
+from datetime import time
+from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
+
+from k2run.language.cron import parse_cron
+from k2run.language.model import AlertRule, Schedule, Start, WhenLocked
+from k2run.language.phrases import of_value
+from k2run.language.problems import did_you_mean
+from k2run.language.quantities import Duration
+from k2run.language.scope import Scope
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import tzinfo
+
+    from k2run.language.document import Trail
+    from k2run.language.reading import Reading
+
+SCHEDULE_KEYS = (
+    *("cron", "every", "at", "timezone", "stack", "inputs", "tags", "jitter", "quiet", "when_locked", "catch_up"),
+)
+ALERT_KEYS = ("labels", "start", "stack", "inputs")
+ALERT_NAMES = ("labels", "annotations")
+"""What the inputs of an alert rule may be made of."""
+CLOCKS = ("cron", "every", "at")
+_AT = re.compile(r"(?:(\d+)\s*([a-z]+)\s+(before|after)\s+)?([A-Za-z][\w-]*)")
+_UNITS = {
+    **dict.fromkeys(("d", "day", "days"), "d"),
+    **dict.fromkeys(("w", "week", "weeks"), "w"),
+    **dict.fromkeys(("h", "hour", "hours"), "h"),
+    **dict.fromkeys(("m", "min", "minute", "minutes"), "m"),
+}
+_QUIET = re.compile(r"(\d\d):(\d\d)\s*-\s*(\d\d):(\d\d)")
+
+
+def parse_at(text: str) -> tuple[str, int, str]:
+    """Read a time relative to an event, such as `1 day before demo`.
+
+    Returns:
+        The event's name, the signed amount, and its unit: w, d, h or m.
+
+    Raises:
+        ValueError: It is none.
+    """
+    match = _AT.fullmatch(text.strip())
+    if match is None or (match[2] and match[2] not in _UNITS):
+        raise ValueError("expected a time such as `1 day before demo`, `2 h before demo` or `demo`")
+    amount, unit, side, event = match.groups()
+    return event, int(amount or 0) * (-1 if side == "before" else 1), _UNITS[unit] if unit else "m"
+
+
+def parse_quiet(text: str) -> tuple[time, time]:
+    """Read quiet hours, such as `22:00-06:00`.
+
+    Raises:
+        ValueError: They are none.
+    """
+    match = _QUIET.fullmatch(text.strip())
+    if match is None:
+        raise ValueError("expected hours such as 22:00-06:00")
+    first, last = time(int(match[1]), int(match[2])), time(int(match[3]), int(match[4]))
+    if first == last:
+        raise ValueError("the hours begin and end at the same time")
+    return first, last
+
+
+def parse_zone(name: str) -> tzinfo:
+    """The time zone of that name.
+
+    Raises:
+        ValueError: There is none.
+    """
+    try:
+        return ZoneInfo(name)
+    except (KeyError, ValueError, OSError) as error:
+        raise ValueError(f"there is no time zone {name!r}; they are called like Europe/Berlin or UTC") from error
+
+
+def read_schedule(reading: Reading, value: Any, path: Trail) -> tuple[Schedule, ...]:
+    """The `schedule` of a runbook: one entry or a list of them."""
+    if isinstance(value, list):
+        return tuple(_entry(reading, item, (*path, index)) for index, item in enumerate(value))
+    return (_entry(reading, value, path),)
+
+
+def _entry(reading: Reading, value: Any, path: Trail) -> Schedule:
+    fields = reading.fields(value, path, "a schedule", SCHEDULE_KEYS)
+    given = [key for key in CLOCKS if key in fields]
+    if isinstance(value, dict) and len(given) != 1:
+        found = " and ".join(f"`{key}`" for key in given) if given else ""
+        reading.problem("K203", "a schedule needs one of `cron`, `every` and `at`", path, found=found)
+    texts = {key: _checked(reading, fields, path, key, parse) for key, parse in _PARSERS.items()}
+    spans = {
+        key: reading.duration(fields[key], (*path, key), f"`{key}`") for key in ("every", "jitter") if key in fields
+    }
+    if 0 < spans.get("every", Duration(60)) < 1:
+        reading.problem("K206", "`every` is at least 1s", (*path, "every"), found=of_value(fields["every"]))
+    locked = fields.get("when_locked", WhenLocked.SKIP.value)
+    return Schedule(
+        **texts,
+        every=spans.get("every"),
+        jitter=spans.get("jitter", Duration(0)),
+        stack=reading.text(fields.get("stack", ""), (*path, "stack"), "`stack`"),
+        inputs=reading.mapping(fields.get("inputs", {}), (*path, "inputs"), "`inputs`"),
+        tags=reading.texts(fields.get("tags", []), (*path, "tags"), "`tags`"),
+        when_locked=reading.choice(WhenLocked, locked, (*path, "when_locked"), "`when_locked`"),
+        catch_up=reading.duration(fields.get("catch_up", "1h"), (*path, "catch_up"), "`catch_up`"),
+    )
+
+
+_PARSERS: dict[str, Callable[[str], Any]] = {
+    "cron": parse_cron,
+    "at": parse_at,
+    "timezone": parse_zone,
+    "quiet": parse_quiet,
+}
+
+
+def _checked(reading: Reading, fields: dict[str, Any], path: Trail, key: str, parse: Callable[[str], Any]) -> str:
+    """A text that stands for a time; kept as written, so that it can be shown."""
+    if key not in fields:
+        return "UTC" if key == "timezone" else ""
+    text = reading.text(fields[key], (*path, key), f"`{key}`")
+    try:
+        if text:
+            parse(text)
+    except ValueError as error:
+        reading.problem("K218", f"`{key}`: {error}", (*path, key), found=of_value(text))
+    return text
+
+
+def read_alerts(reading: Reading, value: Any, path: Trail) -> tuple[AlertRule, ...]:
+    """The `alerts` of a runbook: what must stand on an alert for the runbook to be its answer."""
+    items = reading.listed(value, path, "`alerts`")
+    return tuple(_rule(reading, item, (*path, index)) for index, item in enumerate(items))
+
+
+def _rule(reading: Reading, value: Any, path: Trail) -> AlertRule:
+    fields = reading.fields(value, path, "an alert", ALERT_KEYS)
+    labels = reading.mapping(fields.get("labels", {}), (*path, "labels"), "`labels`")
+    if isinstance(value, dict) and not labels:
+        hint = "for example labels: {alertname: ConsumerLagHigh}"
+        reading.problem("K203", "an alert needs `labels`", path, hint=hint)
+    for name, pattern in labels.items():
+        _pattern(reading, reading.text(pattern, (*path, "labels", name), "a label"), (*path, "labels", name))
+    start = fields.get("start", Start.APPROVAL.value)
+    inputs = reading.mapping(fields.get("inputs", {}), (*path, "inputs"), "`inputs`")
+    return AlertRule(
+        labels=labels,
+        start=reading.choice(Start, start, (*path, "start"), "`start`"),
+        stack=reading.text(fields.get("stack", ""), (*path, "stack"), "`stack`"),
+        inputs=reading.rendered(inputs, (*path, "inputs"), Scope(dict.fromkeys(ALERT_NAMES, Any))),
+    )
+
+
+def _pattern(reading: Reading, text: str, path: Trail) -> None:
+    try:
+        re.compile(text)
+    except re.error as error:
+        reading.problem("K219", f"not a pattern: {error}", path, found=of_value(text))
+
+
+TRIGGERS: dict[str, Callable[[Reading, Any, Trail], tuple[Any, ...]]] = {
+    "schedule": read_schedule,
+    "alerts": read_alerts,
+}
+
+
+def unknown_inputs(reading: Reading, key: str, triggers: tuple[Schedule | AlertRule, ...], names: list[str]) -> None:
+    """Note values for inputs that the runbook does not have."""
+    for index, trigger in enumerate(triggers):
+        listed = isinstance(reading.document.data[key], list)
+        for name in trigger.inputs:
+            if name not in names:
+                path = (key, index, "inputs", name) if listed else (key, "inputs", name)
+                reading.problem(
+                    "K202", f"the runbook has no input `{name}`", path, key=True, hint=did_you_mean(name, names)
+                )
