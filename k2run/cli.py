@@ -84,9 +84,10 @@ def run(
             extra=parse_extra(e or []),
             keep=keep,
             attended=inbox or (is_attended() and not unattended and not json),
+            inbox=inbox,
             by=by,
         )
-        finished = launch(runbook, stack=stack, options=options, mode=_mode(plain, json), inbox=inbox)
+        finished = launch(runbook, stack=stack, options=options, mode=_mode(plain, json))
     _exit(finished.exit_code)
 
 
@@ -117,8 +118,8 @@ def resume(
         from k2run.faces.launch import is_attended, relaunch
 
         attended = inbox or (is_attended() and not unattended and not json)
-        options = Options(keep=keep, attended=attended, by=by)
-        finished = relaunch(run_id, options=options, mode=_mode(plain, json), inbox=inbox)
+        options = Options(keep=keep, attended=attended, inbox=inbox, by=by)
+        finished = relaunch(run_id, options=options, mode=_mode(plain, json))
     _exit(finished.exit_code)
 
 

@@ -93,6 +93,7 @@ class RunStarted(Event, frozen=True, kw_only=True, tag="run_started"):
     inputs: dict[str, Any] = {}
     options: dict[str, Any] = {}
     attended: bool = False
+    inbox: bool = False  # questions are answered by another process, through the run's folder
     by: str = ""  # who asked for it, where that is known
     pid: int = 0
     versions: dict[str, str] = {}
@@ -110,6 +111,7 @@ class RunResumed(Event, frozen=True, kw_only=True, tag="run_resumed"):
     """The run goes on after an interruption; what was finished is not repeated."""
 
     pid: int = 0
+    inbox: bool = False
     by: str = ""
     finished_steps: int = 0
 

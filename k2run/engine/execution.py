@@ -33,6 +33,7 @@ class Options(Struct, frozen=True, kw_only=True):
         extra: Values given with `-e`.
         keep: Leave up what the run started.
         attended: Somebody is there to answer.
+        inbox: They answer from another process, through the run's folder.
         by: Who asked for it, where that is known.
     """
 
@@ -41,6 +42,7 @@ class Options(Struct, frozen=True, kw_only=True):
     extra: dict[str, Any] = {}
     keep: bool = False
     attended: bool = False
+    inbox: bool = False
     by: str = ""
 
 

@@ -186,7 +186,7 @@ def _begin(
     journal = Journal(folder, request.observers, redact=_redaction(stack), after=past)
     if past:
         finished = finished_steps(past)
-        journal.record(RunResumed(pid=os.getpid(), by=options.by, finished_steps=len(finished)))
+        journal.record(RunResumed(pid=os.getpid(), inbox=options.inbox, by=options.by, finished_steps=len(finished)))
     else:
         finished = {}
         journal.record(_run_started(request, folder, inputs))
@@ -334,6 +334,7 @@ def _run_started(request: Request, folder: Path, inputs: dict[str, Any]) -> RunS
             "keep": options.keep,
         },
         attended=options.attended,
+        inbox=options.inbox,
         by=options.by,
         pid=os.getpid(),
         versions={"k2run": k2run.__version__, "python": ".".join(map(str, sys.version_info[:3]))},

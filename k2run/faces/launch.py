@@ -63,7 +63,7 @@ def open_stack(reference: str, *, near: Path | None = None, store: Store | None 
     return load_stack(reference, near=near, home=(store or Store()).home, overrides={})
 
 
-def launch(runbook: str, *, stack: str, options: Options, mode: Mode, inbox: bool = False) -> RunFinished:
+def launch(runbook: str, *, stack: str, options: Options, mode: Mode) -> RunFinished:
     """Run a runbook in the terminal.
 
     Args:
@@ -71,7 +71,6 @@ def launch(runbook: str, *, stack: str, options: Options, mode: Mode, inbox: boo
         stack: Path or name of the stack; "" takes the runbook's own.
         options: How to run it.
         mode: How to show it.
-        inbox: Answers come through the run's inbox instead of the terminal.
     """
     path = find_runbook(runbook)
     catalogue, store = Catalogue(), Store()
@@ -85,21 +84,20 @@ def launch(runbook: str, *, stack: str, options: Options, mode: Mode, inbox: boo
             catalogue=catalogue,
             options=options,
             observers=(face,),
-            person=InboxPerson() if inbox else _person(options, face),
+            person=_person(options, face),
         )
         finished = run(request)
     _report(store.find_run(face.run), mode)
     return finished
 
 
-def relaunch(reference: str, *, options: Options, mode: Mode, inbox: bool = False) -> RunFinished:
+def relaunch(reference: str, *, options: Options, mode: Mode) -> RunFinished:
     """Go on with an interrupted run.
 
     Args:
         reference: The run's id, a unique part of it, or `last`.
         options: How to go on; tags and `-e` come from the run itself.
         mode: How to show it.
-        inbox: Answers come through the run's inbox instead of the terminal.
     """
     catalogue, store = Catalogue(), Store()
     folder = store.find_run(reference)
@@ -121,10 +119,11 @@ def relaunch(reference: str, *, options: Options, mode: Mode, inbox: bool = Fals
                 extra={**before.get("extra", {}), **options.extra},
                 keep=options.keep or bool(before.get("keep")),
                 attended=options.attended,
+                inbox=options.inbox,
                 by=options.by,
             ),
             observers=(face,),
-            person=InboxPerson() if inbox else _person(options, face),
+            person=_person(options, face),
         )
         finished = resume(request, folder)
     _report(folder, mode)
@@ -154,6 +153,8 @@ def is_attended() -> bool:
 def _person(options: Options, face: Face) -> Person:
     if not options.attended:
         return Nobody()
+    if options.inbox:
+        return InboxPerson()
     from k2run.faces.terminal.person import TerminalPerson
 
     return TerminalPerson(face)
