@@ -39,7 +39,7 @@ class Ending:
         self._path = path
         self._section = section
         self._category = category
-        self._local = local
+        self.local = local
 
     def record(self, attempt: Attempt, *, seconds: float = 0.0, attempts: int = 0) -> Outcome:
         """Keep it, and hand on what the step registers."""
@@ -52,7 +52,7 @@ class Ending:
             StepFinished(
                 step=self._path,
                 section=self._section,
-                name=title(self._run, step, self._local),
+                name=title(self._run, step, self.local),
                 action=step.action or "block",
                 outcome=attempt.outcome,
                 seconds=round(seconds, 6),
@@ -78,7 +78,7 @@ class Ending:
         return attempt.outcome
 
     def _names(self, attempt: Attempt) -> dict[str, Any]:
-        return self._run.variables.names({**self._local, "result": attempt.result})
+        return self._run.variables.names({**self.local, "result": attempt.result})
 
     def _figures(self, attempt: Attempt) -> tuple[Attempt, dict[str, Any]]:
         """Evaluate the step's named figures; one that cannot be read fails the step."""

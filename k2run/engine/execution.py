@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from k2run.engine.caller import Caller
     from k2run.engine.events import Outcome, StepFinished
+    from k2run.engine.guide import Guided
     from k2run.engine.journal import Journal
     from k2run.engine.undo import UndoStack
     from k2run.engine.variables import Variables
@@ -90,6 +91,7 @@ class Execution:
         self.figures = figures
         self.first_fault: float | None = None
         self.ended_early = ""
+        self.guided: Guided | None = None
 
     def check_stop(self) -> None:
         """Raise when the run has been asked to end.

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from k2run.engine.events import OutlineBand, OutlineCategory, OutlineSection, OutlineStep
 from k2run.engine.sections import ALWAYS, STEADY_BEFORE
+from k2run.language.model import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
 def outline(runbook: Runbook) -> list[OutlineSection]:
     """The sections of a runbook in the order in which they run."""
     sections = [_section(section.path, section.name, section.steps, section) for section in runbook.sections]
-    before = [_section(STEADY_BEFORE, "Steady state", runbook.steady_state)] if runbook.steady_state else []
+    first = () if runbook.kind is Kind.RECOVERY else runbook.steady_state  # a recovery ends with it
+    before = [_section(STEADY_BEFORE, "Steady state", first)] if first else []
     after = [_section(ALWAYS, "Always", runbook.always)] if runbook.always else []
     return [*before, *sections, *after]
 

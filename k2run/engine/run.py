@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -37,16 +38,23 @@ if TYPE_CHECKING:
 
     from k2run.actions.person import Person
     from k2run.engine.events import AnyEvent
+    from k2run.engine.guide import Guide
     from k2run.engine.store import Store
-    from k2run.language.model import Runbook
+    from k2run.language.model import Runbook, Step
     from k2run.stack.loading import Stack
 
+Inside = Callable[[Execution, StopRequest], None]
 UNDO_TIMEOUT = 60.0
 START_TIMEOUT = 60.0
 
 
 class Request(Struct, frozen=True, kw_only=True):
-    """What is to be run, on what, how, and who watches."""
+    """What is to be run, on what, how, and who watches.
+
+    Attributes:
+        guide: Decides about each step before it is done.
+        inside: Done after the sections, while the run's faults are still in force.
+    """
 
     runbook: Runbook
     stack: Stack
@@ -55,6 +63,8 @@ class Request(Struct, frozen=True, kw_only=True):
     options: Options = field(default_factory=Options)
     observers: tuple[Observer, ...] = ()
     person: Person = field(default_factory=Nobody)
+    guide: Guide | None = None
+    inside: Inside | None = None
 
 
 def run(request: Request) -> RunFinished:
@@ -75,6 +85,26 @@ def run(request: Request) -> RunFinished:
         settle_or_refuse(store, stack.name)
         store.mark_open(stack.name, folder.name)
         return _execute(request, folder, inputs, signals, past=())
+
+
+def run_inside(request: Request, signals: StopRequest) -> RunFinished:
+    """Run a runbook while a run around it holds the stack; it has a folder and a journal of its own.
+
+    Args:
+        request: What to run; it may break nothing, for the stack remembers the undos of the run around it alone.
+        signals: Those of the run around it: what ends that one ends this one.
+
+    Raises:
+        UsageError: The runbook has faults, or an input is missing or wrong.
+    """
+    check_allowed(request)
+    faults = [step.action for step in all_steps(request.runbook) if _effect(request, step) is Effect.BREAKS]
+    if faults:
+        name = request.runbook.name
+        raise UsageError(f"{name} breaks something itself ({faults[0]})", hint=f"do `k2run run {name}` on its own")
+    inputs = resolve_inputs(request.runbook, request.options.extra)
+    folder = request.store.new_run(request.runbook.name, request.runbook.source)
+    return _execute(request, folder, inputs, signals, past=())
 
 
 def resume(request: Request, folder: Path) -> RunFinished:
@@ -143,12 +173,17 @@ def check_allowed(request: Request) -> None:
     if not request.stack.protected or request.runbook.name in request.stack.allow:
         return
     for step in all_steps(request.runbook):
-        action = request.catalogue.find(step.action) if step.action else None
-        if action is not None and action.effect in {Effect.BREAKS, Effect.DESTROYS}:
+        effect = _effect(request, step)
+        if effect in {Effect.BREAKS, Effect.DESTROYS}:
             raise Protected(
-                f"{step.place}: {step.action} {action.effect} something; the stack {request.stack.name!r} is protected",
+                f"{step.place}: {step.action} {effect} something; the stack {request.stack.name!r} is protected",
                 hint=f"add {request.runbook.name!r} to `allow:` in {request.stack.path} if that is meant",
             )
+
+
+def _effect(request: Request, step: Step) -> Effect | None:
+    action = request.catalogue.find(step.action) if step.action else None
+    return action.effect if action is not None else None
 
 
 # --- the story of one run ---------------------------------------------------------------------------------------------
@@ -164,6 +199,9 @@ def _execute(
     stopped = _guard(execution, lambda: _settle_past(execution, past))
     stopped = stopped or _guard(execution, lambda: _bring_up(execution, brought_up))
     stopped = stopped or _guard(execution, sections.run_all)
+    inside = request.inside
+    if inside is not None:
+        stopped = stopped or _guard(execution, lambda: inside(execution, signals))
     execution.stop = signals.cleanup
     if isinstance(stopped, Interrupted):
         asked = requester(folder)
@@ -208,6 +246,10 @@ def _begin(
         finished=finished,
         figures=figures,
     )
+    if request.guide is not None:
+        from k2run.engine.guide import Guided
+
+        execution.guided = Guided(request.guide, execution)
     if runbook.kind is Kind.RECOVERY:
         execution.fault_began(0.0)
     return execution
@@ -228,8 +270,8 @@ def _settle_past(execution: Execution, past: Sequence[AnyEvent]) -> None:
 
 
 def _bring_up(execution: Execution, brought_up: list[str]) -> None:
-    """Start what the stack needs and does not run yet."""
-    if not execution.runbook.uses_stack:
+    """Start what the stack needs and does not run yet; what a recovery finds broken is for its own steps to repair."""
+    if not execution.runbook.uses_stack or execution.runbook.kind is Kind.RECOVERY:
         return
     from k2run.stack import lifecycle
 
@@ -279,7 +321,7 @@ def _close(request: Request, execution: Execution, stopped: K2runError | None, r
         _tell(execution, event)
     journal.close()
     if not execution.undos:
-        request.store.mark_closed(request.stack.name)
+        request.store.mark_closed(request.stack.name, execution.folder.name)
     return judgement.finished
 
 

@@ -8,7 +8,7 @@ from k2run.engine.events import Bound, ClockStopped, Noted, Outcome, SectionFini
 from k2run.engine.outcomes import of_all, satisfied
 from k2run.engine.steps import StepRunner
 from k2run.errors import ExpressionFailed
-from k2run.language.model import AfterFailure, Section, Severity, Step
+from k2run.language.model import AfterFailure, Kind, Section, Severity, Step
 from k2run.language.quantities import Duration
 
 if TYPE_CHECKING:
@@ -36,15 +36,14 @@ class SectionRunner:
         self._recovered = False
 
     def run_all(self) -> None:
-        """Steady state, sections, steady state again.
+        """Steady state, sections, steady state again; a recovery begins where nothing is steady.
 
         Raises:
             Interrupted: The run was asked to end.
         """
         runbook = self._run.runbook
-        if runbook.steady_state and not satisfied(
-            self._plain_section(STEADY_BEFORE, "Steady state", runbook.steady_state)
-        ):
+        first = () if runbook.kind is Kind.RECOVERY else runbook.steady_state
+        if first and not satisfied(self._plain_section(STEADY_BEFORE, "Steady state", first)):
             self._run.ended_early = "the stack was not in its steady state, so nothing was broken"
             self._run.journal.record(Noted(message=self._run.ended_early, level="error"))
             return

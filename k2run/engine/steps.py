@@ -101,10 +101,16 @@ class StepRunner:
             args = step.args if step.action in WORDS else render(step.args, run.variables.names(local))
         except ExpressionFailed as error:
             return ending.record(Attempt().failing(error.message, error.hint))
+        if run.guided is None:
+            return self._do(step, path, local, args, ending)
+        return run.guided.act(step, path, args, ending, lambda: self._do(step, path, local, args, ending))
+
+    def _do(self, step: Step, path: str, local: dict[str, Any], args: dict[str, Any], ending: Ending) -> Outcome:
+        """Do the action until the step is satisfied or its time is over."""
         began = time.monotonic()
         shown = {} if step.no_log or step.action in WORDS else args
         self._started(step, path, local, shown)
-        trying = Trying(run, step, path, args, local)
+        trying = Trying(self._run, step, path, args, local)
         attempt = trying.until_done()
         return ending.record(attempt, seconds=time.monotonic() - began, attempts=trying.attempts)
 

@@ -75,9 +75,16 @@ class Store:
         """Note, before anything is done, that a run is under way on a stack."""
         (self.stack_folder(stack) / _OPEN).write_text(run)
 
-    def mark_closed(self, stack: str) -> None:
-        """Note that nothing of the run is left to settle."""
-        (self.stack_folder(stack) / _OPEN).unlink(missing_ok=True)
+    def mark_closed(self, stack: str, run: str = "") -> None:
+        """Note that nothing of the run is left to settle.
+
+        Args:
+            stack: The stack's name.
+            run: Only when the mark is this run's; a run inside of another leaves that one's alone.
+        """
+        marked = self.open_run(stack)
+        if not run or marked is None or marked.name == run:
+            (self.stack_folder(stack) / _OPEN).unlink(missing_ok=True)
 
     def open_run(self, stack: str) -> Path | None:
         """The folder of the run that is under way on a stack, or that died there."""
