@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from k2run.actions.connection import Connection
 from k2run.actions.deadline import Deadline
-from k2run.adapters._links import TRUSTING_THE_SYSTEM, Tls
+from k2run.adapters._tls import TRUSTING_THE_SYSTEM, Tls
 from k2run.adapters._web import Answer, Request, send, with_query
 from k2run.errors import Refused
 

@@ -4,28 +4,27 @@ from __future__ import annotations
 
 import ssl
 import time
-import zlib
 from base64 import b64encode
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from http.client import HTTPException, InvalidURL
-from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, unquote, urlencode, urljoin, urlsplit, urlunsplit
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import unquote, urlencode, urljoin, urlsplit, urlunsplit
 
-from k2run.adapters._links import TRUSTING_THE_SYSTEM, Message, Place, Reply, Tls, exchange
-from k2run.errors import Refused, Unreachable
+from k2run.adapters._tls import TRUSTING_THE_SYSTEM, Tls
+from k2run.errors import Refused, TimedOut, Unreachable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    import httpx
 
     from k2run.actions.deadline import Deadline
 
 IDEMPOTENT = frozenset({"GET", "HEAD", "PUT", "DELETE", "OPTIONS"})
 PAUSE_BEFORE_RETRY = 0.25
 """Seconds."""
-PORTS = {"http": 80, "https": 443}
-_AS_WRITTEN = "%/:=&?~#+!$,;'@()*[]{}|"
-"""What a path or query keeps as it is; anything else beyond ASCII letters and digits is percent-encoded."""
+LARGEST_BODY = 64 * 2**20
+"""Bytes of a (decoded) body; more is refused, so that a wrong URL cannot fill the memory."""
 _PASSING = frozenset({502, 503, 504})
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _MOST_REDIRECTS = 10
@@ -50,8 +49,7 @@ class Request:
     @property
     def address(self) -> str:
         """The URL as it may be shown: without a user or password in it."""
-        parts = urlsplit(self.url)
-        return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+        return _without_user(self.url)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +78,14 @@ class Answer:
             return f"{self.status} {HTTPStatus(self.status).phrase}"
         except ValueError:
             return str(self.status)
+
+
+class _Reply(NamedTuple):
+    """One answer: header names in lower case, the body decoded."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
 
 
 def with_query(url: str, params: Mapping[str, Any]) -> str:
@@ -119,6 +125,11 @@ def send(request: Request, deadline: Deadline) -> Answer:
     for left in reversed(range(attempts)):
         try:
             answer = _follow(request, deadline)
+        except TimedOut as error:
+            raise TimedOut(
+                f"{request.address} has not answered within {deadline.seconds:g}s",
+                hint="is it up and well? or raise the step's timeout",
+            ) from error
         except Unreachable:
             if not left:
                 raise
@@ -147,35 +158,61 @@ def _follow(request: Request, deadline: Deadline) -> Answer:
     raise Refused(f"{request.address} redirects more than {_MOST_REDIRECTS} times")
 
 
-def _exchange(request: Request, method: str, url: str, headers: Mapping[str, str], deadline: Deadline) -> Reply:
+def _exchange(request: Request, method: str, url: str, headers: Mapping[str, str], deadline: Deadline) -> _Reply:
     """One request and its answer."""
+    import httpx
+
+    from k2run.adapters._patience import ask
+
     content = request.content if method == request.method else b""
-    framed = {"Accept-Encoding": "gzip"} | identified(url, headers)
-    if content:
-        framed["Content-Length"] = str(len(content))
+    framed = {"Accept": "*/*", "Accept-Encoding": "gzip"} | identified(url, headers)
     try:
-        place, path = _place(url, request.tls)
-        return exchange(place, Message(method, path, framed, content), deadline, repeatable=method in IDEMPOTENT)
-    except ssl.SSLCertVerificationError as error:
-        raise Refused(
-            f"the certificate of {request.address} is not trusted: {error.verify_message}",
-            hint="set tls: {ca: FILE}, or tls: {verify: false} where that is acceptable",
-        ) from error
-    except OSError as error:
-        raise Unreachable(
-            f"{request.address} does not answer: {error.strerror or error}",
-            hint="is the service up, and its url right?",
-        ) from error
-    except (InvalidURL, ValueError, zlib.error) as error:
+        _require_web(url)
+        asked = httpx.Request(method, _without_user(url), headers=framed, content=content or None)
+        answer = ask(asked, request.tls if asked.url.scheme == "https" else None, deadline)
+        try:
+            return _Reply(answer.status_code, {k.lower(): v for k, v in answer.headers.items()}, _body(answer))
+        finally:
+            answer.close()
+    except (httpx.RemoteProtocolError, httpx.DecodingError) as error:
+        raise Unreachable(f"{request.address} broke off its answer: {error}") from error
+    except httpx.HTTPError as error:
+        raise _no_answer(request.address, error) from error
+    except (httpx.InvalidURL, ValueError) as error:
         raise Refused(f"{request.address or 'the empty URL'} cannot be asked: {error}") from error
-    except HTTPException as error:
-        raise Unreachable(f"{request.address} broke off its answer: {error!r}") from error
 
 
-def _place(url: str, tls: Tls) -> tuple[Place, str]:
+def _no_answer(address: str, error: Exception) -> Unreachable | Refused:
+    """What it means that nobody answers: a certificate that is not trusted is a refusal."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, OSError):
+        cause = cause.__cause__ or cause.__context__
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return Refused(
+            f"the certificate of {address} is not trusted: {cause.verify_message}",
+            hint="set tls: {ca: FILE}, or tls: {verify: false} where that is acceptable",
+        )
+    said = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(error)
+    return Unreachable(f"{address} does not answer: {said}", hint="is the service up, and its url right?")
+
+
+def _body(answer: httpx.Response) -> bytes:
+    """The whole body, decompressed."""
+    body = bytearray()
+    for chunk in answer.iter_bytes():
+        body += chunk
+        if len(body) > LARGEST_BODY:
+            raise ValueError(f"its answer is larger than {LARGEST_BODY >> 20} MiB")
+    return bytes(body)
+
+
+def _require_web(url: str) -> None:
     parts = urlsplit(url)
-    if parts.scheme not in PORTS or not parts.hostname:
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
         raise ValueError("a URL begins with http:// or https:// and a host")
-    path = quote(urlunsplit(("", "", parts.path or "/", parts.query, "")), safe=_AS_WRITTEN)
-    trusted = tls if parts.scheme == "https" else None
-    return Place(parts.hostname, parts.port or PORTS[parts.scheme], trusted), path
+
+
+def _without_user(url: str) -> str:
+    """The URL without a user and password; they go into a header."""
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))

@@ -8,8 +8,8 @@ import msgspec
 
 from k2run.actions.action import Effect, Result, action
 from k2run.actions.deadline import Deadline
-from k2run.adapters._links import TRUSTING_THE_SYSTEM, Tls
 from k2run.adapters._target import target
+from k2run.adapters._tls import TRUSTING_THE_SYSTEM, Tls
 from k2run.adapters._web import Answer, Request, send, with_query
 from k2run.errors import Refused
 from k2run.stack.services import Services

@@ -12,8 +12,8 @@ from k2run.actions.action import Effect, action
 from k2run.actions.deadline import Deadline
 from k2run.adapters._iceberg import queries
 from k2run.adapters._iceberg.catalog import Iceberg, judged, open_table
-from k2run.adapters._links import TRUSTING_THE_SYSTEM, Tls
 from k2run.adapters._target import target
+from k2run.adapters._tls import TRUSTING_THE_SYSTEM, Tls
 from k2run.adapters._web import IDEMPOTENT, identified, with_query
 from k2run.bench.plan import Ask, Merged, Pace, Plan
 from k2run.bench.repeat import repeat

@@ -18,7 +18,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from typing import TYPE_CHECKING
 
-from k2run.adapters._links import trust
+from k2run.adapters._tls import trust
 from k2run.bench.plan import Outcome, Plan
 from k2run.bench.tally import Tally
 from k2run.bench.wire import Connection, StampedSelector

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from k2run.adapters._links import Tls
+from k2run.adapters._tls import Tls
 
 
 class Ask(Struct, frozen=True, kw_only=True):

@@ -12,7 +12,7 @@ import pytest
 
 from k2run.actions.deadline import Deadline
 from k2run.adapters import http
-from k2run.adapters._links import Tls
+from k2run.adapters._tls import Tls
 from k2run.errors import Interrupted, NotApplicable, Refused, TimedOut, Unreachable
 
 
