@@ -85,7 +85,7 @@ class Binance:
         try:
             websocket = importlib.import_module("websockets.sync.client")
         except ImportError:
-            give_up("the binance source needs the package websockets: pip install websockets")
+            give_up("the binance source needs the package websockets: pip install 'k2run[binance]'")
         self._connect = websocket.connect
         self._path = "/stream?streams=" + "/".join(f"{symbol.lower()}@trade" for symbol in symbols)
         self._metrics = metrics

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from k2run.sandbox.cascade import COOLDOWN_S
-from k2run.sandbox.program import give_up, log, require_free_port, serve_metrics, stop_signal, wait_until
+from k2run.sandbox.program import LOOPBACK, give_up, log, require_free_port, serve_metrics, stop_signal, wait_until
 
 if TYPE_CHECKING:
     import threading
@@ -31,6 +31,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--bootstrap", default="127.0.0.1:19092", help="the broker (default: 127.0.0.1:19092)")
     parser.add_argument("--warehouse", type=Path, required=True, help="directory of the tables")
     parser.add_argument("--metrics-port", type=int, default=19095, help="port of /metrics (default: 19095)")
+    parser.add_argument("--host", default=LOOPBACK, help="address that /metrics listens on (default: this host alone)")
     parser.add_argument("--group", default="k2-iceberg-writer-crypto-v2", help="consumer group of the offsets")
     parser.add_argument(
         "--memory-budget-mib", type=float, default=1024.0, help="memory at which the budget is used up (default: 1024)"
@@ -68,7 +69,7 @@ def consume(options: argparse.Namespace, stopping: threading.Event) -> None:
     from k2run.sandbox.consumer_metrics import ConsumerMetrics
 
     metrics = ConsumerMetrics(options.group)
-    serve_metrics(options.metrics_port)
+    serve_metrics(options.metrics_port, options.host)
 
     from pyiceberg.exceptions import CommitFailedException  # takes over a second, while the broker starts
 
@@ -93,7 +94,7 @@ def main() -> None:
     if options.batch < 1 or options.memory_budget_mib <= 0:
         give_up("--batch and --memory-budget-mib must be positive")
     stopping = stop_signal()
-    require_free_port(options.metrics_port)
+    require_free_port(options.metrics_port, options.host)
     with claim(options.warehouse):
         consume(options, stopping)
     log("consumer_stopped")

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 DEPENDENCY_WAIT_S = 30.0
+LOOPBACK = "127.0.0.1"
 
 
 def log(event: str, level: str = "info", **fields: object) -> None:
@@ -67,22 +68,22 @@ def wait_until(ready: Callable[[], bool], stopping: threading.Event, what: str) 
     return True
 
 
-def require_free_port(port: int) -> None:
-    """Give up when somebody already listens on `port` of this host."""
+def require_free_port(port: int, host: str = LOOPBACK) -> None:
+    """Give up when somebody already listens on `port` of that address of this host."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind(("127.0.0.1", port))
+            probe.bind((host, port))
         except OSError as problem:
             give_up(_port_problem(port, problem))
 
 
-def serve_metrics(port: int) -> None:
-    """Answer `/metrics` on `port` of this host from a daemon thread."""
+def serve_metrics(port: int, host: str = LOOPBACK) -> None:
+    """Answer `/metrics` on `port` of that address of this host from a daemon thread."""
     from prometheus_client import start_http_server
 
     try:
-        start_http_server(port, addr="127.0.0.1")
+        start_http_server(port, addr=host)
     except OSError as problem:
         give_up(_port_problem(port, problem))
 

@@ -79,6 +79,13 @@ class Sink:
         self.spill.keep_only(self.ledger.deferred)
         return written
 
+    def look(self) -> Table:
+        """The table as it is now, as a copy for another thread.
+
+        Reading fills caches inside a table's metadata, which a commit in the consumer's thread may be copying.
+        """
+        return self.table.catalog.load_table(self.form.table)
+
     def change(self, apply: Callable[[Transaction], None]) -> None:
         """Commit another change of the table, such as a rewrite of its files."""
         with self._lock, self.table.transaction() as transaction:

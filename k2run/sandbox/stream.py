@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 from k2run.sandbox import reference, trade
-from k2run.sandbox.program import give_up, log, require_free_port, serve_metrics, stop_signal, wait_until
+from k2run.sandbox.program import LOOPBACK, give_up, log, require_free_port, serve_metrics, stop_signal, wait_until
 
 if TYPE_CHECKING:
     import threading
@@ -30,6 +30,7 @@ def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="k2run.sandbox.stream", description=__doc__)
     parser.add_argument("--bootstrap", default="127.0.0.1:19092", help="the broker (default: 127.0.0.1:19092)")
     parser.add_argument("--metrics-port", type=int, default=19091, help="port of /metrics (default: 19091)")
+    parser.add_argument("--host", default=LOOPBACK, help="address that /metrics listens on (default: this host alone)")
     parser.add_argument("--rate", type=float, default=200.0, help="trades a second (default: 200)")
     parser.add_argument("--seed", type=int, default=7, help="seed of the synthetic market (default: 7)")
     parser.add_argument("--symbols", default="BTCUSDT,ETHUSDT,BNBUSDT", help="comma-separated symbols")
@@ -111,14 +112,14 @@ def main() -> None:
     if not symbols or options.rate < 0:
         give_up("--symbols needs at least one symbol and --rate must not be negative")
     stopping = stop_signal()
-    require_free_port(options.metrics_port)
+    require_free_port(options.metrics_port, options.host)
 
     from k2run.sandbox.outlet import Outlet, TopicKeeper
     from k2run.sandbox.sources import Synthetic, open_source
     from k2run.sandbox.stream_metrics import StreamMetrics
 
     metrics = StreamMetrics(symbols)
-    serve_metrics(options.metrics_port)
+    serve_metrics(options.metrics_port, options.host)
     source = open_source(options.source, symbols, options.seed, metrics, stopping)
     keeper = TopicKeeper(options.bootstrap, stopping)
     if not wait_until(keeper.ready, stopping, f"the broker at {options.bootstrap}"):

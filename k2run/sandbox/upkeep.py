@@ -54,7 +54,7 @@ class Upkeep:
             if time.monotonic() - swept > SWEEP_EVERY_S:
                 swept = time.monotonic()
                 for sink in self._sinks:
-                    sweep(sink.table)
+                    sweep(sink.look())
 
     def _tend(self, sink: Sink) -> None:
         try:
@@ -85,7 +85,7 @@ def due(files: Sequence[DataFile]) -> list[DataFile]:
 
 def merge(sink: Sink) -> None:
     """Rewrite the files that are due as one, ordered by the rows' time."""
-    table = sink.table
+    table = sink.look()
     files = due(list(data_files(table)))
     if not files:
         return

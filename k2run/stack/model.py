@@ -18,6 +18,14 @@ class RunBy(StrEnum):
     EXTERNAL = "external"  # only looked at, over the network
 
 
+class StopSignal(StrEnum):
+    """The signal that asks a process to end."""
+
+    TERM = "SIGTERM"
+    INT = "SIGINT"
+    QUIT = "SIGQUIT"
+
+
 class Ready(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How one sees that a service does its work: a TCP port that answers, or an HTTP answer with what must be in it.
 
@@ -45,6 +53,7 @@ class Service(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         run: Who runs it.
         command: For a process: the program and its arguments.
         program: For a process: a program that must be on PATH; without it the service is "not applicable".
+        stop_signal: For a process: the signal that asks it to end; SIGTERM when missing.
         env: For a process: environment variables beside those of k2run itself.
         container: For docker: the container's name.
         ports: The TCP ports it listens on; a taken one is an error that names the holder.
@@ -52,6 +61,7 @@ class Service(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         metrics: The URL of its Prometheus metrics.
         headers: Sent with every request to it (an API key).
         title: What people call it.
+        elsewhere: Address of one that somebody else runs; unless it is empty, k2run only reaches that one.
         ready: How one sees that it does its work; by its first port when missing.
         needs: Services that are started with it.
     """
@@ -61,6 +71,7 @@ class Service(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     title: str = ""
     command: list[str] = []
     program: str = ""
+    stop_signal: StopSignal = StopSignal.TERM
     env: dict[str, str] = {}
     container: str = ""
     ports: list[int] = []
@@ -69,3 +80,4 @@ class Service(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     headers: dict[str, str] = {}
     ready: Ready | None = None
     needs: list[str] = []
+    elsewhere: str = ""

@@ -164,12 +164,12 @@ class ProcessBackend:
             return not adopted
 
     def stop(self, deadline: Deadline) -> bool:
-        """SIGTERM, and SIGKILL to what is left at the deadline (or when the run is asked to end meanwhile)."""
+        """Its stop signal, and SIGKILL to what is left at the deadline (or when the run is asked to end meanwhile)."""
         record = self.record()
         if record is None or living(record) is None:
             self._clear_remains(record)
             return False
-        signal_group(record, signal.SIGTERM)
+        signal_group(record, signal.Signals[self._service.stop_signal])
         signal_group(record, signal.SIGCONT)  # a paused process takes no other signal
         try:
             self._wait(lambda: is_gone(record), deadline)

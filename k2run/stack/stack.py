@@ -148,6 +148,8 @@ class Stack:
                 except msgspec.ValidationError as error:
                     said, at = place_of(error, trail)
                     raise NotFilled(self._document.place(at), at, StackInvalid(said)) from None
+                if service.elsewhere:
+                    service = msgspec.structs.replace(service, run=RunBy.EXTERNAL)
                 self._known[trail] = service
             found: Service = self._known[trail]
             return found

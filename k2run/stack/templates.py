@@ -1,7 +1,8 @@
 """Fills in the `{{ }}` of a stack file, when a value is read and not before.
 
-The two forms that nearly every stack file gets by with, `{{ name }}` and `{{ env('NAME', default) }}`, are read here;
-all else is Jinja2, which is imported only for that. A text that is one `{{ }}` as a whole keeps the type of its value.
+The two forms that nearly every stack file gets by with, `{{ name }}` and `{{ env('NAME', default) }}`, are read
+here, the default a literal or a name; all else is Jinja2, which is imported only for that. A text that is one `{{ }}`
+as a whole keeps the type of its value.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ Lookup = Callable[[str], Any]
 _LITERAL = r"'[^'\\{}]*'|\"[^\"\\{}]*\"|-?\d+"
 _SIMPLE = re.compile(
     rf"\{{\{{\s*(?:(?P<name>[A-Za-z_]\w*)"
-    rf"|env\(\s*(?P<variable>{_LITERAL})\s*(?:,\s*(?P<default>{_LITERAL})\s*)?\))\s*\}}\}}"
+    rf"|env\(\s*(?P<variable>{_LITERAL})\s*(?:,\s*(?:(?P<default>{_LITERAL})|(?P<other>[A-Za-z_]\w*))\s*)?\))\s*\}}\}}"
 )
 _WHOLE = re.compile(r"\{\{((?:(?!\{\{|\}\}).)*)\}\}", re.DOTALL)
 
@@ -58,8 +59,10 @@ class Renderer:
     def _simple(self, match: re.Match[str]) -> Any:
         if match["name"]:
             return self._lookup(match["name"])
-        default = match["default"]
-        return env(_literal(match["variable"]), None if default is None else _literal(default))
+        variable, default = _literal(match["variable"]), match["default"]
+        if match["other"]:
+            return env(variable, self._lookup(match["other"]))
+        return env(variable, None if default is None else _literal(default))
 
     def _with_jinja(self, text: str) -> Any:
         from jinja2 import TemplateError, Undefined, meta
