@@ -54,6 +54,27 @@ class Readiness(Result, frozen=True, kw_only=True):
         return f"{self.service} ready in {Duration(self.waited_s)}"
 
 
+class Seen(Result, frozen=True, kw_only=True):
+    """What the probe of a service saw.
+
+    Attributes:
+        ready: It does its work.
+        answered: Something answered, rightly or not.
+        detail: What was wrong; empty when it is ready.
+        elapsed_ms: How long the look took.
+    """
+
+    service: str
+    ready: bool
+    answered: bool
+    detail: str = ""
+    elapsed_ms: float = 0.0
+
+    def headline(self) -> str:
+        """Such as `api ready` or `api not ready: Connection refused`."""
+        return f"{self.service} ready" if self.ready else f"{self.service} not ready: {self.detail}"
+
+
 class Struck(Result, frozen=True, kw_only=True):
     """A fault that has happened.
 

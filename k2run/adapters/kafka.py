@@ -13,7 +13,7 @@ from k2run.actions.deadline import Deadline
 from k2run.adapters._kafka import load, offsets, reading, trades
 from k2run.adapters._kafka import results as r
 from k2run.adapters._kafka.link import Kafka, Link, nearest
-from k2run.errors import AuthorError, Refused, Unknown
+from k2run.errors import AuthorError, Refused, Unknown, Unreachable
 from k2run.language.quantities import Duration, Rate
 
 TWO_SECONDS = Duration(2)
@@ -34,6 +34,18 @@ def cluster(kafka: Kafka, deadline: Deadline) -> r.Cluster:
         elapsed_ms=elapsed_ms,
         source=link.source,
     )
+
+
+@action("kafka.probe")
+def probe(kafka: Kafka, deadline: Deadline) -> r.Seen:
+    """Whether the cluster answers at all: for symptoms, where no answer is the finding."""
+    started = time.perf_counter()
+    try:
+        found = cluster(kafka, deadline)
+    except (Unreachable, Refused) as error:
+        elapsed_ms = (time.perf_counter() - started) * 1000
+        return r.Seen(answered=False, detail=error.message, elapsed_ms=elapsed_ms, source=kafka.bootstrap)
+    return r.Seen(answered=True, brokers=len(found.brokers), elapsed_ms=found.elapsed_ms, source=found.source)
 
 
 @action("kafka.topics")

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 
 from k2run.actions.action import Effect, Striking, Undo, action, fault
 from k2run.actions.deadline import Deadline
-from k2run.adapters._service import Lines, Readiness, Resources, Revived, Status, Struck
+from k2run.adapters._service import Lines, Readiness, Resources, Revived, Seen, Status, Struck
 from k2run.errors import NotApplicable, Refused, StackUnavailable, TimedOut, Unreachable
 from k2run.language.quantities import Duration
 from k2run.stack.backend import ServiceStatus, State
 from k2run.stack.model import RunBy
-from k2run.stack.probes import probe, readiness
+from k2run.stack.probes import probe as look_at
+from k2run.stack.probes import readiness
 from k2run.stack.services import Services
 
 if TYPE_CHECKING:
@@ -76,6 +77,27 @@ def ready(services: Services, deadline: Deadline, service: str, wait: Duration =
             limit.sleep(_POLL_S)
         except TimedOut:
             raise _not_ready(service, seen, services.backend(service).status()) from None
+
+
+@action("service.probe")
+def probe(services: Services, deadline: Deadline, service: str) -> Seen:
+    """What the `ready` probe of a service sees now, ready or not: for symptoms, where no answer is the finding.
+
+    Args:
+        service: Name of the service in the stack.
+
+    Raises:
+        NotApplicable: The stack does not say how to see it.
+    """
+    seen = _look(services, deadline, service)
+    return Seen(
+        service=service,
+        ready=seen.ready,
+        answered=seen.answered,
+        detail=seen.detail,
+        elapsed_ms=seen.elapsed_ms,
+        source=seen.address,
+    )
 
 
 @action("service.logs")
@@ -335,7 +357,7 @@ def _look(services: Services, deadline: Deadline, service: str) -> Probe:
         raise NotApplicable(
             f"the stack does not say how to see that {service} is ready", hint="give it `ready:` in the stack file"
         )
-    return probe(how, deadline.at_most(_LOOK_S), found.headers)
+    return look_at(how, deadline.at_most(_LOOK_S), found.headers)
 
 
 def _not_ready(service: str, seen: Probe, now: ServiceStatus) -> Unreachable | Refused:

@@ -348,6 +348,14 @@ def test_a_closed_port_is_unreachable_at_once_and_says_why():
         assert time.monotonic() - started < 1
 
 
+def test_a_probe_tells_that_a_cluster_does_not_answer_instead_of_failing():
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    seen = actions.probe(Kafka(bootstrap=f"127.0.0.1:{port}"), soon())
+    assert not seen.answered
+    assert "Connection refused" in seen.detail
+
+
 @pytest.mark.parametrize("bootstrap", ["nonsense", "", "127.0.0.1:notaport", "no-such-host.invalid:9092"])
 def test_an_address_that_is_none_is_unreachable(bootstrap):
     with pytest.raises(Unreachable, match=r"connections\.kafka\.bootstrap"):

@@ -226,3 +226,9 @@ def test_what_a_service_uses_is_measured(services: Services) -> None:
     assert 0 <= used.cpu_percent < 100 * psutil.cpu_count()
     with pytest.raises(Refused, match="does not run"):
         actions.resources(services, soon(), "sleeper")
+
+
+def test_a_probe_tells_a_service_that_is_down_instead_of_failing(services):
+    seen = actions.probe(services, Deadline(SOON), "far")
+    assert (seen.ready, seen.answered) == (False, False)
+    assert "refused" in seen.detail.lower()

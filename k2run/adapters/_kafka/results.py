@@ -40,6 +40,26 @@ class Cluster(Result, frozen=True, kw_only=True):
         return f"{_counted(len(self.brokers), 'broker')} in {self.elapsed_ms:.1f} ms"
 
 
+class Seen(Result, frozen=True, kw_only=True):
+    """Whether a cluster answered.
+
+    Attributes:
+        answered: It did, within the time of the step.
+        brokers: How many of it are up.
+        detail: Why there was no answer.
+        elapsed_ms: From the question to the answer, or to giving up.
+    """
+
+    answered: bool
+    brokers: int = 0
+    detail: str = ""
+    elapsed_ms: float = 0.0
+
+    def headline(self) -> str:
+        """Such as `answers, 1 broker` or `no answer: …`."""
+        return f"answers, {_counted(self.brokers, 'broker')}" if self.answered else f"no answer: {self.detail}"
+
+
 class Topics(Result, frozen=True, kw_only=True):
     """The topics of a cluster.
 
