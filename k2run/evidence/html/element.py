@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-_ENTITIES = (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ('"', "&quot;"), ("'", "&#39;"))
+_ENTITIES = (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"))
 # Control characters have no place in XML, and surrogates none in UTF-8.
 _UNWANTED = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
-_TO_ESCAPE = re.compile("[&<>\"'\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
+_TO_ESCAPE = re.compile("[&<>\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
 _VOID = frozenset({"br", "col", "line", "meta", "rect"})
 
 
@@ -27,14 +27,20 @@ NOTHING = Html()
 
 
 def escape(text: str) -> Html:
-    """The text as it may stand in HTML or XML, in an element or in a quoted attribute."""
+    """The text as it may stand in an element of HTML or XML."""
     if isinstance(text, Html):
         return text
     if _TO_ESCAPE.search(text) is None:
         return Html(text)
     for char, entity in _ENTITIES:
-        text = text.replace(char, entity)
-    return Html(_UNWANTED.sub("\N{REPLACEMENT CHARACTER}", text))
+        if char in text:
+            text = text.replace(char, entity)
+    return Html(text if text.isprintable() else _UNWANTED.sub("\N{REPLACEMENT CHARACTER}", text))
+
+
+def quoted(text: str) -> str:
+    """The text as the value of an attribute, with its quotes."""
+    return f'"{escape(text).replace(chr(34), "&quot;")}"'
 
 
 def join(children: Iterable[Child]) -> Html:
@@ -50,9 +56,9 @@ def tag(name: str, /, *children: Child, **attributes: str | float | None) -> Htm
         children: Elements, and text that will be escaped; None is left out.
         attributes: `class_` for class, `data_label` for data-label; None is left out.
     """
-    written = "".join(
-        [f' {_key(key)}="{escape(str(value))}"' for key, value in attributes.items() if value is not None]
-    )
+    if not attributes and name not in _VOID:
+        return Html(f"<{name}>{join(children)}</{name}>")
+    written = "".join([f" {_key(key)}={quoted(str(value))}" for key, value in attributes.items() if value is not None])
     if name in _VOID:
         return Html(f"<{name}{written}/>")
     return Html(f"<{name}{written}>{join(children)}</{name}>")
@@ -100,19 +106,23 @@ def row(heads: Sequence[str], cells: Sequence[Child], *, number_of_head: int = 0
         number_of_head: Which of them names the row.
         attributes: Of the row itself.
     """
-    made: list[Child] = []
-    for number, (label, cell) in enumerate(zip(heads, cells, strict=True)):
-        begin, end = _cell(label, is_head=number == number_of_head)
-        made += [begin, cell, end]
-    return tag("tr", *made, role="row", **attributes)
+    made = [
+        frame % (cell if type(cell) is Html else escape(cell or ""))
+        for frame, cell in zip(_frames(tuple(heads), number_of_head), cells, strict=True)
+    ]
+    return tag("tr", Html("".join(made)), role="row", **attributes)
 
 
 @cache
-def _cell(label: str, *, is_head: bool) -> tuple[Html, Html]:
-    """Begin and end of a cell; there are many of them."""
-    kind = 'th scope="row" role="rowheader"' if is_head else 'td role="cell"'
-    named = f' data-label="{escape(label)}"' if label else ""
-    return Html(f"<{kind}{named}>"), Html("</th>" if is_head else "</td>")
+def _frames(heads: tuple[str, ...], number_of_head: int) -> list[str]:
+    """Begin and end of the cells of a row, with a place for what they hold; there are many rows of a kind."""
+    return [_frame(label, is_head=number == number_of_head) for number, label in enumerate(heads)]
+
+
+def _frame(label: str, *, is_head: bool) -> str:
+    kind, end = ('th scope="row" role="rowheader"', "th") if is_head else ('td role="cell"', "td")
+    named = f" data-label={quoted(label)}" if label else ""
+    return f"<{kind}{named}>".replace("%", "%%") + f"%s</{end}>"
 
 
 def journal_link(seq: int) -> Html:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from k2run.evidence.html.element import NOTHING, Child, Html, join, journal_link, row, table, tag
+from k2run.evidence.html.element import NOTHING, Child, Html, escape, join, journal_link, row, table, tag
 from k2run.evidence.html.summary import badge, bound_badge, join_note
 from k2run.evidence.wording import NOT_DONE, Standing, against, count, moment, points, span, standing
 from k2run.language.quantities import encode_quantity
@@ -66,13 +67,18 @@ def _step(heads: Sequence[str], step: StepView) -> Html:
 
 def _named(step: StepView) -> Html:
     """Name and action, and, folded away, what was asked and what came back."""
-    action = tag("code", step.action, class_="quiet") if step.action else NOTHING
     severity = step.finished.severity if step.finished is not None else "critical"
     weight = tag("span", f" {severity}", class_="quiet") if severity != "critical" else NOTHING
-    return join((tag("span", step.name), tag("br"), action, weight, _evidence(step)))
+    return Html(f"<span>{escape(step.name)}</span><br/>{_action(step.action)}{weight}{_evidence(step)}")
 
 
-def _evidence(step: StepView) -> Html:
+@cache
+def _action(name: str) -> Html:
+    return tag("code", name, class_="quiet") if name else NOTHING
+
+
+def _evidence(step: StepView) -> str:
+    """What went in and what came out; a page has thousands of these, so they are not made tag by tag."""
     started, finished = step.started, step.finished
     parts: list[tuple[str, Any]] = []
     if started is not None and started.args:
@@ -82,10 +88,10 @@ def _evidence(step: StepView) -> Html:
     if finished is not None and finished.figures:
         parts.append(("figures", finished.figures))
     if not parts:
-        return NOTHING
-    words = ", ".join(name for name, _ in parts)
-    blocks = [tag("div", tag("p", name, class_="quiet"), tag("pre", _json(value))) for name, value in parts]
-    return tag("details", tag("summary", words), *blocks)
+        return ""
+    words = ", ".join([name for name, _ in parts])
+    blocks = [f'<div><p class="quiet">{name}</p><pre>{escape(_json(value))}</pre></div>' for name, value in parts]
+    return f"<details><summary>{words}</summary>{''.join(blocks)}</details>"
 
 
 def _json(value: Any) -> str:
@@ -97,9 +103,11 @@ def _json(value: Any) -> str:
 
 def _measured(finished: StepFinished) -> Html:
     """The measured value, and under it why that was not enough."""
+    value = tag("span", finished.headline) if finished.headline else NOTHING
+    if not finished.message and not finished.hint and finished.attempts <= 1:
+        return value
     tries = f"{finished.attempts} attempts" if finished.attempts > 1 else ""
     notes = [note for note in (finished.message, f"Hint: {finished.hint}" if finished.hint else "", tries) if note]
-    value = tag("span", finished.headline) if finished.headline else NOTHING
     return join((value, *(tag("p", note, class_="note") for note in notes)))
 
 
@@ -261,7 +269,7 @@ def journal(view: RunView) -> Html:
 def _line(event: AnyEvent) -> Html:
     text = _encode(event).decode()
     shown = text if len(text) <= SHOWN_LINE else f"{text[:SHOWN_LINE]}…"
-    return tag("li", tag("code", shown), id=f"e{event.seq}")
+    return Html(f'<li id="e{event.seq}"><code>{escape(shown)}</code></li>')
 
 
 def cited(view: RunView) -> list[AnyEvent]:
