@@ -1,7 +1,8 @@
-"""httpx under the deadline of a step: every wait for an answer is short, and asks the deadline whether to go on.
+"""httpcore under the deadline of a step: every wait for an answer is short, and asks the deadline whether to go on.
 
-httpx bounds each read. A server that sends one byte a second could stretch a step all the same, and a request to stop
-would not be heard before the read is over; so the waiting is cut into slices one layer below.
+httpcore is the engine of httpx, which costs a tenth of a second more to import. It bounds each read. A server that sends
+one byte a second could stretch a step all the same, and a request to stop would not be heard before the read is over; so
+the waiting is cut into slices one layer below.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import httpcore
-import httpx
 
 from k2run.adapters._tls import Tls, trust
 
@@ -96,39 +96,31 @@ class _Backend(httpcore.SyncBackend):
         return _Stream(opened)
 
 
-class PatientTransport(httpx.HTTPTransport):
-    """An httpx transport with a pool of patient connections; no cookies, no credentials, no redirects of its own.
-
-    Args:
-        tls: How servers are trusted; None where only plain HTTP is spoken.
-    """
-
-    def __init__(self, tls: Tls | None) -> None:
-        context = trust(tls) if tls is not None else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        super().__init__(verify=context)
-        self._pool = httpcore.ConnectionPool(
-            ssl_context=context,
-            max_connections=CONNECTIONS,
-            max_keepalive_connections=CONNECTIONS,
-            keepalive_expiry=KEPT_FOR,
-            network_backend=_Backend(),
-        )
-
-
-def ask(request: httpx.Request, tls: Tls | None, deadline: Deadline) -> httpx.Response:
+def ask(request: httpcore.Request, tls: Tls | None, deadline: Deadline) -> httpcore.Response:
     """Send a request and read the head of its answer; the caller reads the body (in the same thread) and closes it.
 
+    Args:
+        request: What to ask.
+        tls: How the server is trusted; None for plain HTTP.
+        deadline: How long it may take.
+
     Raises:
-        httpx.HTTPError: Nobody answers, or what comes is no answer.
+        httpcore.NetworkError, httpcore.ProtocolError: Nobody answers, or what comes is no answer.
         Refused: The files of `tls` cannot be used.
         TimedOut: The deadline passed first.
         Interrupted: The run was asked to end.
     """
     _thread.deadline = deadline
-    return transport(tls).handle_request(request)
+    return pool(tls).handle_request(request)
 
 
 @cache
-def transport(tls: Tls | None) -> PatientTransport:
-    """The transport for such trust, one for all threads."""
-    return PatientTransport(tls)
+def pool(tls: Tls | None) -> httpcore.ConnectionPool:
+    """The connections for such trust, for all threads; no cookies, no credentials, no redirects of its own."""
+    return httpcore.ConnectionPool(
+        ssl_context=trust(tls) if tls is not None else None,
+        max_connections=CONNECTIONS,
+        max_keepalive_connections=CONNECTIONS,
+        keepalive_expiry=KEPT_FOR,
+        network_backend=_Backend(),
+    )

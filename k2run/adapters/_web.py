@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import ssl
 import time
+import zlib
 from base64 import b64encode
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, NamedTuple
-from urllib.parse import unquote, urlencode, urljoin, urlsplit, urlunsplit
+from urllib.parse import quote, unquote, urlencode, urljoin, urlsplit, urlunsplit
 
 from k2run.adapters._tls import TRUSTING_THE_SYSTEM, Tls
 from k2run.errors import Refused, TimedOut, Unreachable
@@ -16,13 +17,15 @@ from k2run.errors import Refused, TimedOut, Unreachable
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    import httpx
+    import httpcore
 
     from k2run.actions.deadline import Deadline
 
 IDEMPOTENT = frozenset({"GET", "HEAD", "PUT", "DELETE", "OPTIONS"})
 PAUSE_BEFORE_RETRY = 0.25
 """Seconds."""
+_AS_WRITTEN = "%/:=&?~#+!$,;'@()*[]{}|"
+"""What a URL keeps as it is; anything else beyond ASCII letters and digits is percent-encoded."""
 LARGEST_BODY = 64 * 2**20
 """Bytes of a (decoded) body; more is refused, so that a wrong URL cannot fill the memory."""
 _PASSING = frozenset({502, 503, 504})
@@ -160,25 +163,29 @@ def _follow(request: Request, deadline: Deadline) -> Answer:
 
 def _exchange(request: Request, method: str, url: str, headers: Mapping[str, str], deadline: Deadline) -> _Reply:
     """One request and its answer."""
-    import httpx
+    import httpcore
 
     from k2run.adapters._patience import ask
 
     content = request.content if method == request.method else b""
     framed = {"Accept": "*/*", "Accept-Encoding": "gzip"} | identified(url, headers)
+    if content:
+        framed["Content-Length"] = str(len(content))
     try:
-        _require_web(url)
-        asked = httpx.Request(method, _without_user(url), headers=framed, content=content or None)
-        answer = ask(asked, request.tls if asked.url.scheme == "https" else None, deadline)
+        asked = httpcore.Request(method, _encoded(url), headers=framed, content=content)
+        answer = ask(asked, request.tls if url.startswith("https:") else None, deadline)
         try:
-            return _Reply(answer.status_code, {k.lower(): v for k, v in answer.headers.items()}, _body(answer))
+            answered = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in answer.headers}
+            return _Reply(answer.status, answered, _body(answer, answered.get("content-encoding", "")))
         finally:
             answer.close()
-    except (httpx.RemoteProtocolError, httpx.DecodingError) as error:
+    except httpcore.ConnectionNotAvailable as error:
+        raise Unreachable(f"{request.address}: too many connections at once") from error
+    except (httpcore.RemoteProtocolError, zlib.error) as error:
         raise Unreachable(f"{request.address} broke off its answer: {error}") from error
-    except httpx.HTTPError as error:
+    except (httpcore.NetworkError, httpcore.TimeoutException) as error:
         raise _no_answer(request.address, error) from error
-    except (httpx.InvalidURL, ValueError) as error:
+    except (httpcore.UnsupportedProtocol, httpcore.LocalProtocolError, ValueError) as error:
         raise Refused(f"{request.address or 'the empty URL'} cannot be asked: {error}") from error
 
 
@@ -196,20 +203,29 @@ def _no_answer(address: str, error: Exception) -> Unreachable | Refused:
     return Unreachable(f"{address} does not answer: {said}", hint="is the service up, and its url right?")
 
 
-def _body(answer: httpx.Response) -> bytes:
+def _body(answer: httpcore.Response, encoding: str) -> bytes:
     """The whole body, decompressed."""
+    inflate = zlib.decompressobj(zlib.MAX_WBITS | 16) if encoding.lower() in {"gzip", "x-gzip"} else None  # 16: gzip
     body = bytearray()
-    for chunk in answer.iter_bytes():
-        body += chunk
+    for chunk in answer.iter_stream():
+        body += inflate.decompress(chunk, LARGEST_BODY + 1) if inflate else chunk
         if len(body) > LARGEST_BODY:
             raise ValueError(f"its answer is larger than {LARGEST_BODY >> 20} MiB")
     return bytes(body)
 
 
-def _require_web(url: str) -> None:
+def _encoded(url: str) -> str:
+    """The URL as it goes over the wire: without a user, and with what is not allowed in it percent-encoded.
+
+    Raises:
+        ValueError: It is no URL of the web.
+    """
     parts = urlsplit(url)
     if parts.scheme not in {"http", "https"} or not parts.hostname:
         raise ValueError("a URL begins with http:// or https:// and a host")
+    _ = parts.port  # raises when it is none
+    kept = parts._replace(netloc=parts.netloc.rpartition("@")[2], path=parts.path or "/", fragment="")
+    return quote(urlunsplit(kept), safe=_AS_WRITTEN)
 
 
 def _without_user(url: str) -> str:

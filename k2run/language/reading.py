@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 E = TypeVar("E", bound=StrEnum)
 
-MAX_WORKERS = 32
+MAX_WORKERS = 128
 """The most steps that run at once; `parallel: true` means this."""
 
 
