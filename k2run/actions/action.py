@@ -45,6 +45,19 @@ class Effect(StrEnum):
     BREAKS = "breaks"
 
 
+class Blast(StrEnum):
+    """How far a fault reaches at most, from the least to the most."""
+
+    SERVICE = "service"  # one service, or one connection, and whoever depends on it
+    DATA = "data"  # what the stack keeps: every service that reads it
+    HOST = "host"  # the machine, and all that runs on it
+
+    def reaches_past(self, most: Blast) -> bool:
+        """Whether this is more than `most`."""
+        order = list(Blast)
+        return order.index(self) > order.index(most)
+
+
 class Undo(Struct, frozen=True, kw_only=True):
     """How to put back what a fault is about to break, as data.
 
@@ -91,23 +104,30 @@ class Mark(Struct, frozen=True):
 
     name: str
     effect: Effect
+    blast: Blast | None = None
 
 
-def action(name: str, *, effect: Effect = Effect.OBSERVES) -> Callable[[F], F]:
+def action(name: str, *, effect: Effect = Effect.OBSERVES, blast: Blast | None = None) -> Callable[[F], F]:
     """Mark a function as an action; importing it changes nothing else.
 
     Args:
         name: `adapter.verb`, where the verb is the function's own name.
         effect: What it does to the stack; faults use `fault` instead.
+        blast: How far a fault reaches.
     """
 
     def mark(function: F) -> F:
-        function.__k2run__ = Mark(name, effect)  # type: ignore[attr-defined]
+        function.__k2run__ = Mark(name, effect, blast)  # type: ignore[attr-defined]
         return function
 
     return mark
 
 
-def fault(name: str) -> Callable[[F], F]:
-    """Mark a generator function as a fault: it yields its `Undo` before it strikes."""
-    return action(name, effect=Effect.BREAKS)
+def fault(name: str, *, blast: Blast = Blast.SERVICE) -> Callable[[F], F]:
+    """Mark a generator function as a fault: it yields its `Undo` before it strikes.
+
+    Args:
+        name: `adapter.verb`.
+        blast: How far it reaches; `--max-blast` limits what a run may do.
+    """
+    return action(name, effect=Effect.BREAKS, blast=blast)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import ModuleType
 
-    from k2run.actions.action import Effect, Mark
+    from k2run.actions.action import Blast, Effect, Mark
 
 ENTRY_POINTS = "k2run.adapters"
 
@@ -36,6 +36,7 @@ class Action:
         arguments: A struct of the step's own arguments; msgspec converts and checks with it.
         parameters: The function's parameter for each argument (`from` is `from_` in Python).
         result: The type of what it returns.
+        blast: How far a fault reaches; None for what is no fault.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Action:
     arguments: type[msgspec.Struct]
     parameters: dict[str, str]
     result: Any
+    blast: Blast | None = None
 
     @property
     def connections(self) -> tuple[type[Connection], ...]:
@@ -79,7 +81,9 @@ def describe(function: Callable[..., Any], mark: Mark) -> Action:
             (written, kind) if parameter.default is parameter.empty else (written, kind, _default(parameter.default))
         )
     arguments = msgspec.defstruct(mark.name, fields, frozen=True, kw_only=True, forbid_unknown_fields=True)
-    return Action(mark.name, function, mark.effect, given, arguments, parameters, _result(hints.get("return")))
+    return Action(
+        mark.name, function, mark.effect, given, arguments, parameters, _result(hints.get("return")), mark.blast
+    )
 
 
 def _default(value: Any) -> Any:

@@ -33,6 +33,7 @@ class Options(Struct, frozen=True, kw_only=True):
         skip_tags: No step with one of these tags.
         extra: Values given with `-e`.
         keep: Leave up what the run started.
+        max_blast: How far its faults may reach (`service`, `data`, `host`); no limit when empty.
         attended: Somebody is there to answer.
         inbox: They answer from another process, through the run's folder.
         by: Who asked for it, where that is known.
@@ -42,6 +43,7 @@ class Options(Struct, frozen=True, kw_only=True):
     skip_tags: frozenset[str] = frozenset()
     extra: dict[str, Any] = {}
     keep: bool = False
+    max_blast: str = ""
     attended: bool = False
     inbox: bool = False
     by: str = ""

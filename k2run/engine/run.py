@@ -15,6 +15,7 @@ import k2run
 from k2run.actions.action import Effect
 from k2run.actions.catalogue import Catalogue
 from k2run.actions.deadline import Deadline
+from k2run.engine.blast import check_blast
 from k2run.engine.caller import Caller, message_of
 from k2run.engine.events import Noted, RunFinished, RunResumed, RunStarted, StackChanged
 from k2run.engine.execution import Execution, Options
@@ -168,8 +169,9 @@ def check_allowed(request: Request) -> None:
     """Refuse faults and destructive actions on a protected stack.
 
     Raises:
-        Protected: The runbook breaks something and is not allowed to, by name.
+        Protected: The runbook breaks something and is not allowed to, by name, or reaches further than the run may.
     """
+    check_blast(request.runbook, request.catalogue, request.options.max_blast)
     if not request.stack.protected or request.runbook.name in request.stack.allow:
         return
     for step in all_steps(request.runbook):
