@@ -1,8 +1,8 @@
 """httpcore under the deadline of a step: every wait for an answer is short, and asks the deadline whether to go on.
 
-httpcore is the engine of httpx, which costs a tenth of a second more to import. It bounds each read. A server that sends
-one byte a second could stretch a step all the same, and a request to stop would not be heard before the read is over; so
-the waiting is cut into slices one layer below.
+httpcore is the engine of httpx, which costs a tenth of a second more to import. It bounds each read. A server that
+sends one byte a second could stretch a step all the same, and a request to stop would not be heard before the read is
+over; so the waiting is cut into slices one layer below.
 """
 
 from __future__ import annotations
