@@ -13,7 +13,7 @@ from k2run.errors import AuthorError, K2runError, RunbookInvalid
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-LOOSE = {"validate": "paths", "doc": "action"}
+LOOSE = {"validate": "paths", "lint": "paths", "doc": "action", "explain": "code"}
 """Tasks whose argument may be left out, or given several times, without its flag."""
 
 
@@ -155,15 +155,39 @@ def undo(c: Context, stack: str = "") -> None:
     positional=[],
     iterable=["paths"],
     auto_shortflags=False,
-    help={"paths": "runbooks, stack files or folders", "json": "problems as JSON"},
+    help={"paths": "runbooks, stack files or folders", "json": "problems as JSON", "sarif": "problems as SARIF 2.1.0"},
 )
-def validate(c: Context, paths: list[str], json: bool = False) -> None:
+def validate(c: Context, paths: list[str], json: bool = False, sarif: bool = False) -> None:
     """Check runbooks and stack files without running them: every problem, with its place."""
     with friendly():
         from k2run.faces.checking import check_files
 
-        problems = check_files(paths or ["runbooks"], json=json)
+        problems = check_files(paths or ["runbooks"], form=_form(json, sarif))
     _exit(2 if problems else 0)
+
+
+@task(
+    positional=[],
+    iterable=["paths"],
+    auto_shortflags=False,
+    help={"paths": "runbooks or folders", "json": "findings as JSON", "sarif": "findings as SARIF 2.1.0"},
+)
+def lint(c: Context, paths: list[str], json: bool = False, sarif: bool = False) -> None:
+    """Look at valid runbooks for danger and bad style."""
+    with friendly():
+        from k2run.faces.authoring.lint import lint_files
+
+        findings = lint_files(paths or ["runbooks"], form=_form(json, sarif))
+    _exit(1 if findings else 0)
+
+
+@task(positional=[], auto_shortflags=False, help={"code": "a code, such as K301; all of them when left out"})
+def explain(c: Context, code: str = "") -> None:
+    """Explain the code of a problem: why it is one, a wrong and a right example."""
+    with friendly():
+        from k2run.faces.authoring.explain import show_explanation
+
+        show_explanation(code)
 
 
 @task(auto_shortflags=False, help={"stack": "path or name of the stack", "timeout": "seconds it may take"})
@@ -229,6 +253,10 @@ def doc(c: Context, action: str = "") -> None:
         show_actions(action)
 
 
+def _form(json: bool, sarif: bool) -> Any:
+    return "sarif" if sarif else "json" if json else "text"
+
+
 def _names(text: str) -> frozenset[str]:
     return frozenset(name.strip() for name in text.split(",") if name.strip())
 
@@ -238,7 +266,7 @@ def _exit(code: int) -> None:
         raise Exit(code=code)
 
 
-TASKS = (run, validate, up, down, status, logs, resume, abort, undo, list_, doc)
+TASKS = (run, validate, lint, explain, up, down, status, logs, resume, abort, undo, list_, doc)
 
 
 def gather(tokens: list[str]) -> list[str]:

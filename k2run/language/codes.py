@@ -8,7 +8,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-_HEADING = re.compile(r"^## (K\d{3}) (.+)$", re.MULTILINE)
+_HEADING = re.compile(r"^## ([A-Z]\d{3}) (.+)$", re.MULTILINE)
 _EXAMPLE = re.compile(r"^```yaml (wrong|right)\n(.*?)^```\n", re.MULTILINE | re.DOTALL)
 
 
@@ -31,9 +31,13 @@ class Explanation(Struct, frozen=True):
 
 @cache
 def explanations() -> dict[str, Explanation]:
-    """Every code with its explanation, in order."""
-    text = Path(__file__).with_name("codes.md").read_text(encoding="utf-8")
-    _, *parts = _HEADING.split(text)
+    """Every code of a problem with its explanation, in order."""
+    return read_explanations(Path(__file__).with_name("codes.md"))
+
+
+def read_explanations(file: Path) -> dict[str, Explanation]:
+    """The explanations in a Markdown file, by their codes: a heading, a text, a wrong and a right example."""
+    _, *parts = _HEADING.split(file.read_text(encoding="utf-8"))
     return {
         code: _read(code, title, body) for code, title, body in zip(parts[::3], parts[1::3], parts[2::3], strict=True)
     }

@@ -1,0 +1,1 @@
+"""For those who write runbooks: lint, explanations, starting points, graphs, completion, imports."""
