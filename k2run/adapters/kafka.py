@@ -2,22 +2,40 @@
 
 from __future__ import annotations
 
-import os
-import re
 import time
-from itertools import islice
-from typing import Any, Literal
+from typing import Literal
 
 from k2run.actions.action import Effect, action
 from k2run.actions.deadline import Deadline
-from k2run.adapters._kafka import load, offsets, reading, trades
+from k2run.adapters._kafka import offsets
 from k2run.adapters._kafka import results as r
 from k2run.adapters._kafka.link import Kafka, Link, nearest
+from k2run.adapters._kafka.messages import consume, produce, round_trip, sample
+from k2run.adapters._kafka.topics import create_topic, delete_topic, describe_topic, topics
 from k2run.errors import AuthorError, Refused, Unknown, Unreachable
-from k2run.language.quantities import Duration, Rate
+from k2run.language.quantities import Duration
+
+__all__ = [
+    "cluster",
+    "configs",
+    "consume",
+    "create_topic",
+    "delete_topic",
+    "describe_group",
+    "describe_topic",
+    "groups",
+    "lag",
+    "probe",
+    "produce",
+    "rate",
+    "reset_offsets",
+    "round_trip",
+    "sample",
+    "topics",
+    "watermarks",
+]
 
 TWO_SECONDS = Duration(2)
-PROBE_TOPIC = "k2run.probe"
 
 
 @action("kafka.cluster")
@@ -48,98 +66,33 @@ def probe(kafka: Kafka, deadline: Deadline) -> r.Seen:
     return r.Seen(answered=True, brokers=len(found.brokers), elapsed_ms=found.elapsed_ms, source=found.source)
 
 
-@action("kafka.topics")
-def topics(kafka: Kafka, deadline: Deadline, internal: bool = False) -> r.Topics:
-    """The topics of the cluster with their number of partitions.
+@action("kafka.configs")
+def configs(kafka: Kafka, deadline: Deadline, broker: int | None = None, names: list[str] = []) -> r.Configs:
+    """The settings of a broker, as it runs with them; secrets are left out.
 
     Args:
-        internal: Also those whose name starts with two underscores.
+        broker: Its number; without it the first one.
+        names: Only these settings; one that the broker does not have is unknown.
     """
-    link = Link(kafka, deadline)
-    found = {n: count for n, count in sorted(offsets.topic_names(link).items()) if internal or not n.startswith("__")}
-    return r.Topics(topics=found, count=len(found), source=link.source)
-
-
-@action("kafka.describe_topic")
-def describe_topic(kafka: Kafka, deadline: Deadline, topic: str) -> r.Topic:
-    """One topic: partitions, replicas that are in sync, settings.
-
-    Args:
-        topic: Name of the topic.
-    """
-    from confluent_kafka import TopicCollection
     from confluent_kafka.admin import ConfigResource  # type: ignore[attr-defined]  # exported at run time
 
     link = Link(kafka, deadline)
-    offsets.partitions(link, topic)  # complains with the nearest name
-    described = link.ask(link.admin.describe_topics, TopicCollection([topic]))[topic]
-    found = link.answer(described, f"describe the topic {topic!r}")
-    resource = ConfigResource("topic", topic)
-    settings = link.answer(
-        link.ask(link.admin.describe_configs, [resource])[resource], f"read the settings of {topic!r}"
-    )
-    return r.Topic(
-        topic=topic,
-        topic_id=str(found.topic_id),
-        partitions=len(found.partitions),
-        replicas=min((len(partition.replicas) for partition in found.partitions), default=0),
-        under_replicated=sum(len(partition.isr) < len(partition.replicas) for partition in found.partitions),
-        leaderless=sum(partition.leader is None for partition in found.partitions),
-        settings={name: str(entry.value) for name, entry in sorted(settings.items()) if not entry.is_sensitive},
+    if broker is None:
+        nodes = link.answer(link.ask(link.admin.describe_cluster), "describe the cluster").nodes
+        broker = min(node.id for node in nodes)
+    resource = ConfigResource(ConfigResource.Type.BROKER, str(broker))
+    doing = f"read the settings of broker {broker}"
+    found = link.answer(link.ask(link.admin.describe_configs, [resource])[resource], doing)
+    shown = {name: entry for name, entry in sorted(found.items()) if not entry.is_sensitive}
+    for name in names:
+        if name not in shown:
+            raise Unknown(f"broker {broker} at {kafka.bootstrap} has no setting {name!r}", hint=nearest(name, shown))
+    return r.Configs(
+        broker=broker,
+        settings={name: str(entry.value) for name, entry in shown.items() if not names or name in names},
+        changed=[name for name, entry in shown.items() if not entry.is_default],
         source=link.source,
     )
-
-
-@action("kafka.create_topic", effect=Effect.CHANGES)
-def create_topic(
-    kafka: Kafka,
-    deadline: Deadline,
-    topic: str,
-    partitions: int = 1,
-    replicas: int = 1,
-    settings: dict[str, str | int | bool] = {},
-) -> r.TopicMade:
-    """Make a topic and wait until it can be used; one that is there with as many partitions is fine.
-
-    Args:
-        topic: Name of the topic.
-        partitions: How many.
-        replicas: Copies of each partition.
-        settings: The topic's configuration, such as `{retention.ms: 604800000}`.
-    """
-    from confluent_kafka.admin import NewTopic  # type: ignore[attr-defined]  # exported at run time
-
-    link = Link(kafka, deadline)
-    there = offsets.topic_names(link).get(topic)
-    if there is not None and there != partitions:
-        raise Refused(f"the topic {topic!r} is there already, with {there} partitions instead of {partitions}")
-    if there is None:
-        text = {name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in settings.items()}
-        made = link.ask(link.admin.create_topics, [NewTopic(topic, partitions, replicas, config=text)])
-        link.answer(made[topic], f"create the topic {topic!r}")
-        while offsets.topic_names(link).get(topic) != partitions:
-            deadline.sleep(0.05)
-    return r.TopicMade(topic=topic, partitions=partitions, created=there is None, source=link.source)
-
-
-@action("kafka.delete_topic", effect=Effect.DESTROYS)
-def delete_topic(kafka: Kafka, deadline: Deadline, topic: str, missing_ok: bool = False) -> r.TopicGone:
-    """Delete a topic with all its messages and wait until it is gone.
-
-    Args:
-        topic: Name of the topic.
-        missing_ok: Whether it is fine when there is none.
-    """
-    link = Link(kafka, deadline)
-    known = offsets.topic_names(link)
-    if topic not in known:
-        if missing_ok:
-            return r.TopicGone(topic=topic, deleted=False, source=link.source)
-        raise Unknown(f"there is no topic {topic!r} at {kafka.bootstrap}", hint=nearest(topic, known))
-    link.answer(link.ask(link.admin.delete_topics, [topic])[topic], f"delete the topic {topic!r}")
-    while topic in offsets.topic_names(link):
-        deadline.sleep(0.05)
-    return r.TopicGone(topic=topic, deleted=True, source=link.source)
 
 
 @action("kafka.watermarks")
@@ -251,117 +204,6 @@ def describe_group(kafka: Kafka, deadline: Deadline, group: str) -> r.Group:
             for member in found.members
         ],
         assignor=found.partition_assignor,
-        source=link.source,
-    )
-
-
-@action("kafka.produce", effect=Effect.CHANGES)
-def produce(
-    kafka: Kafka,
-    deadline: Deadline,
-    topic: str,
-    count: int = 1,
-    template: Literal["", "trade"] = "",
-    values: list[Any] = [],
-    keys: list[str] = [],
-    symbols: list[str] = trades.SYMBOLS,
-    rate: Rate | None = None,
-    seed: int = 1,
-    tag: str = "",
-    allow_failed: bool = False,
-) -> r.Produced:
-    """Write messages to a topic and wait until each is acknowledged by all replicas.
-
-    Args:
-        topic: Name of the topic; it must be there.
-        count: Number of messages.
-        template: `trade` makes up K2 trades as JSON, each with a message_id of its own, keyed by symbol.
-        values: Instead of a template: the values, over and over; what is not text is written as JSON.
-        keys: The keys, over and over, for `values`; without any the broker's client spreads the messages.
-        symbols: With `template: trade`: the currency pairs, of which the first trades most.
-        rate: Messages a second, such as `500/s`; without it as fast as it goes.
-        seed: With `template: trade`: the same seed gives the same market (but new ids).
-        tag: With `template: trade`: goes into every trade_id, so that exactly these trades can be counted later.
-        allow_failed: Whether messages that are not acknowledged are only counted, not a failure of the step.
-    """
-    if bool(template) == bool(values) or count < 1 or not symbols:
-        raise AuthorError("kafka.produce needs a count above 0, and either `template: trade` or a list of `values`")
-    link = Link(kafka, deadline)
-    offsets.partitions(link, topic)  # a mistyped name must not become a new topic
-    prefix = f"K2RUN-{re.sub(r'[^A-Za-z0-9.-]', '-', tag) or 'load'}-{os.urandom(3).hex()}-" if template else ""
-    messages = trades.trades(prefix, seed, symbols) if template else load.given(values, keys)
-    started = time.monotonic()
-    receipts = load.send(link, topic, islice(messages, count), rate or 0)
-    seconds = time.monotonic() - started
-    if not allow_failed:
-        load.settled(link, topic, receipts)
-    return r.Produced(
-        topic=topic,
-        count=count,
-        acked=receipts.acked,
-        failed=receipts.failed,
-        seconds=seconds,
-        per_s=receipts.acked / seconds,
-        bytes=receipts.bytes,
-        trade_id_prefix=prefix,
-        first_offsets=receipts.first,
-        last_offsets=receipts.last,
-        source=link.source,
-    )
-
-
-@action("kafka.sample")
-def sample(
-    kafka: Kafka, deadline: Deadline, topic: str, count: int = 5, end: Literal["newest", "oldest"] = "newest"
-) -> r.Sample:
-    """Read some messages of a topic without joining a group; a topic without messages is unknown.
-
-    Args:
-        topic: Name of the topic.
-        count: How many at most.
-        end: Which end of the topic to read.
-    """
-    link = Link(kafka, deadline)
-    spans = offsets.spans(link, topic)
-    read = reading.newest if end == "newest" else reading.oldest
-    found = read(link, topic, spans, count)
-    if not found:
-        raise Unknown(f"the topic {topic!r} at {kafka.bootstrap} holds no messages")
-    at = reading.written_s(found[0])
-    return r.Sample(
-        topic=topic,
-        messages=[reading.shown(raw) for raw in found],
-        count=len(found),
-        newest_age_s=time.time() - at if at else None,
-        source=link.source,
-    )
-
-
-@action("kafka.round_trip", effect=Effect.CHANGES)
-def round_trip(kafka: Kafka, deadline: Deadline, topic: str = PROBE_TOPIC) -> r.RoundTrip:
-    """Write one message and read it back: proof that the cluster works, not only listens.
-
-    Args:
-        topic: Where to; made when it is not there. Not one that somebody reads: the message is not a trade.
-    """
-    link = Link(kafka, deadline)
-    if topic not in offsets.topic_names(link):
-        create_topic(kafka, deadline, topic)
-    token = os.urandom(12).hex()
-    started = time.perf_counter()
-    receipts = load.send(link, topic, [(None, token.encode())], settings=load.PROBE)
-    written = time.perf_counter()
-    load.settled(link, topic, receipts)
-    ((number, offset),) = receipts.last.items()
-    raw = reading.one(link, topic, number, offset)
-    read = time.perf_counter()
-    if raw.value() != token.encode():
-        raise Refused(f"the message at offset {offset} of {topic!r} at {kafka.bootstrap} is not the one just written")
-    return r.RoundTrip(
-        topic=topic,
-        write_ms=(written - started) * 1000,
-        read_ms=(read - written) * 1000,
-        total_ms=(read - started) * 1000,
         source=link.source,
     )
 

@@ -49,7 +49,7 @@ def produce(kafka: Kafka, topic: str, count: int, **arguments):
 
 def test_every_kafka_action_describes_itself_and_each_of_its_arguments():
     found = [action for action in Catalogue().all() if action.name.startswith("kafka.")]
-    assert len(found) == 14
+    assert len(found) == 17
     for action in found:
         assert action.connections == (Kafka,)
         assert action.summary.endswith((".", "unknown.", ":")), action.name

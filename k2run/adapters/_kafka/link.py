@@ -6,9 +6,12 @@ import contextlib
 import logging
 import socket
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from k2run.actions.connection import Connection
+from msgspec import structs
+
+from k2run.actions.connection import Connection, Site
+from k2run.adapters._registry.client import SchemaRegistry
 from k2run.errors import Refused, Unknown, Unreachable
 
 if TYPE_CHECKING:
@@ -42,10 +45,20 @@ class Kafka(Connection, frozen=True, kw_only=True, key="kafka"):
     Attributes:
         bootstrap: `host:port`, or several with commas between.
         config: Further settings of librdkafka, as they are: TLS (`security.protocol`, `ssl.ca.location`), SASL, ….
+        registry: The schema registry of its messages; without it the one of the stack, where it has one.
     """
 
     bootstrap: str
     config: dict[str, Setting] = {}
+    registry: SchemaRegistry | None = None
+
+    @classmethod
+    def of(cls, site: Site) -> Self:
+        """This cluster as the stack describes it, with the stack's schema registry."""
+        kafka = super().of(site)
+        if kafka.registry is not None or site.settings(SchemaRegistry.key) is None:
+            return kafka
+        return structs.replace(kafka, registry=SchemaRegistry.of(site))
 
 
 class Link:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import time
 from itertools import count, cycle, islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from k2run.errors import ActionError, Refused, TimedOut, Unreachable
 
@@ -160,8 +159,7 @@ def settled(link: Link, topic: str, receipts: Receipts) -> None:
     )
 
 
-def given(values: list[Any], keys: list[str]) -> Iterator[tuple[bytes | None, bytes]]:
-    """The given values over and over, each with the next of the keys; what is not text is written as JSON."""
-    encoded = [value.encode() if isinstance(value, str) else json.dumps(value).encode() for value in values]
+def given(values: list[bytes], keys: list[str]) -> Iterator[tuple[bytes | None, bytes]]:
+    """The given values over and over, each with the next of the keys."""
     named = [key.encode() for key in keys]
-    return zip(cycle(named) if named else cycle([None]), cycle(encoded), strict=False)
+    return zip(cycle(named) if named else cycle([None]), cycle(values), strict=False)

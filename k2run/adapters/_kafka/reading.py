@@ -11,17 +11,16 @@ from typing import TYPE_CHECKING, Any
 from k2run.adapters._kafka.link import ANSWER_S
 from k2run.adapters._kafka.offsets import UNCOMMITTED
 from k2run.adapters._kafka.results import Message
+from k2run.adapters._registry.avro import framed_id
 from k2run.errors import Unreachable
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from confluent_kafka import Message as Raw
 
     from k2run.adapters._kafka.link import Link, Setting
     from k2run.adapters._kafka.offsets import Span
-
-FRAME = 5  # bytes: a zero and the schema's id
 
 
 def newest(link: Link, topic: str, spans: Mapping[int, Span], count: int) -> list[Raw]:
@@ -61,6 +60,21 @@ def one(link: Link, topic: str, number: int, offset: int) -> Raw:
     return raw
 
 
+def arriving(link: Link, topic: str, spans: Mapping[int, Span], end: float) -> Iterator[Raw]:
+    """Messages past the end of each span, as they come, until `end` (by the monotonic clock)."""
+    from confluent_kafka import TopicPartition
+
+    with link.consumer({"fetch.wait.max.ms": 50, **UNCOMMITTED}) as consumer, link.judged(f"read {topic!r}"):
+        consumer.assign([TopicPartition(topic, number, span.high) for number, span in spans.items()])
+        while (left := end - time.monotonic()) > 0:
+            raw = consumer.poll(link.deadline.at_most(min(0.2, left)))
+            if raw is None:
+                continue
+            if (error := raw.error()) is not None:
+                raise link.judge(error, f"read {topic!r}")
+            yield raw
+
+
 def _read(link: Link, topic: str, starts: Mapping[int, int], spans: Mapping[int, Span]) -> list[Raw]:
     """Every message from `starts` up to the end of each span; offsets that compaction removed are passed over."""
     from confluent_kafka import KafkaError, TopicPartition
@@ -89,7 +103,6 @@ def _read(link: Link, topic: str, starts: Mapping[int, int], spans: Mapping[int,
 def shown(raw: Raw) -> Message:
     """A message as a result shows it."""
     key, value = raw.key(), raw.value()
-    framed = isinstance(value, bytes) and len(value) > FRAME and value[0] == 0
     at = written_s(raw)
     return Message(
         partition=raw.partition() or 0,
@@ -97,7 +110,7 @@ def shown(raw: Raw) -> Message:
         time=datetime.fromtimestamp(at, UTC).isoformat() if at else "",
         key=key.decode(errors="replace") if isinstance(key, bytes) else key,
         value=_readable(value),
-        schema_id=int.from_bytes(value[1:FRAME], "big") if framed and isinstance(value, bytes) else None,
+        schema_id=framed_id(value) if isinstance(value, bytes) else None,
     )
 
 

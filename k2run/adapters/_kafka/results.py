@@ -219,6 +219,23 @@ class Group(Result, frozen=True, kw_only=True):
         return f"{self.state}, {_counted(len(self.members), 'member')}"
 
 
+class Configs(Result, frozen=True, kw_only=True):
+    """The settings of a broker.
+
+    Attributes:
+        settings: Value by name, as text.
+        changed: Names of settings that differ from Kafka's defaults.
+    """
+
+    broker: int
+    settings: dict[str, str]
+    changed: list[str]
+
+    def headline(self) -> str:
+        """Such as `broker 1: 212 settings, 9 changed`."""
+        return f"broker {self.broker}: {len(self.settings)} settings, {len(self.changed)} changed"
+
+
 class Produced(Result, frozen=True, kw_only=True):
     """What was written.
 
@@ -256,7 +273,7 @@ class Message(Struct, frozen=True, kw_only=True):
     Attributes:
         time: When it was written, ISO 8601 in UTC; empty when the broker does not know.
         key: As text.
-        value: The JSON document, or text, or hexadecimal digits of what is neither.
+        value: The JSON document or decoded record, or text, or hexadecimal digits of what is neither.
         schema_id: Of a value in the schema registry's framing (Avro, Protobuf); otherwise None.
     """
 

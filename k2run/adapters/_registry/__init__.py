@@ -1,0 +1,1 @@
+"""What the schema registry's actions and those of Kafka share: how it is asked, and Avro in its framing."""
