@@ -92,8 +92,9 @@ class _Backend(httpcore.SyncBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.NetworkStream:
-        opened = super().connect_tcp(host, port, _thread.rest(), local_address, socket_options)
-        return _Stream(opened)
+        # As bytes: the standard library loads its tables for international names for any host given as text.
+        name: Any = host.encode() if host.isascii() else host
+        return _Stream(super().connect_tcp(name, port, _thread.rest(), local_address, socket_options))
 
 
 def ask(request: httpcore.Request, tls: Tls | None, deadline: Deadline) -> httpcore.Response:
