@@ -141,6 +141,26 @@ def abort(c: Context, run_id: str = "last") -> None:
         print(f"{folder.name} was asked to end; it undoes its faults first")
 
 
+@task(
+    auto_shortflags=False,
+    iterable=["allow"],
+    help={
+        "host": "address to listen on; beyond this machine, looking needs a token too",
+        "port": "port to listen on",
+        "allow": "a further name by which the server is called; may be given several times",
+        "private": "looking needs a token too",
+    },
+)
+def serve(
+    c: Context, host: str = "127.0.0.1", port: int = 8642, allow: list[str] | None = None, private: bool = False
+) -> None:
+    """Serve the web page: start runs, follow them live, answer, abort, read reports."""
+    with friendly():
+        from k2run.faces.web.serve import serve as serve_page
+
+        serve_page(host, port, allow=allow or [], private=private)
+
+
 @task(auto_shortflags=False, help={"stack": "only this stack"})
 def undo(c: Context, stack: str = "") -> None:
     """Put back what dead runs left broken."""
@@ -257,6 +277,36 @@ def _form(json: bool, sarif: bool) -> Any:
     return "sarif" if sarif else "json" if json else "text"
 
 
+@task(
+    positional=[],
+    iterable=["runbook"],
+    auto_shortflags=False,
+    help={
+        "runbook": "runbook or folder to look after; may be given several times (all of runbooks/ by default)",
+        "list": "show the next ten starts and the last ten, and end",
+        "json": "the list as JSON",
+        "calendar": "calendar file with the events (calendar.yaml by default)",
+        "patience": "how long runs may still take after SIGTERM before they are asked to undo and end",
+    },
+)
+def schedule(
+    c: Context,
+    runbook: list[str],
+    list: bool = False,  # noqa: A002 - the option is called so
+    json: bool = False,
+    calendar: str = "",
+    patience: str = "60s",
+) -> None:
+    """Start runbooks when their `schedule` says so."""
+    with friendly():
+        from k2run.faces.schedule.opening import keep_schedule, list_schedule
+
+        if list or json:
+            list_schedule(runbook, calendar=calendar, json=json)
+        else:
+            keep_schedule(runbook, calendar=calendar, patience=patience)
+
+
 def _names(text: str) -> frozenset[str]:
     return frozenset(name.strip() for name in text.split(",") if name.strip())
 
@@ -266,7 +316,7 @@ def _exit(code: int) -> None:
         raise Exit(code=code)
 
 
-TASKS = (run, validate, lint, explain, up, down, status, logs, resume, abort, undo, list_, doc)
+TASKS = (run, validate, lint, explain, up, down, status, logs, resume, abort, undo, serve, list_, doc, schedule)
 
 
 def gather(tokens: list[str]) -> list[str]:

@@ -41,13 +41,14 @@ class StopRequest:
         run: Set by the first signal: the sections end.
         cleanup: Set by the third signal: `always` steps and undos end too.
         name: The first signal's name.
+        count: Signals so far.
     """
 
     def __init__(self) -> None:
         self.run = threading.Event()
         self.cleanup = threading.Event()
         self.name = ""
-        self._count = 0
+        self.count = 0
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
@@ -60,8 +61,8 @@ class StopRequest:
             signal.signal(number, handler)
 
     def _hear(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - the form of a signal handler
-        self._count += 1
+        self.count += 1
         self.name = self.name or signal.Signals(number).name
         self.run.set()
-        if self._count >= PATIENCE:
+        if self.count >= PATIENCE:
             self.cleanup.set()

@@ -1,0 +1,199 @@
+"""What became of every due time: one record each, taken by exactly one scheduler."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import TYPE_CHECKING, Protocol
+
+import msgspec
+from msgspec import Struct
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+LEASE = timedelta(minutes=2)
+"""A record that its scheduler has not touched for this long has lost it."""
+KEPT = 2000
+"""Records of an entry that are kept."""
+_NAME = "%Y%m%dT%H%M%S.%fZ"
+
+
+class State(StrEnum):
+    """How far a due time has come."""
+
+    WAITING = "waiting"  # until the stack is free
+    STARTED = "started"
+    FINISHED = "finished"
+    SKIPPED = "skipped"  # on purpose: quiet hours, the stack was held
+    MISSED = "missed"  # nobody was there, or it was overtaken
+
+
+OPEN = frozenset({State.WAITING, State.STARTED})
+
+
+class Record(Struct, frozen=True, kw_only=True):
+    """A due time and what became of it.
+
+    Attributes:
+        owner: The scheduler that has it.
+        touched: When its owner last wrote it.
+        first: The earliest of several missed due times that one record stands for; `due` is the latest of them.
+        why: Why it was skipped or missed, or how the run ended.
+        late_s: Seconds from the due time to the start of the run.
+    """
+
+    entry: str
+    name: str
+    stack: str
+    due: datetime
+    state: State
+    owner: str
+    touched: datetime
+    first: datetime | None = None
+    count: int = 1
+    run: str = ""
+    why: str = ""
+    late_s: float | None = None
+    exit_code: int | None = None
+
+
+class Ledger(Protocol):
+    """Where records are kept; several schedulers may share it."""
+
+    def since(self, entry: str, now: datetime) -> datetime:
+        """When an entry was first seen: due times before that are nobody's."""
+        ...
+
+    def take(self, record: Record) -> bool:
+        """Keep the first record of a due time; False when there is one already."""
+        ...
+
+    def replace(self, old: Record, new: Record) -> bool:
+        """Put a record in the place of another; False when that is no longer there."""
+        ...
+
+    def newest(self, entry: str) -> Record | None:
+        """The record of the latest due time."""
+        ...
+
+    def open(self, entry: str) -> list[Record]:
+        """The records that are not closed yet, by due time."""
+        ...
+
+    def records(self, entry: str) -> list[Record]:
+        """The records of an entry that are kept, by due time."""
+        ...
+
+    def hold(self, stack: str) -> Callable[[], None] | None:
+        """Hold a stack against schedulers of other machines.
+
+        Returns:
+            What lets it go again; None when another machine holds it.
+        """
+        ...
+
+
+class FileLedger:
+    """Records as files of one k2run home, for any number of schedulers on this machine.
+
+    Args:
+        folder: The folder; made when missing.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._closed: dict[Path, Record] = {}
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def since(self, entry: str, now: datetime) -> datetime:
+        """When an entry was first seen."""
+        path = self.folder / entry / "since"
+        path.parent.mkdir(exist_ok=True)
+        _create(path, now.isoformat().encode())
+        return datetime.fromisoformat(path.read_text())
+
+    def take(self, record: Record) -> bool:
+        """Keep the first record of a due time."""
+        return _create(self._path(record), msgspec.json.encode(record))
+
+    def replace(self, old: Record, new: Record) -> bool:
+        """Put a record in the place of another."""
+        path = self._path(old)
+        with self._alone():
+            if _read(path) != old:
+                return False
+            draft = path.with_name(f".{path.name}.{os.getpid()}")
+            draft.write_bytes(msgspec.json.encode(new))
+            draft.replace(path)
+        return True
+
+    def newest(self, entry: str) -> Record | None:
+        """The record of the latest due time."""
+        return next(filter(None, map(self._read, reversed(self._paths(entry)))), None)
+
+    def open(self, entry: str) -> list[Record]:
+        """The records that are not closed yet, by due time."""
+        return [record for record in self.records(entry) if record.state in OPEN]
+
+    def records(self, entry: str) -> list[Record]:
+        """The records of an entry that are kept, by due time."""
+        return [record for path in self._paths(entry) if (record := self._read(path)) is not None]
+
+    def _paths(self, entry: str) -> list[Path]:
+        paths = sorted((self.folder / entry).glob("[0-9]*.json"))
+        for path in paths[:-KEPT]:
+            path.unlink(missing_ok=True)
+            self._closed.pop(path, None)
+        return paths[-KEPT:]
+
+    def _read(self, path: Path) -> Record | None:
+        """A record; one that is closed does not change any more and is read once."""
+        found = self._closed.get(path) or _read(path)
+        if found is not None and found.state not in OPEN:
+            self._closed[path] = found
+        return found
+
+    def entries(self) -> list[str]:
+        """Every entry that has been seen."""
+        return sorted(path.parent.name for path in self.folder.glob("*/since"))
+
+    def hold(self, stack: str) -> Callable[[], None] | None:  # noqa: ARG002 - on one machine the run's own lock is enough
+        """Nothing more than the lock of the run itself is needed."""
+        return lambda: None
+
+    def _path(self, record: Record) -> Path:
+        return self.folder / record.entry / f"{record.due.strftime(_NAME)}.json"
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        file = os.open(self.folder / "lock", os.O_CREAT | os.O_RDWR, 0o644)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(file)
+
+
+def _create(path: Path, content: bytes) -> bool:
+    """Make a file with its whole content at once, unless there is one."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}.{id(content)}")
+    draft.write_bytes(content)
+    try:
+        os.link(draft, path)
+    except FileExistsError:
+        return False
+    finally:
+        draft.unlink()
+    return True
+
+
+def _read(path: Path) -> Record | None:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Record)
+    except (OSError, msgspec.DecodeError):
+        return None
