@@ -34,12 +34,6 @@ def report_html(view: RunView) -> str:
     """The report of a run, finished or broken off."""
     made = {name: part for name, part in ((name, make(view)) for name, make in _PARTS.items()) if part}
     links = [tag("a", name, href=f"#{_ANCHORS.get(name, name.lower())}") for name in made]
-    body = tag(
-        "body",
-        header(view),
-        tag("main", verdict_box(view), tag("nav", *links, aria_label="On this page"), *made.values()),
-        tag("footer", _foot(view)),
-    )
     head = tag(
         "head",
         tag("meta", charset="utf-8"),
@@ -48,7 +42,13 @@ def report_html(view: RunView) -> str:
         tag("title", _title(view)),
         tag("style", Html(STYLE.read_text())),
     )
-    return f"<!doctype html>\n{tag('html', head, body, lang='en')}\n"
+    whole = (
+        f'<!doctype html>\n<html lang="en">{head}<body>{header(view)}<main>{verdict_box(view)}',
+        tag("nav", *links, aria_label="On this page"),
+        *made.values(),  # put together once: copying a large page at every level costs more than making it
+        f"</main>{tag('footer', _foot(view))}</body></html>\n",
+    )
+    return "".join(whole)
 
 
 def _title(view: RunView) -> str:
