@@ -210,6 +210,25 @@ def explain(c: Context, code: str = "") -> None:
         show_explanation(code)
 
 
+@task(
+    positional=["kind", "name"],
+    auto_shortflags=False,
+    help={
+        "kind": "readiness, benchmark, scenario, recovery or rehearsal",
+        "name": "name of the runbook, in small letters and dashes",
+        "folder": "where to put it",
+    },
+)
+def new(c: Context, kind: str, name: str, folder: str = "runbooks") -> None:
+    """Write a commented starting point for a runbook: valid, and ready to run."""
+    with friendly():
+        from pathlib import Path
+
+        from k2run.faces.authoring.new import write_new
+
+        print(write_new(kind, name, folder=Path(folder)))
+
+
 @task(auto_shortflags=False, help={"stack": "path or name of the stack", "timeout": "seconds it may take"})
 def up(c: Context, stack: str = "sandbox", timeout: int = 60) -> None:
     """Start the services of a stack and wait until they do their work."""
@@ -316,7 +335,7 @@ def _exit(code: int) -> None:
         raise Exit(code=code)
 
 
-TASKS = (run, validate, lint, explain, up, down, status, logs, resume, abort, undo, serve, list_, doc, schedule)
+TASKS = (run, validate, lint, explain, new, up, down, status, logs, resume, abort, undo, serve, list_, doc, schedule)
 
 
 def gather(tokens: list[str]) -> list[str]:
