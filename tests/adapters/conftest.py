@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import os
 import shutil
 import socket
 import subprocess
+import tempfile
 import textwrap
 import threading
 import time
 import uuid
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 import pytest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from k2run.stack.services import Services
 
@@ -241,3 +243,53 @@ class Warehouse:
 @pytest.fixture
 def warehouse(tmp_path: Path) -> Warehouse:
     return Warehouse(tmp_path / "warehouse")
+
+
+class PostgresServer:
+    """A real PostgreSQL server on a free port, made for the tests; it runs as the user postgres where we are root."""
+
+    def __init__(self, folder: Path, programs: Path) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port: int = free.getsockname()[1]
+        self.data = folder / "data"
+        self._programs = programs
+        self._as_user = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
+        if self._as_user:
+            shutil.chown(folder, "postgres")
+        password = folder / "password"
+        password.write_text("iceberg")
+        self._run("initdb", "-D", self.data, "-U", "iceberg", f"--pwfile={password}", "-A", "scram-sha-256", "-N")
+        options = f"-p {self.port} -c listen_addresses=127.0.0.1 -c unix_socket_directories= -c fsync=off"
+        self._run("pg_ctl", "-D", self.data, "-w", "-l", folder / "log", "-o", options, "start")
+
+    def _run(self, program: str, *arguments: str | Path) -> None:
+        command = [*self._as_user, str(self._programs / program), *map(str, arguments)]
+        subprocess.run(command, check=True, capture_output=True, cwd="/", timeout=60)
+
+    def uri(self, database: str, **options: str) -> str:
+        settings = "&".join(f"{name}={value}" for name, value in options.items())
+        return f"postgresql://iceberg:iceberg@127.0.0.1:{self.port}/{database}?{settings}"
+
+    def stop(self) -> None:
+        self._run("pg_ctl", "-D", self.data, "-m", "immediate", "stop")
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """A PostgreSQL server with an empty database `tested`, for all tests of a worker."""
+    import psycopg
+
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    program = str(found[-1]) if found else shutil.which("initdb")
+    if program is None:
+        pytest.skip("the PostgreSQL server is not installed (Debian: postgresql)")
+    # Not below pytest's own folders: those are closed to the user postgres.
+    with tempfile.TemporaryDirectory(prefix="k2run-postgres-") as folder:
+        Path(folder).chmod(0o755)
+        server = PostgresServer(Path(folder), Path(program).parent)
+        try:
+            with psycopg.connect(server.uri("postgres"), autocommit=True) as session:
+                session.execute("CREATE DATABASE tested")
+            yield server
+        finally:
+            server.stop()
