@@ -16,8 +16,15 @@ from k2run.language.quantities import Duration, Rate
 
 
 def generators():
-    """Worker processes, without multiprocessing's resource tracker."""
-    return [child for child in psutil.Process(os.getpid()).children() if "spawn_main" in " ".join(child.cmdline())]
+    """Worker processes that live, without multiprocessing's resource tracker."""
+    return [child for child in psutil.Process(os.getpid()).children() if is_generator(child)]
+
+
+def is_generator(child):
+    try:
+        return "spawn_main" in " ".join(child.cmdline())
+    except psutil.Error:  # it has ended in the meantime
+        return False
 
 
 def test_shares_add_up_to_the_whole():
