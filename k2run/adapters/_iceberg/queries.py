@@ -9,8 +9,8 @@ import threading
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from k2run.adapters._values import plain
 from k2run.adapters._iceberg.views import quoted, view
+from k2run.adapters._values import plain
 from k2run.errors import ActionError, K2runError, Refused
 
 if TYPE_CHECKING:
