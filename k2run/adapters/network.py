@@ -1,0 +1,243 @@
+"""The network between services, as a proxy shows it: cut it, slow it down, narrow it, lose some of what it carries.
+
+Works with Toxiproxy, and with the small proxy of the sandbox, which speaks the same interface.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+from urllib.parse import quote
+
+from msgspec import Struct
+
+from k2run.actions.action import Effect, Result, Striking, Undo, action, fault
+from k2run.actions.connection import Connection
+from k2run.actions.deadline import Deadline
+from k2run.adapters._api import Api
+from k2run.errors import NotApplicable, Refused
+from k2run.language.quantities import Duration, Rate
+
+NO_TIME = Duration(0)
+_ALL = "all"
+_REFUSING = "refused"
+_MS = 1000.0
+_ABSENT = 404
+
+Way = Literal["both", "upstream", "downstream"]
+
+
+class Network(Connection, frozen=True, kw_only=True, key="network"):
+    """The proxy that links go through.
+
+    Attributes:
+        url: Of its HTTP interface, such as `http://127.0.0.1:8474`.
+    """
+
+    url: str
+
+    def ask(self, deadline: Deadline, method: str, path: str, sent: Any = None) -> Any:
+        """What the proxy answers; None when there is no such thing.
+
+        Raises:
+            Unreachable: It does not answer.
+            Refused: It says no.
+        """
+        api = Api("the proxy", self.url, "connections.network", {})
+        answer = api.ask(deadline, path, method=method, sent=sent)
+        if answer.status == _ABSENT:
+            return None
+        if answer.status >= 300:  # noqa: PLR2004 - everything but OK
+            raise api.refusal(answer, f"{method} {path}")
+        return api.read(answer, Any) if answer.content else {}
+
+
+class Wrong(Struct, frozen=True, kw_only=True):
+    """One thing that is wrong with a link."""
+
+    name: str
+    type: str
+    stream: str = ""
+    attributes: dict[str, float] = {}
+
+
+class Line(Result, frozen=True, kw_only=True):
+    """A link as it is now.
+
+    Attributes:
+        listen: Where the proxy takes connections.
+        upstream: Where it leads them to.
+        open: Whether it takes connections.
+        wrong: What is wrong with it.
+    """
+
+    link: str
+    listen: str
+    upstream: str
+    open: bool
+    wrong: list[Wrong] = []
+
+    def headline(self) -> str:
+        """Such as `consumer → 127.0.0.1:19092: latency 200`."""
+        said = ", ".join(f"{one.type} {next(iter(one.attributes.values()), 0):g}" for one in self.wrong)
+        return f"{self.link} → {self.upstream}: {'' if self.open else 'closed '}{said or ('open' if self.open else '')}"
+
+
+class Lines(Result, frozen=True, kw_only=True):
+    """All links of the proxy."""
+
+    count: int
+    troubled: list[str]
+    links: list[Line]
+
+    def headline(self) -> str:
+        """Such as `2 links, none in trouble`."""
+        return f"{self.count} links, {', '.join(self.troubled) or 'none'} in trouble"
+
+
+@action("network.links")
+def links(network: Network, deadline: Deadline) -> Lines:
+    """The links between services that can be broken, and what is wrong with each."""
+    found = [_line(network, entry) for entry in network.ask(deadline, "GET", "/proxies").values()]
+    troubled = [line.link for line in found if line.wrong or not line.open]
+    return Lines(count=len(found), troubled=troubled, links=found, source=network.url)
+
+
+@fault("network.cut")
+def cut(
+    network: Network, deadline: Deadline, link: str, how: Literal["silent", "refused"] = "silent"
+) -> Striking[Line]:
+    """Cut a link. Undone by mending it.
+
+    Blast radius: the service that uses the link, and who depends on it.
+
+    Args:
+        link: Name of the link.
+        how: `silent`: nothing goes through and nobody is told, as a broken cable; `refused`: connections end at once.
+    """
+    _known(network, deadline, link)
+    if how == "silent":
+        yield from _poison(network, deadline, link, "timeout", {"timeout": 0.0})
+    else:
+        yield Undo(action="network.mend", args={"link": link, "what": _REFUSING}, says=f"open the link {link}")
+        network.ask(deadline, "POST", _path(link), {"enabled": False})
+    return _known(network, deadline, link)
+
+
+@fault("network.delay")
+def delay(
+    network: Network,
+    deadline: Deadline,
+    link: str,
+    latency: Duration,
+    jitter: Duration = NO_TIME,
+    way: Way = "both",
+) -> Striking[Line]:
+    """Let everything on a link arrive later. Undone by mending it.
+
+    Blast radius: the service that uses the link, and who depends on it.
+
+    Args:
+        link: Name of the link.
+        latency: How much later, in each direction.
+        jitter: How far a single delay may lie from that.
+        way: Which direction: to the far side (`upstream`), from it (`downstream`), or both.
+    """
+    _known(network, deadline, link)
+    yield from _poison(network, deadline, link, "latency", {"latency": latency * _MS, "jitter": jitter * _MS}, way)
+    return _known(network, deadline, link)
+
+
+@fault("network.lose")
+def lose(network: Network, deadline: Deadline, link: str, percent: float, way: Way = "both") -> Striking[Line]:
+    """Lose some packets of a link: TCP repeats them, so the link stutters. Undone by mending it.
+
+    Blast radius: the service that uses the link, and who depends on it. Toxiproxy cannot do this.
+
+    Args:
+        link: Name of the link.
+        percent: How many of a hundred packets.
+        way: Which direction: to the far side (`upstream`), from it (`downstream`), or both.
+    """
+    _known(network, deadline, link)
+    yield from _poison(network, deadline, link, "loss", {"percent": percent}, way)
+    return _known(network, deadline, link)
+
+
+@fault("network.throttle")
+def throttle(network: Network, deadline: Deadline, link: str, rate: Rate, way: Way = "both") -> Striking[Line]:
+    """Let no more than so many bytes a second through a link. Undone by mending it.
+
+    Blast radius: the service that uses the link, and who depends on it.
+
+    Args:
+        link: Name of the link.
+        rate: Bytes a second, such as `50000/s`.
+        way: Which direction: to the far side (`upstream`), from it (`downstream`), or both.
+    """
+    _known(network, deadline, link)
+    yield from _poison(network, deadline, link, "bandwidth", {"rate": max(1.0, round(rate / 1000))}, way)
+    return _known(network, deadline, link)
+
+
+@action("network.mend", effect=Effect.CHANGES)
+def mend(network: Network, deadline: Deadline, link: str, what: str = _ALL) -> Line:
+    """Take away what is wrong with a link; nothing happens when nothing is.
+
+    Args:
+        link: Name of the link.
+        what: `timeout`, `latency`, `loss`, `bandwidth`, `refused`, or all of it.
+    """
+    line = _known(network, deadline, link)
+    for wrong in line.wrong:
+        if what in {_ALL, wrong.type}:
+            network.ask(deadline, "DELETE", f"{_path(link)}/toxics/{quote(wrong.name, safe='')}")
+    if what in {_ALL, _REFUSING} and not line.open:
+        network.ask(deadline, "POST", _path(link), {"enabled": True})
+    return _known(network, deadline, link)
+
+
+# --- what they share -------------------------------------------------------------------------------------------------
+
+
+def _poison(
+    network: Network, deadline: Deadline, link: str, kind: str, attributes: dict[str, float], way: Way = "both"
+) -> Striking[None]:
+    """Put a toxic on a link, in one direction or both; the undo is planned first."""
+    if any(wrong.type == kind for wrong in _known(network, deadline, link).wrong):
+        raise Refused(f"the link {link} has a {kind} already", hint=f"network.mend: {{link: {link}, what: {kind}}}")
+    says = {"timeout": "reconnect", "latency": "quicken", "loss": "steady", "bandwidth": "widen"}[kind]
+    yield Undo(action="network.mend", args={"link": link, "what": kind}, says=f"{says} the link {link}")
+    for stream in ("upstream", "downstream") if way == "both" else (way,):
+        toxic = {"name": f"k2run-{kind}-{stream}", "type": kind, "stream": stream, "attributes": attributes}
+        network.ask(deadline, "POST", f"{_path(link)}/toxics", toxic)
+
+
+def _known(network: Network, deadline: Deadline, link: str) -> Line:
+    """The link of that name.
+
+    Raises:
+        NotApplicable: The proxy has none.
+    """
+    found = network.ask(deadline, "GET", _path(link))
+    if found is None:
+        names = ", ".join(network.ask(deadline, "GET", "/proxies"))
+        raise NotApplicable(f"there is no link {link!r}", hint=f"the proxy has {names or 'none'}")
+    return _line(network, found)
+
+
+def _path(link: str) -> str:
+    return f"/proxies/{quote(link, safe='')}"
+
+
+def _line(network: Network, entry: dict[str, Any]) -> Line:
+    return Line(
+        link=entry["name"],
+        listen=entry["listen"],
+        upstream=entry["upstream"],
+        open=entry["enabled"],
+        wrong=[
+            Wrong(name=one["name"], type=one["type"], stream=one["stream"], attributes=one["attributes"])
+            for one in entry["toxics"]
+        ],
+        source=network.url,
+    )
