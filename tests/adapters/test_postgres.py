@@ -88,17 +88,18 @@ def test_activity_tells_long_queries_forgotten_transactions_and_who_waits_for_wh
     with psycopg.connect(postgres_server.uri("tested", application_name="blocked")) as blocked:
         waiting = threading.Thread(target=lambda: blocked.execute("SELECT * FROM locked"))
         waiting.start()
+        time.sleep(0.2)
         end = time.monotonic() + 5
-        while (found := actions.activity(server, soon(), Duration(0.05))).blocked == 0 and time.monotonic() < end:
+        while (found := actions.activity(server, soon(), Duration(0.1))).blocked == 0 and time.monotonic() < end:
             time.sleep(0.05)
-        (waiter,) = found.waiting
-        assert waiter.application == "blocked"
-        assert waiter.blocked_by == [other.info.backend_pid]
-        assert found.idle_in_transaction == 1
-        assert {session.application for session in found.long} >= {"other"}
-        assert found.most >= 10
         other.execute("ROLLBACK")
         waiting.join()
+    (waiter,) = found.waiting
+    assert waiter.application == "blocked"
+    assert waiter.blocked_by == [other.info.backend_pid]
+    assert found.idle_in_transaction == 1
+    assert {session.application for session in found.long} >= {"other"}
+    assert found.most >= 10
 
 
 def test_a_deadlock_is_counted(server, postgres_server):
