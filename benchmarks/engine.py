@@ -89,7 +89,11 @@ def chaos(folder: Path, name: str, method: list[dict[str, object]]) -> list[str]
 def start_up(folder: Path, runs: int) -> None:
     """A one-step no-op against `invoke --list` and against a one-action Chaos Toolkit experiment."""
     path = runbook(folder, "no-op", "      - set: {done: true}\n")
-    idle = {"type": "action", "name": "none", "provider": {"type": "python", "module": "os.path", "func": "basename", "arguments": {"p": "a"}}}
+    idle = {
+        "type": "action",
+        "name": "none",
+        "provider": {"type": "python", "module": "os.path", "func": "basename", "arguments": {"p": "a"}},
+    }
     commands = {
         "list": [str(BIN / "invoke"), "--list"],
         "k2run": command(path, folder),
@@ -167,7 +171,7 @@ def slow_server(delay: float) -> Iterator[str]:
     """A server that answers after a while, each request in a thread of its own."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:  # noqa: N802 - the library's name
+        def do_GET(self) -> None:
             time.sleep(delay)
             self.send_response(200)
             self.send_header("Content-Length", "2")
@@ -187,7 +191,12 @@ def slow_server(delay: float) -> Iterator[str]:
         server.shutdown()
 
 
-MEASURES: dict[str, Callable[[Path, int], None]] = {"start_up": start_up, "steps": steps, "shell": shell, "http": checks}
+MEASURES: dict[str, Callable[[Path, int], None]] = {
+    "start_up": start_up,
+    "steps": steps,
+    "shell": shell,
+    "http": checks,
+}
 
 
 def main() -> None:
