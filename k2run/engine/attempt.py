@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
@@ -19,14 +19,15 @@ from k2run.errors import (
     NotConfirmed,
     Unknown,
 )
+from k2run.language.syntax import ITEM
+from k2run.language.words import METHODS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from k2run.language.expressions import Expression
+    from k2run.language.syntax import Reference
 
-_OPERAND = re.compile(r"(?<![\w.'\"])([A-Za-z]\w*(?:\.\w+|\[\d+\])*)(?!\s*\()")
-_WORDS = frozenset({"and", "or", "not", "in", "is", "true", "false", "none", "if", "else", "defined", "undefined"})
 _SHOWN = 80
 
 
@@ -92,14 +93,24 @@ def operands(expression: Expression, names: dict[str, Any]) -> list[str]:
     from k2run.language.expressions import Expression as Compiled
 
     found: dict[str, str] = {}
-    for operand in _OPERAND.findall(re.sub(r"'[^']*'|\"[^\"]*\"", "", expression.text)):
-        if operand.split(".")[0].lower() in _WORDS or operand in found:
-            continue
-        try:
-            found[operand] = f"{operand} = {short(Compiled(operand, expression.place).evaluate(names))}"
-        except K2runError:
-            continue
+    for reference in expression.syntax.references:
+        operand = _written(reference, expression.text)
+        if operand and operand not in found:
+            with suppress(K2runError):
+                found[operand] = f"{operand} = {short(Compiled(operand, expression.place).evaluate(names))}"
     return list(found.values())
+
+
+def _written(reference: Reference, text: str) -> str:
+    """A reference as the author wrote it, without a method at its end; empty for a function."""
+    path, offsets = reference.path, reference.offsets
+    while path and path[-1] in METHODS:
+        path, offsets = path[:-1], offsets[:-1]
+    if reference.called:
+        return ""
+    at = offsets[len(path)]
+    end = text.index("]", at) + 1 if path and path[-1] == ITEM else at + len((reference.name, *path)[-1])
+    return text[offsets[0] : end]
 
 
 def figures_in(result: Any) -> dict[str, Any] | None:

@@ -97,10 +97,14 @@ class Ending:
         variables: dict[str, Any] = {}
         if self._step.action == "set" and attempt.outcome is Outcome.PASSED:
             variables.update(attempt.result)
-        if self._step.register:
-            variables[self._step.register] = attempt.result
         if variables:
             self._run.variables.register(variables)
+        if self._step.register:
+            variables[self._step.register] = attempt.result
+            if self._step.loop is None:
+                self._run.variables.register({self._step.register: attempt.result})
+            else:
+                self._run.results[self._path] = attempt.result
         return variables
 
     def _points(self, attempt: Attempt) -> tuple[float | None, float | None]:

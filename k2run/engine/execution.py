@@ -14,9 +14,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from k2run.engine.caller import Caller
-    from k2run.engine.events import Outcome, StepFinished
+    from k2run.engine.events import Outcome
     from k2run.engine.guide import Guided
     from k2run.engine.journal import Journal
+    from k2run.engine.past import Past
     from k2run.engine.undo import UndoStack
     from k2run.engine.variables import Variables
     from k2run.language.model import Runbook
@@ -62,7 +63,11 @@ class Execution:
         variables: What expressions see.
         options: How the run was asked for.
         stop: Set when the run is asked to end.
-        finished: Steps that an earlier part of this run has done, by path.
+        past: What an earlier part of this run has done.
+
+    Attributes:
+        figures: Figures recorded so far.
+        results: What the turns of the loops under way gave, by their paths.
     """
 
     def __init__(  # noqa: PLR0913 - the parts of a run meet here and nowhere else
@@ -77,8 +82,7 @@ class Execution:
         variables: Variables,
         options: Options,
         stop: threading.Event,
-        finished: dict[str, StepFinished],
-        figures: dict[str, Any],
+        past: Past,
     ) -> None:
         self.folder = folder
         self.runbook = runbook
@@ -89,11 +93,19 @@ class Execution:
         self.variables = variables
         self.options = options
         self.stop = stop
-        self.finished = finished
-        self.figures = figures
-        self.first_fault: float | None = None
+        self.past = past
+        self.figures = past.figures
+        self.results: dict[str, Any] = {}
+        self.first_fault = past.first_fault
         self.ended_early = ""
         self.guided: Guided | None = None
+
+    def stand_on(self, past: Past) -> None:
+        """Some of what an earlier part has done does not count any more: this does."""
+        self.past = past
+        self.figures.clear()
+        self.figures.update(past.figures)
+        self.first_fault = past.first_fault
 
     def check_stop(self) -> None:
         """Raise when the run has been asked to end.

@@ -4,13 +4,27 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from k2run.engine.events import AnyEvent, RunFinished, RunStarted, StepFinished, UndoFinished, UndoPlanned
+from msgspec import Struct
+
+from k2run.engine.events import (
+    AnyEvent,
+    ClockStopped,
+    FaultStruck,
+    RunFinished,
+    RunStarted,
+    SectionFinished,
+    StepFinished,
+    UndoFinished,
+    UndoPlanned,
+)
 from k2run.engine.sections import ALWAYS, STEADY_AFTER, STEADY_BEFORE
 from k2run.errors import UsageError
+from k2run.language.quantities import Duration
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+_LOOKED_AT_AGAIN = frozenset({STEADY_BEFORE, STEADY_AFTER, ALWAYS})
 ENGINE, COMMAND = "engine", "k2run undo"
 
 
@@ -31,25 +45,46 @@ def ended(events: Sequence[AnyEvent]) -> RunFinished | None:
     return last if isinstance(last, RunFinished) and last.outcome != "interrupted" else None
 
 
-def finished_steps(events: Sequence[AnyEvent]) -> dict[str, StepFinished]:
-    """The steps that a resumed run need not repeat.
+class Past(Struct, frozen=True, kw_only=True):
+    """What an earlier part of a run has done, and need not be repeated.
+
+    Attributes:
+        steps: The finished steps, by path.
+        sections: The finished sections, by path.
+        figures: The figures that they recorded.
+        first_fault: When the first fault that counts was let go, in seconds since the run started.
+    """
+
+    steps: dict[str, StepFinished] = {}
+    sections: dict[str, SectionFinished] = {}
+    figures: dict[str, Any] = {}
+    first_fault: float | None = None
+
+
+def past_of(events: Sequence[AnyEvent]) -> Past:
+    """What a resumed run finds done.
 
     A fault that k2run (rather than the runbook) has put back is no longer in force: its step, and everything that ran
     after it, is done again. Steady state and `always` are looked at again in any case.
     """
     again = _first_undone_fault(events)
-    return {
-        event.step: event
-        for event in events
-        if isinstance(event, StepFinished)
-        and (again is None or event.seq < again)
-        and event.section not in {STEADY_BEFORE, STEADY_AFTER, ALWAYS}
-    }
+    counts = [event for event in events if (again is None or event.seq < again) and not _is_looked_at_again(event)]
+    steps = {event.step: event for event in counts if isinstance(event, StepFinished)}
+    stopped = [event for event in counts if isinstance(event, ClockStopped) and not event.message]
+    faults = [event.began for event in counts if isinstance(event, FaultStruck)]
+    return Past(
+        steps=steps,
+        sections={event.section: event for event in counts if isinstance(event, SectionFinished)},
+        figures={
+            **{name: value for step in steps.values() for name, value in step.figures.items()},
+            **{event.clock: Duration(event.seconds) for event in stopped},
+        },
+        first_fault=min(faults, default=None),
+    )
 
 
-def figures_of(finished: dict[str, StepFinished]) -> dict[str, Any]:
-    """The figures that the finished steps recorded."""
-    return {name: value for step in finished.values() for name, value in step.figures.items()}
+def _is_looked_at_again(event: AnyEvent) -> bool:
+    return isinstance(event, StepFinished | SectionFinished) and event.section in _LOOKED_AT_AGAIN
 
 
 def _first_undone_fault(events: Sequence[AnyEvent]) -> int | None:

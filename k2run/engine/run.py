@@ -24,7 +24,7 @@ from k2run.engine.journal import Journal, Observer, cut_torn_tail, no_redaction,
 from k2run.engine.judge import judge_run
 from k2run.engine.lock import hold
 from k2run.engine.outline import all_steps, bands, categories, outline
-from k2run.engine.past import ended, figures_of, finished_steps, started
+from k2run.engine.past import ended, past_of, started
 from k2run.engine.people import Nobody, Recorded
 from k2run.engine.sections import SectionRunner
 from k2run.engine.signals import StopRequest, requester
@@ -224,15 +224,13 @@ def _begin(
     """Open the journal and make what the parts of the run share."""
     runbook, stack, options = request.runbook, request.stack, request.options
     journal = Journal(folder, request.observers, redact=_redaction(stack), after=past)
+    done = past_of(past)
     if past:
-        finished = finished_steps(past)
-        journal.record(RunResumed(pid=os.getpid(), inbox=options.inbox, by=options.by, finished_steps=len(finished)))
+        journal.record(RunResumed(pid=os.getpid(), inbox=options.inbox, by=options.by, finished_steps=len(done.steps)))
     else:
-        finished = {}
         journal.record(_run_started(request, folder, inputs))
     caller = Caller(request.catalogue, stack, lambda step: Recorded(request.person, journal, step))
-    figures = figures_of(finished)
-    facts = {"stack": stack.facts(), "run": {"id": folder.name, "folder": str(folder)}, "figures": figures}
+    facts = {"stack": stack.facts(), "run": {"id": folder.name, "folder": str(folder)}, "figures": done.figures}
     variables = Variables(facts, inputs, {name: value for name, value in options.extra.items() if name not in inputs})
     variables.enter(runbook.vars)
     execution = Execution(
@@ -245,8 +243,7 @@ def _begin(
         variables=variables,
         options=options,
         stop=signals.run,
-        finished=finished,
-        figures=figures,
+        past=done,
     )
     if request.guide is not None:
         from k2run.engine.guide import Guided
@@ -268,7 +265,7 @@ def _settle_past(execution: Execution, past: Sequence[AnyEvent]) -> None:
     failed = execution.undos.play_all()
     if failed:
         raise Unsettled("; ".join(failed), hint="repair it by hand, then resume again")
-    execution.finished = finished_steps(read_journal(execution.folder))
+    execution.stand_on(past_of(read_journal(execution.folder)))
 
 
 def _bring_up(execution: Execution, brought_up: list[str]) -> None:

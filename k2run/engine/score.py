@@ -10,7 +10,7 @@ from k2run.engine.outcomes import satisfied
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from k2run.language.model import Category, Score
+    from k2run.language.model import Band, Category, Score
 
 
 def latest(events: Iterable[object]) -> list[StepFinished]:
@@ -38,7 +38,7 @@ def compute(score: Score, steps: list[StepFinished], critical_failures: list[str
     judged = sum(line.judged for line in lines)
     total = sum(line.points for line in lines)
     value = min(100.0, 100 * sum(line.earned for line in lines) / judged) if judged else 0.0
-    band = next((band for band in sorted(score.bands, key=lambda band: -band.at_least) if value >= band.at_least), None)
+    band = _band(score, value, critical=bool(critical_failures))
     go = None if score.go is None else bool(judged) and value >= score.go and not critical_failures
     return Scored(
         score=round(value, 2),
@@ -51,6 +51,13 @@ def compute(score: Score, steps: list[StepFinished], critical_failures: list[str
         for_a_person=[step.name for step in steps if step.outcome is Outcome.NOT_CONFIRMED],
         not_applicable=[f"{step.name}: {step.message}" for step in steps if step.outcome is Outcome.NOT_APPLICABLE],
     )
+
+
+def _band(score: Score, value: float, *, critical: bool) -> Band | None:
+    """The band of a score; a critical failure leaves only the red ones, whatever the points say."""
+    possible = [band for band in score.bands if band.light == "red"] if critical else score.bands
+    reached = [band for band in possible if value >= band.at_least]
+    return max(reached, key=lambda band: band.at_least, default=None)
 
 
 def _line(category: Category, steps: list[StepFinished]) -> ScoreLine:

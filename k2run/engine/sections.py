@@ -61,8 +61,10 @@ class SectionRunner:
             self._plain_section(ALWAYS, "Always", self._run.runbook.always)
 
     def run(self, section: Section) -> Outcome:
-        """Run one section and record how it ended."""
+        """Run one section and record how it ended, unless an earlier part of this run has done so."""
         run = self._run
+        if section.path in run.past.sections:
+            return self._walk(section)
         began = run.journal.elapsed()
         run.journal.record(SectionStarted(section=section.path, name=section.name, within=section.within))
         skip = self._not_needed(section)
@@ -83,6 +85,14 @@ class SectionRunner:
             )
         )
         return outcome
+
+    def _walk(self, section: Section) -> Outcome:
+        """Bring back what an ended section handed on; its steps are all finished, so nothing is done."""
+        run = self._run
+        outcome = run.past.sections[section.path].outcome
+        run.variables.enter(section.vars)
+        self._recovered = self._recovered or section.clock == "rto"
+        return outcome if outcome is Outcome.SKIPPED else self._steps(section)
 
     def _not_needed(self, section: Section) -> bool:
         """Whether the section's `when` is false; enters its variables when it is not."""

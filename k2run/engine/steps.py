@@ -38,32 +38,45 @@ class StepRunner:
         self._run = execution
         self._section = section
 
-    def run(self, step: Step, local: dict[str, Any] | None = None) -> Outcome:
+    def run(self, step: Step, path: str = "", local: dict[str, Any] | None = None) -> Outcome:
         """Run a step with all its turns and record how it ended.
+
+        Args:
+            step: What to do.
+            path: Its path in this run: below the turn of the loop that it is inside of; its own when "".
+            local: Names that only this step sees.
 
         Raises:
             Interrupted: The run was asked to end.
             JournalLost: The journal cannot be written any more.
         """
-        names = local or {}
+        path, names = path or step.path, local or {}
         reason = self._left_out(step)
         if reason:
-            return self.leave_out(step, Outcome.SKIPPED, reason, names)
+            return self.leave_out(step, Outcome.SKIPPED, reason, path, names)
         missing = self._run.missing(step.requires)
         if missing:
-            return self.leave_out(step, Outcome.NOT_APPLICABLE, missing, names)
-        if step.loop is None:
-            return self._turn(step, step.path, names)
-        try:
-            items = loop_items(step.loop, self._run.variables.names(names))
-        except (ExpressionFailed, TypeError) as error:
-            return self.leave_out(step, Outcome.FAILED, message_of(error)[0], names)
-        turns = [(f"{step.path}#{number}", {**names, step.loop_var: item}) for number, item in enumerate(items)]
-        return of_all(self._run.each(turns, lambda turn: self._turn(step, *turn), at_once=step.parallel))
+            return self.leave_out(step, Outcome.NOT_APPLICABLE, missing, path, names)
+        return self._turn(step, path, names) if step.loop is None else self._loop(step, path, names)
 
-    def leave_out(self, step: Step, outcome: Outcome, message: str, local: dict[str, Any] | None = None) -> Outcome:
+    def leave_out(
+        self, step: Step, outcome: Outcome, message: str, path: str = "", local: dict[str, Any] | None = None
+    ) -> Outcome:
         """Record a step that is not run at all."""
-        return self._ending(step, step.path, local or {}).record(Attempt(outcome=outcome, message=message))
+        return self._ending(step, path or step.path, local or {}).record(Attempt(outcome=outcome, message=message))
+
+    def _loop(self, step: Step, path: str, names: dict[str, Any]) -> Outcome:
+        """Run a step once for each item; the results of all turns are registered as a list."""
+        run = self._run
+        try:
+            items = loop_items(step.loop, run.variables.names(names))
+        except (ExpressionFailed, TypeError) as error:
+            return self.leave_out(step, Outcome.FAILED, message_of(error)[0], path, names)
+        turns = [(f"{path}#{number}", {**names, step.loop_var: item}) for number, item in enumerate(items)]
+        outcome = of_all(run.each(turns, lambda turn: self._turn(step, *turn), at_once=step.parallel))
+        if step.register:
+            run.variables.register({step.register: [run.results.pop(turn, None) for turn, _ in turns]})
+        return outcome
 
     def _left_out(self, step: Step) -> str:
         """Why `--tags` or `--skip-tags` leave a step out; empty when they do not."""
@@ -81,9 +94,11 @@ class StepRunner:
     def _turn(self, step: Step, path: str, given: dict[str, Any]) -> Outcome:
         """Run a step once (or one turn of its loop), unless an earlier part of this run has done so."""
         run = self._run
-        done = run.finished.get(path)
+        done = run.past.steps.get(path)
         if done is not None:
             run.variables.register(done.variables)
+            if step.register and step.loop is not None:
+                run.results[path] = done.variables.get(step.register)
             return done.outcome
         try:
             local = run.variables.local(step.vars, **given)
@@ -120,28 +135,28 @@ class StepRunner:
         self._started(step, path, local, {})
         attempt = Attempt()
         try:
-            failed = self._until_failure(step.block, local)
+            failed = self._until_failure(step.block, f"{path}.block", local)
             if failed is not None:
-                attempt = self._rescue(step, failed, local)
+                attempt = self._rescue(step, path, failed, local)
         finally:
-            left = self._until_failure(step.always, local)
+            left = self._until_failure(step.always, f"{path}.always", local)
         if left is not None:
             attempt = attempt.failing(f"{left.name} failed in `always`")
         return self._ending(step, path, local).record(attempt, seconds=time.monotonic() - began, attempts=1)
 
-    def _rescue(self, step: Step, failed: Step, local: dict[str, Any]) -> Attempt:
+    def _rescue(self, step: Step, path: str, failed: Step, local: dict[str, Any]) -> Attempt:
         if not step.rescue:
             return Attempt().failing(f"{failed.name} failed")
-        again = self._until_failure(step.rescue, {**local, "failed": str(failed.name)})
+        again = self._until_failure(step.rescue, f"{path}.rescue", {**local, "failed": str(failed.name)})
         if again is None:
             return Attempt(headline=f"rescued: {failed.name} had failed")
         return Attempt().failing(f"{failed.name} failed, and so did the rescue: {again.name}")
 
-    def _until_failure(self, steps: Iterable[Step], local: dict[str, Any]) -> Step | None:
+    def _until_failure(self, steps: Iterable[Step], path: str, local: dict[str, Any]) -> Step | None:
         """Run steps in order; the first critical one that fails ends them and is returned."""
-        for step in steps:
+        for number, step in enumerate(steps):
             self._run.check_stop()
-            outcome = self.run(step, local)
+            outcome = self.run(step, f"{path}[{number}]", local)
             if not satisfied(outcome) and step.severity is Severity.CRITICAL and not step.ignore_failure:
                 return step
         return None

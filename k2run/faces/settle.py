@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from k2run.engine.journal import read_journal
 from k2run.engine.lock import holder
@@ -11,9 +11,6 @@ from k2run.engine.past import started
 from k2run.engine.run import Request, undo
 from k2run.engine.store import RUNBOOK_COPY, Store
 from k2run.engine.undo import Pending, pending_undos
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def broken(store: Store) -> dict[Path, list[Pending]]:
@@ -63,7 +60,7 @@ def undo_all(stack: str = "") -> list[str]:
         catalogue = Catalogue()
         with open_face("plain", sys.stdout) as face:
             request = Request(
-                runbook=load_runbook(folder / RUNBOOK_COPY, catalogue),
+                runbook=load_runbook(folder / RUNBOOK_COPY, catalogue, home=Path(begun.runbook).parent),
                 stack=open_stack(begun.stack_file or begun.stack, store=store),
                 store=store,
                 catalogue=catalogue,

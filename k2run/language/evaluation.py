@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import StrictUndefined, nodes
 from jinja2.exceptions import SecurityError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+from msgspec import Struct
 
 from k2run.language.filters import FILTERS, TESTS
 from k2run.language.words import JINJA_FILTERS, JINJA_TESTS, METHODS
@@ -72,7 +73,9 @@ class Sandbox(ImmutableSandboxedEnvironment):
         return super().getattr(obj, attribute)
 
     def getitem(self, obj: Any, argument: Any) -> Any:
-        """`a[b]`: never an attribute."""
+        """`a[b]`: never an attribute; the fields of a result are its items, as they are after a resume."""
+        if isinstance(obj, Struct) and argument in obj.__struct_fields__:
+            return self.getattr(obj, argument)
         try:
             return obj[argument]
         except (LookupError, TypeError, AttributeError):

@@ -237,7 +237,8 @@ class Draft:
         """What the steps after this one may use."""
         name = self.fields.get("register")
         if name:
-            self.scope.shared[name] = Any if self.form is None or self.form.result is None else self.form.result
+            kind = Any if self.form is None or self.form.result is None else self.form.result
+            self.scope.shared[name] = list[kind] if "loop" in self.value else kind
         if self.fields["action"] == SET.name:
             self.scope.shared.update(dict.fromkeys(self.fields["args"], Any))
 

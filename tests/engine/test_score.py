@@ -87,3 +87,22 @@ def test_a_failed_critical_check_is_no_go_whatever_the_score(bench: Bench) -> No
 def test_nothing_judged_is_not_a_go(bench: Bench) -> None:
     score, code, _ = scored(bench, "      - {name: Grafana, requires: [grafana], assert: {that: true}, points: 1}\n")
     assert (score.score, score.go, code) == (0, False, 1)
+
+
+def test_a_critical_failure_never_reads_as_an_excellent_band(bench: Bench) -> None:
+    text = """\
+runbook: 1
+kind: readiness
+name: test
+sections:
+  - name: Only
+    steps:
+      - {name: Good, assert: {that: true}, points: {category: all, max: 95}}
+      - {name: Bad, assert: {that: false}}
+score:
+  categories: {all: 100}
+  bands: [{at_least: 90, name: Excellent}, {at_least: 0, name: Not ready, light: red}]
+"""
+    bench.run(text)
+    scored = next(event for event in bench.seen if isinstance(event, Scored))
+    assert (scored.score, scored.band, scored.light) == (100, "Not ready", "red")
