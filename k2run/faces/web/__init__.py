@@ -1,0 +1,1 @@
+"""The web page: a reader of journals that starts runs as processes of their own."""

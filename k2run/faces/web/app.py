@@ -1,0 +1,81 @@
+"""The web application: routes, the guard in front of them, and what people see when something is refused."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from k2run.errors import K2runError, UsageError
+from k2run.faces.web import changes, pages
+from k2run.faces.web.guard import READING, Guard, Limits
+from k2run.faces.web.site import Denied, Site, site_of
+from k2run.faces.web.statics import static
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from starlette.requests import Request
+
+LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]"})
+_TITLES = {400: "That did not work", 401: "Sign in first", 403: "Not allowed", 404: "Not found", 409: "Too late"}
+
+
+def create_app(
+    site: Site, *, hosts: frozenset[str] = LOOPBACK, limits: Limits | None = None, more: Sequence[BaseRoute] = ()
+) -> Starlette:
+    """The application for one k2run home.
+
+    Args:
+        site: What it serves.
+        hosts: Names by which it may be called.
+        limits: What one client may take.
+        more: Routes of other parts of k2run: hooks under `/hooks/`, metrics, and such.
+    """
+    app = Starlette(
+        routes=[Route("/static/{version}/{name}", static), *pages.ROUTES, *changes.ROUTES, *more],
+        middleware=[Middleware(Guard, hosts=hosts, limits=limits or Limits())],
+        exception_handlers={
+            Denied: _denied,
+            K2runError: _refused,
+            HTTPException: _failed,
+            500: _broke,
+        },
+    )
+    app.state.site = site
+    return app
+
+
+async def _denied(request: Request, error: Exception) -> Response:
+    assert isinstance(error, Denied)  # noqa: S101 - registered for it
+    site = site_of(request)
+    if error.status == 401 and request.method in READING and not request.url.path.endswith("/events"):  # noqa: PLR2004 - unauthorized
+        return RedirectResponse("/enter", 303)
+    html = site.page(
+        "said.html",
+        site.who(request),
+        title=_TITLES.get(error.status, "That did not work"),
+        message=error.message,
+        hint=error.hint,
+        back="/enter" if error.status == 401 else "/",  # noqa: PLR2004 - unauthorized
+    )
+    return HTMLResponse(html, error.status)
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, K2runError)  # noqa: S101 - registered for it
+    missing = isinstance(error, UsageError) and request.method in READING
+    return await _denied(request, Denied(404 if missing else 409, error.message, error.hint))
+
+
+async def _failed(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)  # noqa: S101 - registered for it
+    return await _denied(request, Denied(error.status_code, "There is nothing at this address"))
+
+
+async def _broke(request: Request, error: Exception) -> Response:  # noqa: ARG001 - what broke is in the server's log, not on the page
+    return HTMLResponse("<!doctype html><title>k2run</title><p>A defect of k2run; its log says more.</p>", 500)

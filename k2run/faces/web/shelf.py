@@ -1,0 +1,169 @@
+"""What can be run, and on what: runbooks and stacks as the page shows them, looked at anew when they have changed."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+
+from k2run.actions.catalogue import Catalogue
+from k2run.errors import K2runError, UsageError
+from k2run.evidence.wording import span
+from k2run.faces.launch import open_stack
+from k2run.faces.listing import objective_of, runbook_files
+from k2run.language.loader import load_runbook
+from k2run.stack import lifecycle
+from k2run.stack.backend import State
+from k2run.stack.loading import stack_files
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from k2run.engine.store import Store
+    from k2run.language.model import Runbook
+    from k2run.stack.lifecycle import Look
+    from k2run.stack.stack import Stack
+
+FRESH_S = 4.0
+"""Seconds for which a look at a stack's services is shown to everybody who asks."""
+
+
+class Entry(Struct, frozen=True, kw_only=True):
+    """One runbook.
+
+    Attributes:
+        key: Its name in addresses.
+        runbook: None when the file has problems.
+        problem: What is wrong with the file.
+    """
+
+    key: str
+    path: Path
+    objective: str = ""
+    runbook: Runbook | None = None
+    problem: str = ""
+
+
+class Health(Struct, frozen=True, kw_only=True):
+    """How one service does.
+
+    Attributes:
+        light: `good`, `warn`, `bad` or `quiet`.
+        said: Its state in a few words.
+    """
+
+    name: str
+    light: str
+    said: str
+    detail: str = ""
+
+
+class StackHealth(Struct, frozen=True, kw_only=True):
+    """How one stack does.
+
+    Attributes:
+        problem: Why nothing could be seen at all.
+    """
+
+    name: str
+    title: str
+    services: tuple[Health, ...] = ()
+    protected: bool = False
+    problem: str = ""
+
+    @property
+    def light(self) -> str:
+        """The gravest of its services."""
+        lights = {service.light for service in self.services}
+        return "bad" if self.problem else next((each for each in ("bad", "warn", "good") if each in lights), "quiet")
+
+    @property
+    def said(self) -> str:
+        """All of it in a few words."""
+        there = [service for service in self.services if service.light != "quiet"]
+        works = sum(service.light == "good" for service in there)
+        return f"{works} of {len(there)} services work" if there else "down"
+
+
+class Shelf:
+    """The runbooks and stacks that can be found from here.
+
+    Args:
+        store: The k2run home.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._catalogue = Catalogue()
+        self._read: dict[Path, tuple[int, Entry]] = {}
+        self._looked: dict[str, tuple[float, StackHealth]] = {}
+        self._lock = threading.Lock()
+
+    def runbooks(self) -> list[Entry]:
+        """Every runbook, by name."""
+        with self._lock:
+            return sorted((self._entry(path) for path in runbook_files()), key=lambda entry: entry.key)
+
+    def runbook(self, key: str) -> Entry:
+        """One runbook.
+
+        Raises:
+            UsageError: There is none of that name.
+        """
+        for entry in self.runbooks():
+            if entry.key == key:
+                return entry
+        raise UsageError("there is no such runbook", hint="the first page lists them")
+
+    def stacks(self) -> list[StackHealth]:
+        """Every stack and how it does."""
+        return [self._health(name) for name in self.stack_names()]
+
+    def stack_names(self) -> list[str]:
+        """The stacks that can be named."""
+        return list(stack_files(None))
+
+    def _entry(self, path: Path) -> Entry:
+        changed = path.stat().st_mtime_ns
+        known = self._read.get(path)
+        if known is None or known[0] != changed:
+            known = self._read[path] = (changed, self._load(path))
+        return known[1]
+
+    def _load(self, path: Path) -> Entry:
+        try:
+            runbook = load_runbook(path, self._catalogue)
+        except K2runError as error:
+            return Entry(key=path.stem, path=path, problem=error.message)
+        return Entry(key=path.stem, path=path, runbook=runbook, objective=objective_of(runbook))
+
+    def _health(self, name: str) -> StackHealth:
+        seen = self._looked.get(name)
+        if seen is None or time.monotonic() - seen[0] > FRESH_S:
+            seen = self._looked[name] = (time.monotonic(), self._look(name))
+        return seen[1]
+
+    def _look(self, name: str) -> StackHealth:
+        try:
+            stack = open_stack(name, store=self._store)
+            services = tuple(_health(stack, look) for look in lifecycle.status(stack))
+        except K2runError as error:
+            return StackHealth(name=name, title=name, problem=error.message)
+        return StackHealth(name=name, title=stack.title, services=services, protected=stack.protected)
+
+
+def _health(stack: Stack, look: Look) -> Health:
+    name, status = look.service.name, look.status
+    absent = stack.absent(name)
+    if absent:
+        return Health(name=name, light="quiet", said="not applicable", detail=absent)
+    if status.state is not State.RUNNING:
+        light = "quiet" if status.state is State.ABSENT else "bad"
+        return Health(name=name, light=light, said=str(status.state.value), detail=status.detail)
+    if look.probe is not None and not look.probe.ready:
+        return Health(name=name, light="bad", said="does not work", detail=look.probe.detail)
+    up = f"up {span(round(status.uptime_s))}" if status.uptime_s else "up"
+    restarts = f", {status.restarts} restarts" if status.restarts else ""
+    return Health(name=name, light="warn" if status.restarts else "good", said=up + restarts)
