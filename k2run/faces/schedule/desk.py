@@ -149,7 +149,7 @@ class Desk:
         last = newest.due if newest else self._ledger.since(entry.id, now)
         first, count = None, 0
         due: deque[datetime] = deque(maxlen=2)
-        for time, _ in takewhile(lambda pair: pair[1] <= now, self._later(entry, last)):
+        for time in self._ripe(entry, last, now):
             first, count = first or time, count + 1
             due.append(time)
         if count > 1:
@@ -170,8 +170,10 @@ class Desk:
         else:
             self._start(entry, record, self._ledger.take)
 
-    def _later(self, entry: Entry, last: datetime) -> Iterator[tuple[datetime, datetime]]:
-        return (pair for pair in entry.starts(self.calendar, last) if pair[0] > last)
+    def _ripe(self, entry: Entry, last: datetime, now: datetime) -> Iterator[datetime]:
+        """Due times after `last`, in order, as long as their runs are to start by now."""
+        pairs = takewhile(lambda pair: pair[1] <= now, entry.starts(self.calendar, last))
+        return (due for due, _ in pairs if due > last)
 
     def _too_late(self, entry: Entry, late: float) -> bool:
         return late > float(entry.schedule.catch_up) + float(entry.schedule.jitter)
@@ -260,8 +262,7 @@ class Desk:
     def _wait_on(self, entry: Entry, record: Record, now: datetime) -> None:
         """Start what waits as soon as the stack is free, unless it has waited too long."""
         waited = (now - record.due).total_seconds()
-        overtaken = next((due for due, start in self._later(entry, record.due) if start <= now), None)
-        if overtaken is not None:
+        if next(self._ripe(entry, record.due, now), None) is not None:
             self._change(
                 record, replace(record, state=State.MISSED, why=f"{record.why} until the next run was due"), now
             )

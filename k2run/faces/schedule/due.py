@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from k2run.language.cron import Cron, parse_cron
@@ -83,7 +84,8 @@ def _cron_times(cron: Cron, zone: tzinfo, after: datetime) -> Iterator[datetime]
         day += _DAY
 
 
-def _times_of_day(cron: Cron, zone: tzinfo, day: date) -> list[datetime]:
+@lru_cache(maxsize=256)
+def _times_of_day(cron: Cron, zone: tzinfo, day: date) -> tuple[datetime, ...]:
     """The instants of one date.
 
     A time that the clock leaves out comes as much later as the clock was put forward; one that it shows twice comes
@@ -97,4 +99,4 @@ def _times_of_day(cron: Cron, zone: tzinfo, day: date) -> list[datetime]:
             found.add(first)
             if cron.every_hour and second > first:
                 found.add(second)
-    return sorted(found)
+    return tuple(sorted(found))

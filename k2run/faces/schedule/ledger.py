@@ -107,7 +107,7 @@ class FileLedger:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._closed: dict[Path, Record] = {}
+        self._closed: dict[str, dict[str, Record]] = {}
         folder.mkdir(parents=True, exist_ok=True)
 
     def since(self, entry: str, now: datetime) -> datetime:
@@ -134,28 +134,36 @@ class FileLedger:
 
     def newest(self, entry: str) -> Record | None:
         """The record of the latest due time."""
-        return next(filter(None, map(self._read, reversed(self._paths(entry)))), None)
+        return next(filter(None, (self._read(entry, name) for name in reversed(self._names(entry)))), None)
 
     def open(self, entry: str) -> list[Record]:
         """The records that are not closed yet, by due time."""
-        return [record for record in self.records(entry) if record.state in OPEN]
+        closed = self._closed.setdefault(entry, {})
+        records = (self._read(entry, name) for name in self._names(entry) if name not in closed)
+        return [record for record in records if record is not None and record.state in OPEN]
 
     def records(self, entry: str) -> list[Record]:
         """The records of an entry that are kept, by due time."""
-        return [record for path in self._paths(entry) if (record := self._read(path)) is not None]
+        return [record for name in self._names(entry) if (record := self._read(entry, name)) is not None]
 
-    def _paths(self, entry: str) -> list[Path]:
-        paths = sorted((self.folder / entry).glob("[0-9]*.json"))
-        for path in paths[:-KEPT]:
-            path.unlink(missing_ok=True)
-            self._closed.pop(path, None)
-        return paths[-KEPT:]
+    def _names(self, entry: str) -> list[str]:
+        """The files of an entry's records, by due time; older ones than are kept are removed."""
+        folder = self.folder / entry
+        try:
+            names = sorted(name for name in os.listdir(folder) if name[0].isdigit() and name.endswith(".json"))  # noqa: PTH208 - a hundred times as fast
+        except OSError:
+            return []
+        for name in names[:-KEPT]:
+            (folder / name).unlink(missing_ok=True)
+            self._closed.get(entry, {}).pop(name, None)
+        return names[-KEPT:]
 
-    def _read(self, path: Path) -> Record | None:
+    def _read(self, entry: str, name: str) -> Record | None:
         """A record; one that is closed does not change any more and is read once."""
-        found = self._closed.get(path) or _read(path)
+        closed = self._closed.setdefault(entry, {})
+        found = closed.get(name) or _read(self.folder / entry / name)
         if found is not None and found.state not in OPEN:
-            self._closed[path] = found
+            closed[name] = found
         return found
 
     def entries(self) -> list[str]:
