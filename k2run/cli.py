@@ -3,38 +3,19 @@
 from __future__ import annotations
 
 import sys
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from invoke import Collection, Context, Exit, ParseError, Program, task
 
-from k2run.errors import AuthorError, K2runError, RunbookInvalid
+from k2run.cli_numbers import NUMBERS
+from k2run.cli_recovery import RECOVERY
+from k2run.errors import AuthorError
+from k2run.friendly import friendly
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-LOOSE = {"validate": "paths", "lint": "paths", "doc": "action", "explain": "code"}
+LOOSE = {"validate": "paths", "lint": "paths", "doc": "action", "explain": "code", "trend": "metric"}
 """Tasks whose argument may be left out, or given several times, without its flag."""
-
-
-@contextmanager
-def friendly() -> Iterator[None]:
-    """Turn every error that k2run raises on purpose into a message and its exit code; never a traceback."""
-    try:
-        yield
-    except RunbookInvalid as invalid:
-        from k2run.language.problems import render
-
-        print(render(invalid.problems), file=sys.stderr)
-        print(f"\n{invalid}", file=sys.stderr)
-        raise Exit(code=invalid.exit_code) from None
-    except K2runError as error:
-        print(f"error: {error.message}", file=sys.stderr)
-        if error.hint:
-            print(f"  hint: {error.hint}", file=sys.stderr)
-        raise Exit(code=error.exit_code) from None
-    except BrokenPipeError:
-        raise Exit(code=1) from None
+OPTIONAL = {"recover": "runbook", "drill": "runbook"}
+"""Tasks whose first argument may be left out; options with values may follow it."""
 
 
 def _mode(plain: bool, json: bool) -> Any:
@@ -57,6 +38,7 @@ def _mode(plain: bool, json: bool) -> Any:
         "max-blast": "refuse faults that reach further than this: service, data or host",
         "unattended": "ask nobody, even on a terminal",
         "inbox": "questions are answered through the run's inbox, as the web page does",
+        "junit": "write junit.xml beside the other reports",
         "by": "who asks for the run, for its journal",
     },
 )
@@ -73,6 +55,7 @@ def run(
     max_blast: str = "",
     unattended: bool = False,
     inbox: bool = False,
+    junit: bool = False,
     by: str = "",
 ) -> None:
     """Run a runbook: check, measure, break, recover, score, go or no-go."""
@@ -90,7 +73,7 @@ def run(
             inbox=inbox,
             by=by,
         )
-        finished = launch(runbook, stack=stack, options=options, mode=_mode(plain, json))
+        finished = launch(runbook, stack=stack, options=options, mode=_mode(plain, json), junit=junit)
     _exit(finished.exit_code)
 
 
@@ -229,6 +212,22 @@ def new(c: Context, kind: str, name: str, folder: str = "runbooks") -> None:
         print(write_new(kind, name, folder=Path(folder)))
 
 
+@task(
+    name="import",
+    positional=["form", "file"],
+    auto_shortflags=False,
+    help={"form": "what it comes from: chaos", "file": "the file to read", "folder": "where to put the runbook"},
+)
+def import_(c: Context, form: str, file: str, folder: str = "runbooks") -> None:
+    """Turn a Chaos Toolkit experiment into a runbook: `import chaos FILE.json`."""
+    with friendly():
+        from pathlib import Path
+
+        from k2run.faces.authoring.chaos.importing import import_file
+
+        print(import_file(form, Path(file), folder=Path(folder)))
+
+
 @task(auto_shortflags=False, help={"stack": "path or name of the stack", "timeout": "seconds it may take"})
 def up(c: Context, stack: str = "sandbox", timeout: int = 60) -> None:
     """Start the services of a stack and wait until they do their work."""
@@ -335,7 +334,27 @@ def _exit(code: int) -> None:
         raise Exit(code=code)
 
 
-TASKS = (run, validate, lint, explain, new, up, down, status, logs, resume, abort, undo, serve, list_, doc, schedule)
+TASKS = (
+    run,
+    validate,
+    lint,
+    explain,
+    new,
+    import_,
+    up,
+    down,
+    status,
+    logs,
+    resume,
+    abort,
+    undo,
+    serve,
+    list_,
+    doc,
+    schedule,
+    *NUMBERS,
+    *RECOVERY,
+)
 
 
 def gather(tokens: list[str]) -> list[str]:
@@ -344,6 +363,8 @@ def gather(tokens: list[str]) -> list[str]:
     Args:
         tokens: The words of the command line from the task's name on.
     """
+    if len(tokens) > 1 and tokens[0] in OPTIONAL and not tokens[1].startswith("-"):
+        return [tokens[0], f"--{OPTIONAL[tokens[0]]}", *tokens[1:]]
     if not tokens or tokens[0] not in LOOSE:
         return tokens
     flag = f"--{LOOSE[tokens[0]]}"

@@ -1,0 +1,1 @@
+"""Turns experiments of Chaos Toolkit into runbooks."""
