@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent / "k2run"
-LAYERS = ["language", "actions", "stack", "engine", "adapters", "bench", "evidence", "faces", "sandbox"]
+LAYERS = ["language", "actions", "stack", "engine", "adapters", "bench", "evidence", "recovery", "faces", "sandbox"]
 
 
 def imported(path: Path) -> set[str]:

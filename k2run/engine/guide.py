@@ -16,6 +16,7 @@ from k2run.engine.words import WORDS
 from k2run.errors import Interrupted
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Callable
 
     from k2run.engine.execution import Execution
@@ -72,11 +73,11 @@ class Guide(ABC):
     """Decides, step by step."""
 
     @abstractmethod
-    def before(self, planned: Planned) -> Decision:
-        """What to do with the next step."""
+    def before(self, planned: Planned, stop: threading.Event) -> Decision:
+        """What to do with the next step; once `stop` is set, the run ends whatever is decided."""
 
     @abstractmethod
-    def after(self, planned: Planned, outcome: Outcome) -> Decision:
+    def after(self, planned: Planned, outcome: Outcome, stop: threading.Event) -> Decision:
         """What to do after a step that did not pass; `skip` means the same as `next` here."""
 
 
@@ -101,7 +102,7 @@ class Guided:
         """
         while True:
             planned = self._planned(step, path, args, ending)
-            decision = self._heard(self._guide.before(planned), planned)
+            decision = self._heard(self._guide.before(planned, self._run.stop), planned)
             if decision.move is Move.SKIP:
                 message = f"skipped by {decision.by}" if decision.by else "skipped by hand"
                 return ending.record(Attempt(outcome=Outcome.SKIPPED, message=message))
@@ -117,7 +118,7 @@ class Guided:
             outcome = do()
             if satisfied(outcome):
                 return outcome
-            if self._heard(self._guide.after(planned, outcome), planned).move is not Move.REDO:
+            if self._heard(self._guide.after(planned, outcome, self._run.stop), planned).move is not Move.REDO:
                 return outcome
 
     def _heard(self, decision: Decision, planned: Planned) -> Decision:
@@ -125,6 +126,7 @@ class Guided:
         for note in decision.notes:
             by = f"{decision.by}: " if decision.by else ""
             self._run.journal.record(Noted(message=f"{by}{note}", hint=f"noted at: {planned.name}"))
+        self._run.check_stop()
         if decision.move is Move.ABORT:
             self._run.stop.set()
             raise Interrupted(f"ended by {decision.by or 'hand'} before the end of {planned.name!r}")

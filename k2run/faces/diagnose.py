@@ -1,0 +1,116 @@
+"""Says what is wrong with a stack, and which runbook recovers it."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from k2run.actions.catalogue import Catalogue
+from k2run.engine.signals import StopRequest
+from k2run.engine.store import Store
+from k2run.errors import RunbookInvalid
+from k2run.evidence.wording import clean, count, percent, span
+from k2run.faces.launch import open_stack, runbook_roots
+from k2run.faces.settle import warn_of_broken
+from k2run.language.loader import load_runbook
+from k2run.language.model import Kind
+from k2run.recovery.diagnosis import Diagnosis, Suspect, Verdict, diagnose
+from k2run.recovery.symptoms import Presence, Sighting
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from k2run.language.model import Runbook
+    from k2run.language.vocabulary import Vocabulary
+
+MARKS = {Presence.PRESENT: "+", Presence.ABSENT: "-", Presence.UNSEEN: "?", Presence.NOT_APPLICABLE: " "}
+
+
+def show_diagnosis(reference: str, *, json: bool) -> bool:
+    """Look at a stack and show what is wrong with it.
+
+    Args:
+        reference: Name or file of the stack.
+        json: As one JSON object.
+
+    Returns:
+        Whether the stack is healthy.
+    """
+    store, catalogue = Store(), Catalogue()
+    warn_of_broken(store)
+    stack = open_stack(reference, store=store)
+    with StopRequest() as signals:
+        found = diagnose(recovery_runbooks(catalogue), stack, catalogue, signals.run)
+    if json:
+        print(msgspec.json.encode(found).decode())
+    else:
+        print("\n".join(lines_of(found)))
+    return found.healthy
+
+
+def recovery_runbooks(vocabulary: Vocabulary) -> list[Runbook]:
+    """Every recovery runbook that can be found, by its name; one that is not valid is passed over."""
+    found: dict[str, Runbook] = {}
+    for root in runbook_roots():
+        for file in sorted((root / "recovery").rglob("*.yaml")):
+            try:
+                runbook = load_runbook(file, vocabulary)
+            except RunbookInvalid as invalid:
+                print(f"warning: {file} is passed over: {invalid}; `k2run validate {file}`", file=sys.stderr)
+                continue
+            if runbook.kind is Kind.RECOVERY:
+                found.setdefault(runbook.name, runbook)
+    return list(found.values())
+
+
+def lines_of(found: Diagnosis) -> Iterator[str]:
+    """The diagnosis for people."""
+    yield _headline(found)
+    for number, suspect in enumerate(found.matches, start=1):
+        yield from _match(number, suspect)
+    unseen = found.having(Verdict.UNSEEN)
+    if unseen:
+        yield "\ncould not be seen, so neither found nor ruled out:"
+        for suspect in unseen:
+            yield f"  {suspect.runbook:<24} {clean(suspect.title)}"
+            yield from _sightings(one for one in suspect.sightings if one.presence is Presence.UNSEEN)
+    if found.ailing and not found.matches:
+        yield "\nno runbook knows this failure; what does not do its work:"
+        for one in found.ailing:
+            yield f"  {one.service:<14} {one.state:<10} {clean(one.detail)}"
+        yield f"  `k2run logs {found.ailing[0].service}` shows more"
+    yield from _ruled_out(found)
+
+
+def _headline(found: Diagnosis) -> str:
+    looked = f"{count(found.probes, 'symptom')} looked at in {span(found.seconds)}"
+    if found.healthy:
+        return f"{found.stack} is healthy; {looked}"
+    if not found.matches:
+        return f"{found.stack}: no failure was recognised, and not all could be seen to work; {looked}"
+    return f"{found.stack}: {count(len(found.matches), 'failure')} recognised; {looked}"
+
+
+def _match(number: int, suspect: Suspect) -> Iterator[str]:
+    yield f"\n{number}. {clean(suspect.title)}  ({percent(suspect.share)} of its symptoms, weighed)"
+    yield from _sightings(suspect.sightings)
+    within = f"; promised within {span(suspect.rto)}" if suspect.rto else ""
+    yield f"   recover with: k2run recover {suspect.runbook}{within}"
+
+
+def _sightings(sightings: Iterable[Sighting]) -> Iterator[str]:
+    for one in sightings:
+        if one.presence is not Presence.NOT_APPLICABLE:
+            asked = f"  [{clean(one.expected)}]" if one.expected else ""
+            yield f"   {MARKS[one.presence]} {clean(one.symptom)}: {clean(one.evidence)}{asked}"
+
+
+def _ruled_out(found: Diagnosis) -> Iterator[str]:
+    out = found.having(Verdict.RULED_OUT)
+    if out:
+        yield "\nruled out: " + ", ".join(suspect.runbook for suspect in out)
+    absent = found.having(Verdict.NOT_APPLICABLE)
+    if absent:
+        yield "not on this stack: " + ", ".join(suspect.runbook for suspect in absent)

@@ -1,0 +1,1 @@
+"""Recognises failures by the symptoms that recovery runbooks declare, and proves that recovering from them works."""

@@ -1,0 +1,221 @@
+"""Symptoms: the probes by which a recovery runbook recognises its own failure, looked at all at once, each once."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from msgspec import Struct
+
+from k2run.actions.action import Effect
+from k2run.actions.deadline import Deadline
+from k2run.engine.attempt import Attempt, judge, observed
+from k2run.engine.caller import Caller, message_of
+from k2run.engine.ending import expected
+from k2run.engine.events import Outcome
+from k2run.engine.inputs import resolve_inputs
+from k2run.engine.people import Nobody
+from k2run.engine.variables import Variables, loop_items
+from k2run.engine.words import WORDS
+from k2run.errors import Interrupted, K2runError, NotApplicable
+from k2run.language.expressions import Template, render
+from k2run.language.quantities import encode_quantity
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Iterator, Sequence
+
+    from k2run.actions.catalogue import Catalogue
+    from k2run.language.model import Runbook, Step
+    from k2run.stack.loading import Stack
+
+LOOK_S = 4.0
+"""Seconds that one probe may take when its symptom sets no `timeout`."""
+AT_ONCE = 24
+"""Probes wait for answers most of their time."""
+
+
+class Presence(StrEnum):
+    """What a look at a symptom found."""
+
+    PRESENT = "present"
+    ABSENT = "absent"
+    UNSEEN = "unseen"  # it could not be looked at: neither for nor against the failure
+    NOT_APPLICABLE = "not_applicable"  # this stack has no such thing
+
+
+class Sighting(Struct, frozen=True, kw_only=True):
+    """One symptom of one runbook, looked at.
+
+    Attributes:
+        evidence: What was measured, or why nothing could be.
+        expected: What would make the symptom present, as written.
+        decisive: Its absence rules the failure out.
+        weight: How specific it is, 0 to 1: one over the number of runbooks that have the same symptom.
+    """
+
+    runbook: str
+    symptom: str
+    presence: Presence
+    evidence: str
+    expected: str
+    decisive: bool
+    weight: float
+
+
+class _Question(Struct, frozen=True, kw_only=True):
+    """A symptom that is ready to be asked: its arguments are filled in."""
+
+    runbook: str
+    step: Step
+    name: str
+    names: dict[str, Any]
+    args: Any
+    probe: str
+    attempt: Attempt | None = None  # there is an answer already: it cannot, or need not, be asked
+
+    @property
+    def same_as(self) -> tuple[str, str]:
+        """Two symptoms with the same probe and the same expectation are the same."""
+        return self.probe, expected(self.step)
+
+
+def look(runbooks: Sequence[Runbook], stack: Stack, catalogue: Catalogue, stop: threading.Event) -> list[Sighting]:
+    """Look at the symptoms of several runbooks, side by side; identical probes are made once.
+
+    Nothing is changed: a symptom whose action does more than observe is not done, and counts as unseen.
+
+    Args:
+        runbooks: Whose symptoms.
+        stack: Where.
+        catalogue: The actions that they use.
+        stop: Set when the looking is to end.
+
+    Raises:
+        Interrupted: It was asked to end.
+    """
+    caller = Caller(catalogue, stack, lambda _step: Nobody())
+    questions = [question for runbook in runbooks for question in _questions(runbook, stack, caller)]
+    answers = _ask(questions, caller, stop)
+    shared: dict[tuple[str, str], set[str]] = {}
+    for question in questions:
+        shared.setdefault(question.same_as, set()).add(question.runbook)
+    return [
+        _sighting(question, question.attempt or answers[question.probe], 1 / len(shared[question.same_as]))
+        for question in questions
+    ]
+
+
+# --- what is to be asked ----------------------------------------------------------------------------------------------
+
+
+def _questions(runbook: Runbook, stack: Stack, caller: Caller) -> Iterator[_Question]:
+    variables = Variables({"stack": stack.facts(), "run": {}, "figures": {}}, resolve_inputs(runbook, {}), {})
+    variables.enter(runbook.vars)
+    for step in runbook.symptoms:
+        turns: list[dict[str, Any]] = [{}]
+        if step.loop is not None:
+            turns = [{step.loop_var: item} for item in loop_items(step.loop, variables.names())]
+        for turn in turns:
+            yield _question(runbook, step, variables, turn, stack, caller)
+
+
+def _question(  # noqa: PLR0913, PLR0917 - a step, and all that its arguments may name
+    runbook: Runbook, step: Step, variables: Variables, turn: dict[str, Any], stack: Stack, caller: Caller
+) -> _Question:
+    """One symptom, ready to be asked; what stands against asking is its answer already."""
+    names: dict[str, Any] = {}
+    args: Any = {}
+    attempt: Attempt | None = None
+    try:
+        names = variables.names(variables.local(step.vars, **turn))
+        _require(step, names, stack, caller)
+        args = step.args if step.action in WORDS else render(step.args, names)
+    except K2runError as error:
+        attempt = _refused(error)
+    name = step.name.render(names) if isinstance(step.name, Template) and attempt is None else step.name
+    return _Question(
+        runbook=runbook.name,
+        step=step,
+        name=str(name),
+        names=names,
+        args=args,
+        probe=_key(step, args),
+        attempt=attempt,
+    )
+
+
+def _require(step: Step, names: dict[str, Any], stack: Stack, caller: Caller) -> None:
+    """Refuse what does not apply here, and what would do more than look."""
+    for service in step.requires:
+        reason = stack.absent(service)
+        if reason:
+            raise NotApplicable(reason)
+    if step.when is not None and not step.when.evaluate(names):
+        raise NotApplicable(f"not needed: {step.when.text} is false")
+    if step.block or (step.action not in WORDS and caller.action(step.action).effect is not Effect.OBSERVES):
+        raise K2runError(
+            f"a symptom only looks; {step.action or 'a block'} may do more", hint="use an observing action"
+        )
+
+
+def _key(step: Step, args: Any) -> str:
+    if step.action in WORDS:
+        return f"{step.action} {expected(step)}"
+    return f"{step.action} {msgspec.json.encode(args, enc_hook=encode_quantity, order='deterministic').decode()}"
+
+
+# --- asking -----------------------------------------------------------------------------------------------------------
+
+
+def _ask(questions: Sequence[_Question], caller: Caller, stop: threading.Event) -> dict[str, Attempt]:
+    """The answer to each distinct probe."""
+    first: dict[str, _Question] = {}
+    for question in questions:
+        if question.attempt is None:
+            first.setdefault(question.probe, question)
+
+    def answer(question: _Question) -> Attempt:
+        deadline = Deadline(question.step.timeout or LOOK_S, stop)
+        step = question.step
+        try:
+            if step.action in WORDS:
+                return WORDS[step.action](step.args, question.names, deadline)
+            return observed(caller.call(step.action, question.args, deadline, step=step.path))
+        except Interrupted:
+            raise
+        except Exception as error:  # noqa: BLE001 - the boundary of a step: an action's own defect hides one symptom
+            return _refused(error)
+
+    with ThreadPoolExecutor(AT_ONCE, "symptom") as threads:
+        return dict(zip(first, threads.map(answer, first.values()), strict=True))
+
+
+def _refused(error: BaseException) -> Attempt:
+    message = message_of(error)[0]
+    outcome = Outcome.NOT_APPLICABLE if isinstance(error, NotApplicable) else Outcome.UNKNOWN
+    return Attempt(outcome=outcome, message=message)
+
+
+def _sighting(question: _Question, attempt: Attempt, weight: float) -> Sighting:
+    """Hold an answer against what the symptom says."""
+    step = question.step
+    if attempt.outcome is Outcome.PASSED:
+        conditions = (*((step.until,) if step.until else ()), *step.expect)
+        attempt = judge(attempt, conditions, {**question.names, "result": attempt.result})
+    presence = {
+        Outcome.PASSED: Presence.PRESENT,
+        Outcome.FAILED: Presence.ABSENT,
+        Outcome.NOT_APPLICABLE: Presence.NOT_APPLICABLE,
+    }.get(attempt.outcome, Presence.UNSEEN)
+    return Sighting(
+        runbook=question.runbook,
+        symptom=question.name,
+        presence=presence,
+        evidence=attempt.headline or attempt.message,
+        expected=expected(step),
+        decisive=step.severity.value == "critical",
+        weight=round(weight, 4),
+    )
