@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import json
 import os
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 import textwrap
 import threading
@@ -15,7 +17,7 @@ import time
 import uuid
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 import pytest
 
@@ -293,3 +295,46 @@ def postgres_server() -> Iterator[PostgresServer]:
             yield server
         finally:
             server.stop()
+
+
+class Store(NamedTuple):
+    """An S3 store that checks signatures, and the credentials of a user who may do everything there."""
+
+    endpoint: str
+    access_key: str
+    secret_key: str
+
+
+@pytest.fixture(scope="session")
+def store() -> Iterator[Store]:
+    """Moto's S3 in a process of its own, with IAM switched on: a wrong signature is refused as AWS refuses it."""
+    boto3 = pytest.importorskip("boto3", reason="moto[server] is not installed")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    unchecked = 3  # actions: those below, which make the user
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    environment = {**os.environ, "INITIAL_NO_AUTH_ACTION_COUNT": str(unchecked), "MOTO_S3_DEFAULT_MAX_KEYS": "10"}
+    server = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    endpoint = f"http://127.0.0.1:{port}"
+    try:
+        _await_port(port)
+        first = {"aws_access_key_id": "a", "aws_secret_access_key": "b", "region_name": "us-east-1"}
+        iam = boto3.client("iam", endpoint_url=endpoint, **first)
+        iam.create_user(UserName="k2")
+        key = iam.create_access_key(UserName="k2")["AccessKey"]
+        allowed = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}]}
+        iam.put_user_policy(UserName="k2", PolicyName="all", PolicyDocument=json.dumps(allowed))
+        yield Store(endpoint, key["AccessKeyId"], key["SecretAccessKey"])
+    finally:
+        server.kill()
+        server.wait()
+
+
+def _await_port(port: int) -> None:
+    patience = time.monotonic() + 30
+    while time.monotonic() < patience:
+        with contextlib.suppress(OSError):
+            socket.create_connection(("127.0.0.1", port), 0.2).close()
+            return
+        time.sleep(0.05)
+    pytest.fail(f"nothing listens at port {port}")
