@@ -19,15 +19,16 @@ if TYPE_CHECKING:
 REPORTS: dict[str, Callable[[RunView], str]] = {
     "report.html": report_html,
     "report.md": report_markdown,
-    "junit.xml": report_junit,
 }
+JUNIT = "junit.xml"
 
 
-def write_reports(folder: Path) -> list[Path]:
-    """Make every report anew from the journal.
+def write_reports(folder: Path, *, junit: bool = False) -> list[Path]:
+    """Make the reports anew from the journal.
 
     Args:
         folder: The run's folder, with its journal.
+        junit: Also junit.xml, for a server that builds and tests.
 
     Returns:
         The files, the one for people first.
@@ -37,7 +38,8 @@ def write_reports(folder: Path) -> list[Path]:
         OperatorError: A report cannot be written.
     """
     view = view_of(read_journal(folder))
-    return [_write(folder / name, render(view)) for name, render in REPORTS.items()]
+    wanted = {**REPORTS, JUNIT: report_junit} if junit else REPORTS
+    return [_write(folder / name, render(view)) for name, render in wanted.items()]
 
 
 def _write(path: Path, text: str) -> Path:

@@ -63,7 +63,7 @@ def open_stack(reference: str, *, near: Path | None = None, store: Store | None 
     return load_stack(reference, near=near, home=(store or Store()).home, overrides={})
 
 
-def launch(runbook: str, *, stack: str, options: Options, mode: Mode) -> RunFinished:
+def launch(runbook: str, *, stack: str, options: Options, mode: Mode, junit: bool = False) -> RunFinished:
     """Run a runbook in the terminal.
 
     Args:
@@ -71,6 +71,7 @@ def launch(runbook: str, *, stack: str, options: Options, mode: Mode) -> RunFini
         stack: Path or name of the stack; "" takes the runbook's own.
         options: How to run it.
         mode: How to show it.
+        junit: Write junit.xml too.
     """
     path = find_runbook(runbook)
     catalogue, store = Catalogue(), Store()
@@ -87,7 +88,7 @@ def launch(runbook: str, *, stack: str, options: Options, mode: Mode) -> RunFini
             person=_person(options, face),
         )
         finished = run(request)
-    _report(store.find_run(face.run), mode)
+    _report(store.find_run(face.run), mode, junit=junit)
     return finished
 
 
@@ -160,11 +161,10 @@ def _person(options: Options, face: Face) -> Person:
     return TerminalPerson(face)
 
 
-def _report(folder: Path, mode: Mode) -> None:
-    """Write the reports beside the journal and say where they are."""
+def _report(folder: Path, mode: Mode, *, junit: bool = False) -> None:
+    """Write the reports beside the journal and say where the one for people is."""
     from k2run.evidence.reports import write_reports
 
-    paths = write_reports(folder)
+    page, *_ = write_reports(folder, junit=junit)
     if mode != "json":
-        for path in paths:
-            print(f"report   {path}")
+        print(f"report   {page}")

@@ -1,0 +1,74 @@
+"""The tasks that answer from the journals of past runs: history, comparison, trends, reports, documents, backups."""
+
+from __future__ import annotations
+
+from invoke import Context, Exit, task
+
+from k2run.friendly import friendly
+
+_NARROWING = {"runbook": "only runs of this runbook", "stack": "only runs on this stack", "json": "as JSON"}
+
+
+@task(auto_shortflags=False, help={"last": "how many runs", **_NARROWING})
+def history(c: Context, runbook: str = "", stack: str = "", last: int = 20, json: bool = False) -> None:
+    """List past runs, the newest last: verdict, score, time."""
+    with friendly():
+        from k2run.faces.numbers.past import show_history
+
+        show_history(runbook, stack, last, json=json)
+
+
+@task(
+    positional=[],
+    auto_shortflags=False,
+    help={
+        "metric": "its name or a part of it; all of them are listed without",
+        "last": "only the newest N",
+        **_NARROWING,
+    },
+)
+def trend(c: Context, metric: str = "", runbook: str = "", stack: str = "", last: int = 0, json: bool = False) -> None:
+    """Show how a figure went from run to run, and whether it changed."""
+    with friendly():
+        from k2run.faces.numbers.past import show_metrics, show_trend
+
+        if metric:
+            show_trend(metric, runbook, stack, last, json=json)
+        else:
+            show_metrics(runbook, stack, json=json)
+
+
+@task(
+    positional=["one", "other"],
+    auto_shortflags=False,
+    help={"one": "the earlier run: id, unique part, `last`", "other": "the later run", "json": "as JSON"},
+)
+def compare(c: Context, one: str, other: str, json: bool = False) -> None:
+    """Show what differs between two runs: outcomes, figures, latencies, times."""
+    with friendly():
+        from k2run.faces.numbers.past import show_comparison
+
+        show_comparison(one, other, json=json)
+
+
+@task(
+    positional=["run_id"],
+    auto_shortflags=False,
+    help={"run-id": "the run's id, a unique part of it, or `last`", "junit": "also write junit.xml"},
+)
+def report(c: Context, run_id: str = "last", junit: bool = False) -> None:
+    """Write the reports of a run anew from its journal."""
+    with friendly():
+        from k2run.engine.store import Store
+        from k2run.evidence.reports import write_reports
+
+        for path in write_reports(Store().find_run(run_id), junit=junit):
+            print(path)
+
+
+def _exit(code: int) -> None:
+    if code:
+        raise Exit(code=code)
+
+
+NUMBERS = (history, trend, compare, report)

@@ -1,0 +1,257 @@
+"""The history of all runs: DuckDB reads the journals in place, and keeps what it took out of those that have ended.
+
+What is kept under `.k2run/cache/history` may be thrown away at any time: it is made again from the journals. A journal
+that changed since, or is gone, is known by its time and size.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from contextlib import suppress
+from secrets import token_hex
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from msgspec import Struct
+
+from k2run.engine.journal import JOURNAL
+from k2run.errors import UsageError
+from k2run.evidence.harvest import MEASURE_COLUMNS, RUN_COLUMNS, harvest
+from k2run.language.problems import did_you_mean
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+MOST_PIECES = 24
+"""Files in the cache from which on they are put together: each new run adds one."""
+OF_STEPS = frozenset({"step", "result"})
+"""Kinds of metric that every step brings along; the others were declared as worth keeping."""
+_TABLES = {"runs": RUN_COLUMNS, "measures": MEASURE_COLUMNS}
+
+
+class PastRun(Struct, frozen=True, kw_only=True):
+    """A run, as the history lists it; `outcome` is empty and `seconds` None when it did not end."""
+
+    run: str
+    began: str
+    name: str
+    title: str
+    kind: str
+    stack: str
+    owner: str
+    outcome: str
+    verdict: str
+    exit_code: int | None
+    seconds: float | None
+    score: float | None
+    coverage: float | None
+    band: str
+
+
+class Point(Struct, frozen=True, kw_only=True):
+    """What one run measured, and the line of its journal that says so."""
+
+    run: str
+    began: str
+    outcome: str
+    value: float
+    seq: int
+
+
+class Metric(Struct, frozen=True, kw_only=True):
+    """Something that runs measure, and how many did.
+
+    Attributes:
+        kind: Where it comes from: run, score, clock, section, step, figure, result.
+    """
+
+    metric: str
+    kind: str
+    runs: int
+
+
+class History:
+    """The runs of one k2run home.
+
+    Args:
+        home: The `.k2run` folder.
+    """
+
+    def __init__(self, home: Path) -> None:
+        import duckdb
+
+        self._runs_folder = home / "runs"
+        self._cache = home / "cache" / "history"
+        self._database = duckdb.connect()
+        try:
+            self._refresh()
+        except duckdb.Error:  # a broken cache is no loss
+            shutil.rmtree(self._cache, ignore_errors=True)
+            self._refresh()
+
+    def runs(self, *, name: str = "", stack: str = "", last: int = 20) -> list[PastRun]:
+        """The newest runs, oldest first."""
+        columns = ", ".join(PastRun.__struct_fields__)
+        query = f"select {columns} from runs where {_narrowed(name, stack)} order by run desc limit {int(last)}"  # noqa: S608 - columns of this module
+        return list(reversed(self._ask(query, PastRun, {"name": name, "stack": stack})))
+
+    def metrics(self, *, name: str = "", stack: str = "") -> list[Metric]:
+        """Everything that was ever measured: figures and clocks first, the times of steps and their results last."""
+        query = f"""
+            select * from (
+                select metric, any_value(measures.kind) as kind, count(*) as runs from measures join runs using (run)
+                where {_narrowed(name, stack)} group by metric
+            ) order by list_position(['score', 'run', 'clock', 'figure', 'section', 'step', 'result'], kind), metric
+        """  # noqa: S608 - see above
+        return self._ask(query, Metric, {"name": name, "stack": stack})
+
+    def points(self, metric: str, *, name: str = "", stack: str = "", last: int = 0) -> list[Point]:
+        """What the runs measured of one metric, oldest first.
+
+        Args:
+            metric: Its name, as `metrics` tells it.
+            name: Only runs of this runbook.
+            stack: Only runs on this stack.
+            last: Only the newest so many; 0 for all.
+        """
+        limit = f"limit {int(last)}" if last else ""
+        query = f"""
+            select run, began, outcome, value, seq from measures join runs using (run)
+            where metric = $metric and {_narrowed(name, stack)} order by run desc {limit}
+        """  # noqa: S608 - see above
+        return list(reversed(self._ask(query, Point, {"metric": metric, "name": name, "stack": stack})))
+
+    def resolve(self, metric: str, *, name: str = "", stack: str = "") -> str:
+        """The name of a metric of which a part was given.
+
+        Raises:
+            UsageError: None fits, or several do.
+        """
+        metrics = self.metrics(name=name, stack=stack)
+        known = [each.metric for each in metrics]
+        if metric in known:
+            return metric
+        fitting = [each for each in known if metric.lower() in each.lower()]
+        declared = [each.metric for each in metrics if each.metric in fitting and each.kind not in OF_STEPS]
+        for only in (fitting, declared):
+            if len(only) == 1:
+                return only[0]
+        if fitting:
+            shown = "; ".join(fitting[:8]) + (f"; and {len(fitting) - 8} more" if len(fitting) > 8 else "")  # noqa: PLR2004 - as many as fit a screen
+            raise UsageError(f"{metric!r} fits {len(fitting)} metrics", hint=f"say which: {shown}")
+        hint = did_you_mean(metric, known) or "`k2run trend` without a metric lists them"
+        raise UsageError(f"no run measured {metric!r}", hint=hint)
+
+    # --- how it knows -------------------------------------------------------------------------------------------------
+
+    def _refresh(self) -> None:
+        present = self._present()
+        self._database.execute("create or replace temp table present (run varchar, stamp varchar)")
+        if present:
+            self._database.execute(
+                "insert into present select unnest($1), unnest($2)",
+                [[run for run, _, _ in present], [stamp for _, stamp, _ in present]],
+            )
+        self._open(self._pieces())
+        unknown = set(self._database.execute("select run from present anti join runs using (run, stamp)").fetchall())
+        new = [entry for entry in present if entry[:1] in unknown] if unknown else []
+        if new:
+            harvest(self._database, new)
+            fresh = () if self._keep() else _TABLES
+            self._open(self._pieces(), fresh)
+            self._put_together()
+
+    def _present(self) -> list[tuple[str, str, str]]:
+        """Of each journal: its run, time and size, and its file."""
+        found: list[tuple[str, str, str]] = []
+        try:
+            folders = sorted(os.scandir(self._runs_folder), key=lambda entry: entry.name)
+        except OSError:
+            return found
+        for folder in folders:
+            file = f"{folder.path}/{JOURNAL}"
+            with suppress(OSError):
+                about = os.stat(file)  # noqa: PTH116 - ten thousand of them; a Path each costs more than the call
+                found.append((folder.name, f"{about.st_mtime_ns}.{about.st_size}", file))
+        return found
+
+    def _pieces(self) -> list[Path]:
+        """Files of the cache; of each piece, the one with its runs is written last."""
+        return sorted(self._cache.glob("*.runs.parquet"))
+
+    def _open(self, pieces: Sequence[Path], fresh: Iterable[str] = ()) -> None:
+        """Show what was kept, as far as its journals are still the same, and what was found but could not be kept."""
+        for table, columns in _TABLES.items():
+            files = ", ".join(f"'{_quoted(piece, table)}'" for piece in pieces)
+            sources = [f"read_parquet([{files}])"] if pieces else []
+            sources += [f"new_{table}"] if table in fresh else []
+            rows = " union ".join(
+                f"select {columns} from {source} semi join present using (run, stamp)"  # noqa: S608 - columns of this module
+                for source in sources or [_EMPTY[table]]
+            )
+            self._database.execute(f"create or replace temp view {table} as {rows}")
+
+    def _keep(self) -> bool:
+        """Keep what was found for the next time; a place that cannot be written is no reason to fail."""
+        piece = self._cache / f"{token_hex(6)}.runs.parquet"
+        try:
+            self._cache.mkdir(parents=True, exist_ok=True)
+            for table in reversed(_TABLES):
+                self._write(f"new_{table}", _quoted(piece, table))
+        except (OSError, _duckdb_error()):
+            return False
+        return True
+
+    def _put_together(self) -> None:
+        """Make one piece of many."""
+        old = self._pieces()
+        if len(old) < MOST_PIECES:
+            return
+        with suppress(OSError, _duckdb_error()):
+            piece = self._cache / f"{token_hex(6)}.runs.parquet"
+            for table in reversed(_TABLES):
+                self._write(table, _quoted(piece, table))
+            self._open([piece])
+            for file in old:
+                file.unlink(missing_ok=True)
+                file.with_name(file.name.replace(".runs.", ".measures.")).unlink(missing_ok=True)
+
+    def _write(self, table: str, file: str) -> None:
+        draft = f"{file}.{os.getpid()}.draft"
+        order = "metric, run" if "measures" in table else "run"  # what a trend asks for lies together
+        self._database.execute(
+            f"copy (from {table} order by {order}) to '{draft}' (format parquet, row_group_size 30720)"
+        )
+        os.replace(draft, file)  # noqa: PTH105 - quoted already
+
+    def _ask(self, query: str, row: type[Any], values: dict[str, Any]) -> list[Any]:
+        used = {name: value for name, value in values.items() if f"${name}" in query}
+        answer = self._database.execute(query, used)
+        names: Sequence[str] = [column[0] for column in answer.description or ()]
+        return [msgspec.convert(dict(zip(names, values, strict=True)), row) for values in answer.fetchall()]
+
+
+_EMPTY = {
+    "runs": """(select '' as run, '' as stamp, '' as began, '' as name, '' as title, '' as kind, '' as stack,
+        '' as owner, '' as outcome, '' as verdict, 0 as exit_code, 0.0::double as seconds, 0.0::double as score,
+        0.0::double as coverage, '' as band where false)""",
+    "measures": "(select '' as run, '' as stamp, '' as metric, 0.0::double as value, 0 as seq, '' as kind where false)",
+}
+
+
+def _quoted(piece: Path, table: str) -> str:
+    """The file of a piece that holds a table, as SQL writes it."""
+    return str(piece).replace(".runs.", f".{table}.")
+
+
+def _duckdb_error() -> type[Exception]:
+    import duckdb
+
+    return duckdb.Error
+
+
+def _narrowed(name: str, stack: str) -> str:
+    parts = ["runs.name = $name" if name else "", "runs.stack = $stack" if stack else ""]
+    return " and ".join(part for part in parts if part) or "true"

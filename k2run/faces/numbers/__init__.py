@@ -1,0 +1,1 @@
+"""Commands that answer from the journals of past runs."""
