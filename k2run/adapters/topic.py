@@ -1,0 +1,324 @@
+"""What may be wrong with a topic: messages that nobody can read, that come twice, late or in another form; settings.
+
+A message cannot be taken back out of a topic. The undo of such a fault waits until the group that reads the topic is
+past the messages; those that stay behind are told in the result, by their offsets.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from k2run.actions.action import Blast, Effect, Result, Striking, Undo, action, fault
+from k2run.actions.deadline import Deadline
+from k2run.adapters._kafka import load, offsets, reading, trades
+from k2run.adapters._kafka.link import Kafka, Link
+from k2run.errors import Refused, Unknown
+from k2run.language.quantities import Duration
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+Written = tuple[bytes | None, bytes]
+
+NOT_A_TRADE = "{this is not JSON"
+A_MINUTE = Duration(60)
+_LOOK_S = 0.2
+_MOST = 100_000
+_OWN = {0, 1}
+"""Sources of a topic's settings: its own, and unknown, which is what some brokers say of all."""
+
+
+class Troubled(Result, frozen=True, kw_only=True):
+    """Messages that make trouble are in the topic.
+
+    Attributes:
+        count: How many were written.
+        ends: Offset after the last of them, by partition; they stay in the topic.
+        trade_id_prefix: How their trade ids begin, where they have such.
+    """
+
+    topic: str
+    count: int
+    ends: dict[int, int]
+    trade_id_prefix: str = ""
+
+    def headline(self) -> str:
+        """Such as `20 messages`."""
+        return f"{self.count:,} messages"
+
+
+class Read(Result, frozen=True, kw_only=True):
+    """A group is past the messages.
+
+    Attributes:
+        left: How many it had still to read when it was looked at first.
+    """
+
+    topic: str
+    group: str
+    left: int
+
+
+class Configured(Result, frozen=True, kw_only=True):
+    """The settings of a topic, as far as they were set."""
+
+    topic: str
+    settings: dict[str, str]
+
+
+@fault("topic.poison", blast=Blast.DATA)
+def poison(
+    kafka: Kafka, deadline: Deadline, topic: str, group: str, count: int = 1, value: str = NOT_A_TRADE, key: str = ""
+) -> Striking[Troubled]:
+    """Write messages that nobody can read. Undone when the group is past them.
+
+    Blast radius: every reader of the topic; the messages stay in it.
+
+    Args:
+        topic: Name of the topic.
+        group: Consumer group that has to get past them.
+        count: How many.
+        value: What is in them.
+        key: Their key, which chooses the partition; they are spread when it is empty.
+    """
+    return (yield from _trouble(kafka, deadline, topic, group, [(key.encode() or None, value.encode())] * count))
+
+
+@fault("topic.duplicate", blast=Blast.DATA)
+def duplicate(kafka: Kafka, deadline: Deadline, topic: str, group: str, count: int = 100) -> Striking[Troubled]:
+    """Write the newest messages of a topic once more. Undone when the group is past them.
+
+    Blast radius: every reader of the topic; the copies stay in it.
+
+    Args:
+        topic: Name of the topic.
+        group: Consumer group that has to get past them.
+        count: How many.
+
+    Raises:
+        Unknown: The topic holds no messages.
+    """
+    found = _newest(kafka, deadline, topic, count)
+    return (yield from _trouble(kafka, deadline, topic, group, found))
+
+
+@fault("topic.disorder", blast=Blast.DATA)
+def disorder(
+    kafka: Kafka,
+    deadline: Deadline,
+    topic: str,
+    group: str,
+    count: int = 1000,
+    late: Duration = A_MINUTE,
+    seed: int = 1,
+) -> Striking[Troubled]:
+    """Write trades whose times are up to `late` ago, in no order. Undone when the group is past them.
+
+    Blast radius: every reader of the topic; the trades stay in it.
+
+    Args:
+        topic: Name of the topic.
+        group: Consumer group that has to get past them.
+        count: How many.
+        late: How late the latest is.
+        seed: The same seed gives the same disorder.
+    """
+    shuffled = random.Random(seed)  # noqa: S311 - an order, not a secret
+    prefix = f"K2RUN-late-{shuffled.getrandbits(24):06x}-"
+    made = trades.trades(prefix, seed, trades.SYMBOLS)
+    messages = []
+    for _ in range(_bounded(count)):
+        key, value = next(made)
+        trade = msgspec.json.decode(value)
+        trade["timestamp"] -= int(shuffled.random() * late * 1e6)
+        messages.append((key, msgspec.json.encode(trade)))
+    return (yield from _trouble(kafka, deadline, topic, group, messages, prefix))
+
+
+@fault("topic.flood", blast=Blast.DATA)
+def flood(
+    kafka: Kafka, deadline: Deadline, topic: str, group: str, count: int = 100_000, seed: int = 1
+) -> Striking[Troubled]:
+    """Write a burst of trades as fast as the cluster takes them. Undone when the group is past them.
+
+    Blast radius: every reader of the topic falls behind; the trades stay in it.
+
+    Args:
+        topic: Name of the topic.
+        group: Consumer group that has to get past them.
+        count: How many.
+        seed: The same seed gives the same market, with new ids.
+    """
+    from itertools import islice
+
+    prefix = f"K2RUN-flood-{random.getrandbits(24):06x}-"
+    messages = islice(trades.trades(prefix, seed, trades.SYMBOLS), count)
+    return (yield from _trouble(kafka, deadline, topic, group, messages, prefix))
+
+
+@fault("topic.change_schema", blast=Blast.DATA)
+def change_schema(
+    kafka: Kafka,
+    deadline: Deadline,
+    topic: str,
+    group: str,
+    count: int = 10,
+    rename: dict[str, str] = {},
+    drop: list[str] = [],
+    set: dict[str, Any] = {},
+) -> Striking[Troubled]:
+    """Write the newest messages again in another form, as a producer with a new schema does.
+
+    Undone when the group is past them. Blast radius: every reader of the topic; the messages stay in it.
+
+    Args:
+        topic: Name of the topic; its messages are JSON objects.
+        group: Consumer group that has to get past them.
+        count: How many.
+        rename: Fields and their new names.
+        drop: Fields that are left out.
+        set: Fields and their new values.
+
+    Raises:
+        Unknown: The topic holds no messages.
+        Refused: They are not JSON objects.
+    """
+    changed = []
+    for key, value in _newest(kafka, deadline, topic, count):
+        try:
+            before = msgspec.json.decode(value, type=dict[str, Any])
+        except msgspec.DecodeError as error:
+            raise Refused(f"the messages of {topic!r} are no JSON objects: {error}") from error
+        after = {rename.get(name, name): entry for name, entry in before.items() if name not in drop}
+        changed.append((key, msgspec.json.encode({**after, **set})))
+    return (yield from _trouble(kafka, deadline, topic, group, changed))
+
+
+@action("topic.await_read")
+def await_read(kafka: Kafka, deadline: Deadline, topic: str, group: str, ends: dict[int, int] = {}) -> Read:
+    """Wait until a consumer group is past some offsets.
+
+    Args:
+        topic: Name of the topic.
+        group: Name of the consumer group.
+        ends: Offset that it has to reach, by partition; the end of each as it is now when empty.
+
+    Raises:
+        TimedOut: It does not get there.
+    """
+    link = Link(kafka, deadline)
+    spans = offsets.spans(link, topic)
+    if any(end > (spans[number].high if number in spans else 0) for number, end in ends.items()):
+        return Read(topic=topic, group=group, left=0, source=link.source)  # a topic made anew has none of them
+    goal = ends or {number: span.high for number, span in spans.items() if span.high}
+    first: int | None = None
+    while True:
+        at = offsets.committed(link, group, topic, goal)
+        left = sum(max(0, end - (at[number] or spans[number].low)) for number, end in goal.items())
+        first = left if first is None else first
+        if not left:
+            return Read(topic=topic, group=group, left=first, source=link.source)
+        deadline.sleep(_LOOK_S)
+
+
+@fault("topic.configure", blast=Blast.DATA)
+def configure(kafka: Kafka, deadline: Deadline, topic: str, settings: dict[str, str | int]) -> Striking[Configured]:
+    """Change settings of a topic, such as its retention. Undone by giving it the old ones.
+
+    Blast radius: every reader and writer of the topic. What a shorter retention deletes does not come back.
+
+    Args:
+        topic: Name of the topic.
+        settings: Settings and their new values.
+    """
+    link = Link(kafka, deadline)
+    before = _settings(link, topic)
+    old = {name: before.get(name, "") for name in settings}
+    yield Undo(
+        action="topic.reconfigure", args={"topic": topic, "settings": old}, says=f"give {topic} its old settings"
+    )
+    _alter(link, topic, {name: str(value) for name, value in settings.items()})
+    return Configured(topic=topic, settings=_settings(link, topic), source=link.source)
+
+
+@action("topic.reconfigure", effect=Effect.CHANGES)
+def reconfigure(kafka: Kafka, deadline: Deadline, topic: str, settings: dict[str, str]) -> Configured:
+    """Set settings of a topic.
+
+    Args:
+        topic: Name of the topic.
+        settings: Settings and their values; the cluster's own value where it is empty.
+    """
+    link = Link(kafka, deadline)
+    _alter(link, topic, settings)
+    return Configured(topic=topic, settings=_settings(link, topic), source=link.source)
+
+
+# --- what they share -------------------------------------------------------------------------------------------------
+
+
+def _trouble(
+    kafka: Kafka, deadline: Deadline, topic: str, group: str, messages: Iterable[Written], prefix: str = ""
+) -> Striking[Troubled]:
+    """Write messages; the undo, planned before, waits until the group has read all that was in the topic then."""
+    link = Link(kafka, deadline)
+    offsets.partitions(link, topic)  # a mistyped name must not become a new topic
+    if group not in offsets.groups(link):
+        raise Unknown(f"there is no consumer group {group!r} at {kafka.bootstrap}", hint="nobody reads the topic yet")
+    yield Undo(
+        action="topic.await_read",
+        args={"topic": topic, "group": group},
+        says=f"wait until {group} is past what was written to {topic}",
+    )
+    receipts = load.send(link, topic, messages)
+    load.settled(link, topic, receipts)
+    return Troubled(
+        topic=topic,
+        count=receipts.acked,
+        ends={number: offset + 1 for number, offset in receipts.last.items()},
+        trade_id_prefix=prefix,
+        source=link.source,
+    )
+
+
+def _newest(kafka: Kafka, deadline: Deadline, topic: str, count: int) -> list[Written]:
+    link = Link(kafka, deadline)
+    found = reading.newest(link, topic, offsets.spans(link, topic), _bounded(count))
+    if not found:
+        raise Unknown(f"the topic {topic!r} at {kafka.bootstrap} holds no messages")
+    return [(_bytes(raw.key()), _bytes(raw.value()) or b"") for raw in reversed(found)]
+
+
+def _bytes(value: Any) -> bytes | None:
+    return value.encode() if isinstance(value, str) else value
+
+
+def _bounded(count: int) -> int:
+    if not 0 < count <= _MOST:
+        raise Refused(f"{count:,} messages cannot be made that way", hint=f"between 1 and {_MOST:,}")
+    return count
+
+
+def _settings(link: Link, topic: str) -> dict[str, str]:
+    from confluent_kafka.admin import ConfigResource  # type: ignore[attr-defined]  # exported at run time
+
+    offsets.partitions(link, topic)
+    resource = ConfigResource("topic", topic)
+    found = link.answer(link.ask(link.admin.describe_configs, [resource])[resource], f"read the settings of {topic!r}")
+    return {name: str(entry.value) for name, entry in sorted(found.items()) if entry.source in _OWN}
+
+
+def _alter(link: Link, topic: str, settings: dict[str, str]) -> None:
+    from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource  # type: ignore[attr-defined]
+
+    entries = [
+        ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET if value else AlterConfigOpType.DELETE)
+        for name, value in settings.items()
+    ]
+    resource = ConfigResource("topic", topic, incremental_configs=entries)
+    asked = link.ask(link.admin.incremental_alter_configs, [resource])
+    for answer in asked.values():
+        link.answer(answer, f"change the settings of {topic!r}")
