@@ -14,7 +14,7 @@ from k2run.errors import K2runError, UsageError
 from k2run.faces.web import changes, pages
 from k2run.faces.web.guard import READING, Guard, Limits
 from k2run.faces.web.site import Denied, Site, site_of
-from k2run.faces.web.statics import static
+from k2run.faces.web.statics import icon, static
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,7 +37,13 @@ def create_app(
         more: Routes of other parts of k2run: hooks under `/hooks/`, metrics, and such.
     """
     app = Starlette(
-        routes=[Route("/static/{version}/{name}", static), *pages.ROUTES, *changes.ROUTES, *more],
+        routes=[
+            Route("/static/{version}/{name}", static),
+            Route("/favicon.ico", icon),
+            *pages.ROUTES,
+            *changes.ROUTES,
+            *more,
+        ],
         middleware=[Middleware(Guard, hosts=hosts, limits=limits or Limits())],
         exception_handlers={
             Denied: _denied,

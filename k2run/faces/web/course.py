@@ -30,8 +30,10 @@ MOST = 6
 """Charts on a page."""
 KEPT = 1200
 """Points of a series; beyond that every second one is dropped."""
-_WIDTH, _HEIGHT, _LEFT, _TOP, _BOTTOM = 640, 170, 64, 12, 24
-_NICE = (1, 2, 2.5, 5, 10)
+_WIDTH, _HEIGHT, _LEFT, _TOP, _BOTTOM = 420, 140, 46, 10, 22
+_EXACT = 1000
+"""From here on, decimals say nothing."""
+_NICE = (1, 1.5, 2, 3, 4, 6, 8, 10)
 
 
 @dataclass(slots=True)
@@ -56,7 +58,13 @@ class Series:
     @property
     def moves(self) -> bool:
         """Whether there is anything to draw."""
-        return len(self.points) > 1
+        values = {value for _, value in self.points}
+        return len(self.points) > 1 and (len(values) > 1 or self.watched)
+
+    @property
+    def watched(self) -> bool:
+        """Whether it is what people watch during a demo."""
+        return any(word in self.name.lower() for word in FIRST)
 
 
 class Course:
@@ -85,7 +93,7 @@ class Course:
     def drawn(self) -> list[Series]:
         """The series worth a chart, lag and level first."""
         moving = [series for series in self._series.values() if series.moves]
-        return sorted(moving, key=lambda series: not any(word in series.name.lower() for word in FIRST))[:MOST]
+        return sorted(moving, key=lambda series: not series.watched)[:MOST]
 
     def charts(self) -> Iterator[tuple[Series, Html]]:
         """Each series with its picture."""
@@ -140,12 +148,13 @@ def chart(series: Series, marks: list[tuple[float, str]]) -> Html:
 
 def latest(series: Series) -> str:
     """The newest value, for people."""
-    return _compact(series.points[-1][1]) if abs(series.points[-1][1]) < 1 else f"{series.points[-1][1]:,.10g}"
+    value = series.points[-1][1]
+    return f"{value:,.0f}" if value.is_integer() or abs(value) >= _EXACT else f"{value:.4g}"
 
 
 def _level(y: float, label: str) -> Html:
     line = tag("line", x1=_LEFT, x2=_WIDTH - 8, y1=y, y2=y, class_="grid")
-    return Html(line + tag("text", label, x=_LEFT - 8, y=y + 4, class_="end"))
+    return Html(line + tag("text", label, x=_LEFT - 8, y=y + 4.5, class_="end"))
 
 
 def _path(points: list[tuple[float, float]], *, stepped: bool) -> str:

@@ -38,7 +38,7 @@ def home(request: Request) -> Response:
     """Stacks and how they do, runs that go on, runbooks with their last verdict."""
     site = site_of(request)
     who = site.reader(request)
-    values = {"runbooks": site.shelf.runbooks(), "verdicts": site.runs.last_of(), **_overview(site)}
+    values = {"runbooks": site.shelf.by_kind(), "verdicts": site.runs.last_of(), **_overview(site)}
     return HTMLResponse(site.page("home.html", who, **values))
 
 

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
-from k2run.evidence.verdict import tally
-from k2run.evidence.wording import Standing
+from k2run.evidence.verdict import tally, verdict
+from k2run.evidence.wording import Standing, counted
 from k2run.faces.web.course import latest
 from k2run.faces.web.pictures import draw
-from k2run.faces.web.runs import light_of, word_of
+from k2run.faces.web.runs import light_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 RUN, PRESENTER, ON_CALL = "run", "presenter", "oncall"
 PANELS = {
-    RUN: ("state", "ask", "now", "faults", "charts", "score", "notes", "announce"),
+    RUN: ("state", "ask", "now", "score", "faults", "charts", "notes", "announce"),
     PRESENTER: ("presenter", "ask", "announce"),
     ON_CALL: ("oncall", "announce"),
 }
@@ -153,9 +153,10 @@ def panel_values(story: Story) -> dict[str, Any]:
         "inbox": has_inbox(view),
         "section": current_section(view),
         "following": following(view),
-        "word": word_of(over, view.scored) if over else "",
+        "verdict": verdict(view, over) if over else ("", ""),
+        "since": recovering_since(view),
         "light": light_of(over) if over else "",
-        "tally": tally(view),
+        "tally": tally(view) if over else counted(step.standing for step in view.leaves()),
         "progress": progress(view),
         "undos": list(view.undos.values())[::-1],
         "charts": [(series, drawn(svg), latest(series)) for series, svg in story.course.charts()],
@@ -183,6 +184,12 @@ def following(view: RunView) -> StepView | None:
     section = current_section(view)
     steps = section.leaves() if section else []
     return next((step for step in steps if step.standing is Standing.WAITING), None)
+
+
+def recovering_since(view: RunView) -> float | None:
+    """When the clock started that somebody waits for: while a fault is in place, or an RTO is promised."""
+    promised = view.started is not None and view.started.rto is not None
+    return view.recovering_since() if promised or view.pending_undos() else None
 
 
 def progress(view: RunView) -> tuple[int, int]:

@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from k2run.engine.events import Bound
 from k2run.evidence.html.summary import TONES
-from k2run.evidence.wording import MARKS, Standing, against, count, moment, percent, points, span, standing
+from k2run.evidence.wording import MARKS, NOT_DONE, Standing, against, count, moment, percent, points, span, standing
 from k2run.faces.web.tokens import Role
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ def environment() -> Environment:
         count=count,
         MARKS=MARKS,
         Bound=Bound,
+        NOT_DONE=NOT_DONE,
         Standing=Standing,
         Role=Role,
         standing=standing,

@@ -14,6 +14,7 @@ from k2run.evidence.wording import span
 from k2run.faces.launch import open_stack
 from k2run.faces.listing import objective_of, runbook_files
 from k2run.language.loader import load_runbook
+from k2run.language.model import Kind
 from k2run.stack import lifecycle
 from k2run.stack.backend import State
 from k2run.stack.loading import stack_files
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from k2run.stack.lifecycle import Look
     from k2run.stack.stack import Stack
 
+BROKEN = "with problems"
+KINDS = (BROKEN, *(kind.value for kind in Kind))
 FRESH_S = 4.0
 """Seconds for which a look at a stack's services is shown to everybody who asks."""
 
@@ -106,6 +109,13 @@ class Shelf:
         with self._lock:
             return sorted((self._entry(path) for path in runbook_files()), key=lambda entry: entry.key)
 
+    def by_kind(self) -> list[tuple[str, list[Entry]]]:
+        """Every runbook, in the order in which the kinds are read; those with problems come first."""
+        found: dict[str, list[Entry]] = {}
+        for entry in self.runbooks():
+            found.setdefault(entry.runbook.kind.value if entry.runbook else BROKEN, []).append(entry)
+        return [(kind, found[kind]) for kind in KINDS if kind in found]
+
     def runbook(self, key: str) -> Entry:
         """One runbook.
 
@@ -160,8 +170,9 @@ def _health(stack: Stack, look: Look) -> Health:
     if absent:
         return Health(name=name, light="quiet", said="not applicable", detail=absent)
     if status.state is not State.RUNNING:
-        light = "quiet" if status.state is State.ABSENT else "bad"
-        return Health(name=name, light=light, said=str(status.state.value), detail=status.detail)
+        never = status.state is State.STOPPED and status.started_at is None
+        light = "quiet" if never or status.state is State.ABSENT else "bad"
+        return Health(name=name, light=light, said="down" if never else status.state.value, detail=status.detail)
     if look.probe is not None and not look.probe.ready:
         return Health(name=name, light="bad", said="does not work", detail=look.probe.detail)
     up = f"up {span(round(status.uptime_s))}" if status.uptime_s else "up"

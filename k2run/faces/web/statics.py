@@ -26,3 +26,8 @@ async def static(request: Request) -> Response:
     return Response(
         FILES[name], media_type=TYPES[name], headers={"cache-control": "public, max-age=31536000, immutable"}
     )
+
+
+async def icon(request: Request) -> Response:  # noqa: ARG001 - the form of an endpoint
+    """What a browser asks for on a page that names no icon."""
+    return Response(FILES["k2run.svg"], media_type=TYPES["k2run.svg"])
