@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from k2run.language.document import Document, Trail
 
-KEYS = ("stack", "name", "title", "protected", "allow", "vars", "connections", "services")
+KEYS = ("stack", "name", "title", "protected", "allow", "compose", "vars", "connections", "services")
 VERSION = 1
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 SERVICE_KEYS = tuple(field for field in Service.__struct_fields__ if field != "name")
@@ -83,6 +83,9 @@ def _head(document: Document, data: dict[str, Any]) -> Iterator[Problem]:
     for key, kind, said in (("title", str, "text"), ("protected", bool, "true or false")):
         if key in data and not isinstance(data[key], kind):
             yield document.problem("K203", f"`{key}` is {said}", (key,), expected=said, found=_kind(data[key]))
+    compose = data.get("compose", "compose.yml")
+    if not isinstance(compose, str):
+        yield document.problem("K203", "`compose` is the path of a compose file", ("compose",), found=_kind(compose))
     allow = data.get("allow", [])
     if not isinstance(allow, list) or not all(isinstance(entry, str) for entry in allow):
         yield document.problem("K203", "`allow` is a list of runbook names", ("allow",), found=_kind(allow))

@@ -11,6 +11,7 @@ from k2run.actions.deadline import Deadline
 from k2run.errors import K2runError, NotApplicable, StackUnavailable, TimedOut, UsageError
 from k2run.language.problems import did_you_mean
 from k2run.stack.backend import ServiceStatus, State
+from k2run.stack.compose import create_missing
 from k2run.stack.model import RunBy, Service
 from k2run.stack.probes import Probe, probe, readiness
 from k2run.stack.services import backend_of
@@ -65,7 +66,11 @@ def start(
     """
     started: list[str] = []
     try:
-        for service in _startable(stack, names, say):
+        startable = _startable(stack, names, say)
+        started += create_missing(stack, startable, deadline)
+        for service in startable:
+            if service.name in started:
+                continue
             try:
                 if backend_of(stack, service).start(deadline):
                     started.append(service.name)

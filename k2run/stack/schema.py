@@ -40,6 +40,7 @@ def stack_schema() -> dict[str, Any]:
             "title": {**text, "description": "What people call it."},
             "protected": {"type": "boolean", "description": "Refuse faults and destructive actions."},
             "allow": {"type": "array", "items": text, "description": "Runbooks that may break it all the same."},
+            "compose": {**text, "description": "Compose file that makes the containers, from this file's folder."},
             "vars": {
                 **mapping,
                 "propertyNames": {"pattern": r"^[^\W\d]\w*$"},

@@ -46,6 +46,7 @@ class Stack:
         title: What people call it.
         protected: Faults and destructive actions are refused here, unless the runbook is in `allow`.
         allow: Names of runbooks that may break it although it is protected.
+        compose: The compose file that makes its containers; None when they are made elsewhere.
         state: Its state folder, absolute: logs, pids, and what its services keep.
         redact: Takes the secrets read so far out of a text.
         services: Its services by name.
@@ -65,6 +66,7 @@ class Stack:
         self.title: str = data.get("title", self.name)
         self.protected: bool = data.get("protected", False)
         self.allow: tuple[str, ...] = tuple(data.get("allow", ()))
+        self.compose = (path.absolute().parent / data["compose"]).resolve() if "compose" in data else None
         self.state = home.absolute() / "stacks" / self.name
         self.redact = Redactor()
         self.has_secrets = _SECRET_MARK.search(document.text) is not None
