@@ -1,0 +1,1 @@
+"""Alerts that become incidents: received, diagnosed, answered by a runbook, closed when they are resolved."""

@@ -1,0 +1,53 @@
+"""Shows incidents on the terminal, and approves what they want to start."""
+
+from __future__ import annotations
+
+import getpass
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from k2run.engine.store import Store
+from k2run.evidence.wording import clean
+from k2run.faces.alerts.book import Book
+
+if TYPE_CHECKING:
+    from k2run.faces.alerts.incident import Incident
+
+LAST = 20
+
+
+def show_incidents(*, all_: bool, json: bool) -> None:
+    """List the open incidents, or the last ones with those that are closed."""
+    incidents = [one for one in Book(Store().home).all() if all_ or one.closed is None][-LAST:]
+    if json:
+        print(msgspec.json.encode(incidents).decode())
+        return
+    if not incidents:
+        print("no incident is open")
+    for incident in incidents:
+        print(f"{incident.id}  {incident.state}  {clean(incident.opened.title)}")
+        for line in _details(incident):
+            print(f"    {line}")
+
+
+def approve_incident(reference: str) -> None:
+    """Say, in the name of who sits here, that an incident's runbook may be started."""
+    incident = Book(Store().home).approve(reference, getpass.getuser())
+    runbook = incident.chosen.runbook if incident.chosen else ""
+    print(f"{incident.id}: {runbook} may be started; the server (`k2run serve`) starts it")
+
+
+def _details(incident: Incident) -> list[str]:
+    alerts = f"{len(incident.firing)} of {len(incident.alerts)} alerts fire"
+    lines = [f"{alerts}, {incident.deliveries} notices since {incident.opened.at[:19]}Z"]
+    chosen = incident.chosen
+    if chosen is not None and chosen.runbook:
+        lines.append(f"runbook {chosen.runbook} on {chosen.stack}: {clean(chosen.why)}")
+    elif chosen is not None:
+        lines.append(clean(chosen.why))
+    if incident.waits_for_approval:
+        lines.append(f"start it with: k2run incidents --approve {incident.id}")
+    if incident.ended is not None:
+        lines.append(f"run {incident.ended.run or '(none)'}: {clean(incident.ended.verdict)}")
+    return lines
