@@ -1,13 +1,14 @@
-"""Coroutines under the deadline of a step: for client libraries that are at their best with asyncio."""
+"""Coroutines and blocking calls under the deadline of a step: for client libraries that know no deadline themselves."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Callable, Coroutine
 
     from k2run.actions.deadline import Deadline
 
@@ -54,3 +55,30 @@ async def _end(task: asyncio.Future[Any]) -> None:
             with contextlib.suppress(asyncio.CancelledError):
                 task.exception()
             return
+
+
+def apart(call: Callable[[], T], deadline: Deadline) -> T:
+    """What a blocking call returns; it is left behind, in a thread of its own, when the deadline passes first.
+
+    The call should have a timeout of its own, so that it does not stay there for good.
+
+    Raises:
+        TimedOut: The deadline passed first.
+        Interrupted: The run was asked to end.
+    """
+    returned: list[T] = []
+    raised: list[Exception] = []
+
+    def work() -> None:
+        try:
+            returned.append(call())
+        except Exception as error:  # noqa: BLE001 - raised again where somebody waits for it
+            raised.append(error)
+
+    thread = threading.Thread(target=work, name=f"apart {call!r}", daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(deadline.at_most(SLICE))
+    if raised:
+        raise raised[0]
+    return returned[0]

@@ -1,0 +1,131 @@
+"""Telling people: a chat, any webhook, a mail. What the stack keeps as secret is masked before it leaves."""
+
+from __future__ import annotations
+
+from email.message import EmailMessage
+from email.utils import formatdate, make_msgid
+from typing import Any, Literal
+
+from k2run.actions.action import Effect, Result, action
+from k2run.actions.connection import Connection
+from k2run.actions.deadline import Deadline
+from k2run.adapters._api import Api
+from k2run.adapters._smtp import Email, deliver
+from k2run.adapters._tls import TRUSTING_THE_SYSTEM, Tls
+from k2run.errors import AuthorError
+from k2run.stack.services import Services
+
+Mood = Literal["plain", "good", "warning", "bad"]
+_COLOURS = {"good": "#2e7d32", "warning": "#f9a825", "bad": "#c62828"}
+MOST_CHARACTERS = 4000
+"""Of a text; chats cut off what is longer."""
+
+
+class Slack(Connection, frozen=True, kw_only=True, key="slack"):
+    """An incoming webhook of Slack (or of a chat that takes the same).
+
+    Attributes:
+        url: The webhook; whoever has it may write, so it belongs into a secret.
+        tls: How the server is trusted.
+    """
+
+    url: str
+    tls: Tls = TRUSTING_THE_SYSTEM
+
+
+class Webhook(Connection, frozen=True, kw_only=True, key="webhook"):
+    """A URL that takes JSON.
+
+    Attributes:
+        url: The whole URL.
+        headers: Sent along, such as an authorization.
+        tls: How the server is trusted.
+    """
+
+    url: str
+    headers: dict[str, str] = {}
+    tls: Tls = TRUSTING_THE_SYSTEM
+
+
+class Told(Result, frozen=True, kw_only=True):
+    """A message that was taken.
+
+    Attributes:
+        by: `slack`, `webhook` or `email`.
+        text: What was said, secrets masked.
+        to: Who gets a mail; otherwise empty.
+    """
+
+    by: str
+    text: str
+    to: list[str] = []
+
+    def headline(self) -> str:
+        """The beginning of what was said."""
+        return f"{self.by}: {' '.join(self.text.split())[:60]}"
+
+
+@action("notify.slack", effect=Effect.CHANGES)
+def slack(
+    slack: Slack, services: Services, deadline: Deadline, text: str, title: str = "", mood: Mood = "plain"
+) -> Told:
+    """Write to a chat through an incoming webhook; sent once, never repeated.
+
+    Args:
+        text: What to say, in the chat's own markup; templates fill in values.
+        title: A line in bold above it.
+        mood: The colour at its side.
+    """
+    said = _fit(services, f"*{title}*\n{text}" if title else text)
+    body: dict[str, Any] = {"text": said}
+    if mood != "plain":
+        body = {"attachments": [{"color": _COLOURS[mood], "text": said, "fallback": said, "mrkdwn_in": ["text"]}]}
+    _post(Api("the chat", slack.url, "connections.slack", {}, slack.tls), deadline, body)
+    return Told(by="slack", text=said)
+
+
+@action("notify.webhook", effect=Effect.CHANGES)
+def webhook(webhook: Webhook, services: Services, deadline: Deadline, json: Any) -> Told:
+    """Send a document to a URL with POST; sent once, never repeated.
+
+    Args:
+        json: The document; templates fill in values.
+    """
+    cleaned = services.stack.redact.clean(json)
+    _post(Api("the webhook", webhook.url, "connections.webhook", webhook.headers, webhook.tls), deadline, cleaned)
+    return Told(by="webhook", text=str(cleaned)[:MOST_CHARACTERS])
+
+
+@action("notify.email", effect=Effect.CHANGES)
+def email(email: Email, services: Services, deadline: Deadline, subject: str, text: str, to: list[str] = []) -> Told:
+    """Send a mail as plain text.
+
+    Args:
+        subject: Its subject, one line.
+        text: Its text; templates fill in values.
+        to: Addresses of who gets it; without any those of the connection.
+    """
+    recipients = to or email.to
+    if not recipients:
+        raise AuthorError(
+            "notify.email: nobody would get it", hint="give `to`, or connections.email.to in the stack file"
+        )
+    message = EmailMessage()
+    said = services.stack.redact(text)
+    message["Subject"] = " ".join(services.stack.redact(subject).split())
+    message["From"], message["To"] = email.sender, ", ".join(recipients)
+    message["Date"], message["Message-ID"] = formatdate(), make_msgid(domain="k2run.invalid")
+    message.set_content(said)
+    deliver(email, deadline, message)
+    return Told(by="email", text=said, to=recipients, source=email.address)
+
+
+def _fit(services: Services, text: str) -> str:
+    clean = services.stack.redact(text)
+    return clean if len(clean) <= MOST_CHARACTERS else clean[: MOST_CHARACTERS - 1] + "…"
+
+
+def _post(api: Api, deadline: Deadline, body: Any) -> None:
+    answer = api.ask(deadline, "", method="POST", sent=body)
+    if not 200 <= answer.status < 300:  # noqa: PLR2004 - the 2xx
+        raise api.refusal(answer, "take the message")
