@@ -27,8 +27,8 @@ NOT_A_TRADE = "{this is not JSON"
 A_MINUTE = Duration(60)
 _LOOK_S = 0.2
 _MOST = 100_000
-_OWN = {0, 1}
-"""Sources of a topic's settings: its own, and unknown, which is what some brokers say of all."""
+_FROM_THE_TOPIC = 1
+"""Source of a setting that the topic itself has, by the numbers of Kafka's protocol."""
 
 
 class Troubled(Result, frozen=True, kw_only=True):
@@ -308,7 +308,12 @@ def _settings(link: Link, topic: str) -> dict[str, str]:
     offsets.partitions(link, topic)
     resource = ConfigResource("topic", topic)
     found = link.answer(link.ask(link.admin.describe_configs, [resource])[resource], f"read the settings of {topic!r}")
-    return {name: str(entry.value) for name, entry in sorted(found.items()) if entry.source in _OWN}
+    return {name: str(entry.value) for name, entry in sorted(found.items()) if _is_own(entry)}
+
+
+def _is_own(entry: Any) -> bool:
+    """Whether the topic itself has a setting; a broker that only tells such ones names no place it would come from."""
+    return entry.source == _FROM_THE_TOPIC or not entry.synonyms
 
 
 def _alter(link: Link, topic: str, settings: dict[str, str]) -> None:
