@@ -7,14 +7,15 @@ from typing import Any
 
 from invoke import Collection, Context, Exit, ParseError, Program, task
 
+from k2run.cli_duty import DUTY
 from k2run.cli_numbers import NUMBERS
 from k2run.cli_recovery import RECOVERY
 from k2run.errors import AuthorError
 from k2run.friendly import friendly
 
-LOOSE = {"validate": "paths", "lint": "paths", "doc": "action", "explain": "code", "trend": "metric"}
+LOOSE = {"validate": "paths", "lint": "paths", "doc": "action", "explain": "code"}
 """Tasks whose argument may be left out, or given several times, without its flag."""
-OPTIONAL = {"recover": "runbook", "drill": "runbook"}
+OPTIONAL = {"recover": "runbook", "drill": "runbook", "trend": "metric", "docs": "kind", "report": "run-id"}
 """Tasks whose first argument may be left out; options with values may follow it."""
 
 
@@ -228,6 +229,23 @@ def import_(c: Context, form: str, file: str, folder: str = "runbooks") -> None:
         print(import_file(form, Path(file), folder=Path(folder)))
 
 
+@task(
+    positional=["runbook"],
+    auto_shortflags=False,
+    help={
+        "runbook": "path or name of the runbook",
+        "svg": "a picture instead of Mermaid's text",
+        "output": "file to write to (printed otherwise); one that ends in .svg is a picture",
+    },
+)
+def graph(c: Context, runbook: str, svg: bool = False, output: str = "") -> None:
+    """Draw a runbook: sections, steps, faults with their undos, clocks."""
+    with friendly():
+        from k2run.faces.authoring.graph.drawing import draw
+
+        draw(runbook, as_svg=svg, output=output)
+
+
 @task(auto_shortflags=False, help={"stack": "path or name of the stack", "timeout": "seconds it may take"})
 def up(c: Context, stack: str = "sandbox", timeout: int = 60) -> None:
     """Start the services of a stack and wait until they do their work."""
@@ -295,36 +313,6 @@ def _form(json: bool, sarif: bool) -> Any:
     return "sarif" if sarif else "json" if json else "text"
 
 
-@task(
-    positional=[],
-    iterable=["runbook"],
-    auto_shortflags=False,
-    help={
-        "runbook": "runbook or folder to look after; may be given several times (all of runbooks/ by default)",
-        "list": "show the next ten starts and the last ten, and end",
-        "json": "the list as JSON",
-        "calendar": "calendar file with the events (calendar.yaml by default)",
-        "patience": "how long runs may still take after SIGTERM before they are asked to undo and end",
-    },
-)
-def schedule(
-    c: Context,
-    runbook: list[str],
-    list: bool = False,  # noqa: A002 - the option is called so
-    json: bool = False,
-    calendar: str = "",
-    patience: str = "60s",
-) -> None:
-    """Start runbooks when their `schedule` says so."""
-    with friendly():
-        from k2run.faces.schedule.opening import keep_schedule, list_schedule
-
-        if list or json:
-            list_schedule(runbook, calendar=calendar, json=json)
-        else:
-            keep_schedule(runbook, calendar=calendar, patience=patience)
-
-
 def _names(text: str) -> frozenset[str]:
     return frozenset(name.strip() for name in text.split(",") if name.strip())
 
@@ -341,6 +329,7 @@ TASKS = (
     explain,
     new,
     import_,
+    graph,
     up,
     down,
     status,
@@ -351,9 +340,9 @@ TASKS = (
     serve,
     list_,
     doc,
-    schedule,
     *NUMBERS,
     *RECOVERY,
+    *DUTY,
 )
 
 

@@ -1,0 +1,65 @@
+"""Tasks for what happens while nobody watches: schedules and incidents."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from invoke import task
+
+from k2run.friendly import friendly
+
+if TYPE_CHECKING:
+    from invoke import Context
+
+
+@task(
+    positional=[],
+    iterable=["runbook"],
+    auto_shortflags=False,
+    help={
+        "runbook": "runbook or folder to look after; may be given several times (all of runbooks/ by default)",
+        "list": "show the next ten starts and the last ten, and end",
+        "json": "the list as JSON",
+        "calendar": "calendar file with the events (calendar.yaml by default)",
+        "patience": "how long runs may still take after SIGTERM before they are asked to undo and end",
+    },
+)
+def schedule(
+    c: Context,
+    runbook: list[str],
+    list: bool = False,  # noqa: A002 - the option is called so
+    json: bool = False,
+    calendar: str = "",
+    patience: str = "60s",
+) -> None:
+    """Start runbooks when their `schedule` says so."""
+    with friendly():
+        from k2run.faces.schedule.opening import keep_schedule, list_schedule
+
+        if list or json:
+            list_schedule(runbook, calendar=calendar, json=json)
+        else:
+            keep_schedule(runbook, calendar=calendar, patience=patience)
+
+
+@task(
+    positional=[],
+    auto_shortflags=False,
+    help={
+        "all": "closed incidents too",
+        "approve": "say that the runbook of this incident may be started: its id, a unique part of it, or `last`",
+        "json": "as JSON",
+    },
+)
+def incidents(c: Context, all: bool = False, approve: str = "", json: bool = False) -> None:  # noqa: A002 - the option is called so
+    """Show the incidents that alerts have opened, or approve what one wants to start."""
+    with friendly():
+        from k2run.faces.alerts.listing import approve_incident, show_incidents
+
+        if approve:
+            approve_incident(approve)
+        else:
+            show_incidents(all_=all, json=json)
+
+
+DUTY = (schedule, incidents)
