@@ -52,7 +52,7 @@ def compare(c: Context, one: str, other: str, json: bool = False) -> None:
 
 
 @task(
-    positional=["run_id"],
+    positional=[],
     auto_shortflags=False,
     help={"run-id": "the run's id, a unique part of it, or `last`", "junit": "also write junit.xml"},
 )
@@ -66,9 +66,31 @@ def report(c: Context, run_id: str = "last", junit: bool = False) -> None:
             print(path)
 
 
+@task(
+    positional=[],
+    auto_shortflags=False,
+    help={
+        "kind": "quick-reference, performance-results, contingency-plan, … or all",
+        "into": "the folder to write to",
+        "stack": "quote only runs on this stack",
+        "max-age": "from which age on a number is stale, such as 24h (each template declares its own)",
+        "strict": "exit code 1 when a number is stale, missing or without evidence",
+    },
+)
+def docs(
+    c: Context, kind: str = "all", into: str = "reference", stack: str = "", max_age: str = "", strict: bool = False
+) -> None:
+    """Write documents out of evidence: every number names the journal line it comes from."""
+    with friendly():
+        from k2run.faces.numbers.papers import write_documents
+
+        problems = write_documents(kind, into=into, stack=stack, max_age=max_age)
+    _exit(1 if problems and strict else 0)
+
+
 def _exit(code: int) -> None:
     if code:
         raise Exit(code=code)
 
 
-NUMBERS = (history, trend, compare, report)
+NUMBERS = (history, trend, compare, report, docs)

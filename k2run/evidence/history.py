@@ -58,6 +58,7 @@ class Point(Struct, frozen=True, kw_only=True):
     outcome: str
     value: float
     seq: int
+    kind: str
 
 
 class Metric(Struct, frozen=True, kw_only=True):
@@ -118,7 +119,7 @@ class History:
         """
         limit = f"limit {int(last)}" if last else ""
         query = f"""
-            select run, began, outcome, value, seq from measures join runs using (run)
+            select run, began, outcome, value, seq, measures.kind as kind from measures join runs using (run)
             where metric = $metric and {_narrowed(name, stack)} order by run desc {limit}
         """  # noqa: S608 - see above
         return list(reversed(self._ask(query, Point, {"metric": metric, "name": name, "stack": stack})))

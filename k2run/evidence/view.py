@@ -39,14 +39,15 @@ if TYPE_CHECKING:
 
     from k2run.engine.events import AnyEvent
 
-_INNER = re.compile(r"\.(?:block|rescue|always)\[\d+\](?:#\d+)?$")
+_INNER = re.compile(r"(?:\.(?:block|rescue|always|run\.\w+)\[\d+\]|(?<=\])\.steps\[\d+\])(?:#\d+)?$")
 _UNLISTED = 1_000_000
 
 
 def parent_path(path: str) -> str:
-    """The path of the block that a step is inside of; empty for a step of a section."""
+    """The path of the block (or runbook) that a step is inside of; empty for a step of a section."""
     inner = _INNER.search(path)
-    return path[: inner.start()] if inner else ""
+    parent = path[: inner.start()] if inner else ""
+    return "" if parent.startswith("sections[") and "." not in parent else parent
 
 
 def base_path(path: str) -> str:
@@ -87,8 +88,8 @@ class StepView(Struct):
 
     @property
     def is_block(self) -> bool:
-        """Whether it only groups other steps."""
-        return self.action == "block"
+        """Whether it only groups other steps, those of a block or of another runbook."""
+        return self.action in {"block", "run"}
 
     @property
     def depth(self) -> int:

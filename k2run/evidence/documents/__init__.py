@@ -1,0 +1,1 @@
+"""Documents whose every number is quoted from a journal."""

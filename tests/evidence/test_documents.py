@@ -1,0 +1,138 @@
+import json
+import re
+import shutil
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from k2run.actions.catalogue import Catalogue
+from k2run.errors import UsageError
+from k2run.evidence.documents.document import make, templates
+from k2run.evidence.documents.quote import FORMS, Footnotes, Quote
+from k2run.evidence.documents.sources import Sources
+from k2run.evidence.history import History
+from k2run.language.loader import load_runbook
+
+ROOT = Path(__file__).parents[2]
+MEASURED = Path(__file__).parent / "journals" / "measured.jsonl"
+TEMPLATES = templates([ROOT / "runbooks" / "documents"])
+KINDS = {
+    "quick-reference", "performance-results", "contingency-plan", "demo-day-checklist", "architecture-decisions",
+    "status",
+}  # fmt: skip
+FOOTNOTE = re.compile(r"^\[\^(\d+)\]: `([^`]+)`(?: = (`+) ?(.*?) ?\3)?, line (\d+) of `([^`]+)`, ", re.MULTILINE)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A home with one real run of demo-day."""
+    folder = tmp_path_factory.mktemp("home")
+    run = json.loads(MEASURED.read_text().splitlines()[0])["run"]
+    (folder / "runs" / run).mkdir(parents=True)
+    shutil.copy(MEASURED, folder / "runs" / run / "journal.jsonl")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def ask(home):
+    """Makes what a template may ask."""
+    runbooks = [load_runbook(file, Catalogue()) for file in sorted((ROOT / "runbooks").glob("recovery/a*.yaml"))]
+    return partial(lambda history, notes: Sources(history, home / "runs", runbooks, notes, ""), History(home))
+
+
+def line_of(home, run, number):
+    return json.loads((home / "runs" / run / "journal.jsonl").read_text().splitlines()[number - 1])
+
+
+def follow(value, field):
+    """Walk to a place in a journal line, by a way of its own."""
+    for key in field.split("."):
+        value = value[int(key)] if isinstance(value, list) else value[key]
+    return value
+
+
+def test_every_kind_has_its_template():
+    assert set(TEMPLATES) == KINDS
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_every_number_of_a_document_resolves_to_a_journal_line(kind, home, ask):
+    text = make(TEMPLATES[kind], ask, max_age="100000h").text
+    notes = {}
+    for number, field, _, _, line, run in FOOTNOTE.findall(text):
+        notes[number] = follow(line_of(home, run, int(line)), field)
+    body = text.partition("\n[^1]:")[0]
+    assert len(notes) == len(re.findall(r"^\[\^", text, re.MULTILINE))
+    numbers = 0
+    for line in body.splitlines():
+        cited = [notes[mark] for mark in re.findall(r"\[\^(\d+)\]", line)]
+        said = {
+            form(raw) for raw in cited if not isinstance(raw, str) for name, form in FORMS.items() if name != "moment"
+        }
+        said |= {raw for raw in cited if isinstance(raw, str)} | {
+            FORMS["moment"](r) for r in cited if isinstance(r, str)
+        }
+        for found in re.findall(r"(?<![\w.])\d[\d,.:]*", re.sub(r"\[\^\d+\]", " ", line).replace("\\", "")):
+            numbers += 1
+            assert any(found.rstrip(".,:") in text for text in said), (line, found)
+    assert numbers or kind == "contingency-plan"
+
+
+def test_documents_of_a_measured_run_leave_nothing_open(ask):
+    for kind in KINDS - {"contingency-plan"}:
+        assert make(TEMPLATES[kind], ask, max_age="100000h").problems == [], kind
+
+
+def test_a_recovery_that_was_never_run_has_no_time(ask):
+    document = make(TEMPLATES["contingency-plan"], ask)
+    assert "*not measured*" in document.text
+    assert any("no run has measured it" in problem for problem in document.problems)
+
+
+def test_the_quick_reference_is_one_page_with_nine_answers(ask):
+    text = make(TEMPLATES["quick-reference"], ask).text
+    assert len(text.splitlines()) <= 200
+    assert len(re.findall(r"^\*\*.*\?\*\*", text, re.MULTILINE)) == 9
+
+
+def template(folder, body, heading="file: a.md"):
+    path = folder / "own.md.j2"
+    path.write_text(f"---\n{heading}\n---\n{body}\n")
+    return path
+
+
+def test_a_number_typed_into_a_template_is_found_out(tmp_path, ask):
+    document = make(template(tmp_path, "Fast: 412 ms, p99, C15, K2.\n{{ figure('p50_ms', 'ms') }} of 7"), ask)
+    problems = [problem for problem in document.problems if "evidence" in problem]
+    assert problems == ["line 1: 412 has no evidence", "line 2: 7 has no evidence"]
+
+
+def test_an_old_number_is_marked_stale():
+    now = datetime.now(UTC)
+    old = Quote(shown="5 ms", raw=5, run="r", seq=3, field="x", at=(now - timedelta(days=3)).isoformat(), form="ms")
+    assert Footnotes(24 * 3600, now).cite(old) == "5 ms *(stale)*[^1]"
+    fresh = Footnotes(7 * 24 * 3600, now)
+    assert fresh.cite(old) == "5 ms[^1]"
+    assert not fresh.problems
+
+
+def test_a_figure_that_no_run_has_is_not_measured(tmp_path, ask):
+    document = make(template(tmp_path, "{{ figure('nothing', 'ms') }}"), ask)
+    assert document.text.startswith("*not measured*")
+    assert document.problems == ["nothing: no run has measured it"]
+
+
+@pytest.mark.parametrize("body", ["{{ nobody }}", "{% if %}", "{{ figure() }}", "{{ figure('p50_ms', 'furlongs') }}"])
+def test_a_template_that_is_wrong_says_so(tmp_path, ask, body):
+    with pytest.raises(UsageError, match=r"own\.md\.j2"):
+        make(template(tmp_path, body), ask)
+    with pytest.raises(UsageError):
+        make(template(tmp_path, "x", heading="lenghts: 3"), ask)
+
+
+def test_the_users_template_comes_before_the_one_that_ships(tmp_path):
+    mine = tmp_path / "status.md.j2"
+    mine.write_text("---\nfile: s.md\n---\n")
+    assert templates([tmp_path, ROOT / "runbooks" / "documents"])["status"] == mine
