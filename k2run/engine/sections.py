@@ -73,6 +73,8 @@ class SectionRunner:
             outcome = self._steps(section)
             if section.clock == "rto" and satisfied(outcome):
                 outcome = of_all([outcome, self._recover(section)])
+            elif section.clock == "detect" and satisfied(outcome):
+                self._detected(section)
         seconds = round(run.journal.elapsed() - began, 3)
         run.journal.record(
             SectionFinished(
@@ -160,6 +162,16 @@ class SectionRunner:
         from k2run.engine.probe import holds
 
         return all(holds(self._run, step) for step in self._run.runbook.steady_state)
+
+    def _detected(self, section: Section) -> None:
+        """Stop the clock of detection: the section's steps have seen the fault."""
+        run = self._run
+        if run.first_fault is None:
+            return
+        seconds = Duration(round(run.journal.elapsed() - run.first_fault, 3))
+        run.figures["detect"] = seconds
+        period = max((float(step.every or 1) for step in section.steps if step.until is not None), default=0.0)
+        run.journal.record(ClockStopped(clock="detect", seconds=float(seconds), error=period))
 
     def _stop_clock(self, seconds: float, objective: Duration | None, message: str) -> None:
         bound = Bound.MISSED if message else _bound(objective, seconds, measured=True)

@@ -226,7 +226,7 @@ class RunView(Struct):
 
     def recovering_since(self) -> float | None:
         """Seconds into the run at which the recovery clock started; None when it does not run."""
-        if not self.faults or self.clocks or self.finished is not None:
+        if not self.faults or any(clock.clock == "rto" for clock in self.clocks) or self.finished is not None:
             return None
         return self.faults[0].began or self.faults[0].t
 

@@ -126,7 +126,7 @@ class Section(Struct, frozen=True, kw_only=True):
     Attributes:
         within: The budget of the section: an objective, not a limit.
         parallel: How many steps run at once; 0 or 1 is one after the other.
-        clock: `rto` makes this the section that recovery is timed by.
+        clock: `rto` makes this the section that recovery is timed by; `detect` stops the time to detection at its end.
         category: The score category of its steps, unless a step names its own.
     """
 

@@ -28,7 +28,7 @@ SECTION_KEYS = (
     "vars",
     "requires",
 )
-CLOCKS = ("rto",)
+CLOCKS = ("rto", "detect")
 _STOPPING = (Kind.SCENARIO, Kind.RECOVERY)
 """Kinds of which a failed section ends the run: what follows would break or repair the wrong thing."""
 
@@ -112,7 +112,7 @@ class SectionReader:
 
     def _clock(self, value: Any, path: Trail) -> str:
         if value and value not in CLOCKS:
-            hint = did_you_mean(str(value), CLOCKS) or "the recovery clock is called rto"
+            hint = did_you_mean(str(value), CLOCKS) or "there are rto (recovered) and detect (first seen)"
             self._reading.problem("K205", f"there is no clock `{value}`", path, hint=hint)
         return str(value)
 
