@@ -119,7 +119,7 @@ def _section() -> dict[str, Any]:
         "when": _said(_ref("expression"), "The section is left out when this is false."),
         "within": _said(_ref("duration"), "The time budget of the section: an objective, not a limit."),
         "parallel": _said(_WORKERS, "How many steps run at once; true for all."),
-        "clock": _said({"enum": ["rto", "detect"]}, "The clock that stops at the end of this section: recovered, or first seen."),
+        "clock": _said({"enum": ["rto", "detect"]}, "The clock that stops at its end: recovered, or first seen."),
         "category": _said(_TEXT, "Score category of the steps that name none."),
         "after_failure": _said({"enum": [way.value for way in AfterFailure]}, "What a failed critical step does."),
         "tags": _said(_ref("words"), "Tags of all its steps."),

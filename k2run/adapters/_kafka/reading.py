@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from k2run.adapters._kafka.link import ANSWER_S
-from k2run.adapters._kafka.offsets import UNCOMMITTED
+from k2run.adapters._kafka.offsets import UNCOMMITTED, Span
 from k2run.adapters._kafka.results import Message
 from k2run.adapters._registry.avro import framed_id
 from k2run.errors import Unreachable
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from confluent_kafka import Message as Raw
 
     from k2run.adapters._kafka.link import Link, Setting
-    from k2run.adapters._kafka.offsets import Span
 
 
 def newest(link: Link, topic: str, spans: Mapping[int, Span], count: int) -> list[Raw]:
@@ -76,15 +75,23 @@ def arriving(link: Link, topic: str, spans: Mapping[int, Span], end: float) -> I
 
 
 def _read(link: Link, topic: str, starts: Mapping[int, int], spans: Mapping[int, Span]) -> list[Raw]:
-    """Every message from `starts` up to the end of each span; offsets that compaction removed are passed over."""
+    """Every message from `starts` up to the end of each span."""
+    return list(between(link, topic, {number: Span(start, spans[number].high) for number, start in starts.items()}))
+
+
+def between(link: Link, topic: str, spans: Mapping[int, Span]) -> Iterator[Raw]:
+    """Every message in these spans, none of them empty, as they come; offsets that compaction removed are passed over.
+
+    Raises:
+        Unreachable: Some partition stopped answering.
+    """
     from confluent_kafka import KafkaError, TopicPartition
 
-    open_ = dict(starts)
-    found: list[Raw] = []
+    open_ = set(spans)
     quiet = time.monotonic() + link.deadline.at_most(ANSWER_S)
     settings: dict[str, Setting] = {"enable.partition.eof": True, "fetch.wait.max.ms": 10, **UNCOMMITTED}
     with link.consumer(settings) as consumer, link.judged(f"read {topic!r}"):
-        consumer.assign([TopicPartition(topic, number, start) for number, start in starts.items()])
+        consumer.assign([TopicPartition(topic, number, start) for number, (start, _) in spans.items()])
         while open_:
             for raw in consumer.consume(500, link.deadline.at_most(0.03)):
                 quiet = time.monotonic() + ANSWER_S
@@ -92,9 +99,9 @@ def _read(link: Link, topic: str, starts: Mapping[int, int], spans: Mapping[int,
                 if error is not None and error.code() != KafkaError._PARTITION_EOF:  # noqa: SLF001 - its public name
                     raise link.judge(error, f"read {topic!r}")
                 if error is None and offset < spans[number].high:
-                    found.append(raw)
+                    yield raw
                 if error is not None or offset >= spans[number].high - 1:
-                    open_.pop(number, None)
+                    open_.discard(number)
             if time.monotonic() > quiet:
                 raise Unreachable(f"{len(open_)} partitions of {topic!r} at {link.kafka.bootstrap} send no messages")
     return found

@@ -1,0 +1,144 @@
+"""Holds what was written to a topic against what came into a table: lost, doubled, by the id of each message."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from k2run.actions.action import Result, action
+from k2run.actions.deadline import Deadline
+from k2run.adapters._iceberg.catalog import Iceberg, open_table
+from k2run.adapters._kafka import offsets, reading
+from k2run.adapters._kafka.link import Kafka, Link
+from k2run.errors import Refused, Unknown
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from confluent_kafka import Message
+
+SHOWN = 5
+_MOST = 3_000_000
+"""Messages; their ids are held in memory."""
+
+
+class Reconciled(Result, frozen=True, kw_only=True):
+    """What became of the messages of a topic.
+
+    Attributes:
+        messages: How many messages with an id were looked at.
+        ids: How many different ids they have.
+        repeated: Messages whose id was in the topic before: it is right that the table has them once.
+        unreadable: Messages without a readable id; they are no loss of the table's.
+        lost: Ids that the table does not have.
+        duplicated: Ids that the table has more than once.
+        late: Ids that came into the table only after the first look.
+        some_lost: A few of the ids that are lost.
+    """
+
+    messages: int
+    ids: int
+    repeated: int
+    unreadable: int
+    lost: int
+    duplicated: int
+    late: int
+    some_lost: list[str] = []
+
+    def headline(self) -> str:
+        """Such as `12,040 messages: 0 lost, 0 duplicated`."""
+        return f"{self.messages:,} messages: {self.lost:,} lost, {self.duplicated:,} duplicated"
+
+
+@action("reconcile.topic")
+def topic(
+    kafka: Kafka,
+    iceberg: Iceberg,
+    deadline: Deadline,
+    topic: str,
+    table: str,
+    column: str = "message_id",
+    after: dict[int, int] = {},
+    wait: bool = True,
+) -> Reconciled:
+    """Look for every message of a topic in a table, by its id.
+
+    All that was acknowledged before this step begins is looked for. What was acknowledged and is not in the topic any
+    more (a broker that forgets) cannot be seen here.
+
+    Args:
+        topic: Name of the topic; its messages are JSON objects.
+        table: Name of the table.
+        column: The field of the message, and column of the table, with the id.
+        after: Leave out what is before these offsets, by partition, such as `before.high` of kafka.watermarks.
+        wait: Look again until all have come or the step's time is over; once only when false.
+
+    Raises:
+        Unknown: There are no messages to look for.
+        Refused: There are more than three million.
+    """
+    link = Link(kafka, deadline)
+    ends = {
+        number: offsets.Span(max(span.low, after.get(number, 0)), span.high)
+        for number, span in offsets.spans(link, topic).items()
+    }
+    spans = {number: span for number, span in ends.items() if span.high > span.low}
+    expected, unreadable = _ids(link, topic, spans, column)
+    if not expected:
+        raise Unknown(f"there are no messages in {topic!r} to look for", hint="is anybody writing to it?")
+    stored, late = _settled(iceberg, deadline, table, column, expected, wait=wait)
+    lost = [one for one in expected if one not in stored]
+    messages = expected.total()
+    return Reconciled(
+        messages=messages,
+        ids=len(expected),
+        repeated=messages - len(expected),
+        unreadable=unreadable,
+        lost=len(lost),
+        duplicated=sum(count > 1 for one, count in stored.items() if one in expected),
+        late=late,
+        some_lost=lost[:SHOWN],
+        source=f"{link.source}, {iceberg.source}",
+    )
+
+
+def _ids(link: Link, topic: str, spans: Mapping[int, offsets.Span], column: str) -> tuple[Counter[str], int]:
+    """The ids in these parts of the topic, and how many messages have none."""
+    count = sum(span.high - span.low for span in spans.values())
+    if count > _MOST:
+        raise Refused(f"{count:,} messages are too many to compare", hint="leave out older ones with `after`")
+    found: Counter[str] = Counter()
+    unreadable = 0
+    for message in reading.between(link, topic, spans) if spans else ():
+        one = _id(message, column)
+        if one is None:
+            unreadable += 1
+        else:
+            found[one] += 1
+    return found, unreadable
+
+
+def _id(message: Message, column: str) -> str | None:
+    try:
+        decoded = msgspec.json.decode(message.value() or b"")
+    except msgspec.DecodeError:
+        return None
+    return str(decoded[column]) if isinstance(decoded, dict) and column in decoded else None
+
+
+def _settled(
+    iceberg: Iceberg, deadline: Deadline, table: str, column: str, expected: Counter[str], *, wait: bool
+) -> tuple[Counter[str], int]:
+    """How often the table has each id, once it has them all or time is nearly over; and how many came late."""
+    first: int | None = None
+    rounds_s = 1.0
+    while True:
+        found = open_table(iceberg, deadline, table).scan(selected_fields=(column,)).to_arrow()
+        stored = Counter(map(str, found[column].to_pylist()))
+        missing = sum(one not in stored for one in expected)
+        first = missing if first is None else first
+        if not missing or not wait or deadline.remaining() < 3 * rounds_s:
+            return stored, max(0, first - missing)
+        deadline.sleep(rounds_s)
