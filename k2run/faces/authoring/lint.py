@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from k2run.actions.catalogue import Catalogue
+from k2run.errors import RunbookInvalid
 from k2run.faces.authoring.dangers import DANGERS
 from k2run.faces.authoring.subject import Subject, open_subject
 from k2run.faces.authoring.tidiness import TIDINESS
@@ -24,20 +25,24 @@ _ALLOWED = re.compile(r"#\s*lint:\s*allow\s+((?:L\d{3}[,\s]*)+)")
 
 
 def lint_files(paths: list[str], *, form: Form) -> list[Problem]:
-    """Lint runbooks and show every finding.
+    """Lint runbooks and show every finding; of a runbook that is not valid, its problems.
 
     Args:
         paths: Files, or folders that hold them; stack files are passed over.
         form: How to show the findings.
-
-    Raises:
-        RunbookInvalid: A runbook has problems; they come first.
     """
     catalogue = Catalogue()
     files = [file for path in paths for file in files_below(Path(path)) if not is_stack(file)]
-    found = [finding for file in files for finding in findings(open_subject(file, catalogue))]
+    found = [finding for file in files for finding in _of_file(file, catalogue)]
     show_problems(found, len(files), form=form, noun="finding")
     return found
+
+
+def _of_file(file: Path, catalogue: Catalogue) -> list[Problem]:
+    try:
+        return findings(open_subject(file, catalogue))
+    except RunbookInvalid as invalid:
+        return list(invalid.problems)
 
 
 def findings(subject: Subject) -> list[Problem]:

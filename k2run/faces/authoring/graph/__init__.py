@@ -1,0 +1,1 @@
+"""Draws runbooks: sections, faults, undos and clocks."""
