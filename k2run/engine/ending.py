@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 from k2run.actions.action import Effect, Result
 from k2run.engine.events import Bound, Outcome, StepFinished
 from k2run.engine.outcomes import satisfied
-from k2run.engine.words import WORDS
 from k2run.errors import ExpressionFailed
 from k2run.language.expressions import Template
 
@@ -127,7 +126,7 @@ class Ending:
         return Bound.MET if attempt.outcome is Outcome.PASSED and seconds <= self._step.within else Bound.MISSED
 
     def _changed(self, attempt: Attempt) -> bool:
-        if not self._step.action or self._step.action in WORDS or attempt.outcome is not Outcome.PASSED:
+        if "." not in self._step.action or attempt.outcome is not Outcome.PASSED:
             return False
         return self._run.caller.action(self._step.action).effect is not Effect.OBSERVES
 

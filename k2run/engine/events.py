@@ -250,6 +250,7 @@ class ClockStopped(Event, frozen=True, kw_only=True, tag="clock_stopped"):
 
     clock: str
     seconds: float
+    step: str = ""  # the step whose runbook it belongs to, when it is not the run's own
     error: float = 0.0
     within: float | None = None
     objective: Bound | None = None

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import threading
+from copy import copy
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from k2run.errors import Interrupted
 
@@ -35,6 +37,9 @@ class Options(Struct, frozen=True, kw_only=True):
         extra: Values given with `-e`.
         keep: Leave up what the run started.
         max_blast: How far its faults may reach (`service`, `data`, `host`); no limit when empty.
+        start_at: The step (its name, id or path) at which the run begins; those before it are left out.
+        check: `resolve` calls nothing, `probe` calls what only observes; "" is a real run.
+        yes: Destructive steps are approved in advance.
         attended: Somebody is there to answer.
         inbox: They answer from another process, through the run's folder.
         by: Who asked for it, where that is known.
@@ -45,6 +50,9 @@ class Options(Struct, frozen=True, kw_only=True):
     extra: dict[str, Any] = {}
     keep: bool = False
     max_blast: str = ""
+    start_at: str = ""
+    check: str = ""
+    yes: bool = False
     attended: bool = False
     inbox: bool = False
     by: str = ""
@@ -65,8 +73,16 @@ class Execution:
         stop: Set when the run is asked to end.
         past: What an earlier part of this run has done.
 
+        cleanup: Set when even what runs at the end is asked to end.
+
     Attributes:
         figures: Figures recorded so far.
+        facts: Names that the engine gives to every expression.
+        ended_early: Why no further section is run, where that speaks against the run.
+        ended_well: The same, where it does not.
+        prefix: What stands before the paths of its steps; not empty for a runbook that a step runs.
+        section: The section that this step belongs to.
+        around: The execution that this step belongs to.
         results: What the turns of the loops under way gave, by their paths.
     """
 
@@ -83,6 +99,7 @@ class Execution:
         options: Options,
         stop: threading.Event,
         past: Past,
+        cleanup: threading.Event | None = None,
     ) -> None:
         self.folder = folder
         self.runbook = runbook
@@ -93,18 +110,29 @@ class Execution:
         self.variables = variables
         self.options = options
         self.stop = stop
+        self.cleanup = cleanup or threading.Event()
         self.past = past
-        self.figures = past.figures
+        self.figures = past.figures()
+        self.facts = {
+            "stack": stack.facts(),
+            "run": {"id": folder.name, "folder": str(folder)},
+            "figures": self.figures,
+        }
+        variables.know(self.facts)
         self.results: dict[str, Any] = {}
         self.first_fault = past.first_fault
         self.ended_early = ""
+        self.ended_well = ""
+        self.prefix = ""
+        self.section = ""
+        self.around: Execution | None = None
         self.guided: Guided | None = None
 
     def stand_on(self, past: Past) -> None:
         """Some of what an earlier part has done does not count any more: this does."""
         self.past = past
         self.figures.clear()
-        self.figures.update(past.figures)
+        self.figures.update(past.figures())
         self.first_fault = past.first_fault
 
     def check_stop(self) -> None:
@@ -120,6 +148,40 @@ class Execution:
         """A fault is let go; the first one starts the recovery clock."""
         if self.first_fault is None:
             self.first_fault = at
+        if self.around is not None:
+            self.around.fault_began(at)
+
+    def inside(self, runbook: Runbook, variables: Variables, path: str, section: str) -> Execution:
+        """The execution of a runbook that a step runs: the same run, with names, figures and a clock of its own.
+
+        Args:
+            runbook: What the step runs.
+            variables: What its expressions see.
+            path: Path of the step.
+            section: Path of the step's section.
+        """
+        child = copy(self)
+        child.around, child.runbook, child.variables = self, runbook, variables
+        child.prefix, child.section = f"{path}.run.", section
+        child.options = replace(self.options, tags=frozenset(), start_at="")
+        child.past = self.past.below(child.prefix)
+        child.figures = child.past.figures()
+        child.facts = {**self.facts, "figures": child.figures}
+        variables.know(child.facts)
+        child.first_fault = child.past.first_fault
+        child.ended_early = child.ended_well = ""
+        return child
+
+    @property
+    def runner(self) -> str:
+        """Who undoes what it broke: the engine, or the step that runs its runbook."""
+        return self.prefix.removesuffix(".run.") or "engine"
+
+    def ending(self) -> Execution:
+        """The same execution for what runs although the run was asked to end."""
+        last = copy(self)
+        last.stop = self.cleanup
+        return last
 
     def missing(self, services: Sequence[str]) -> str:
         """Why a step that requires these services does not apply to this stack; empty when it does."""

@@ -36,6 +36,7 @@ def judge_run(  # noqa: PLR0913 - the end of a run looks at all of it
     stopped: K2runError | None,
     reasons: list[str],
     pending: list[str],
+    remark: str = "",
 ) -> Judgement:
     """Judge a run.
 
@@ -47,8 +48,9 @@ def judge_run(  # noqa: PLR0913 - the end of a run looks at all of it
         stopped: What ended the run before its time, if anything did.
         reasons: Further reasons against it: undos that failed, sections that were not reached.
         pending: What is still broken.
+        remark: What else belongs into the verdict of a run that passed.
     """
-    steps = latest(events)
+    steps = [step for step in latest(events) if ".run." not in step.step]
     critical = [step.name for step in top_level(steps) if critical_failure(step)]
     objectives = [] if isinstance(stopped, Interrupted) else list(judge_objectives(runbook, seconds, figures))
     missed = [_against(entry) for entry in objectives if entry.bound is not Bound.MET]
@@ -71,7 +73,7 @@ def judge_run(  # noqa: PLR0913 - the end of a run looks at all of it
         scored=scored,
         finished=RunFinished(
             outcome=outcome,
-            verdict=_verdict(outcome, against, steps, scored),
+            verdict=_verdict(outcome, against, latest(events), scored, remark),
             exit_code=code,
             seconds=round(seconds, 3),
             reasons=against,
@@ -86,7 +88,7 @@ def critical_failure(step: StepFinished) -> bool:
 
 
 def top_level(steps: Sequence[StepFinished]) -> list[StepFinished]:
-    """Steps that are not inside a block: the block speaks for those."""
+    """Steps that are not inside a block or a section of a runbook that is run: those speak for themselves."""
     return [step for step in steps if not any(part in step.step for part in (".block[", ".rescue[", ".always["))]
 
 
@@ -134,7 +136,9 @@ def _outcome(stopped: K2runError | None, against: list[str]) -> tuple[Outcome, i
     return (Outcome.FAILED, 1) if against else (Outcome.PASSED, 0)
 
 
-def _verdict(outcome: Outcome, against: list[str], steps: Sequence[StepFinished], scored: Scored | None) -> str:
+def _verdict(
+    outcome: Outcome, against: list[str], steps: Sequence[StepFinished], scored: Scored | None, remark: str
+) -> str:
     """One sentence: go or no-go where a score decides, passed or failed elsewhere."""
     decides = scored is not None and scored.go is not None
     if outcome is Outcome.INTERRUPTED:
@@ -145,4 +149,5 @@ def _verdict(outcome: Outcome, against: list[str], steps: Sequence[StepFinished]
         )
     persons = sum(step.outcome is Outcome.NOT_CONFIRMED for step in steps)
     word = "go" if decides else "passed"
+    word = f"{word}: {remark}" if remark else word
     return f"{word}, subject to {persons} item{'s' if persons != 1 else ''} for a person" if persons else word

@@ -36,10 +36,12 @@ def bands(runbook: Runbook) -> list[OutlineBand]:
 
 
 def all_steps(runbook: Runbook) -> Iterator[Step]:
-    """Every step of a runbook, those inside blocks too."""
+    """Every step of a runbook, those inside blocks and in the runbooks that it runs too."""
     top = (runbook.steady_state, *(section.steps for section in runbook.sections), runbook.always)
     for steps in top:
         yield from _within(steps)
+    for inner in runbook.runs.values():
+        yield from all_steps(inner)
 
 
 def _within(steps: Sequence[Step]) -> Iterator[Step]:

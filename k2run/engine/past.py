@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _LOOKED_AT_AGAIN = frozenset({STEADY_BEFORE, STEADY_AFTER, ALWAYS})
+_NESTED = ".run."
 ENGINE, COMMAND = "engine", "k2run undo"
 
 
@@ -51,14 +52,37 @@ class Past(Struct, frozen=True, kw_only=True):
     Attributes:
         steps: The finished steps, by path.
         sections: The finished sections, by path.
-        figures: The figures that they recorded.
-        first_fault: When the first fault that counts was let go, in seconds since the run started.
+        clocks: The clocks that were stopped, by the path of the step that ran their runbook.
+        faults: When each fault that counts was let go, in seconds since the run started, by path.
+        prefix: What stands before all these paths.
     """
 
     steps: dict[str, StepFinished] = {}
     sections: dict[str, SectionFinished] = {}
-    figures: dict[str, Any] = {}
-    first_fault: float | None = None
+    clocks: dict[str, ClockStopped] = {}
+    faults: dict[str, float] = {}
+    prefix: str = ""
+
+    @property
+    def first_fault(self) -> float | None:
+        """When the first fault was let go."""
+        return min(self.faults.values(), default=None)
+
+    def figures(self) -> dict[str, Any]:
+        """The figures that were recorded, but not by runbooks that steps run: those have their own."""
+        own = [step for path, step in self.steps.items() if _NESTED not in path[len(self.prefix) :]]
+        recorded = {name: value for step in own for name, value in step.figures.items()}
+        clock = self.clocks.get(self.prefix.removesuffix(_NESTED))
+        return recorded if clock is None else {**recorded, clock.clock: Duration(clock.seconds)}
+
+    def below(self, prefix: str) -> Past:
+        """What the runbook that a step runs has done."""
+        return Past(
+            steps={path: step for path, step in self.steps.items() if path.startswith(prefix)},
+            clocks=self.clocks,
+            faults={path: began for path, began in self.faults.items() if path.startswith(prefix)},
+            prefix=prefix,
+        )
 
 
 def past_of(events: Sequence[AnyEvent]) -> Past:
@@ -69,21 +93,17 @@ def past_of(events: Sequence[AnyEvent]) -> Past:
     """
     again = _first_undone_fault(events)
     counts = [event for event in events if (again is None or event.seq < again) and not _is_looked_at_again(event)]
-    steps = {event.step: event for event in counts if isinstance(event, StepFinished)}
-    stopped = [event for event in counts if isinstance(event, ClockStopped) and not event.message]
-    faults = [event.began for event in counts if isinstance(event, FaultStruck)]
     return Past(
-        steps=steps,
+        steps={event.step: event for event in counts if isinstance(event, StepFinished)},
         sections={event.section: event for event in counts if isinstance(event, SectionFinished)},
-        figures={
-            **{name: value for step in steps.values() for name, value in step.figures.items()},
-            **{event.clock: Duration(event.seconds) for event in stopped},
-        },
-        first_fault=min(faults, default=None),
+        clocks={event.step: event for event in counts if isinstance(event, ClockStopped) and not event.message},
+        faults={event.step: event.began for event in counts if isinstance(event, FaultStruck)},
     )
 
 
 def _is_looked_at_again(event: AnyEvent) -> bool:
+    if isinstance(event, StepFinished) and _NESTED in event.step:
+        return event.step.rpartition(_NESTED)[2].partition("[")[0] in _LOOKED_AT_AGAIN
     return isinstance(event, StepFinished | SectionFinished) and event.section in _LOOKED_AT_AGAIN
 
 

@@ -19,7 +19,7 @@ from k2run.engine.blast import check_blast
 from k2run.engine.caller import Caller, message_of
 from k2run.engine.events import Noted, RunFinished, RunResumed, RunStarted, StackChanged
 from k2run.engine.execution import Execution, Options
-from k2run.engine.inputs import resolve_inputs
+from k2run.engine.inputs import has_secret_inputs, resolve_inputs, restore_inputs, shown_extra, shown_inputs
 from k2run.engine.journal import Journal, Observer, cut_torn_tail, no_redaction, read_journal
 from k2run.engine.judge import judge_run
 from k2run.engine.lock import hold
@@ -79,7 +79,7 @@ def run(request: Request) -> RunFinished:
         JournalLost: No journal can be written.
     """
     check_allowed(request)
-    inputs = resolve_inputs(request.runbook, request.options.extra)
+    inputs = resolve_inputs(request.runbook, request.options.extra, request.stack)
     store, stack = request.store, request.stack
     folder = store.new_run(request.runbook.name, request.runbook.source)
     with StopRequest() as signals, hold(store.stack_folder(stack.name), stack.name, folder.name):
@@ -103,7 +103,7 @@ def run_inside(request: Request, signals: StopRequest) -> RunFinished:
     if faults:
         name = request.runbook.name
         raise UsageError(f"{name} breaks something itself ({faults[0]})", hint=f"do `k2run run {name}` on its own")
-    inputs = resolve_inputs(request.runbook, request.options.extra)
+    inputs = resolve_inputs(request.runbook, request.options.extra, request.stack)
     folder = request.store.new_run(request.runbook.name, request.runbook.source)
     return _execute(request, folder, inputs, signals, past=())
 
@@ -126,7 +126,8 @@ def resume(request: Request, folder: Path) -> RunFinished:
             settle_or_refuse(store, stack.name)
         store.mark_open(stack.name, folder.name)
         cut_torn_tail(folder / "journal.jsonl")
-        return _execute(request, folder, started(past).inputs, signals, past=past)
+        inputs = restore_inputs(request.runbook, started(past).inputs, request.options.extra, stack)
+        return _execute(request, folder, inputs, signals, past=past)
 
 
 def settle_or_refuse(store: Store, stack: str) -> None:
@@ -155,7 +156,7 @@ def undo(request: Request, folder: Path) -> list[str]:
     with StopRequest() as signals, hold(store.stack_folder(stack.name), stack.name, f"undo of {folder.name}"):
         cut_torn_tail(folder / "journal.jsonl")
         events = read_journal(folder)
-        journal = Journal(folder, request.observers, redact=_redaction(stack), after=events)
+        journal = Journal(folder, request.observers, redact=_redaction(stack, request.runbook), after=events)
         caller = Caller(request.catalogue, stack, lambda _step: Nobody())
         undos = _undo_stack(journal, caller, signals, events)
         failed = undos.play_all(by="k2run undo")
@@ -223,16 +224,14 @@ def _begin(
 ) -> Execution:
     """Open the journal and make what the parts of the run share."""
     runbook, stack, options = request.runbook, request.stack, request.options
-    journal = Journal(folder, request.observers, redact=_redaction(stack), after=past)
+    journal = Journal(folder, request.observers, redact=_redaction(stack, runbook), after=past)
     done = past_of(past)
     if past:
         journal.record(RunResumed(pid=os.getpid(), inbox=options.inbox, by=options.by, finished_steps=len(done.steps)))
     else:
         journal.record(_run_started(request, folder, inputs))
     caller = Caller(request.catalogue, stack, lambda step: Recorded(request.person, journal, step))
-    facts = {"stack": stack.facts(), "run": {"id": folder.name, "folder": str(folder)}, "figures": done.figures}
-    variables = Variables(facts, inputs, {name: value for name, value in options.extra.items() if name not in inputs})
-    variables.enter(runbook.vars)
+    variables = Variables({}, inputs, {name: value for name, value in options.extra.items() if name not in inputs})
     execution = Execution(
         folder=folder,
         runbook=runbook,
@@ -244,7 +243,9 @@ def _begin(
         options=options,
         stop=signals.run,
         past=done,
+        cleanup=signals.cleanup,
     )
+    variables.enter(runbook.vars)
     if request.guide is not None:
         from k2run.engine.guide import Guided
 
@@ -315,6 +316,7 @@ def _close(request: Request, execution: Execution, stopped: K2runError | None, r
         stopped=stopped or kept,
         reasons=reasons,
         pending=execution.undos.says,
+        remark=execution.ended_well,
     )
     for event in (*judgement.objectives, *((judgement.scored,) if judgement.scored else ()), judgement.finished):
         _tell(execution, event)
@@ -350,13 +352,12 @@ def _undo_stack(journal: Journal, caller: Caller, signals: StopRequest, events: 
     return UndoStack(journal, play, pending_undos(events), planned=planned)
 
 
-def _redaction(stack: Stack) -> Any:
-    return stack.redact if stack.has_secrets else no_redaction
+def _redaction(stack: Stack, runbook: Runbook) -> Any:
+    return stack.redact if stack.has_secrets or has_secret_inputs(runbook) else no_redaction
 
 
 def _run_started(request: Request, folder: Path, inputs: dict[str, Any]) -> RunStarted:
     runbook, stack, options = request.runbook, request.stack, request.options
-    secret = {entry.name for entry in runbook.inputs if entry.type == "secret"}
     return RunStarted(
         run=folder.name,
         runbook=runbook.path,
@@ -367,11 +368,11 @@ def _run_started(request: Request, folder: Path, inputs: dict[str, Any]) -> RunS
         stack=stack.name,
         stack_file=str(stack.path),
         owner=runbook.owner,
-        inputs={name: "•••" if name in secret else value for name, value in inputs.items()},
+        inputs=shown_inputs(runbook, inputs),
         options={
             "tags": sorted(options.tags),
             "skip_tags": sorted(options.skip_tags),
-            "extra": {name: value for name, value in options.extra.items() if name not in secret},
+            "extra": shown_extra(runbook, options.extra),
             "keep": options.keep,
         },
         attended=options.attended,

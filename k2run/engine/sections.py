@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from k2run.engine.events import Bound, ClockStopped, Noted, Outcome, SectionFinished, SectionStarted
+from k2run.engine.events import Bound, ClockStopped, Noted, Outcome
+from k2run.engine.leaps import Leap, RunStopped
 from k2run.engine.outcomes import of_all, satisfied
+from k2run.engine.section_account import SectionAccount, bound_of
 from k2run.engine.steps import StepRunner
 from k2run.errors import ExpressionFailed
 from k2run.language.model import AfterFailure, Kind, Section, Severity, Step
@@ -49,10 +51,10 @@ class SectionRunner:
             return
         for section in runbook.sections:
             self._run.check_stop()
-            if not self._run.ended_early:
+            if not (self._run.ended_early or self._run.ended_well):
                 self.run(section)
         if runbook.steady_state and self._run.first_fault is not None and not self._recovered:
-            self._run.undos.play_all()
+            self._run.undos.play_all(by=self._run.runner, inside=self._run.prefix)
             self._recover(None)
 
     def run_always(self) -> None:
@@ -62,37 +64,24 @@ class SectionRunner:
 
     def run(self, section: Section) -> Outcome:
         """Run one section and record how it ended, unless an earlier part of this run has done so."""
-        run = self._run
-        if section.path in run.past.sections:
-            return self._walk(section)
-        began = run.journal.elapsed()
-        run.journal.record(SectionStarted(section=section.path, name=section.name, within=section.within))
-        skip = self._not_needed(section)
+        account = SectionAccount(self._run, section)
+        ended = account.ended()
+        if ended is not None:
+            return self._walk(section, ended)
+        account.begin()
         outcome = Outcome.SKIPPED
-        if not skip:
+        if not self._not_needed(section):
             outcome = self._steps(section)
             if section.clock == "rto" and satisfied(outcome):
                 outcome = of_all([outcome, self._recover(section)])
             elif section.clock == "detect" and satisfied(outcome):
                 self._detected(section)
-        seconds = round(run.journal.elapsed() - began, 3)
-        run.journal.record(
-            SectionFinished(
-                section=section.path,
-                name=section.name,
-                outcome=outcome,
-                seconds=seconds,
-                within=section.within,
-                objective=_bound(section.within, seconds, measured=outcome is not Outcome.SKIPPED),
-            )
-        )
+        account.end(outcome)
         return outcome
 
-    def _walk(self, section: Section) -> Outcome:
+    def _walk(self, section: Section, outcome: Outcome) -> Outcome:
         """Bring back what an ended section handed on; its steps are all finished, so nothing is done."""
-        run = self._run
-        outcome = run.past.sections[section.path].outcome
-        run.variables.enter(section.vars)
+        self._run.variables.enter(section.vars)
         self._recovered = self._recovered or section.clock == "rto"
         return outcome if outcome is Outcome.SKIPPED else self._steps(section)
 
@@ -113,20 +102,47 @@ class SectionRunner:
         if missing:
             return of_all([runner.leave_out(step, Outcome.NOT_APPLICABLE, missing) for step in section.steps])
         if section.parallel > 1:
-            return of_all(self._run.each(section.steps, runner.run, at_once=section.parallel))
+            return self._at_once(section, runner)
         outcomes: list[Outcome] = []
-        broken: Step | None = None
+        left = ""
         for step in section.steps:
             self._run.check_stop()
-            if broken is not None:
-                runner.leave_out(step, Outcome.SKIPPED, f"not reached: {broken.name} failed")
+            if left:
+                runner.leave_out(step, Outcome.SKIPPED, left)
                 continue
-            outcomes.append(weigh(step, runner.run(step)))
-            if outcomes[-1] is Outcome.FAILED and section.after_failure is not AfterFailure.CONTINUE:
-                broken = step
-        if broken is not None and section.after_failure is AfterFailure.END_RUN:
-            self._run.ended_early = f"{broken.name} failed"
+            try:
+                outcomes.append(weigh(step, runner.run(step)))
+            except Leap as leap:
+                left = self._leapt(leap)
+            else:
+                left = self._after(section, step, outcomes[-1])
         return of_all(outcomes)
+
+    def _after(self, section: Section, step: Step, outcome: Outcome) -> str:
+        """Why the steps after this one are left out; empty when they are not."""
+        if outcome is not Outcome.FAILED or section.after_failure is AfterFailure.CONTINUE:
+            return ""
+        if section.after_failure is AfterFailure.END_RUN:
+            self._run.ended_early = f"{step.name} failed"
+        return f"not reached: {step.name} failed"
+
+    def _at_once(self, section: Section, runner: StepRunner) -> Outcome:
+        """Run all steps of a section at once."""
+        try:
+            return of_all(self._run.each(section.steps, runner.run, at_once=section.parallel))
+        except Leap as leap:
+            self._leapt(leap)
+            return Outcome.PASSED
+
+    def _leapt(self, leap: Leap) -> str:
+        """Why the steps that follow are left out."""
+        if not isinstance(leap, RunStopped):
+            return f"left out: {leap.because}" if leap.because else "left out by skip_section"
+        if leap.passed:
+            self._run.ended_well = f"stopped: {leap.because}"
+        else:
+            self._run.ended_early = f"stopped: {leap.because}"
+        return f"not reached: the run was stopped: {leap.because}"
 
     def _plain_section(self, path: str, name: str, steps: Sequence[Step]) -> Outcome:
         """Run steps that belong to the runbook rather than to a section of it."""
@@ -174,11 +190,12 @@ class SectionRunner:
         run.journal.record(ClockStopped(clock="detect", seconds=float(seconds), error=period))
 
     def _stop_clock(self, seconds: float, objective: Duration | None, message: str) -> None:
-        bound = Bound.MISSED if message else _bound(objective, seconds, measured=True)
+        bound = Bound.MISSED if message else bound_of(objective, seconds, measured=True)
         self._run.figures["rto"] = Duration(round(seconds, 3))
         self._run.journal.record(
             ClockStopped(
                 clock="rto",
+                step=self._run.prefix.removesuffix(".run."),
                 seconds=round(seconds, 3),
                 error=STEADY_PERIOD / 2 if self._run.runbook.steady_state else 0.0,
                 within=objective,
@@ -200,11 +217,3 @@ def _again(step: Step) -> Step:
     from msgspec.structs import replace
 
     return replace(step, path=step.path.replace(STEADY_BEFORE, STEADY_AFTER, 1))
-
-
-def _bound(within: float | None, seconds: float, *, measured: bool) -> Bound | None:
-    if within is None:
-        return None
-    if not measured:
-        return Bound.NOT_MEASURED
-    return Bound.MET if seconds <= within else Bound.MISSED

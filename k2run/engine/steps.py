@@ -5,17 +5,19 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from k2run.engine.attempt import Attempt
+from k2run.engine.attempt import Attempt, judge
 from k2run.engine.caller import message_of
 from k2run.engine.ending import Ending, title
 from k2run.engine.events import Outcome, StepStarted
+from k2run.engine.leaps import LEAPS, Leap, leap_of, look
 from k2run.engine.outcomes import of_all, satisfied
 from k2run.engine.trying import Trying, time_limit
 from k2run.engine.variables import loop_items
 from k2run.engine.words import WORDS
-from k2run.errors import ExpressionFailed
+from k2run.errors import ExpressionFailed, Interrupted, UsageError
 from k2run.language.expressions import render
 from k2run.language.model import Severity
+from k2run.language.vocabulary import RUN
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -37,6 +39,7 @@ class StepRunner:
     def __init__(self, execution: Execution, section: Section) -> None:
         self._run = execution
         self._section = section
+        self._told = execution.section or section.path
 
     def run(self, step: Step, path: str = "", local: dict[str, Any] | None = None) -> Outcome:
         """Run a step with all its turns and record how it ended.
@@ -50,7 +53,7 @@ class StepRunner:
             Interrupted: The run was asked to end.
             JournalLost: The journal cannot be written any more.
         """
-        path, names = path or step.path, local or {}
+        path, names = path or self._run.prefix + step.path, local or {}
         reason = self._left_out(step)
         if reason:
             return self.leave_out(step, Outcome.SKIPPED, reason, path, names)
@@ -63,7 +66,9 @@ class StepRunner:
         self, step: Step, outcome: Outcome, message: str, path: str = "", local: dict[str, Any] | None = None
     ) -> Outcome:
         """Record a step that is not run at all."""
-        return self._ending(step, path or step.path, local or {}).record(Attempt(outcome=outcome, message=message))
+        return self._ending(step, path or self._run.prefix + step.path, local or {}).record(
+            Attempt(outcome=outcome, message=message)
+        )
 
     def _loop(self, step: Step, path: str, names: dict[str, Any]) -> Outcome:
         """Run a step once for each item; the results of all turns are registered as a list."""
@@ -99,6 +104,8 @@ class StepRunner:
             run.variables.register(done.variables)
             if step.register and step.loop is not None:
                 run.results[path] = done.variables.get(step.register)
+            if step.action in LEAPS and done.outcome is Outcome.PASSED:
+                raise leap_of(step.action, done.result)
             return done.outcome
         try:
             local = run.variables.local(step.vars, **given)
@@ -107,7 +114,11 @@ class StepRunner:
                 return self._ending(step, path, local).record(attempt)
         except ExpressionFailed as error:
             return self._ending(step, path, given).record(Attempt().failing(error.message, error.hint))
-        return self._block(step, path, local) if step.block else self._act(step, path, local)
+        if step.block:
+            return self._block(step, path, local)
+        if step.action == RUN.name:
+            return self._runbook(step, path, local)
+        return self._leap(step, path, local) if step.action in LEAPS else self._act(step, path, local)
 
     def _act(self, step: Step, path: str, local: dict[str, Any]) -> Outcome:
         """Do the step's action."""
@@ -133,16 +144,50 @@ class StepRunner:
         """Run a block: its steps until one fails, then `rescue`, and `always` whatever happened."""
         began = time.monotonic()
         self._started(step, path, local, {})
-        attempt = Attempt()
+        attempt, leap = Attempt(), None
         try:
             failed = self._until_failure(step.block, f"{path}.block", local)
             if failed is not None:
                 attempt = self._rescue(step, path, failed, local)
-        finally:
-            left = self._until_failure(step.always, f"{path}.always", local)
+        except Leap as caught:
+            leap, attempt = caught, Attempt(headline=caught.because)
+        except Interrupted:
+            StepRunner(self._run.ending(), self._section).finish(step, path, local)
+            raise
+        left = self.finish(step, path, local)
         if left is not None:
             attempt = attempt.failing(f"{left.name} failed in `always`")
+        outcome = self._ending(step, path, local).record(attempt, seconds=time.monotonic() - began, attempts=1)
+        if leap is not None:
+            raise leap
+        return outcome
+
+    def finish(self, step: Step, path: str, local: dict[str, Any]) -> Step | None:
+        """Run the `always` of a block; the step that failed in it, if one did."""
+        return self._until_failure(step.always, f"{path}.always", local)
+
+    def _runbook(self, step: Step, path: str, local: dict[str, Any]) -> Outcome:
+        """Run another runbook as this step."""
+        from k2run.engine.nested import run_runbook
+
+        began = time.monotonic()
+        self._started(step, path, local, {})
+        try:
+            attempt = run_runbook(self._run, step, path, local, section=self._told)
+        except (ExpressionFailed, UsageError) as error:
+            attempt = Attempt().failing(error.message, error.hint)
+        if attempt.outcome is Outcome.PASSED and step.expect:
+            attempt = judge(attempt, step.expect, self._run.variables.names({**local, "result": attempt.result}))
         return self._ending(step, path, local).record(attempt, seconds=time.monotonic() - began, attempts=1)
+
+    def _leap(self, step: Step, path: str, local: dict[str, Any]) -> Outcome:
+        """Leave out the steps that follow, as the step says."""
+        try:
+            attempt = look(step.action, step.args, self._run.variables.names(local))
+        except ExpressionFailed as error:
+            return self._ending(step, path, local).record(Attempt().failing(error.message, error.hint))
+        self._ending(step, path, local).record(attempt)
+        raise leap_of(step.action, attempt.result)
 
     def _rescue(self, step: Step, path: str, failed: Step, local: dict[str, Any]) -> Attempt:
         if not step.rescue:
@@ -165,7 +210,7 @@ class StepRunner:
         self._run.journal.record(
             StepStarted(
                 step=path,
-                section=self._section.path,
+                section=self._told,
                 name=title(self._run, step, local),
                 action=step.action or "block",
                 args=args,
@@ -176,4 +221,4 @@ class StepRunner:
 
     def _ending(self, step: Step, path: str, local: dict[str, Any]) -> Ending:
         section = self._section
-        return Ending(self._run, step, path, section=section.path, category=section.category, local=local)
+        return Ending(self._run, step, path, section=self._told, category=section.category, local=local)

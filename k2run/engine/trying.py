@@ -66,11 +66,15 @@ class Trying:
         """
         step, limit = self._step, time_limit(self._step)
         ends = time.monotonic() + limit
+        last: Attempt | None = None
         repeats = step.until is not None or bool(step.retries)
         while True:
             left = max(0.0, ends - time.monotonic()) if self.attempts else limit
             self.attempts += 1
             attempt = self._once(Deadline(min(step.timeout or limit, left), self._run.stop))
+            if last is not None and not attempt.answered and time.monotonic() >= ends:
+                attempt = last  # cut off by the end of the step: the one before it says more
+            last = attempt
             if not repeats or attempt.outcome in {Outcome.PASSED, Outcome.NOT_APPLICABLE, Outcome.NOT_CONFIRMED}:
                 return attempt
             if step.retries is not None and self.attempts > step.retries:

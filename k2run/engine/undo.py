@@ -97,14 +97,18 @@ class UndoStack:
                     self._close(entry, UndoFinished(undo=entry.undo, says=entry.says, outcome=Outcome.PASSED, by=step))
                     return
 
-    def play_all(self, by: str = "engine") -> list[str]:
+    def play_all(self, by: str = "engine", inside: str = "") -> list[str]:
         """Play every pending undo, newest first; one that fails does not keep the others from being played.
+
+        Args:
+            by: Who undoes.
+            inside: Only what steps below this path broke.
 
         Returns:
             What could not be undone, for people; empty when all is back.
         """
         failed: list[str] = []
-        for entry in reversed(list(self._pending)):
+        for entry in reversed([entry for entry in self._pending if entry.step.startswith(inside)]):
             self._tell(UndoStarted(undo=entry.undo, says=entry.says))
             began = self._journal.elapsed()
             try:

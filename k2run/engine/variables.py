@@ -29,6 +29,10 @@ class Variables:
         self._registered: dict[str, Any] = {}
         self._lock = threading.Lock()
 
+    def know(self, facts: Mapping[str, Any]) -> None:
+        """Take in the names that the engine gives."""
+        self._base.update(facts)
+
     def enter(self, values: Mapping[str, Any]) -> None:
         """Add `vars` of the runbook or of a section; each may use those before it."""
         for name, value in values.items():

@@ -35,7 +35,8 @@ def _wait(args: dict[str, Any], names: dict[str, Any], deadline: Deadline) -> At
 
 def _set(args: dict[str, Any], names: dict[str, Any], deadline: Deadline) -> Attempt:  # noqa: ARG001 - one form for all words
     values = render(args, names)
-    return Attempt(result=values, headline=", ".join(f"{name} = {value}" for name, value in values.items()))
+    headline = ", ".join(f"{name} = {value}" for name, value in values.items())
+    return Attempt(result=values, headline=headline, answered=True)
 
 
 WORDS: dict[str, Callable[[dict[str, Any], dict[str, Any], Deadline], Attempt]] = {

@@ -63,7 +63,7 @@ class StepView(Struct):
     section: str
     planned: OutlineStep | None = None
     started: StepStarted | None = None
-    tried: StepTried | None = None
+    tries: list[StepTried] = field(default_factory=list)
     asked: Asked | None = None
     answered: Answered | None = None
     fault: FaultStruck | None = None
@@ -85,6 +85,11 @@ class StepView(Struct):
         """The action that it does; `block` for a group of steps."""
         event = self.finished or self.started or self.planned
         return event.action if event is not None else ""
+
+    @property
+    def tried(self) -> StepTried | None:
+        """The last attempt that was not enough."""
+        return self.tries[-1] if self.tries else None
 
     @property
     def is_block(self) -> bool:
@@ -342,7 +347,7 @@ class RunView(Struct):
             return
         match event:
             case StepTried():
-                step.tried = event
+                step.tries.append(event)
             case Asked():
                 step.asked = event
             case Answered():

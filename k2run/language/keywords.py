@@ -99,6 +99,14 @@ def _failure(draft: Draft, _key: str, value: Any, path: Trail, _scope: Scope) ->
                 draft.reader.references.recovery(text, at[key])
 
 
+def _stack(draft: Draft, key: str, value: Any, path: Trail, _scope: Scope) -> None:
+    text = draft.reading.text(value, path, f"`{key}`")
+    if "{{" in text:
+        hint = "stacks are locked before the run begins, so they must be known then"
+        draft.reading.problem("K204", f"`{key}` is the plain name of a stack", path, hint=hint)
+    draft.fields[key] = text
+
+
 def _skip(draft: Draft, key: str, value: Any, path: Trail, scope: Scope) -> None:
     """Read before the others."""
 
@@ -127,5 +135,7 @@ KEYWORDS: dict[str, Callable[[Draft, str, Any, Trail, Scope], None]] = {
     "requires": _requires,
     "on_failure": _failure,
     "no_log": _flag,
+    "approve": _flag,
+    "delegate": _stack,
 }
 """Every keyword; an action is whatever else stands in a step."""

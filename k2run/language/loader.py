@@ -19,6 +19,7 @@ from k2run.language.sections import SectionReader
 from k2run.language.steps import StepReader, read_vars
 
 if TYPE_CHECKING:
+    from k2run.language.expressions import Expression
     from k2run.language.model import Input
     from k2run.language.problems import Problem
     from k2run.language.vocabulary import Vocabulary
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 VERSION = 1
 RUNBOOK_KEYS = (
     *("runbook", "kind", "name", "title", "description", "owner", "stack", "inputs", "vars", "requires", "objective"),
-    *("score", "steady_state", "symptoms", "sections", "always", "tags", "schedule", "alerts"),
+    *("score", "steady_state", "symptoms", "sections", "always", "outputs", "tags", "schedule", "alerts"),
 )
 _NEEDED = ("runbook", "kind", "sections")
 
@@ -79,7 +80,9 @@ class _RunbookReader:
         self._document = document
         self._reading = Reading(document, vocabulary)
         self._points = PointsReader(self._reading)
-        self._steps = StepReader(self._reading, self._points, References(self._reading, home))
+        self._home = home
+        self._references = References(self._reading, home)
+        self._steps = StepReader(self._reading, self._points, self._references)
 
     @property
     def problems(self) -> list[Problem]:
@@ -103,6 +106,7 @@ class _RunbookReader:
             sections.read_all(fields.get("sections", []), ("sections",), scope) if "sections" in fields else ()
         )
         parts["always"] = self._listed_steps("always", fields, scope)
+        outputs = self._outputs(fields.get("outputs", {}), scope)
         score = read_score(reading, fields["score"], ("score",)) if "score" in fields else None
         self._points.check(score)
         objective = (
@@ -123,6 +127,9 @@ class _RunbookReader:
             vars=variables,
             requires=requires,
             objective=objective,
+            outputs=outputs,
+            home=str(self._home or ""),
+            runs=self._references.runs,
             score=score,
             tags=frozenset(reading.texts(fields.get("tags", []), ("tags",), "`tags`")),
             uses_stack=reading.uses_stack or bool(requires),
@@ -169,6 +176,16 @@ class _RunbookReader:
         for key, triggers in found.items():
             unknown_inputs(self._reading, key, triggers, [entry.name for entry in inputs])
         return found
+
+    def _outputs(self, value: Any, scope: Scope) -> dict[str, Expression]:
+        reading = self._reading
+        written = reading.mapping(value, ("outputs",), "`outputs`")
+        for name in written:
+            reading.name(name, ("outputs", name), "an output", key=True)
+        return {
+            name: reading.expression(item, ("outputs", name), f"the output `{name}`", scope)
+            for name, item in written.items()
+        }
 
     def _text(self, fields: dict[str, Any], key: str, default: str) -> str:
         return self._reading.text(fields[key], (key,), f"`{key}`") if key in fields else default

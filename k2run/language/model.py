@@ -85,6 +85,8 @@ class Step(Struct, frozen=True, kw_only=True):
         figures: Named numbers to record from the result, such as `rpo: result.lost`.
         on_failure: A hint for the person who reads the failure.
         recovery: A recovery runbook to offer when the step fails.
+        approve: Whether a person approves it first; None leaves that to the action: destructive ones are approved.
+        delegate: Another stack on which it is done; "" for the run's own.
     """
 
     path: str
@@ -112,6 +114,8 @@ class Step(Struct, frozen=True, kw_only=True):
     on_failure: str = ""
     recovery: str = ""
     no_log: bool = False
+    approve: bool | None = None
+    delegate: str = ""
     requires: tuple[str, ...] = ()
     id: str = ""
     parallel: int = 0
@@ -243,7 +247,13 @@ class AlertRule(Struct, frozen=True, kw_only=True):
 
 
 class Runbook(Struct, frozen=True, kw_only=True):
-    """One checked YAML document."""
+    """One checked YAML document.
+
+    Attributes:
+        home: The folder from which it names other files.
+        runs: The runbooks that its steps run, by the references it uses.
+        outputs: What a runbook that runs this one sees of it.
+    """
 
     kind: Kind
     name: str
@@ -262,8 +272,11 @@ class Runbook(Struct, frozen=True, kw_only=True):
     symptoms: tuple[Step, ...] = ()
     sections: tuple[Section, ...] = ()
     always: tuple[Step, ...] = ()
+    outputs: dict[str, Expression] = {}
     score: Score | None = None
     tags: frozenset[str] = frozenset()
     uses_stack: bool = False
+    home: str = ""
+    runs: dict[str, Runbook] = {}
     schedule: tuple[Schedule, ...] = ()
     alerts: tuple[AlertRule, ...] = ()

@@ -5,13 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from k2run.errors import K2runError
+from k2run.errors import K2runError, RunbookInvalid
+from k2run.language.expressions import Template
 from k2run.language.problems import did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from k2run.language.document import Trail
+    from k2run.language.model import Runbook
     from k2run.language.reading import Reading
 
 ENDINGS = (".yaml", ".yml")
@@ -25,29 +27,53 @@ class References:
     Args:
         reading: Where problems go.
         home: The folder of the runbook; None when the text comes from no file, and nothing is checked.
+
+    Attributes:
+        runs: The runbooks that steps run, checked, by the references they use.
     """
 
     def __init__(self, reading: Reading, home: Path | None) -> None:
         self._reading = reading
         self._home = home
+        self.runs: dict[str, Runbook] = {}
 
     def recovery(self, reference: str, path: Trail) -> None:
         """A recovery runbook that a failed step offers."""
         if reference and self._home is not None and looks_like_a_file(reference):
             self._existing(reference, path)
 
-    def runbook(self, reference: Any, path: Trail) -> None:
-        """A runbook that a step runs."""
-        if not isinstance(reference, str) or self._home is None or not looks_like_a_file(reference):
-            return
+    def runbook(self, reference: Any, path: Trail) -> Runbook | None:
+        """A runbook that a step runs, checked; None when it is not there, or wrong."""
+        if isinstance(reference, Template):
+            hint = "what is run is checked before anything is done, so it must be known then"
+            self._reading.problem("K204", "`runbook` is the plain path of a file", path, hint=hint)
+            return None
+        if not isinstance(reference, str) or self._home is None:
+            return None
+        if reference in self.runs:
+            return self.runs[reference]
         file = self._existing(reference, path)
-        own = Path(self._reading.document.file).resolve()
         if file is None:
-            return
-        circle = _circle(file.resolve(), own)
+            return None
+        own = self._home / Path(self._reading.document.file).name
+        circle = _circle(file.resolve(), own.resolve())
         if circle:
             names = " -> ".join(step.name for step in (own, *circle))
             self._reading.problem("K502", f"this runbook runs itself: {names}", path, hint="break the circle")
+            return None
+        return self._read(file, reference, path)
+
+    def _read(self, file: Path, reference: str, path: Trail) -> Runbook | None:
+        """Check a runbook that is run, whole; its own problems are told where it is validated itself."""
+        from k2run.language.loader import load_runbook
+
+        try:
+            self.runs[reference] = load_runbook(file, self._reading.vocabulary)
+        except RunbookInvalid as error:
+            message = f"{reference} has {error.message.removesuffix(' found')}"
+            self._reading.problem("K503", message, path, hint=f"`k2run validate {file}` shows them")
+            return None
+        return self.runs[reference]
 
     def _existing(self, reference: str, path: Trail) -> Path | None:
         assert self._home is not None  # noqa: S101 - the callers have looked

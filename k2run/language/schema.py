@@ -13,7 +13,7 @@ from k2run.language.heading import INPUT_TYPES
 from k2run.language.model import AfterFailure, Kind, Severity, Start, WhenLocked
 from k2run.language.quantities import Duration, Rate, Size
 from k2run.language.reading import MAX_WORKERS
-from k2run.language.vocabulary import ASSERT, RUN, SET, WAIT
+from k2run.language.vocabulary import RUN, SKIP_SECTION, STOP, WORDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -106,6 +106,10 @@ def _runbook() -> dict[str, Any]:
             {"type": "array", "minItems": 1, "items": _ref("section")}, "The steps, in groups, in order."
         ),
         "always": _said(_ref("steps"), "Steps that run whatever happened."),
+        "outputs": _said(
+            {"type": "object", "propertyNames": _NAME, "additionalProperties": _ref("expression")},
+            "Values that a runbook which runs this one sees as `result.outputs`.",
+        ),
         "tags": _said(_ref("words"), "Tags of the whole runbook."),
         "schedule": _said({"anyOf": [_schedule(), {"type": "array", "items": _schedule()}]}, "When it runs by itself."),
         "alerts": _said({"type": "array", "items": _alert()}, "Alerts that it answers."),
@@ -154,6 +158,8 @@ def _keywords() -> dict[str, Any]:
         "vars": _said(_ref("vars"), "Values for this step alone."),
         "requires": _said(_ref("words"), "Services; where one is absent the step is not applicable."),
         "on_failure": _said({"anyOf": [_TEXT, failure]}, "A hint, or a recovery runbook to offer."),
+        "approve": _said(_FLAG, "A person approves first; true for destructive actions unless it is false."),
+        "delegate": _said(_TEXT, "Another stack on which this step is done, by name or file."),
         "no_log": _said(_FLAG, "Keep arguments and result out of the record."),
         "block": _said(_ref("steps"), "Steps that stand and fall together."),
         "rescue": _said(_ref("steps"), "Run when a step of the block fails."),
@@ -162,7 +168,7 @@ def _keywords() -> dict[str, Any]:
 
 
 def _step(forms: list[ActionForm]) -> dict[str, Any]:
-    names = [form.name for form in (*forms, ASSERT, WAIT, SET, RUN)]
+    names = [form.name for form in (*forms, *WORDS.values())]
     adapters = "|".join(sorted({re.escape(form.name.partition(".")[0]) for form in forms}))
     return {
         "type": "object",
@@ -193,7 +199,16 @@ def _own_words() -> dict[str, Any]:
         ),
         "action:wait": _closed({"for": _QUANTITIES[Duration]}, required=["for"], says="Do nothing for a while."),
         "action:set": {**values, "description": "Give names to values."},
-        "action:run": _closed(again, required=["runbook"], says="Run another runbook."),
+        f"action:{RUN.name}": _closed(again, required=["runbook"], says="Run another runbook; its result is a value."),
+        f"action:{STOP.name}": _closed(
+            {"because": _said(_TEXT, "The verdict."), "passed": _said(_FLAG, "Not a failure.")},
+            required=["because"],
+            says="End the run here; `always` and undos still run.",
+        ),
+        f"action:{SKIP_SECTION.name}": {
+            **_closed({"because": _said(_TEXT, "Why.")}, says="Leave out what is left of this section."),
+            "type": ["object", "null"],
+        },
     }
 
 

@@ -8,7 +8,8 @@ from k2run.language.arguments import read_arguments
 from k2run.language.keywords import KEYWORDS
 from k2run.language.model import Step
 from k2run.language.problems import did_you_mean
-from k2run.language.vocabulary import SET, WORDS, ActionForm
+from k2run.language.running import check_inputs, result_of
+from k2run.language.vocabulary import RUN, SET, SKIP_SECTION, STOP, WORDS, ActionForm
 
 if TYPE_CHECKING:
     from k2run.language.document import Trail
@@ -20,8 +21,22 @@ if TYPE_CHECKING:
 BLOCK = ("block", "rescue", "always")
 _WITH_RESULT = ("expect", "until", "failed_when", "figures", "points")
 _NOT_ON_BLOCKS = frozenset(
-    {"register", "expect", "until", "every", "retries", "timeout", "failed_when", "figures", "points", "no_log"}
+    {
+        "register",
+        "expect",
+        "until",
+        "every",
+        "retries",
+        "timeout",
+        "failed_when",
+        "figures",
+        "points",
+        "no_log",
+        "approve",
+    }
 )
+_NOT_ON_CONTROL = frozenset({"until", "every", "retries", "timeout", "approve"})
+"""Keywords of a call; a runbook that is run, and a jump, are none."""
 MAX_NESTING = 16
 """Blocks inside blocks."""
 
@@ -147,6 +162,7 @@ class Draft:
         self.scope = scope
         self.category = category
         self.form: ActionForm | None = None
+        self.result: Any = Any
         self.is_block = "block" in value
         self.fields: dict[str, Any] = {"action": "", "args": {}}
 
@@ -193,14 +209,24 @@ class Draft:
             message = "a block has no action of its own"
             self.reading.problem("K208", message, (*self.path, key), key=True, hint="move it into the block")
         self.fields["action"] = key
+        self.result = Any if self.form is None or self.form.result is None else self.form.result
         self.fields["args"] = read_arguments(self.reading, self.form, self.value[key], (*self.path, key), self.scope)
         self.reading.uses_stack = self.reading.uses_stack or needs_stack(self.form, self.fields["args"])
         if key == "run":
-            self.reader.references.runbook(self.fields["args"].get("runbook"), (*self.path, key, "runbook"))
+            self._runs((*self.path, key))
+
+    def _runs(self, path: Trail) -> None:
+        """The runbook that the step runs: its inputs fit, and what it hands back is known."""
+        args = self.fields["args"]
+        runbook = self.reader.references.runbook(args.get("runbook"), (*path, "runbook"))
+        if runbook is None:
+            return
+        self.reading.uses_stack = self.reading.uses_stack or runbook.uses_stack
+        self.result = result_of(runbook)
+        check_inputs(self.reading, runbook, args.get("inputs") or {}, path)
 
     def _keywords(self) -> None:
-        kind = Any if self.form is None or self.form.result is None else self.form.result
-        judged = self.scope.inside({"result": kind, "attempt": int})
+        judged = self.scope.inside({"result": self.result, "attempt": int})
         for key, value in self.value.items():
             read = KEYWORDS.get(key)
             if read is not None:
@@ -213,6 +239,11 @@ class Draft:
             if key in value and not any(other in value for other in needed):
                 message = f"`{key}` means nothing without `{'` or `'.join(needed)}`"
                 problem("K209", message, (*self.path, key), key=True)
+        if self.fields["action"] in {RUN.name, STOP.name, SKIP_SECTION.name}:
+            for key in value:
+                if key in _NOT_ON_CONTROL or (key in _WITH_RESULT and self.fields["action"] != RUN.name):
+                    message = f"`{self.fields['action']}` takes no `{key}`"
+                    problem("K209", message, (*self.path, key), key=True)
         if self.is_block:
             for key in value:
                 if key in _NOT_ON_BLOCKS:
@@ -237,8 +268,7 @@ class Draft:
         """What the steps after this one may use."""
         name = self.fields.get("register")
         if name:
-            kind = Any if self.form is None or self.form.result is None else self.form.result
-            self.scope.shared[name] = list[kind] if "loop" in self.value else kind
+            self.scope.shared[name] = list[self.result] if "loop" in self.value else self.result  # type: ignore[name-defined]
         if self.fields["action"] == SET.name:
             self.scope.shared.update(dict.fromkeys(self.fields["args"], Any))
 

@@ -1,6 +1,6 @@
 """The actions that a runbook may use, as the language needs to know them.
 
-The language does not know any adapter: it is handed a `Vocabulary`. Four words are its own.
+The language does not know any adapter: it is handed a `Vocabulary`. Six words are its own.
 """
 
 from __future__ import annotations
@@ -80,8 +80,23 @@ class RunArguments(Struct, frozen=True, forbid_unknown_fields=True):
     inputs: dict[str, Any] = {}
 
 
+class StopArguments(Struct, frozen=True, forbid_unknown_fields=True):
+    """`stop`: end the run here; `always` and undos still run."""
+
+    because: str
+    passed: bool = False
+
+
+class SkipArguments(Struct, frozen=True, forbid_unknown_fields=True):
+    """`skip_section`: leave out what is left of this section."""
+
+    because: str = ""
+
+
 ASSERT = Word("assert", AssertArguments)
 WAIT = Word("wait", WaitArguments)
 SET = Word("set", dict[str, Any])
 RUN = Word("run", RunArguments)
-WORDS = {word.name: word for word in (ASSERT, WAIT, SET, RUN)}
+STOP = Word("stop", StopArguments)
+SKIP_SECTION = Word("skip_section", SkipArguments)
+WORDS = {word.name: word for word in (ASSERT, WAIT, SET, RUN, STOP, SKIP_SECTION)}

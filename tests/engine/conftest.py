@@ -63,7 +63,7 @@ class Bench:
     def request(self, text: str, **options: Any) -> Request:
         catalogue = Catalogue()
         person = options.pop("person", None)
-        loaded = parse_runbook(textwrap.dedent(text), "runbook.yaml", catalogue)
+        loaded = parse_runbook(textwrap.dedent(text), "runbook.yaml", catalogue, home=self.folder)
         given = {} if person is None else {"person": person}
         return Request(
             runbook=loaded,
