@@ -104,7 +104,6 @@ def between(link: Link, topic: str, spans: Mapping[int, Span]) -> Iterator[Raw]:
                     open_.discard(number)
             if time.monotonic() > quiet:
                 raise Unreachable(f"{len(open_)} partitions of {topic!r} at {link.kafka.bootstrap} send no messages")
-    return found
 
 
 def shown(raw: Raw) -> Message:
