@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from prometheus_client import Counter, Gauge, Histogram
 
+from k2run.sandbox.cascade import Level
 from k2run.sandbox.priority import EVERY_SHED, Shed
 from k2run.sandbox.stream_metrics import SERVICE
 from k2run.sandbox.trade import EXCHANGE
@@ -14,7 +15,7 @@ from k2run.sandbox.trade import EXCHANGE
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from k2run.sandbox.cascade import Level, Transition
+    from k2run.sandbox.cascade import Transition
 
 _WRITE_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
@@ -34,6 +35,7 @@ class ConsumerMetrics:
         self._transitions = Counter(
             "k2_degradation_transitions", "Changes of the level", [*cascade, "from_level", "to_level"]
         )
+        self._spent = Counter("k2_degradation_seconds", "Time spent at each level", [*cascade, "level"])
         self._shed = Counter("k2_messages_shed", "Messages deferred by load", [*cascade, "symbol_tier", "reason"])
         self._restored = Counter("k2_messages_restored", "Deferred messages put into the table", [*own, "table"])
         self._pending = Gauge("k2_messages_shed_pending", "Messages still deferred", [*own, "table"])
@@ -73,11 +75,17 @@ class ConsumerMetrics:
         self._duplicates.labels(**self._market)
         self._skipped.labels(**self._own, table=table)
         self.shed(dict.fromkeys(EVERY_SHED, 0))
+        for level in Level:
+            self.spent(level, 0)
 
     def moved(self, transition: Transition) -> None:
         """Count a change of level."""
         old, new = transition.old.name.lower(), transition.new.name.lower()
         self._transitions.labels(**self._cascade, from_level=old, to_level=new).inc()
+
+    def spent(self, level: Level, seconds: float) -> None:
+        """Count time at a level."""
+        self._spent.labels(**self._cascade, level=level.name.lower()).inc(seconds)
 
     def load(self, level: Level, memory: float, lag: Mapping[tuple[str, int], int] | None) -> None:
         """Show the level and what it was judged by; a lag of None is unknown and shown as NaN."""

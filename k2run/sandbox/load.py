@@ -66,6 +66,7 @@ class LoadClock:
         self._meter = meter
         self._memory = memory
         self._metrics = metrics
+        self._judged = time.monotonic()
 
     @property
     def level(self) -> Level:
@@ -91,7 +92,10 @@ class LoadClock:
         """Judge the load once."""
         behind = self._meter.read()
         load = Load(None if behind is None else sum(behind.values()), self._memory.percent())
-        transition = self._cascade.observe(load, time.monotonic())
+        before, now = self._judged, time.monotonic()
+        self._judged = now
+        self._metrics.spent(self._cascade.level, now - before)
+        transition = self._cascade.observe(load, now)
         self._metrics.load(self._cascade.level, load.memory, behind)
         if transition is not None:
             self._metrics.moved(transition)
