@@ -122,6 +122,14 @@ class Latencies:
         return Percentile(value_ms=value, low_ms=low, high_ms=high, needs=needs)
 
 
+def counts(encoded: str) -> list[tuple[float, int]]:
+    """The latencies of an encoded histogram, ascending: milliseconds, and how many."""
+    from hdrh.histogram import HdrHistogram
+
+    recorded = HdrHistogram.decode(encoded).get_recorded_iterator()
+    return [(max(each.value_iterated_to, 1) / 1000, each.count_added_in_this_iter_step) for each in recorded]
+
+
 def needed(quantile: float) -> int:
     """How many samples a quantile needs, so that `BEYOND` of them lie beyond it."""
     return math.ceil(round(BEYOND / (1 - quantile), 6))

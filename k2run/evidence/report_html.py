@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from k2run.evidence.html.charts import measurements
 from k2run.evidence.html.element import Html, tag
 from k2run.evidence.html.record import environment, journal, people, remarks, steps, undos
 from k2run.evidence.html.summary import header, objectives, score, verdict_box, went_wrong
@@ -20,6 +21,7 @@ _PARTS = {
     "Objectives": objectives,
     "What went wrong": went_wrong,
     "Timeline": timeline,
+    "Measurements": measurements,
     "Steps": steps,
     "Faults and undos": undos,
     "People": people,

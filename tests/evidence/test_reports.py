@@ -29,7 +29,7 @@ TAGS = {
     "html", "head", "meta", "title", "style", "body", "header", "main", "footer", "nav", "section",
     "article", "h1", "h2", "h3", "p", "dl", "div", "dt", "dd", "ul", "ol", "li", "table", "caption", "thead",
     "tbody", "tfoot", "tr", "th", "td", "span", "strong", "code", "pre", "a", "br", "details", "summary",
-    "svg", "rect", "line", "text",
+    "svg", "rect", "line", "text", "path", "figure", "figcaption",
 }  # fmt: skip
 
 

@@ -13,7 +13,7 @@ _ENTITIES = (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"))
 # Control characters have no place in XML, and surrogates none in UTF-8.
 _UNWANTED = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
 _TO_ESCAPE = re.compile("[&<>\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
-_VOID = frozenset({"br", "col", "line", "meta", "rect"})
+_VOID = frozenset({"br", "col", "line", "meta", "path", "rect"})
 
 
 class Html(str):

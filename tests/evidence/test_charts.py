@@ -1,0 +1,89 @@
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from k2run.bench.latency import Latencies, counts
+from k2run.engine.events import FaultStruck, Outcome, RunFinished, StepFinished, StepStarted, StepTried
+from k2run.engine.journal import read_journal
+from k2run.evidence.html.charts import measurements, series
+from k2run.evidence.html.plot import round_steps
+from k2run.evidence.view import view_of
+
+MEASURED = Path(__file__).parent / "journals" / "measured.jsonl"
+STEP = {"step": "a", "section": "s", "name": "The backlog is worked off", "action": "kafka.lag"}
+
+
+def lag_run(values, expected="result.total < 50", args=None):
+    """A run that watched a figure until it was low enough."""
+    events = [FaultStruck(seq=1, t=0.5, step="f", action="service.pause", name="Hold", began=0.5)]
+    events.append(StepStarted(seq=2, t=1.0, args=args or {"topic": "t"}, **STEP))
+    events += [
+        StepTried(seq=3 + n, t=2.0 + n, step="a", attempt=n, result={"total": value, "topic": "t"})
+        for n, value in enumerate(values[:-1])
+    ]
+    last = {"result": {"total": values[-1]}, "expected": expected, "outcome": Outcome.PASSED, "seconds": 9.0}
+    events.append(StepFinished(seq=90, t=20.0, **last, **STEP))
+    return view_of(
+        [*events, RunFinished(seq=91, t=21.0, outcome=Outcome.PASSED, verdict="", exit_code=0, seconds=21.0)]
+    )
+
+
+def test_a_lag_is_drawn_from_every_attempt_with_the_fault_marked():
+    (drawn,) = series(lag_run([600, 400, 200, 100, 40]))
+    assert drawn.points == [(2.0, 600), (3.0, 400), (4.0, 200), (5.0, 100), (20.0, 40)]
+    assert drawn.lines == (3, 90)
+    page = measurements(lag_run([600, 400, 200, 100, 40]))
+    assert 'class="fault"' in page
+    assert "600 at first, 600 at most, 40 at last" in page
+    ET.fromstring(page)
+
+
+def test_what_never_changed_or_was_measured_once_is_not_drawn():
+    assert not list(series(lag_run([5, 5, 5, 5, 5])))
+    assert not list(series(lag_run([600, 40])))
+    assert not list(series(lag_run([600, 400, 200, 40], expected="true")))
+    assert measurements(lag_run([1, 1])) == ""
+
+
+def test_the_lag_and_the_level_of_a_real_run_are_drawn_on_one_clock():
+    drawn = {each.title: each for each in series(view_of(read_journal(MEASURED)))}
+    assert max(value for _, value in drawn["kafka.lag total, market.crypto.trades.binance"].points) == 601288
+    assert {value for _, value in drawn["k2_degradation_level, consumer"].points} == {0.0, 2.0}
+
+
+def loaded(histogram):
+    result = {"histogram": histogram, "percentiles": {"p50": {"value_ms": 5.0}, "p99": {"value_ms": None}}}
+    step = {"step": "a", "section": "s", "name": "Load <b>", "action": "bench.http", "outcome": Outcome.PASSED}
+    return view_of([StepFinished(seq=1, seconds=1.0, result={**result, "not_measured": "p99 needs 1,000"}, **step)])
+
+
+def test_a_load_is_drawn_with_what_its_samples_can_carry():
+    latencies = Latencies()
+    for n in range(200):
+        latencies.record(0.004 + n / 100_000)
+    page = measurements(loaded(latencies.encode()))
+    assert "200 good answers: p50 5 ms. Not measured: p99 needs 1,000" in page
+    assert "Load &lt;b&gt;" in page
+    assert page.count('role="img"') == 2
+    ET.fromstring(page)
+
+
+@pytest.mark.parametrize("histogram", ["", "nonsense", "HISTFAAAAB"])
+def test_a_damaged_histogram_leaves_the_rest_of_the_page(histogram):
+    assert measurements(loaded(histogram)) == ""
+
+
+def test_an_encoded_histogram_gives_its_counts_back():
+    latencies = Latencies()
+    for milliseconds in (1, 1, 5):
+        latencies.record(milliseconds / 1000)
+    assert [(round(value), number) for value, number in counts(latencies.encode())] == [(1, 2), (5, 1)]
+
+
+def test_axes_have_round_figures():
+    assert round_steps(601215) == [0, 200000, 400000, 600000]
+    assert round_steps(2.16) == [0, 1, 2]
+    assert round_steps(0) == [0]
+    assert msgspec.json.encode(round_steps(0.5)) == b"[0.0,0.2,0.4]"
