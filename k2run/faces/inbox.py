@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from secrets import token_hex
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -43,7 +44,7 @@ class Inbox:
         """
         self._folder.mkdir(exist_ok=True)
         target = self._place(question)
-        draft = target.with_name(f".{target.name}.{os.getpid()}")
+        draft = target.with_name(f".{target.name}.{token_hex(8)}")
         draft.write_bytes(msgspec.json.encode(answer))
         try:
             os.link(draft, target)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 HOOKS = "/hooks/"
 """Below this, programs call: they prove themselves in their own way, send no origin, and may send more."""
+SIGN_IN = "/enter"
 READING = frozenset({"GET", "HEAD"})
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; manifest-src 'self'; "
@@ -41,17 +42,19 @@ class Limits(Struct, frozen=True, kw_only=True):
         body_bytes: Size of a form.
         hook_bytes: Size of what a program sends.
         body_s: Seconds in which a body must have arrived.
-        reads_per_s: Pages a second in the long run, from one address.
-        changes_per_s: Forms a second in the long run, from one address.
-        burst: How many of either at once.
+        reads: Pages a second in the long run, from one address.
+        changes: Forms a second in the long run, from one address.
+        sign_ins: Tokens a second in the long run, from one address.
+        burst_s: For how many seconds any of them may come at once.
     """
 
     body_bytes: int = 64 * 1024
     hook_bytes: int = 2 * 1024 * 1024
     body_s: float = 10.0
-    reads_per_s: float = 50.0
-    changes_per_s: float = 1.0
-    burst: int = 20
+    reads: float = 50.0
+    changes: float = 5.0
+    sign_ins: float = 1.0
+    burst_s: float = 20.0
 
 
 class Rate:
@@ -94,8 +97,9 @@ class Guard:
         self._app = app
         self._hosts = hosts
         self._limits = limits
-        self._reads = Rate(limits.reads_per_s, limits.burst * 20)
-        self._changes = Rate(limits.changes_per_s, limits.burst)
+        self._reads, self._changes, self._sign_ins = (
+            Rate(per_s, per_s * limits.burst_s) for per_s in (limits.reads, limits.changes, limits.sign_ins)
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or answer why not."""
@@ -124,7 +128,8 @@ class Guard:
         client = scope["client"][0] if scope.get("client") else ""
         reading = scope["method"] in READING
         hook = scope["path"].startswith(HOOKS)
-        wait = (self._reads if reading or hook else self._changes).wait(client)
+        rate = self._reads if reading or hook else self._sign_ins if scope["path"] == SIGN_IN else self._changes
+        wait = rate.wait(client)
         if wait:
             return _refuse(429, "too many requests; try again in a moment", {"retry-after": str(int(wait) + 1)})
         if not reading and not hook and not _ours(headers, host):
