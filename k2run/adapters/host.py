@@ -11,6 +11,7 @@ from pathlib import Path
 from k2run.actions.action import Blast, Effect, Result, Striking, Undo, action, fault
 from k2run.actions.deadline import Deadline
 from k2run.adapters._burdens import LONGEST, Burdened, Relieved, begin, end, name_of, relief
+from k2run.adapters._machine import battery, clock, disk, load, memory, ping  # noqa: F401 - actions of this adapter
 from k2run.errors import Refused
 from k2run.language.quantities import Duration, Size
 from k2run.stack.services import Services
