@@ -17,7 +17,7 @@ from k2run.errors import K2runError, UsageError
 from k2run.faces.abort import abort as end
 from k2run.faces.inbox import Inbox
 from k2run.faces.web.pages import runbook_page
-from k2run.faces.web.parts import ON_CALL, PRESENTER, RUN, has_inbox, is_asked
+from k2run.faces.web.parts import ON_CALL, PRESENTER, RUN, has_inbox, is_asked, needs_approver
 from k2run.faces.web.site import COOKIE, Denied, site_of
 from k2run.faces.web.starts import carry_on, start
 from k2run.faces.web.tokens import Role, Somebody
@@ -37,8 +37,6 @@ REFUSAL_S = 2.0
 """Seconds in which a command that goes on with a run says that it will not."""
 _TAGS = re.compile(r"[\w.-]+(\s*,\s*[\w.-]+)*")
 _PAGES = {RUN: "", PRESENTER: "/presenter", ON_CALL: "/oncall"}
-APPROVED = frozenset({"manual.confirm"})
-"""Actions whose questions only an approver answers: somebody vouches for something."""
 
 
 async def enter_page(request: Request) -> Response:
@@ -101,7 +99,7 @@ async def answer(request: Request) -> Response:
     who, given = await _allowed(request, Role.OPERATOR)
     story = site.feed(request.path_params["run"]).story
     step = _question(story.view.running() if story.state == "running" else [], given.get("question", ""))
-    if step.action in APPROVED and who.role < Role.APPROVER:
+    if needs_approver(step) and who.role < Role.APPROVER:
         raise Denied(403, "Only an approver can confirm this")
     if not has_inbox(story.view):
         raise Denied(409, "This run asks on the terminal where it was started")

@@ -150,6 +150,7 @@ def panel_values(story: Story) -> dict[str, Any]:
         "state": story.state,
         "running": running,
         "asked": [step for step in running if is_asked(step)],
+        "approved": {step.path for step in running if needs_approver(step)},
         "inbox": has_inbox(view),
         "section": current_section(view),
         "following": following(view),
@@ -166,6 +167,11 @@ def panel_values(story: Story) -> dict[str, Any]:
 def is_asked(step: StepView) -> bool:
     """Whether a step waits for a person."""
     return step.asked is not None and (step.answered is None or step.answered.seq < step.asked.seq)
+
+
+def needs_approver(step: StepView) -> bool:
+    """Whether only an approver may answer: somebody vouches for something, or lets something be destroyed."""
+    return step.action == "manual.confirm" or not step.action.startswith("manual.")
 
 
 def has_inbox(view: RunView) -> bool:
