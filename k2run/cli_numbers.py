@@ -88,9 +88,25 @@ def docs(
     _exit(1 if problems and strict else 0)
 
 
+@task(
+    auto_shortflags=False,
+    help={
+        "stack": "the stack whose Iceberg catalog takes them",
+        "namespace": "namespace of the tables runs and measures",
+        "timeout": "seconds it may take",
+    },
+)
+def publish(c: Context, stack: str = "sandbox", namespace: str = "k2run", timeout: int = 120) -> None:
+    """Append past runs and their figures to Iceberg tables; what is there already is not repeated."""
+    with friendly():
+        from k2run.faces.numbers.past import publish_runs
+
+        publish_runs(stack, namespace, timeout)
+
+
 def _exit(code: int) -> None:
     if code:
         raise Exit(code=code)
 
 
-NUMBERS = (history, trend, compare, report, docs)
+NUMBERS = (history, trend, compare, report, docs, publish)

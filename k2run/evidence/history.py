@@ -145,6 +145,16 @@ class History:
         hint = did_you_mean(metric, known) or "`k2run trend` without a metric lists them"
         raise UsageError(f"no run measured {metric!r}", hint=hint)
 
+    def arrow(self, table: str) -> Any:
+        """One of the tables `runs` and `measures`, as Arrow; only runs that have ended.
+
+        Args:
+            table: Its name.
+        """
+        columns = ", ".join(name for name in _TABLES[table].split(", ") if name != "stamp")
+        ended = "run in (select run from runs where outcome not in ('', 'interrupted'))"
+        return self._database.sql(f"select {columns} from {table} where {ended} order by run").to_arrow_table()  # noqa: S608 - columns of this module
+
     # --- how it knows -------------------------------------------------------------------------------------------------
 
     def _refresh(self) -> None:

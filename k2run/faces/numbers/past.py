@@ -91,6 +91,18 @@ def show_comparison(one: str, other: str, *, json: bool) -> None:
     print("\n".join(columns(heads, [(row.kind, row.name, row.one, row.other, row.says) for row in rows])))
 
 
+def publish_runs(stack: str, namespace: str, timeout: float) -> None:
+    """Append past runs to the Iceberg tables of a stack's catalog, and tell how many rows were new."""
+    from k2run.actions.deadline import Deadline
+    from k2run.adapters._iceberg.catalog import Iceberg
+    from k2run.evidence.publish import publish
+    from k2run.faces.launch import open_stack
+
+    iceberg = Iceberg.of(open_stack(stack))
+    for table, rows in publish(_history(), iceberg, namespace, Deadline(timeout)).rows.items():
+        print(f"{table}  {rows:,} new rows in {iceberg.source}")
+
+
 def _history() -> History:
     return History(Store().home)
 
