@@ -46,9 +46,39 @@ def recover(
     _exit(code)
 
 
+@task(
+    positional=[],
+    auto_shortflags=False,
+    help={
+        "runbook": "path or name of the runbook whose steps are the faults",
+        "stack": "path or name of the stack (the runbook's own by default)",
+        "seed": "chooses the faults; the same seed makes the same choice",
+        "rounds": "how many rounds; with --every: how often each fault",
+        "every": "every fault of the runbook",
+        "keep": "leave the stack up when the drill had to start it",
+    },
+)
+def drill(
+    c: Context,
+    runbook: str = "drill",
+    stack: str = "",
+    seed: int = 1,
+    rounds: int = 1,
+    every: bool = False,
+    keep: bool = False,
+) -> None:
+    """Break something without telling what; find it, repair it, and show how long that took and what it cost."""
+    with friendly():
+        from k2run.faces.drill import hold_drill
+        from k2run.recovery.drill import Choice
+
+        code = hold_drill(runbook, Choice(seed=seed, rounds=rounds, every=every), stack=stack, keep=keep)
+    _exit(code)
+
+
 def _exit(code: int) -> None:
     if code:
         raise Exit(code=code)
 
 
-RECOVERY = (diagnose, recover)
+RECOVERY = (diagnose, recover, drill)

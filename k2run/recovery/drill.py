@@ -1,0 +1,336 @@
+"""Drills: a fault is let go without a word; diagnosis and recovery have to find and repair it, against the clock."""
+
+from __future__ import annotations
+
+import random
+from itertools import chain, repeat
+from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from k2run.actions.deadline import Deadline
+from k2run.engine.ending import title
+from k2run.engine.events import ClockStopped, Outcome, SectionFinished, SectionStarted, StepFinished, StepStarted
+from k2run.engine.outcomes import of_all, satisfied
+from k2run.engine.run import Request, run_inside
+from k2run.engine.steps import StepRunner
+from k2run.errors import Interrupted, K2runError, UsageError
+from k2run.language.model import Section
+from k2run.recovery.diagnosis import Diagnosis, diagnose
+from k2run.recovery.ledger import Cost, Ledger
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from k2run.engine.events import AnyEvent
+    from k2run.engine.execution import Execution
+    from k2run.engine.signals import StopRequest
+    from k2run.language.model import Runbook, Step
+
+DETECT_S = 45.0
+"""Seconds after which a fault that nothing shows counts as not detected."""
+WELL_S = 90.0
+"""Seconds that the stack may take to be healthy before a round."""
+PERIOD_S = 0.25
+COUNT_S = 45.0
+AT_MOST = 3
+"""Recoveries after another in one round."""
+
+
+class Round(Struct, kw_only=True):
+    """One fault and what became of it. Times are in seconds, from the moment in which the fault was let go.
+
+    Attributes:
+        expected: The recovery runbook that the drill names for this fault.
+        struck: When the fault was let go, in seconds of the run around it.
+        detected: Until the first diagnosis that recognised something was finished; None when none did.
+        looking: How long that diagnosis took: the error of `detected`.
+        diagnosed: The runbooks it recognised, first the one to recover with.
+        recovered: Whether the stack was healthy again by recovery alone, before anything was undone.
+        rto: Until the data path was proven to work.
+        within: The objective of that.
+    """
+
+    number: int
+    fault: str
+    expected: str
+    struck: float = 0.0
+    detected: float | None = None
+    looking: float = 0.0
+    diagnosed: list[str] = []
+    recovered: bool = False
+    rto: float | None = None
+    within: float | None = None
+    cost: Cost | None = None
+    message: str = ""
+
+    @property
+    def right(self) -> bool:
+        """Whether the runbook that was expected stood first."""
+        return self.diagnosed[:1] == [self.expected]
+
+
+class Choice(Struct, frozen=True, kw_only=True):
+    """Which faults a drill lets go.
+
+    Attributes:
+        seed: The same seed makes the same choice.
+        rounds: How many; with `every`: how often each.
+        every: Each fault there is.
+    """
+
+    seed: int = 1
+    rounds: int = 1
+    every: bool = False
+
+
+def choose(pool: Runbook, choice: Choice) -> list[Step]:
+    """The faults of a drill, in their order.
+
+    Args:
+        pool: The runbook whose steps are the faults.
+        choice: Which of them.
+
+    Raises:
+        UsageError: The runbook has no step that names the recovery of its fault.
+    """
+    faults = [step for section in pool.sections for step in section.steps if step.recovery]
+    if not faults:
+        raise UsageError(
+            f"{pool.name} has no faults to drill", hint="a step needs `on_failure: {recovery: RUNBOOK}` to be one"
+        )
+    dice = random.Random(choice.seed)  # noqa: S311 - a game, not a secret
+    if choice.every:
+        chosen = faults * choice.rounds
+        dice.shuffle(chosen)
+        return chosen
+    turns = chain.from_iterable(dice.sample(faults, len(faults)) for _ in repeat(None))
+    return [next(turns) for _ in range(choice.rounds)]
+
+
+class Plan(Struct, frozen=True, kw_only=True):
+    """What a drill is to do.
+
+    Attributes:
+        faults: What is let go, round by round.
+        recoveries: The recovery runbooks.
+        trades: Topic and table of the probe trades that count the cost; None when the stack has none.
+        say: Told how it goes, without naming the fault.
+    """
+
+    faults: list[Step]
+    recoveries: list[Runbook]
+    trades: tuple[str, str] | None
+    say: Callable[[str], None]
+
+
+class Drill:
+    """Plays the rounds of one drill inside a run, which keeps the undos of its faults.
+
+    Args:
+        plan: What to do.
+        request: The run around it.
+        execution: The same, while it runs.
+        signals: What ends it.
+    """
+
+    def __init__(self, plan: Plan, request: Request, execution: Execution, signals: StopRequest) -> None:
+        self._plan = plan
+        self._request = request
+        self._execution = execution
+        self._signals = signals
+        self._recoveries = {runbook.name: runbook for runbook in plan.recoveries}
+
+    def play(self, rounds: list[Round]) -> None:
+        """All rounds; each begins on a healthy stack.
+
+        Args:
+            rounds: Takes up each round as it begins, so that a drill that breaks off can still be shown.
+
+        Raises:
+            K2runError: The stack did not get healthy, so nothing more was broken.
+            Interrupted: It was asked to end.
+        """
+        for number, fault in enumerate(self._plan.faults, start=1):
+            self._await_health()
+            entry = Round(number=number, fault=title(self._execution, fault, {}), expected=_name(fault.recovery))
+            rounds.append(entry)
+            self._round(entry, fault)
+
+    def _round(self, entry: Round, fault: Step) -> None:
+        """Break, recognise, recover, put back, count."""
+        section = Section(path=f"rounds[{entry.number}]", name=f"Round {entry.number}", place=fault.place, steps=())
+        journal = self._execution.journal
+        began = journal.elapsed()
+        journal.record(SectionStarted(section=section.path, name=section.name))
+        ledger = self._ledger(entry)
+        try:
+            entry.struck = self._strike(fault, section)
+            found = self._recognise(entry, section)
+            if found is not None:
+                self._recover(entry, section, found)
+        finally:
+            self._execution.undos.play_all()
+            if ledger is not None:
+                ledger.end()
+        if ledger is not None:
+            entry.cost = self._count(ledger, entry)
+        outcome = of_all([_outcome(entry.right), _outcome(entry.recovered)])
+        seconds = round(journal.elapsed() - began, 3)
+        journal.record(SectionFinished(section=section.path, name=section.name, outcome=outcome, seconds=seconds))
+
+    def _strike(self, fault: Step, section: Section) -> float:
+        """Let the fault go; returns when, in the run's time."""
+        execution = self._execution
+        execution.first_fault = None
+        step = replace(fault, path=f"{section.path}.fault", recovery="", on_failure="")
+        outcome = StepRunner(execution, section).run(step)
+        if not satisfied(outcome) or execution.first_fault is None:
+            raise K2runError(f"the fault {title(execution, fault, {})!r} could not be let go")
+        return execution.first_fault
+
+    def _recognise(self, entry: Round, section: Section) -> Diagnosis | None:
+        """Look until something is recognised."""
+        journal = self._execution.journal
+        journal.record(_started(section, "diagnose"))
+        found: Diagnosis | None = None
+        while found is None and journal.elapsed() - entry.struck < DETECT_S:
+            looked = self._diagnose()
+            if looked.matches:
+                found = looked
+                entry.detected = round(journal.elapsed() - entry.struck, 3)
+                entry.looking = looked.seconds
+                entry.diagnosed = [suspect.runbook for suspect in looked.matches]
+            else:
+                self._execution.stop.wait(PERIOD_S)
+        headline = f"recognised {', '.join(entry.diagnosed)}" if found else "recognised nothing"
+        seconds = journal.elapsed() - entry.struck
+        self._plan.say(f"round {entry.number}: {headline} after {seconds:.1f}s")
+        journal.record(_finished(section, "diagnose", headline, seconds=seconds, good=entry.right))
+        return found
+
+    def _recover(self, entry: Round, section: Section, found: Diagnosis) -> None:
+        """Recover with what the diagnosis names, and look again, until the stack is healthy."""
+        journal = self._execution.journal
+        journal.record(_started(section, "recover"))
+        entry.within = float(found.matches[0].rto) if found.matches[0].rto else None
+        tried: list[str] = []
+        while not found.healthy and len(tried) < AT_MOST:
+            left = [suspect.runbook for suspect in found.matches if suspect.runbook not in tried]
+            if not left:
+                break
+            tried.append(left[0])
+            self._run(left[0], entry)
+            found = self._diagnose()
+        entry.recovered = found.healthy
+        headline = f"{'healthy' if found.healthy else 'not healthy'} after {', '.join(tried)}"
+        self._plan.say(f"round {entry.number}: {headline}" + (f", RTO {entry.rto:.1f}s" if entry.rto else ""))
+        seconds = journal.elapsed() - entry.struck
+        journal.record(_finished(section, "recover", headline, seconds=seconds, good=found.healthy))
+
+    def _run(self, name: str, entry: Round) -> None:
+        """Run one recovery, unattended, with a journal of its own."""
+        clock = _Clock(self._execution)
+        inner = replace(self._request, runbook=self._recoveries[name], observers=(clock,), inside=None)
+        finished = run_inside(inner, self._signals)
+        if finished.exit_code == Interrupted.exit_code:
+            raise Interrupted("the run was asked to end")
+        if clock.stopped is not None:
+            entry.rto = round(clock.stopped - entry.struck, 3)
+        if finished.exit_code:
+            entry.message = finished.verdict
+
+    def _diagnose(self) -> Diagnosis:
+        self._execution.check_stop()
+        request = self._request
+        return diagnose(self._plan.recoveries, request.stack, request.catalogue, self._execution.stop)
+
+    def _await_health(self) -> None:
+        """Wait until the stack is healthy: what is broken already would be taken for the fault."""
+        ends = self._execution.journal.elapsed() + WELL_S
+        while True:
+            looked = self._diagnose()
+            if looked.healthy:
+                return
+            if self._execution.journal.elapsed() > ends:
+                ill = [*(one.runbook for one in looked.matches), *(one.service for one in looked.ailing)]
+                raise K2runError(
+                    f"the stack is not healthy: {', '.join(ill) or 'it could not be seen'}; nothing more was broken",
+                    hint="`k2run diagnose` shows it",
+                )
+            self._execution.stop.wait(PERIOD_S)
+
+    def _ledger(self, entry: Round) -> Ledger | None:
+        """Count the cost of a round, when the stack has trades."""
+        if self._plan.trades is None:
+            return None
+        tag = f"drill{entry.number}-{self._execution.folder.name[-4:]}"
+        ledger = Ledger(self._execution.caller, *self._plan.trades, tag)
+        ledger.begin()
+        return ledger
+
+    def _count(self, ledger: Ledger, entry: Round) -> Cost | None:
+        try:
+            return ledger.settle(Deadline(COUNT_S, self._execution.stop))
+        except Interrupted:
+            raise
+        except K2runError as error:
+            entry.message = f"cost not measured: {error.message}"
+            return None
+
+
+class _Clock:
+    """Notes when a recovery proved its data path, in the time of the run around it."""
+
+    def __init__(self, execution: Execution) -> None:
+        self._execution = execution
+        self.stopped: float | None = None
+
+    def see(self, event: AnyEvent) -> None:
+        """Take note of an event."""
+        if isinstance(event, ClockStopped) and event.clock == "rto" and not event.message:
+            self.stopped = self._execution.journal.elapsed()
+
+
+def table(rounds: Sequence[Round]) -> Iterator[tuple[str, ...]]:
+    """The drill as rows: a heading, then a row for each round."""
+    yield "round", "fault", "detected", "diagnosed as", "right", "recovered", "RTO", "within", "lost", "doubled", "of"
+    for one in rounds:
+        cost: tuple[Any, ...] = (one.cost.lost, one.cost.doubled, one.cost.acked) if one.cost else ("?", "?", "?")
+        yield (
+            str(one.number),
+            one.fault,
+            "no" if one.detected is None else f"{one.detected:.1f}s ± {one.looking:.1f}s",
+            ", ".join(one.diagnosed) or "-",
+            "yes" if one.right else "NO",
+            "yes" if one.recovered else "NO",
+            "-" if one.rto is None else f"{one.rto:.1f}s",
+            "-" if one.within is None else f"{one.within:g}s",
+            *map(str, cost),
+        )
+
+
+def _started(section: Section, verb: str) -> StepStarted:
+    return StepStarted(step=f"{section.path}.{verb}", section=section.path, name=verb.capitalize(), action=verb)
+
+
+def _finished(section: Section, verb: str, headline: str, *, seconds: float, good: bool) -> StepFinished:
+    return StepFinished(
+        step=f"{section.path}.{verb}",
+        section=section.path,
+        name=verb.capitalize(),
+        action=verb,
+        outcome=_outcome(good),
+        seconds=round(seconds, 3),
+        headline=headline,
+    )
+
+
+def _outcome(good: bool) -> Outcome:
+    return Outcome.PASSED if good else Outcome.FAILED
+
+
+def _name(reference: str) -> str:
+    """The name of a runbook that stands in a file of the same name."""
+    return reference.rpartition("/")[2].removesuffix(".yaml")
