@@ -15,6 +15,7 @@ import msgspec
 
 from k2run.actions.action import Result, action
 from k2run.actions.deadline import Deadline
+from k2run.adapters._media import dimensions, probed
 from k2run.errors import Refused, Unknown
 
 CHUNK = 2**20
@@ -88,6 +89,41 @@ class Document(Result, frozen=True, kw_only=True):
     def headline(self) -> str:
         """The size of the document."""
         return f"{self.bytes:,} bytes of JSON"
+
+
+class Image(Result, frozen=True, kw_only=True):
+    """A picture that can be opened, as its own header says."""
+
+    format: str
+    width: int
+    height: int
+    bytes: int
+
+    def headline(self) -> str:
+        """Such as `png, 1920 x 1080`."""
+        return f"{self.format}, {self.width} x {self.height}"
+
+
+class Video(Result, frozen=True, kw_only=True):
+    """A video, as ffprobe sees it.
+
+    Attributes:
+        width: In pixels; None for sound alone.
+        height: Likewise.
+        audio: Whether it has sound.
+    """
+
+    format: str
+    seconds: float
+    width: int | None
+    height: int | None
+    audio: bool
+    bytes: int
+
+    def headline(self) -> str:
+        """Such as `11.2 min, 1920 x 1080, with sound`."""
+        length = f"{self.seconds / 60:.1f} min" if self.seconds >= 60 else f"{self.seconds:.1f} s"  # noqa: PLR2004
+        return f"{length}, {self.width} x {self.height}, {'with' if self.audio else 'no'} sound"
 
 
 @action("file.exists")
@@ -187,6 +223,43 @@ def json(deadline: Deadline, path: str) -> Document:
         return Document(source=place, content=msgspec.json.decode(text), bytes=len(text))
     except msgspec.DecodeError as error:
         raise Refused(f"{place} is not JSON: {error}") from error
+
+
+@action("file.image")
+def image(deadline: Deadline, path: str) -> Image:
+    """Format and size of a picture: PNG, JPEG, GIF or WebP.
+
+    Args:
+        path: The path; `~` is the home directory.
+    """
+    place, seen = _look(path)
+    head = next(_chunks(place, deadline), b"")
+    try:
+        named, width, height = dimensions(head)
+    except ValueError as error:
+        raise Refused(f"{place} is not a picture: {error}") from error
+    return Image(source=place, format=named, width=width, height=height, bytes=seen.st_size)
+
+
+@action("file.video")
+def video(deadline: Deadline, path: str) -> Video:
+    """Length, size and sound of a video, as the program ffprobe sees them.
+
+    Args:
+        path: The path; `~` is the home directory.
+    """
+    place, seen = _look(path)
+    found = probed(place, deadline)
+    picture = next((stream for stream in found.streams if stream.codec_type == "video"), None)
+    return Video(
+        source=place,
+        format=found.format.format_name,
+        seconds=float(found.format.duration),
+        width=picture.width if picture else None,
+        height=picture.height if picture else None,
+        audio=any(stream.codec_type == "audio" for stream in found.streams),
+        bytes=seen.st_size,
+    )
 
 
 def _look(path: str) -> tuple[str, os.stat_result]:

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
+import subprocess
 import time
 
 import pytest
@@ -83,3 +85,40 @@ def test_hashing_stops_at_the_deadline(tmp_path):
     with pytest.raises(TimedOut):
         file.hash(Deadline(0.2), str(tmp_path / "large"))
     assert time.monotonic() - started < 0.7
+
+
+@pytest.mark.parametrize(("ending", "name"), [("png", "png"), ("jpg", "jpeg"), ("gif", "gif"), ("webp", "webp")])
+@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is not installed (Debian: ffmpeg)")
+def test_a_picture_tells_its_format_and_size(tmp_path, ending, name):
+    path = tmp_path / f"shot.{ending}"
+    _make("-f", "lavfi", "-i", "testsrc=size=322x180", "-frames:v", "1", path)
+    found = file.image(Deadline(5), str(path))
+    assert (found.format, found.width, found.height) == (name, 322, 180)
+
+
+@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is not installed (Debian: ffmpeg)")
+def test_a_video_tells_its_length_size_and_sound(tmp_path):
+    mute, loud = tmp_path / "mute.mp4", tmp_path / "loud.mp4"
+    picture = ("-f", "lavfi", "-i", "testsrc=size=320x180:duration=2:rate=10")
+    _make(*picture, mute)
+    _make(*picture, "-f", "lavfi", "-i", "sine=duration=2", "-shortest", loud)
+    found = file.video(Deadline(10), str(mute))
+    assert (found.width, found.height, found.audio) == (320, 180, False)
+    assert found.seconds == pytest.approx(2, abs=0.1)
+    assert file.video(Deadline(10), str(loud)).audio
+
+
+def test_what_is_neither_a_picture_nor_a_video_is_refused(tmp_path):
+    path = tmp_path / "shot.png"
+    for content in (b"", b"hello", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", b"\xff\xd8\xff\xe0"):
+        path.write_bytes(content)
+        with pytest.raises(Refused, match="not a picture"):
+            file.image(Deadline(5), str(path))
+    path.write_text("hello")
+    if shutil.which("ffprobe"):
+        with pytest.raises(Refused, match="not a video"):
+            file.video(Deadline(5), str(path))
+
+
+def _make(*arguments: object) -> None:
+    subprocess.run(["ffmpeg", "-y", "-loglevel", "error", *map(str, arguments)], check=True, stdin=subprocess.DEVNULL)

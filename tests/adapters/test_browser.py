@@ -1,0 +1,98 @@
+"""The browser actions with the system's Chromium, on pages of a real web server."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import threading
+import time
+
+import psutil
+import pytest
+
+from k2run.actions.deadline import Deadline
+from k2run.adapters import browser, file
+from k2run.adapters._browser import PROGRAMS
+from k2run.errors import Interrupted, Refused, TimedOut, Unknown, Unreachable
+from k2run.language.quantities import Duration
+
+pytest.importorskip("playwright", reason="the extra k2run[browser] is not installed")
+pytestmark = [
+    pytest.mark.skipif(not any(map(shutil.which, PROGRAMS)), reason="Chromium is not installed (Debian: chromium)"),
+    pytest.mark.xdist_group("browser"),
+]
+
+PAGE = """<title>K2</title><body style="height: 3000px"><h1>Market data</h1><p id=late></p>
+<script>setTimeout(() => late.textContent = "GO after all", 400); console.error("no feed"); missing()</script>"""
+MOVING = """<title>K2</title><h1 id=n>0</h1>
+<script>let i = 0; setInterval(() => { n.textContent = ++i }, 50)</script>"""
+
+
+def browsers() -> list[int]:
+    return [p.pid for p in psutil.Process().children(recursive=True) if "chrom" in p.name()]
+
+
+def test_a_page_is_read_as_a_person_sees_it_also_what_comes_late(web, services):
+    url = web.page("/", PAGE, Content_Type="text/html")
+    found = browser.open_(services(""), Deadline(40), url=url, text=["Market data", "GO after all"])
+    assert (found.status, found.title) == (200, "K2")
+    assert "GO after all" in found.text
+    assert any("no feed" in complaint for complaint in found.complaints)
+    assert any("missing is not defined" in complaint for complaint in found.complaints)
+    stack = services(f"ui: {{url: '{web.url}', headers: {{X-Key: k}}}}")
+    with pytest.raises(Refused, match=r"does not show 'NO-GO' within 0\.3s; it shows: Market data"):
+        browser.open_(stack, Deadline(40), service="ui", path="/", text=["NO-GO"], within=Duration(0.3))
+    assert any(headers.get("X-Key") == "k" for _, _, headers, _ in web.asked)
+    assert browsers() == []
+
+
+def test_a_picture_has_the_size_that_was_asked_for(web, services, tmp_path):
+    url = web.page("/", PAGE, Content_Type="text/html")
+    target = tmp_path / "shots" / "01.png"
+    found = browser.screenshot(services(""), Deadline(40), file=str(target), url=url, text=["GO after all"])
+    assert (found.width, found.height, found.bytes) == (1920, 1080, target.stat().st_size)
+    assert file.image(Deadline(5), str(target)).width == 1920
+    whole = browser.screenshot(
+        services(""), Deadline(40), file=str(target), url=url, width=800, height=600, full_page=True
+    )
+    assert whole.width == 800
+    assert whole.height >= 3000
+
+
+@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is not installed (Debian: ffmpeg)")
+def test_a_video_shows_what_moves_and_lasts_as_long_as_it_was_recorded(web, services, tmp_path):
+    url = web.page("/", MOVING, Content_Type="text/html")
+    target = tmp_path / "demo.webm"
+    found = browser.record(
+        services(""), Deadline(60), file=str(target), url=url, seconds=Duration(2), width=640, height=360
+    )
+    assert found.frames > 5
+    seen = file.video(Deadline(10), str(target))
+    assert (seen.width, seen.height) == (640, 360)
+    assert seen.seconds == pytest.approx(2, abs=0.5)
+
+
+def test_a_page_that_is_not_there_and_one_that_never_comes_are_told_and_leave_no_browser(web, services, speaker):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with pytest.raises(Unreachable, match=f"127.0.0.1:{port}"):
+        browser.open_(services(""), Deadline(40), url=f"http://127.0.0.1:{port}")
+    with pytest.raises(Refused, match="answered 404"):
+        browser.open_(services(""), Deadline(40), url=f"{web.url}/missing")
+    silent = speaker(lambda _: time.sleep(60))
+    started = time.monotonic()
+    with pytest.raises(TimedOut, match="was not done within 6s"):
+        browser.open_(services(""), Deadline(6), url=silent)
+    assert time.monotonic() - started < 6.5
+    deadline = Deadline(60)
+    threading.Timer(4, deadline.stop.set).start()
+    started = time.monotonic()
+    with pytest.raises(Interrupted):
+        browser.open_(services(""), deadline, url=silent)
+    assert time.monotonic() - started < 4.5
+    end = time.monotonic() + 3
+    while browsers() and time.monotonic() < end:
+        time.sleep(0.1)
+    assert browsers() == []
+    with pytest.raises(Unknown):
+        file.image(Deadline(1), "/nowhere.png")
