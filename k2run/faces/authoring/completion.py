@@ -93,7 +93,9 @@ def _command(task: Any, known: dict[str, tuple[str, ...]]) -> Command:
 
 
 _LOOK_UPS = """\
-_k2run_runbooks() { (cd runbooks 2>/dev/null && find . -name '*.yaml' -not -path './stacks/*' | sed 's|.*/||; s|\\.yaml$||'); }
+_k2run_runbooks() {
+  (cd runbooks 2>/dev/null && find . -name '*.yaml' -not -path './stacks/*' | sed 's|.*/||; s|\\.yaml$||')
+}
 _k2run_stacks() { (cd runbooks/stacks 2>/dev/null && ls -1 | sed 's|\\.yaml$||'); }
 _k2run_runs() { echo last; ls -1 .k2run/runs 2>/dev/null; }
 """
@@ -184,15 +186,17 @@ _k2run() {{
 """
 
 
+_FISH_LOOK_UPS = """\
+# k2run completion for fish: put it into ~/.config/fish/completions/k2run.fish, or source it
+function __k2run_names; find $argv -name '*.yaml' 2>/dev/null | string replace -r '.*/(.*)\\.yaml$' '$1'; end
+function __k2run_runbooks; __k2run_names runbooks -not -path 'runbooks/stacks/*'; end
+function __k2run_stacks; __k2run_names runbooks/stacks; end
+function __k2run_runs; echo last; ls -1 .k2run/runs 2>/dev/null; end
+"""
+
+
 def _fish(commands: tuple[Command, ...]) -> str:
-    lines = [
-        "# k2run completion for fish: put it into ~/.config/fish/completions/k2run.fish, or source it",
-        "function __k2run_runbooks; find runbooks -name '*.yaml' -not -path 'runbooks/stacks/*' 2>/dev/null"
-        " | string replace -r '.*/' '' | string replace -r '\\.yaml$' ''; end",
-        "function __k2run_stacks; find runbooks/stacks -name '*.yaml' 2>/dev/null"
-        " | string replace -r '.*/' '' | string replace -r '\\.yaml$' ''; end",
-        "function __k2run_runs; echo last; ls -1 .k2run/runs 2>/dev/null; end",
-    ]
+    lines = [_FISH_LOOK_UPS]
     for program in COMMANDS:
         lines += [line for command in commands for line in _fish_command(program, command)]
     return "\n".join(lines) + "\n"

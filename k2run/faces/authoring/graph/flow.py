@@ -151,9 +151,8 @@ def _marks(step: Step) -> list[str]:
         marks.append(f"{len(step.loop)} times")
     elif step.loop is not None:
         marks.append("for each")
-    if step.until is not None:
-        marks.append(f"until {step.until}")
     marks += [f"within {step.within}"] if step.within is not None else []
+    marks += [f"until {step.until}"] if step.until is not None else []
     return marks
 
 

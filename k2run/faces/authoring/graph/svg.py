@@ -120,7 +120,7 @@ def _box(box: Box, x: int, y: int) -> Iterator[str]:
     yield f'<rect {frame} fill="{fill}" stroke="{edge}" stroke-width="{weight}"{dash}/>'
     lines = wrap(box.title, 38, max_lines=2, placeholder=" …") or [box.action]
     yield from (_text(x + 10, y + 18 + 14 * row, line, "name", 40) for row, line in enumerate(lines))
-    yield _text(x + 10, y + 46, " · ".join([box.action, *box.marks]), "small", 46)
+    yield _text(x + 10, y + 46, " · ".join([box.action, *box.marks]), "small", 50)
     if box.undo:
         yield _text(x + 10, y + 60, f"↶ undone by {box.undo}", "undo", 46)
     yield "</g>"
