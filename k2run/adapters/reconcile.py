@@ -60,7 +60,7 @@ def topic(
     topic: str,
     table: str,
     column: str = "message_id",
-    after: dict[int, int] = {},
+    after: dict[str | int, int] = {},
     wait: bool = True,
 ) -> Reconciled:
     """Look for every message of a topic in a table, by its id.
@@ -80,8 +80,9 @@ def topic(
         Refused: There are more than three million.
     """
     link = Link(kafka, deadline)
+    starts = {int(number): offset for number, offset in after.items()}
     ends = {
-        number: offsets.Span(max(span.low, after.get(number, 0)), span.high)
+        number: offsets.Span(max(span.low, starts.get(number, 0)), span.high)
         for number, span in offsets.spans(link, topic).items()
     }
     spans = {number: span for number, span in ends.items() if span.high > span.low}
