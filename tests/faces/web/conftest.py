@@ -91,7 +91,7 @@ sections:
       - name: Say something
         manual.input: {question: "What did you see?"}
         timeout: 60s
-      - {name: Quick, wait: {for: 10ms}}
+      - {name: Look once, metrics.read: {url: "GAUGE/metrics", metric: k2_degradation_level}}
       - name: "Turn {{ item }}"
         loop: [1, 2, 3, 4, 5]
         wait: {for: 700ms}
@@ -148,6 +148,14 @@ class Served:
             answer = client.post(f"/runbooks/{runbook}/start", data=form or {"tags": ""})
         assert answer.status_code == 303, answer.text
         return answer.headers["location"].rpartition("/")[2]
+
+    def end_all(self) -> None:
+        """End whatever runs, so that the next test finds the stack free."""
+        with self.client() as client:
+            for mark in self.home.glob("stacks/*/open-run"):
+                run = mark.read_text().strip()
+                if client.post(f"/runs/{run}/abort").status_code == 303:
+                    self.ended(run)
 
     def events(self, run: str) -> list[Any]:
         return read_journal(self.home / "runs" / run)
@@ -211,7 +219,7 @@ def lay_out(gauge: str) -> Callable[[Path], Served]:
         (stacks / "none.yaml").write_text("stack: 1\nname: none\n")
         (folder / "runbooks" / "scenario.yaml").write_text(SCENARIO.replace("GAUGE", gauge))
         (folder / "runbooks" / "short.yaml").write_text(SHORT)
-        (folder / "runbooks" / "talk.yaml").write_text(TALK)
+        (folder / "runbooks" / "talk.yaml").write_text(TALK.replace("GAUGE", gauge))
         return Served(folder)
 
     return make
