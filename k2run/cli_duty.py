@@ -62,4 +62,14 @@ def incidents(c: Context, all: bool = False, approve: str = "", json: bool = Fal
             show_incidents(all_=all, json=json)
 
 
-DUTY = (schedule, incidents)
+@task(auto_shortflags=False)
+def metrics(c: Context) -> None:
+    """Print the metrics of k2run itself, as `k2run serve` shows them at /metrics."""
+    with friendly():
+        from k2run.engine.store import Store
+        from k2run.faces.telemetry.exposition import Exposition
+
+        print(Exposition(Store()).text().decode(), end="")
+
+
+DUTY = (schedule, incidents, metrics)

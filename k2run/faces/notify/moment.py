@@ -1,0 +1,136 @@
+"""The moments of a run that people are told of."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+
+from k2run.engine.events import (
+    Asked,
+    Bound,
+    ClockStopped,
+    Objected,
+    Outcome,
+    RunFinished,
+    RunStarted,
+    SectionFinished,
+    StepFinished,
+)
+from k2run.language.quantities import Duration
+
+if TYPE_CHECKING:
+    from k2run.engine.events import AnyEvent
+
+
+class Occasion(StrEnum):
+    """What a message is about."""
+
+    START = "start"
+    FAILURE = "failure"
+    OBJECTIVE_MISSED = "objective_missed"
+    APPROVAL = "approval"
+    RECOVERED = "recovered"
+
+
+class Moment(Struct, frozen=True, kw_only=True):
+    """Something to be told.
+
+    Attributes:
+        key: Names it among the moments of its run, so that it is told once.
+        title: In a line.
+        cause: Why, in a few lines; may be empty.
+    """
+
+    occasion: Occasion
+    key: str
+    title: str
+    cause: str = ""
+    run: str = ""
+    runbook: str = ""
+    stack: str = ""
+    link: str = ""
+
+    @property
+    def text(self) -> str:
+        """All of it as plain text."""
+        return "\n".join(filter(None, (self.title, self.cause, self.link)))
+
+
+class Telling:
+    """Turns the events of one run into moments.
+
+    Args:
+        link: Where `k2run serve` answers; empty for no links.
+        failed_before: The run before this one failed, so that a pass is worth a word.
+    """
+
+    def __init__(self, link: str, *, failed_before: bool = False) -> None:
+        self._link = link.rstrip("/")
+        self._failed_before = failed_before
+        self._begun: RunStarted | None = None
+        self._failed: list[str] = []
+        self._missed: list[str] = []
+
+    def hear(self, event: AnyEvent) -> Moment | None:
+        """The moment that an event makes, if it makes one."""
+        match event:
+            case RunStarted():
+                self._begun = event
+                by = f" ({event.by})" if event.by else ""
+                return self._moment(Occasion.START, "start", f"{event.title} starts on {event.stack}{by}")
+            case Asked() if self._begun is not None and self._begun.attended:
+                return self._moment(Occasion.APPROVAL, f"asked {event.seq}", f"{self._title}: {event.question}")
+            case RunFinished():
+                return self._end(event)
+            case StepFinished() | SectionFinished() | Objected() | ClockStopped():
+                self._note(event)
+        return None
+
+    def died(self, pending: int) -> Moment:
+        """The run's process is gone, and it did not say how it ended."""
+        broken = f"{pending} undos are still to be played: `k2run undo` does it" if pending else ""
+        return self._moment(Occasion.FAILURE, "died", f"{self._title} died", broken)
+
+    @property
+    def _title(self) -> str:
+        return f"{self._begun.title} on {self._begun.stack}" if self._begun is not None else "a run"
+
+    def _note(self, event: StepFinished | SectionFinished | Objected | ClockStopped) -> None:
+        """Keep what the message at the end will say."""
+        if isinstance(event, Objected):
+            if event.bound is Bound.MISSED:
+                self._missed.append(f"{event.objective}: {event.value}")
+            return
+        name = event.clock if isinstance(event, ClockStopped) else event.name
+        if event.objective is Bound.MISSED and event.within is not None:
+            self._missed.append(f"{name}: {Duration(event.seconds)}, promised within {Duration(event.within)}")
+        if isinstance(event, StepFinished) and event.outcome is Outcome.FAILED and event.severity == "critical":
+            self._failed.append(f"{name}: {event.message}" + (f" ({event.hint})" if event.hint else ""))
+
+    def _end(self, event: RunFinished) -> Moment | None:
+        if event.exit_code:
+            cause = "\n".join([*self._failed, *event.reasons, *self._missed, *event.pending_undos][:10])
+            return self._moment(Occasion.FAILURE, f"end {event.seq}", f"{self._title}: {event.verdict}", cause)
+        if self._missed:
+            cause = "\n".join(self._missed[:10])
+            title = f"{self._title} missed {len(self._missed)} objective{'s' if len(self._missed) > 1 else ''}"
+            return self._moment(Occasion.OBJECTIVE_MISSED, f"end {event.seq}", title, cause)
+        if self._failed_before or (self._begun is not None and self._begun.kind == "recovery"):
+            title = f"{self._title} recovered: {event.verdict} in {Duration(event.seconds)}"
+            return self._moment(Occasion.RECOVERED, f"end {event.seq}", title)
+        return None
+
+    def _moment(self, occasion: Occasion, key: str, title: str, cause: str = "") -> Moment:
+        begun = self._begun
+        return Moment(
+            occasion=occasion,
+            key=key,
+            title=title,
+            cause=cause,
+            run=begun.run if begun else "",
+            runbook=begun.name if begun else "",
+            stack=begun.stack if begun else "",
+            link=f"{self._link}/runs/{begun.run}" if self._link and begun else "",
+        )
