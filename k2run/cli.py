@@ -11,7 +11,7 @@ from k2run.cli_authoring import AUTHORING
 from k2run.cli_duty import DUTY
 from k2run.cli_numbers import NUMBERS
 from k2run.cli_recovery import RECOVERY
-from k2run.errors import AuthorError
+from k2run.errors import AuthorError, UsageError
 from k2run.friendly import friendly
 
 LOOSE = {"validate": "paths", "lint": "paths", "doc": "action", "explain": "code"}
@@ -26,11 +26,12 @@ def _mode(plain: bool, json: bool) -> Any:
 
 @task(
     positional=["runbook"],
-    iterable=["e"],
+    iterable=["e", "stack"],
+    optional=["check"],
     auto_shortflags=False,
     help={
         "runbook": "path or name of the runbook",
-        "stack": "path or name of the stack to run on (the runbook's own by default)",
+        "stack": "path or name of the stack to run on (the runbook's own by default); may be given several times",
         "e": "name=value of an input or variable; may be given several times",
         "tags": "run only steps with one of these tags (a,b)",
         "skip-tags": "leave out steps with one of these tags (a,b)",
@@ -38,6 +39,13 @@ def _mode(plain: bool, json: bool) -> Any:
         "json": "one JSON event per line",
         "keep": "leave the stack up when the run had to start it",
         "max-blast": "refuse faults that reach further than this: service, data or host",
+        "inputs": "a YAML file with values of inputs; -e wins over it",
+        "start-at": "begin at this step (name, id or path); those before it are left out",
+        "check": "resolve every step and call nothing; --check=probe calls what only observes",
+        "list-steps": "show the steps and run nothing",
+        "step": "ask before each step",
+        "yes": "approve destructive steps in advance",
+        "at-once": "on several stacks at the same time instead of one after the other",
         "unattended": "ask nobody, even on a terminal",
         "inbox": "questions are answered through the run's inbox, as the web page does",
         "junit": "write junit.xml beside the other reports",
@@ -47,7 +55,7 @@ def _mode(plain: bool, json: bool) -> Any:
 def run(
     c: Context,
     runbook: str,
-    stack: str = "",
+    stack: list[str] | None = None,
     e: list[str] | None = None,
     tags: str = "",
     skip_tags: str = "",
@@ -55,6 +63,13 @@ def run(
     json: bool = False,
     keep: bool = False,
     max_blast: str = "",
+    inputs: str = "",
+    start_at: str = "",
+    check: str = "",
+    list_steps: bool = False,
+    step: bool = False,
+    yes: bool = False,
+    at_once: bool = False,
     unattended: bool = False,
     inbox: bool = False,
     junit: bool = False,
@@ -63,20 +78,28 @@ def run(
     """Run a runbook: check, measure, break, recover, score, go or no-go."""
     with friendly():
         from k2run.engine.execution import Options
-        from k2run.faces.launch import is_attended, launch, parse_extra
+        from k2run.faces.launch import is_attended, launch_on, parse_extra
 
+        if list_steps:
+            from k2run.faces.outlining import show_steps
+
+            return show_steps(runbook)
         options = Options(
             tags=_names(tags),
             skip_tags=_names(skip_tags),
-            extra=parse_extra(e or []),
+            extra=parse_extra(e or [], inputs),
+            start_at=start_at,
+            check=_check(check),
+            yes=yes,
             keep=keep,
             max_blast=max_blast,
             attended=inbox or (is_attended() and not unattended and not json),
             inbox=inbox,
             by=by,
         )
-        finished = launch(runbook, stack=stack, options=options, mode=_mode(plain, json), junit=junit)
-    _exit(finished.exit_code)
+        mode: Any = "step" if step else _mode(plain, json)
+        code = launch_on(stack or [""], runbook, options=options, mode=mode, junit=junit, at_once=at_once)
+    return _exit(code)
 
 
 @task(
@@ -210,6 +233,14 @@ def list_(c: Context, json: bool = False) -> None:
         show_runbooks(json=json)
 
 
+def _check(given: str | bool) -> str:
+    """How `--check` was given: not at all, alone, or with what it does."""
+    words: dict[str | bool, str] = {"": "", True: "resolve", "resolve": "resolve", "probe": "probe"}
+    if given not in words:
+        raise UsageError(f"--check={given}: expected --check or --check=probe")
+    return words[given]
+
+
 def _names(text: str) -> frozenset[str]:
     return frozenset(name.strip() for name in text.split(",") if name.strip())
 
@@ -270,7 +301,7 @@ def prepare(program: Program) -> None:
             print("  hint: `--list` shows the commands, `--help COMMAND` their options", file=sys.stderr)
             raise Exit(code=AuthorError.exit_code) from None
 
-    program.parse_tasks = parse_tasks
+    program.parse_tasks = parse_tasks  # type: ignore[method-assign] # Invoke has no hook between the two
 
 
 def main() -> None:

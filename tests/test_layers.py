@@ -19,7 +19,8 @@ def imported(path: Path) -> set[str]:
             names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
         elif isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
-    return {parts[1] for parts in (name.split(".") for name in names) if parts[0] == "k2run" and len(parts) > 1} & {*LAYERS}
+    ours = (name.split(".") for name in names if name.startswith("k2run."))
+    return {parts[1] for parts in ours} & {*LAYERS}
 
 
 @pytest.mark.parametrize("layer", LAYERS)
@@ -38,7 +39,7 @@ def test_an_adapter_imports_neither_the_engine_nor_another_adapter() -> None:
     for path in sorted((ROOT / "adapters").glob("[a-z]*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             module = node.module if isinstance(node, ast.ImportFrom) else None
-            if module and (module.startswith("k2run.engine") or module.startswith("k2run.adapters.")):
+            if module and module.startswith(("k2run.engine", "k2run.adapters.")):
                 private = module.removeprefix("k2run.adapters.").startswith("_")
                 if not private:
                     wrong.append(f"{path.name}: {module}")
