@@ -1,4 +1,8 @@
-"""Coroutines and blocking calls under the deadline of a step: for client libraries that know no deadline themselves."""
+"""Coroutines and blocking calls under the deadline of a step: for client libraries that know no deadline themselves.
+
+Both run in a thread of their own. When the deadline passes, the step goes on at once, and what was begun there is
+cleared away behind its back: a polite farewell from somebody who does not answer takes longer than a step may.
+"""
 
 from __future__ import annotations
 
@@ -16,49 +20,36 @@ T = TypeVar("T")
 
 SLICE = 0.1
 """Seconds after which the deadline is asked again; a request to stop is noticed within it."""
-_FAREWELLS = 3
+FAREWELL = 0.25
+"""Seconds that a step waits for what it cancelled."""
+PATIENCE = 10.0
+"""Seconds after which a farewell is cut short, too."""
 
 
 def punctually(work: Coroutine[Any, Any, T], deadline: Deadline) -> T:
     """What the coroutine returns; cancelled when the deadline passes or the run is asked to end.
-
-    The loop is closed without waiting for its threads: a name server that does not answer must not hold a step.
 
     Raises:
         TimedOut: The deadline passed first.
         Interrupted: The run was asked to end.
     """
     loop = asyncio.new_event_loop()
+    task = loop.create_task(work)
+    thread = threading.Thread(target=_see_through, args=(loop, task), name="punctually", daemon=True)
+    thread.start()
     try:
-        return loop.run_until_complete(_watched(work, deadline))
-    finally:
-        loop.close()
-
-
-async def _watched(work: Coroutine[Any, Any, T], deadline: Deadline) -> T:
-    task = asyncio.ensure_future(work)
-    try:
-        while not task.done():
-            await asyncio.wait({task}, timeout=deadline.at_most(SLICE))
+        _await(thread, deadline)
     except BaseException:
-        await _end(task)
+        with contextlib.suppress(RuntimeError):  # the loop is closed: it ended just now
+            loop.call_soon_threadsafe(task.cancel)
+            loop.call_soon_threadsafe(lambda: loop.call_later(PATIENCE, task.cancel))
+        thread.join(FAREWELL)
         raise
     return task.result()
 
 
-async def _end(task: asyncio.Future[Any]) -> None:
-    """Cancel it, again where it tries to part politely from somebody who does not answer."""
-    for _ in range(_FAREWELLS):
-        task.cancel()
-        await asyncio.wait({task}, timeout=SLICE)
-        if task.done():
-            with contextlib.suppress(asyncio.CancelledError):
-                task.exception()
-            return
-
-
 def apart(call: Callable[[], T], deadline: Deadline) -> T:
-    """What a blocking call returns; it is left behind, in a thread of its own, when the deadline passes first.
+    """What a blocking call returns; it is left behind when the deadline passes first.
 
     The call should have a timeout of its own, so that it does not stay there for good.
 
@@ -75,10 +66,25 @@ def apart(call: Callable[[], T], deadline: Deadline) -> T:
         except Exception as error:  # noqa: BLE001 - raised again where somebody waits for it
             raised.append(error)
 
-    thread = threading.Thread(target=work, name=f"apart {call!r}", daemon=True)
+    thread = threading.Thread(target=work, name="apart", daemon=True)
     thread.start()
-    while thread.is_alive():
-        thread.join(deadline.at_most(SLICE))
+    _await(thread, deadline)
     if raised:
         raise raised[0]
     return returned[0]
+
+
+def _await(thread: threading.Thread, deadline: Deadline) -> None:
+    while thread.is_alive():
+        thread.join(deadline.at_most(SLICE))
+
+
+def _see_through(loop: asyncio.AbstractEventLoop, task: asyncio.Task[Any]) -> None:
+    """Run the loop until the task is over, whichever way."""
+    try:
+        loop.run_until_complete(asyncio.wait({task}))
+        if not task.cancelled():
+            task.exception()  # it is raised again where somebody waits for it, if anybody still does
+        loop.run_until_complete(loop.shutdown_asyncgens())
+    finally:
+        loop.close()

@@ -114,6 +114,7 @@ def test_what_is_neither_a_picture_nor_a_video_is_refused(tmp_path):
         path.write_bytes(content)
         with pytest.raises(Refused, match="not a picture"):
             file.image(Deadline(5), str(path))
+    path = tmp_path / "talk.mp4"
     path.write_text("hello")
     if shutil.which("ffprobe"):
         with pytest.raises(Refused, match="not a video"):
