@@ -17,7 +17,7 @@ from k2run.engine.run import Request, run_inside
 from k2run.engine.steps import StepRunner
 from k2run.errors import Interrupted, K2runError, UsageError
 from k2run.language.model import Section
-from k2run.recovery.diagnosis import Diagnosis, diagnose
+from k2run.recovery.diagnosis import Diagnosis, Verdict, diagnose
 from k2run.recovery.ledger import Cost, Ledger
 
 if TYPE_CHECKING:
@@ -224,6 +224,8 @@ class Drill:
             self._run(left[0], entry)
             found = self._diagnose()
         entry.recovered = found.healthy
+        if not found.healthy:
+            entry.message = f"still not healthy: {_ill(found)}"
         headline = f"{'healthy' if found.healthy else 'not healthy'} after {', '.join(tried)}"
         self._plan.say(f"round {entry.number}: {headline}" + (f", RTO {entry.rto:.1f}s" if entry.rto else ""))
         seconds = journal.elapsed() - entry.struck
@@ -254,9 +256,8 @@ class Drill:
             if looked.healthy:
                 return
             if self._execution.journal.elapsed() > ends:
-                ill = [*(one.runbook for one in looked.matches), *(one.service for one in looked.ailing)]
                 raise K2runError(
-                    f"the stack is not healthy: {', '.join(ill) or 'it could not be seen'}; nothing more was broken",
+                    f"the stack is not healthy: {_ill(looked)}; nothing more was broken",
                     hint="`k2run diagnose` shows it",
                 )
             self._execution.stop.wait(PERIOD_S)
@@ -309,6 +310,13 @@ def table(rounds: Sequence[Round]) -> Iterator[tuple[str, ...]]:
             "-" if one.within is None else f"{one.within:g}s",
             *map(str, cost),
         )
+
+
+def _ill(found: Diagnosis) -> str:
+    """What keeps a stack from being healthy."""
+    unseen = [f"{one.runbook} could not be seen" for one in found.having(Verdict.UNSEEN)]
+    failures = [one.runbook for one in found.matches]
+    return ", ".join([*failures, *(f"{one.service} {one.state} {one.detail}" for one in found.ailing), *unseen])
 
 
 def _started(section: Section, verb: str) -> StepStarted:

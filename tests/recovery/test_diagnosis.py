@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import http.server
+import socket
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from k2run.recovery.diagnosis import Verdict
+from k2run.recovery.symptoms import Presence
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class Counting(http.server.BaseHTTPRequestHandler):
+    asked = 0
+
+    def do_GET(self) -> None:
+        type(self).asked += 1
+        time.sleep(0.3)
+        self.send_response(200)
+        self.send_header("Content-Length", "2")
+        self.end_headers()
+        self.wfile.write(b"{}")
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def page() -> Iterator[str]:
+    Counting.asked = 0
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Counting)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def closed() -> str:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return f"http://127.0.0.1:{free.getsockname()[1]}/"
+
+
+def test_a_healthy_stack_is_healthy_every_time(site):
+    runbooks = [site.repair("store"), site.repair("worker")]
+    found = [site.diagnose(*runbooks) for _ in range(20)]
+    assert all(each.healthy for each in found)
+
+
+def test_a_killed_service_is_recognised_with_its_evidence(site):
+    site.kill("worker")
+    found = site.diagnose(site.repair("store"), site.repair("worker"))
+    assert [suspect.runbook for suspect in found.matches] == ["worker-down"]
+    [sighting] = found.matches[0].sightings
+    assert sighting.presence is Presence.PRESENT
+    assert "stopped" in sighting.evidence
+    assert [suspect.runbook for suspect in found.having(Verdict.RULED_OUT)] == ["store-down"]
+    assert not found.healthy
+
+
+def test_of_two_failures_the_one_that_others_need_comes_first(site):
+    site.kill("worker")
+    site.kill("store")
+    found = site.diagnose(site.repair("worker"), site.repair("store"))
+    assert [suspect.runbook for suspect in found.matches] == ["store-down", "worker-down"]
+
+
+def test_identical_probes_are_made_once_and_different_ones_at_once(site, page):
+    look = f"- http.get: {{url: '{page}', params: {{n: 1}}}}\n"
+    others = "".join(f"- http.get: {{url: '{page}', params: {{n: {number}}}}}\n" for number in range(2, 12))
+    runbooks = [site.symptoms(name, look + others) for name in ("one", "two", "three")]
+    began = time.monotonic()
+    found = site.diagnose(*runbooks)
+    assert Counting.asked == 11
+    assert time.monotonic() - began < 2
+    assert {sighting.weight for suspect in found.suspects for sighting in suspect.sightings} == {round(1 / 3, 4)}
+
+
+def test_what_cannot_be_seen_is_neither_found_nor_ruled_out(site, closed):
+    found = site.diagnose(site.symptoms("hidden", f"- http.get: {{url: '{closed}'}}\n"))
+    assert [suspect.runbook for suspect in found.having(Verdict.UNSEEN)] == ["hidden"]
+    assert not found.matches
+    assert not found.healthy
+
+
+def test_an_absent_decisive_symptom_rules_out_and_a_supporting_one_only_weighs(site):
+    stopped = "service.status: {service: worker}\n  expect: result.state == 'stopped'\n"
+    runs = "- service.status: {service: worker}\n  expect: result.running\n"
+    decisive = site.symptoms("decisive", f"{runs}- {stopped}")
+    supporting = site.symptoms("supporting", f"{runs}- severity: info\n  {stopped}")
+    found = {suspect.runbook: suspect for suspect in site.diagnose(decisive, supporting).suspects}
+    assert found["decisive"].verdict is Verdict.RULED_OUT
+    assert found["supporting"].verdict is Verdict.MATCHES
+    assert found["supporting"].share == 0.5
+
+
+def test_a_runbook_for_a_service_that_the_stack_has_not_does_not_apply(site):
+    look = "- service.probe: {service: registry}\n  expect: not result.answered\n"
+    found = site.diagnose(site.symptoms("registry-down", look, "requires: [registry]\n"))
+    assert [suspect.verdict for suspect in found.suspects] == [Verdict.NOT_APPLICABLE]
+    assert found.healthy
+
+
+def test_a_symptom_that_would_change_something_is_not_done(site):
+    before = site.pid("worker")
+    found = site.diagnose(site.symptoms("careless", "- service.restart: {service: worker}\n"))
+    assert site.pid("worker") == before
+    [sighting] = found.suspects[0].sightings
+    assert sighting.presence is Presence.UNSEEN
+    assert "only looks" in sighting.evidence
+
+
+def test_a_failure_that_no_runbook_knows_is_not_called_healthy(site):
+    site.kill("worker")
+    found = site.diagnose(site.repair("store"))
+    assert not found.matches
+    assert not found.healthy
+    assert [one.service for one in found.ailing] == ["worker"]
+
+
+def test_a_probe_that_hangs_costs_its_own_time_and_nobody_elses(site):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/"
+        hanging = site.symptoms("hanging", f"- timeout: 1s\n  http.get: {{url: '{url}'}}\n")
+        site.kill("worker")
+        began = time.monotonic()
+        found = site.diagnose(hanging, site.repair("worker"))
+    assert time.monotonic() - began < 2.5
+    assert [suspect.runbook for suspect in found.matches] == ["worker-down"]
