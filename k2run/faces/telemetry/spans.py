@@ -84,7 +84,8 @@ class _Spans:
 
     def _step(self, step: StepView, section: Any) -> None:
         over = step.finished
-        about: dict[str, Any] = {"k2run.step": step.path, "k2run.action": step.action, "k2run.outcome": step.standing.value}
+        about: dict[str, Any] = {"k2run.step": step.path, "k2run.action": step.action}
+        about["k2run.outcome"] = step.standing.value
         if over is not None:
             about |= {"k2run.headline": over.headline, "k2run.attempts": over.attempts, "k2run.message": over.message}
         span = self._span(step.name, step.began or 0.0, section, about)

@@ -29,7 +29,8 @@ class WebReceiver(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Post)
         self.received: list[dict[str, Any]] = []
         self.statuses: list[int] = []
-        self.delay = 0.0
+        self.open = threading.Event()
+        self.open.set()
 
     @property
     def url(self) -> str:
@@ -41,7 +42,7 @@ class _Post(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["content-length"]))
-        time.sleep(self.server.delay)
+        self.server.open.wait(30)
         status = self.server.statuses.pop(0) if self.server.statuses else 200
         if status == 200:
             self.server.received.append({"headers": dict(self.headers.items()), "raw": body, "json": _json(body)})
