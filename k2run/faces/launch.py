@@ -15,6 +15,7 @@ from k2run.engine.run import Request, resume, run
 from k2run.engine.store import RUNBOOK_COPY, Store
 from k2run.errors import UsageError
 from k2run.faces.inbox import InboxPerson
+from k2run.faces.notify.messenger import heralds
 from k2run.faces.terminal import open_face
 from k2run.language.loader import load_runbook
 from k2run.stack.loading import load_stack
@@ -84,7 +85,7 @@ def launch(runbook: str, *, stack: str, options: Options, mode: Mode, junit: boo
             store=store,
             catalogue=catalogue,
             options=options,
-            observers=(face,),
+            observers=(face, *heralds(store)),
             person=_person(options, face),
         )
         finished = run(request)
@@ -123,7 +124,7 @@ def relaunch(reference: str, *, options: Options, mode: Mode) -> RunFinished:
                 inbox=options.inbox,
                 by=options.by,
             ),
-            observers=(face,),
+            observers=(face, *heralds(store, folder.name)),
             person=_person(options, face),
         )
         finished = resume(request, folder)
