@@ -1,4 +1,4 @@
-"""Tasks for when something is broken: diagnose, recover, drill."""
+"""Tasks for when something is broken: abort, diagnose, recover, drill."""
 
 from __future__ import annotations
 
@@ -76,9 +76,26 @@ def drill(
     _exit(code)
 
 
+@task(
+    positional=[],
+    auto_shortflags=False,
+    help={"run-id": "the run's id, a unique part of it, or `last` (the one that is under way by default)"},
+)
+def abort(c: Context, run_id: str = "") -> None:
+    """End a run of another process, and watch it undo its faults."""
+    with friendly():
+        import getpass
+
+        from k2run.engine.store import Store
+        from k2run.faces.abort import abort_and_watch
+
+        clean = abort_and_watch(Store(), run_id, getpass.getuser())
+    _exit(0 if clean else 1)
+
+
 def _exit(code: int) -> None:
     if code:
         raise Exit(code=code)
 
 
-RECOVERY = (diagnose, recover, drill)
+RECOVERY = (abort, diagnose, recover, drill)
