@@ -16,7 +16,14 @@ from k2run.friendly import friendly
 
 LOOSE = {"validate": "paths", "lint": "paths", "doc": "action", "explain": "code"}
 """Tasks whose argument may be left out, or given several times, without its flag."""
-OPTIONAL = {"recover": "runbook", "drill": "runbook", "trend": "metric", "docs": "kind", "report": "run-id"}
+OPTIONAL = {
+    "abort": "run-id",
+    "recover": "runbook",
+    "drill": "runbook",
+    "trend": "metric",
+    "docs": "kind",
+    "report": "run-id",
+}
 """Tasks whose first argument may be left out; options with values may follow it."""
 
 
@@ -134,21 +141,6 @@ def resume(
     _exit(finished.exit_code)
 
 
-@task(positional=["run_id"], auto_shortflags=False, help={"run-id": "the run's id, a unique part of it, or `last`"})
-def abort(c: Context, run_id: str = "last") -> None:
-    """Ask a run of another process to end: it undoes its faults first."""
-    with friendly():
-        import getpass
-
-        from k2run.engine.store import Store
-        from k2run.faces.abort import abort as end
-
-        store = Store()
-        folder = store.find_run(run_id)
-        end(store, folder, getpass.getuser())
-        print(f"{folder.name} was asked to end; it undoes its faults first")
-
-
 @task(
     auto_shortflags=False,
     iterable=["allow"],
@@ -257,7 +249,6 @@ TASKS = (
     status,
     logs,
     resume,
-    abort,
     undo,
     serve,
     list_,
