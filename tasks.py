@@ -37,5 +37,13 @@ def schema(c: Context) -> None:
     main()
 
 
-namespace = Collection(*TASKS, test, bench, schema)
+@task(auto_shortflags=False)
+def pages(c: Context) -> None:
+    """Write the generated pages under docs/ anew from the code."""
+    from k2run.faces.authoring.pages import main
+
+    main()
+
+
+namespace = Collection(*TASKS, test, bench, schema, pages)
 prepare(program)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from textwrap import indent
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from k2run.actions.catalogue import Action, Catalogue
 from k2run.errors import UsageError
+from k2run.faces.authoring.example import example_of
+from k2run.language.schema import described_arguments
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from msgspec.structs import FieldInfo
 
 
 def show_actions(name: str) -> None:
@@ -30,17 +35,35 @@ def show_actions(name: str) -> None:
 
 
 def page(action: Action) -> str:
-    """Everything there is to know about an action."""
+    """Everything there is to know about an action, with an example."""
     lines = [f"{action.name}  ({action.effect.value})", "", action.doc, "", "Arguments"]
     fields = msgspec.structs.fields(action.arguments)
-    lines += [f"  {entry.encode_name}: {_kind(entry.type)}{_default(entry)}" for entry in fields] or ["  none"]
-    result = action.result
-    if isinstance(result, type) and issubclass(result, msgspec.Struct):
-        lines += ["", f"Result: {result.__name__}"]
-        lines += [f"  result.{entry.encode_name}: {_kind(entry.type)}" for entry in msgspec.structs.fields(result)]
+    lines += [f"  {entry.encode_name}: {_kind(entry.type)}  ({_default(entry)})" for entry in fields] or ["  none"]
+    results = list(result_rows(action))
+    if results:
+        lines += ["", f"Result: {action.result.__name__}"]
+        lines += [f"  {name.strip('`')}: {kind.strip('`')}" for name, kind in results]
     if action.connections:
         lines += ["", "Needs of the stack: " + ", ".join(connection.key for connection in action.connections)]
+    lines += ["", "Example", indent(example_of(action), "  ")]
     return "\n".join(lines)
+
+
+def argument_rows(action: Action) -> list[tuple[str, str, str, str]]:
+    """The arguments of an action: name, type, default, meaning."""
+    words = described_arguments(action.doc)
+    return [
+        (f"`{entry.encode_name}`", f"`{_kind(entry.type)}`", _default(entry), words.get(entry.name, ""))
+        for entry in msgspec.structs.fields(action.arguments)
+    ]
+
+
+def result_rows(action: Action) -> list[tuple[str, str]]:
+    """The fields of an action's result: name and type."""
+    result = action.result
+    if not (isinstance(result, type) and issubclass(result, msgspec.Struct)):
+        return []
+    return [(f"`result.{entry.encode_name}`", f"`{_kind(entry.type)}`") for entry in msgspec.structs.fields(result)]
 
 
 def _catalogue(actions: Iterable[Action]) -> str:
@@ -50,12 +73,14 @@ def _catalogue(actions: Iterable[Action]) -> str:
 
 
 def _kind(kind: Any) -> str:
-    return getattr(kind, "__name__", str(kind)) if not hasattr(kind, "__args__") else str(kind).replace("typing.", "")
+    if not hasattr(kind, "__args__"):
+        return str(getattr(kind, "__name__", kind))
+    return str(kind).replace("typing.", "").replace("k2run.language.quantities.", "")
 
 
-def _default(entry: msgspec.structs.FieldInfo) -> str:
+def _default(entry: FieldInfo) -> str:
     if entry.required:
-        return "  (required)"
+        return "required"
     if entry.default is msgspec.NODEFAULT:
-        return "  (empty by default)"
-    return f"  ({entry.default!r} by default)"
+        return "empty by default"
+    return f"{entry.default!r} by default"
