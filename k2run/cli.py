@@ -98,13 +98,14 @@ def run(
             start_at=start_at,
             check=_check(check),
             yes=yes,
+            guided=step,
             keep=keep,
             max_blast=max_blast,
             attended=inbox or (is_attended() and not unattended and not json),
             inbox=inbox,
             by=by,
         )
-        mode: Any = "step" if step else _mode(plain, json)
+        mode = _mode(plain, json)
         code = launch_on(stack or [""], runbook, options=options, mode=mode, junit=junit, at_once=at_once)
     return _exit(code)
 

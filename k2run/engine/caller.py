@@ -32,12 +32,16 @@ class Caller:
         catalogue: Where actions are found.
         stack: Where their connections come from.
         person: Makes the person whom a step may ask, from the step's path.
+
+    Attributes:
+        catalogue: The same.
+        person: The same.
     """
 
     def __init__(self, catalogue: Catalogue, stack: Stack, person: Callable[[str], Person]) -> None:
-        self._catalogue = catalogue
+        self.catalogue = catalogue
         self._stack = stack
-        self._person = person
+        self.person = person
         self._connections: dict[type[Connection], Connection] = {}
 
     def action(self, name: str) -> Action:
@@ -46,7 +50,7 @@ class Caller:
         Raises:
             AuthorError: There is none; an undo may have been written by a version that had it.
         """
-        found = self._catalogue.find(name)
+        found = self.catalogue.find(name)
         if found is None:
             raise AuthorError(f"there is no action {name!r}", hint="is the adapter that brings it still installed?")
         return found
@@ -86,10 +90,10 @@ class Caller:
         if issubclass(kind, Deadline):
             return deadline
         if issubclass(kind, Person):
-            return self._person(step)
-        return self._connection(kind) if issubclass(kind, Connection) else None
+            return self.person(step)
+        return self.connection(kind) if issubclass(kind, Connection) else None
 
-    def _connection(self, kind: type[Connection]) -> Connection:
+    def connection(self, kind: type[Connection]) -> Connection:
         """The stack's connection of that type, made once."""
         if kind not in self._connections:
             self._connections[kind] = kind.of(self._stack)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from msgspec import Struct
 from msgspec.structs import replace
 
+from k2run.engine.choice import steps_before
 from k2run.errors import Interrupted
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from k2run.engine.caller import Caller
+    from k2run.engine.delegates import Delegates
     from k2run.engine.events import Outcome
     from k2run.engine.guide import Guided
     from k2run.engine.journal import Journal
@@ -40,6 +42,7 @@ class Options(Struct, frozen=True, kw_only=True):
         start_at: The step (its name, id or path) at which the run begins; those before it are left out.
         check: `resolve` calls nothing, `probe` calls what only observes; "" is a real run.
         yes: Destructive steps are approved in advance.
+        guided: Somebody decides before each step.
         attended: Somebody is there to answer.
         inbox: They answer from another process, through the run's folder.
         by: Who asked for it, where that is known.
@@ -53,6 +56,7 @@ class Options(Struct, frozen=True, kw_only=True):
     start_at: str = ""
     check: str = ""
     yes: bool = False
+    guided: bool = False
     attended: bool = False
     inbox: bool = False
     by: str = ""
@@ -74,6 +78,7 @@ class Execution:
         past: What an earlier part of this run has done.
 
         cleanup: Set when even what runs at the end is asked to end.
+        delegates: Finds other stacks.
 
     Attributes:
         figures: Figures recorded so far.
@@ -83,6 +88,7 @@ class Execution:
         prefix: What stands before the paths of its steps; not empty for a runbook that a step runs.
         section: The section that this step belongs to.
         around: The execution that this step belongs to.
+        before: Paths of the steps before the one at which the run begins.
         results: What the turns of the loops under way gave, by their paths.
     """
 
@@ -100,6 +106,7 @@ class Execution:
         stop: threading.Event,
         past: Past,
         cleanup: threading.Event | None = None,
+        delegates: Delegates | None = None,
     ) -> None:
         self.folder = folder
         self.runbook = runbook
@@ -111,6 +118,7 @@ class Execution:
         self.options = options
         self.stop = stop
         self.cleanup = cleanup or threading.Event()
+        self.delegates = delegates
         self.past = past
         self.figures = past.figures()
         self.facts = {
@@ -126,6 +134,7 @@ class Execution:
         self.prefix = ""
         self.section = ""
         self.around: Execution | None = None
+        self.before = steps_before(runbook, options.start_at)
         self.guided: Guided | None = None
 
     def stand_on(self, past: Past) -> None:
@@ -170,12 +179,24 @@ class Execution:
         variables.know(child.facts)
         child.first_fault = child.past.first_fault
         child.ended_early = child.ended_well = ""
+        child.before = frozenset()
         return child
 
     @property
     def runner(self) -> str:
         """Who undoes what it broke: the engine, or the step that runs its runbook."""
         return self.prefix.removesuffix(".run.") or "engine"
+
+    def on(self, stack: str) -> Execution:
+        """The same execution for a step that is done on another stack.
+
+        Raises:
+            StackInvalid: There is no such stack, or its file is wrong.
+        """
+        assert self.delegates is not None  # noqa: S101 - whoever runs a runbook gives them
+        other = copy(self)
+        other.stack, other.caller = self.delegates.find(stack, self.stack)
+        return other
 
     def ending(self) -> Execution:
         """The same execution for what runs although the run was asked to end."""

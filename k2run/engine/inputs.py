@@ -60,11 +60,11 @@ def resolve_inputs(runbook: Runbook, extra: Mapping[str, Any], stack: Stack | No
     values: dict[str, Any] = {}
     for name, entry in declared.items():
         if name in extra:
-            values[name] = _convert(entry, extra[name])
+            values[name] = convert(entry, extra[name])
         elif entry.required:
             raise UsageError(f"the input {name!r} has no value", hint=f"give it with -e {name}=…  ({entry.help})")
         else:
-            values[name] = entry.default if entry.default is None else _convert(entry, entry.default)
+            values[name] = entry.default if entry.default is None else convert(entry, entry.default)
         if entry.type == "secret" and stack is not None and values[name] is not None:
             values[name] = _reveal(values[name], runbook, stack)
     return values
@@ -115,7 +115,12 @@ def _reveal(value: str, runbook: Runbook, stack: Stack) -> str:
     return secret
 
 
-def _convert(entry: Input, value: Any) -> Any:
+def convert(entry: Input, value: Any) -> Any:
+    """A value as one of the declared type.
+
+    Raises:
+        UsageError: It does not fit.
+    """
     try:
         converted = _CONVERT[entry.type](value)
     except (ValueError, TypeError) as error:

@@ -5,13 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from k2run.engine.events import OutlineBand, OutlineCategory, OutlineSection, OutlineStep
-from k2run.engine.sections import ALWAYS, STEADY_BEFORE
 from k2run.language.model import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from k2run.language.model import Runbook, Section, Step
+
+
+STEADY_BEFORE, STEADY_AFTER, ALWAYS = "steady_state", "steady_state_after", "always"
+"""Paths of the sections that a runbook has beside its own."""
 
 
 def outline(runbook: Runbook) -> list[OutlineSection]:

@@ -17,7 +17,7 @@ from k2run.engine.events import (
     UndoFinished,
     UndoPlanned,
 )
-from k2run.engine.sections import ALWAYS, STEADY_AFTER, STEADY_BEFORE
+from k2run.engine.outline import ALWAYS, STEADY_AFTER, STEADY_BEFORE
 from k2run.errors import UsageError
 from k2run.language.quantities import Duration
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
@@ -11,23 +10,28 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct, field
 
-import k2run
 from k2run.actions.action import Effect
 from k2run.actions.catalogue import Catalogue
 from k2run.actions.deadline import Deadline
+from k2run.engine.approval import check_approved
 from k2run.engine.blast import check_blast
 from k2run.engine.caller import Caller, message_of
-from k2run.engine.events import Noted, RunFinished, RunResumed, RunStarted, StackChanged
+from k2run.engine.choice import steps_before
+from k2run.engine.delegates import Delegates, check_delegates
+from k2run.engine.events import Noted, Outcome, RunFinished, RunResumed, StackChanged
 from k2run.engine.execution import Execution, Options
-from k2run.engine.inputs import has_secret_inputs, resolve_inputs, restore_inputs, shown_extra, shown_inputs
+from k2run.engine.inputs import has_secret_inputs, resolve_inputs, restore_inputs
 from k2run.engine.journal import Journal, Observer, cut_torn_tail, no_redaction, read_journal
 from k2run.engine.judge import judge_run
 from k2run.engine.lock import hold
-from k2run.engine.outline import all_steps, bands, categories, outline
+from k2run.engine.opening import run_started
+from k2run.engine.outline import all_steps
 from k2run.engine.past import ended, past_of, started
 from k2run.engine.people import Nobody, Recorded
+from k2run.engine.score import latest
 from k2run.engine.sections import SectionRunner
 from k2run.engine.signals import StopRequest, requester
+from k2run.engine.trial import judge_trial
 from k2run.engine.undo import UndoStack, pending_undos
 from k2run.engine.variables import Variables
 from k2run.errors import Interrupted, JournalLost, K2runError, Protected, Unsettled, UsageError
@@ -75,13 +79,13 @@ def run(request: Request) -> RunFinished:
         StackBusy: Another run holds the stack.
         Unsettled: An earlier run left faults in place.
         Protected: The stack refuses faults from this runbook.
-        UsageError: An input is missing or wrong.
+        UsageError: An input is missing or wrong, or a destructive step was not approved.
         JournalLost: No journal can be written.
     """
     check_allowed(request)
     inputs = resolve_inputs(request.runbook, request.options.extra, request.stack)
     store, stack = request.store, request.stack
-    folder = store.new_run(request.runbook.name, request.runbook.source)
+    folder = store.new_run(request.runbook.name, request.runbook.source, trial=bool(request.options.check))
     with StopRequest() as signals, hold(store.stack_folder(stack.name), stack.name, folder.name):
         settle_or_refuse(store, stack.name)
         store.mark_open(stack.name, folder.name)
@@ -172,6 +176,9 @@ def check_allowed(request: Request) -> None:
     Raises:
         Protected: The runbook breaks something and is not allowed to, by name, or reaches further than the run may.
     """
+    check_approved(request.runbook, request.catalogue, request.options)
+    check_delegates(request.runbook, request.catalogue)
+    steps_before(request.runbook, request.options.start_at)
     check_blast(request.runbook, request.catalogue, request.options.max_blast)
     if not request.stack.protected or request.runbook.name in request.stack.allow:
         return
@@ -199,6 +206,9 @@ def _execute(
     execution = _begin(request, folder, inputs, signals, past)
     sections = SectionRunner(execution)
     brought_up: list[str] = []
+    absent = execution.missing(request.runbook.requires)
+    if absent:
+        return _not_applicable(request, execution, absent)
     stopped = _guard(execution, lambda: _settle_past(execution, past))
     stopped = stopped or _guard(execution, lambda: _bring_up(execution, brought_up))
     stopped = stopped or _guard(execution, sections.run_all)
@@ -229,8 +239,9 @@ def _begin(
     if past:
         journal.record(RunResumed(pid=os.getpid(), inbox=options.inbox, by=options.by, finished_steps=len(done.steps)))
     else:
-        journal.record(_run_started(request, folder, inputs))
+        journal.record(run_started(request, folder, inputs))
     caller = Caller(request.catalogue, stack, lambda step: Recorded(request.person, journal, step))
+    delegates = Delegates(runbook, caller, request.store.home)
     variables = Variables({}, inputs, {name: value for name, value in options.extra.items() if name not in inputs})
     execution = Execution(
         folder=folder,
@@ -244,6 +255,7 @@ def _begin(
         stop=signals.run,
         past=done,
         cleanup=signals.cleanup,
+        delegates=delegates,
     )
     variables.enter(runbook.vars)
     if request.guide is not None:
@@ -271,7 +283,7 @@ def _settle_past(execution: Execution, past: Sequence[AnyEvent]) -> None:
 
 def _bring_up(execution: Execution, brought_up: list[str]) -> None:
     """Start what the stack needs and does not run yet; what a recovery finds broken is for its own steps to repair."""
-    if not execution.runbook.uses_stack or execution.runbook.kind is Kind.RECOVERY:
+    if execution.options.check or not execution.runbook.uses_stack or execution.runbook.kind is Kind.RECOVERY:
         return
     from k2run.stack import lifecycle
 
@@ -303,6 +315,12 @@ def _take_down(execution: Execution, brought_up: list[str]) -> None:
 def _close(request: Request, execution: Execution, stopped: K2runError | None, reasons: list[str]) -> RunFinished:
     """Judge the run, record the judgement, and take the mark away when nothing is left to settle."""
     journal = execution.journal
+    if execution.options.check:
+        finished = judge_trial(latest(read_journal(execution.folder)), journal.elapsed(), stopped)
+        _tell(execution, finished)
+        journal.close()
+        request.store.mark_closed(request.stack.name, execution.folder.name)
+        return finished
     kept: JournalLost | None = journal.lost
     try:
         events: list[AnyEvent] = read_journal(execution.folder)
@@ -324,6 +342,17 @@ def _close(request: Request, execution: Execution, stopped: K2runError | None, r
     if not execution.undos:
         request.store.mark_closed(request.stack.name, execution.folder.name)
     return judgement.finished
+
+
+def _not_applicable(request: Request, execution: Execution, reason: str) -> RunFinished:
+    """End a run for which this stack has not what it is about: that is neither a success nor a failure."""
+    finished = RunFinished(
+        outcome=Outcome.NOT_APPLICABLE, verdict=f"not applicable: {reason}", exit_code=0, seconds=0.0, reasons=[reason]
+    )
+    _tell(execution, finished)
+    execution.journal.close()
+    request.store.mark_closed(request.stack.name, execution.folder.name)
+    return finished
 
 
 def _guard(execution: Execution, part: Any) -> K2runError | None:
@@ -353,48 +382,5 @@ def _undo_stack(journal: Journal, caller: Caller, signals: StopRequest, events: 
 
 
 def _redaction(stack: Stack, runbook: Runbook) -> Any:
-    return stack.redact if stack.has_secrets or has_secret_inputs(runbook) else no_redaction
-
-
-def _run_started(request: Request, folder: Path, inputs: dict[str, Any]) -> RunStarted:
-    runbook, stack, options = request.runbook, request.stack, request.options
-    return RunStarted(
-        run=folder.name,
-        runbook=runbook.path,
-        name=runbook.name,
-        title=runbook.title,
-        kind=runbook.kind.value,
-        digest=runbook.digest,
-        stack=stack.name,
-        stack_file=str(stack.path),
-        owner=runbook.owner,
-        inputs=shown_inputs(runbook, inputs),
-        options={
-            "tags": sorted(options.tags),
-            "skip_tags": sorted(options.skip_tags),
-            "extra": shown_extra(runbook, options.extra),
-            "keep": options.keep,
-        },
-        attended=options.attended,
-        inbox=options.inbox,
-        by=options.by,
-        pid=os.getpid(),
-        versions={"k2run": k2run.__version__, "python": ".".join(map(str, sys.version_info[:3]))},
-        environment=_environment(),
-        outline=outline(runbook),
-        categories=categories(runbook),
-        bands=bands(runbook),
-        go=runbook.score.go if runbook.score else None,
-        within=runbook.objective.within,
-        rto=runbook.objective.rto,
-        rpo=runbook.objective.rpo,
-    )
-
-
-def _environment() -> dict[str, str]:
-    system = os.uname()
-    return {
-        "host": system.nodename,
-        "system": f"{system.sysname} {system.release} {system.machine}",
-        "cores": str(os.cpu_count()),
-    }
+    elsewhere = any(step.delegate for step in all_steps(runbook))
+    return stack.redact if elsewhere or stack.has_secrets or has_secret_inputs(runbook) else no_redaction

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from k2run.engine.events import Bound, ClockStopped, Noted, Outcome
 from k2run.engine.leaps import Leap, RunStopped
 from k2run.engine.outcomes import of_all, satisfied
+from k2run.engine.outline import ALWAYS, STEADY_AFTER, STEADY_BEFORE
 from k2run.engine.section_account import SectionAccount, bound_of
 from k2run.engine.steps import StepRunner
 from k2run.errors import ExpressionFailed
@@ -18,9 +19,6 @@ if TYPE_CHECKING:
 
     from k2run.engine.execution import Execution
 
-STEADY_BEFORE = "steady_state"
-STEADY_AFTER = "steady_state_after"
-ALWAYS = "always"
 RECOVERY_LIMIT = Duration(120)
 STEADY_PERIOD = 0.25
 """Seconds between two looks at the steady state while recovery is timed; half of it is the clock's error."""

@@ -5,16 +5,21 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
+from msgspec.structs import replace
+
+from k2run.engine.approval import refusal
 from k2run.engine.attempt import Attempt, judge
 from k2run.engine.caller import message_of
+from k2run.engine.choice import left_out
 from k2run.engine.ending import Ending, title
 from k2run.engine.events import Outcome, StepStarted
 from k2run.engine.leaps import LEAPS, Leap, leap_of, look
 from k2run.engine.outcomes import of_all, satisfied
+from k2run.engine.trial import is_done_anyway, resolved, unknown_yet
 from k2run.engine.trying import Trying, time_limit
 from k2run.engine.variables import loop_items
 from k2run.engine.words import WORDS
-from k2run.errors import ExpressionFailed, Interrupted, UsageError
+from k2run.errors import ExpressionFailed, Interrupted, RunbookInvalid, StackInvalid, UsageError
 from k2run.language.expressions import render
 from k2run.language.model import Severity
 from k2run.language.vocabulary import RUN
@@ -24,8 +29,6 @@ if TYPE_CHECKING:
 
     from k2run.engine.execution import Execution
     from k2run.language.model import Section, Step
-
-ALWAYS_TAG = "always"
 
 
 class StepRunner:
@@ -54,13 +57,24 @@ class StepRunner:
             JournalLost: The journal cannot be written any more.
         """
         path, names = path or self._run.prefix + step.path, local or {}
-        reason = self._left_out(step)
+        if step.delegate:
+            return self._elsewhere(step, path, names)
+        reason = left_out(step, self._section, self._run.options, self._run.before)
         if reason:
             return self.leave_out(step, Outcome.SKIPPED, reason, path, names)
         missing = self._run.missing(step.requires)
         if missing:
             return self.leave_out(step, Outcome.NOT_APPLICABLE, missing, path, names)
         return self._turn(step, path, names) if step.loop is None else self._loop(step, path, names)
+
+    def _elsewhere(self, step: Step, path: str, names: dict[str, Any]) -> Outcome:
+        """Run a step on the stack that it is delegated to."""
+        try:
+            other = self._run.on(step.delegate)
+        except (StackInvalid, RunbookInvalid) as error:
+            return self._ending(step, path, names).record(Attempt().failing(error.message, error.hint))
+        names = {**names, "stack": other.stack.facts()}
+        return StepRunner(other, self._section).run(replace(step, delegate=""), path, names)
 
     def leave_out(
         self, step: Step, outcome: Outcome, message: str, path: str = "", local: dict[str, Any] | None = None
@@ -76,25 +90,13 @@ class StepRunner:
         try:
             items = loop_items(step.loop, run.variables.names(names))
         except (ExpressionFailed, TypeError) as error:
-            return self.leave_out(step, Outcome.FAILED, message_of(error)[0], path, names)
+            outcome = Outcome.SKIPPED if run.options.check else Outcome.FAILED
+            return self.leave_out(step, outcome, message_of(error)[0], path, names)
         turns = [(f"{path}#{number}", {**names, step.loop_var: item}) for number, item in enumerate(items)]
         outcome = of_all(run.each(turns, lambda turn: self._turn(step, *turn), at_once=step.parallel))
         if step.register:
             run.variables.register({step.register: [run.results.pop(turn, None) for turn, _ in turns]})
         return outcome
-
-    def _left_out(self, step: Step) -> str:
-        """Why `--tags` or `--skip-tags` leave a step out; empty when they do not."""
-        options = self._run.options
-        if not (options.tags or options.skip_tags):
-            return ""
-        tags = step.tags | self._section.tags
-        if options.skip_tags & tags:
-            return f"left out by --skip-tags {','.join(sorted(options.skip_tags & tags))}"
-        inside = any(options.tags & child.tags for child in (*step.block, *step.rescue, *step.always))
-        if options.tags and not (options.tags & tags or ALWAYS_TAG in tags or inside):
-            return f"left out by --tags {','.join(sorted(options.tags))}"
-        return ""
 
     def _turn(self, step: Step, path: str, given: dict[str, Any]) -> Outcome:
         """Run a step once (or one turn of its loop), unless an earlier part of this run has done so."""
@@ -113,7 +115,7 @@ class StepRunner:
                 attempt = Attempt(outcome=Outcome.SKIPPED, message=f"not needed: {step.when.text} is false")
                 return self._ending(step, path, local).record(attempt)
         except ExpressionFailed as error:
-            return self._ending(step, path, given).record(Attempt().failing(error.message, error.hint))
+            return self._ending(step, path, given).record(self._unresolved(error))
         if step.block:
             return self._block(step, path, local)
         if step.action == RUN.name:
@@ -126,10 +128,19 @@ class StepRunner:
         try:
             args = step.args if step.action in WORDS else render(step.args, run.variables.names(local))
         except ExpressionFailed as error:
-            return ending.record(Attempt().failing(error.message, error.hint))
+            return ending.record(self._unresolved(error))
+        if run.options.check and not is_done_anyway(run, step):
+            return ending.record(resolved(run, step, args))
+        refused = None if run.options.check else refusal(run, step, path, local)
+        if refused is not None:
+            return ending.record(refused)
         if run.guided is None:
             return self._do(step, path, local, args, ending)
         return run.guided.act(step, path, args, ending, lambda: self._do(step, path, local, args, ending))
+
+    def _unresolved(self, error: ExpressionFailed) -> Attempt:
+        """A value of the step could not be computed; before a run that may only mean that it is not known yet."""
+        return unknown_yet(error) if self._run.options.check else Attempt().failing(error.message, error.hint)
 
     def _do(self, step: Step, path: str, local: dict[str, Any], args: dict[str, Any], ending: Ending) -> Outcome:
         """Do the action until the step is satisfied or its time is over."""

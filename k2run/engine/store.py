@@ -25,13 +25,19 @@ class Store:
     def __init__(self, home: Path | None = None) -> None:
         self.home = (home or Path(os.environ.get(HOME) or ".k2run")).absolute()
 
-    def new_run(self, name: str, source: str) -> Path:
+    def new_run(self, name: str, source: str, *, trial: bool = False) -> Path:
         """Make the folder of a new run, with a copy of its runbook (a resume uses the copy).
+
+        Args:
+            name: The runbook's name.
+            source: Its text.
+            trial: It only checks what a run would do, and is no part of the history.
 
         Raises:
             JournalLost: It cannot be made.
         """
-        folder = self.home / "runs" / f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{name}-{token_hex(2)}"
+        began = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
+        folder = self.home / ("checks" if trial else "runs") / f"{began}-{name}-{token_hex(2)}"
         try:
             folder.mkdir(parents=True)
             (folder / RUNBOOK_COPY).write_text(source)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+from msgspec.structs import replace
 
 from k2run.actions.catalogue import Catalogue
 from k2run.engine.execution import Options
@@ -15,16 +17,18 @@ from k2run.engine.run import Request, resume, run
 from k2run.engine.store import RUNBOOK_COPY, Store
 from k2run.errors import UsageError
 from k2run.faces.inbox import InboxPerson
+from k2run.faces.inputs import ask_missing
 from k2run.faces.notify.messenger import heralds
 from k2run.faces.terminal import open_face
 from k2run.language.loader import load_runbook
 from k2run.stack.loading import load_stack
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from k2run.actions.person import Person
     from k2run.engine.events import RunFinished
+    from k2run.engine.guide import Guide
     from k2run.faces.terminal import Face
     from k2run.stack.loading import Stack
 
@@ -64,6 +68,30 @@ def open_stack(reference: str, *, near: Path | None = None, store: Store | None 
     return load_stack(reference, near=near, home=(store or Store()).home, overrides={})
 
 
+def launch_on(  # noqa: PLR0913 - what `run` takes
+    stacks: Sequence[str], runbook: str, *, options: Options, mode: Mode, junit: bool = False, at_once: bool = False
+) -> int:
+    """Run a runbook on one stack or on several, each run with a journal of its own; returns the worst exit code.
+
+    Args:
+        stacks: Paths or names of the stacks; "" is the runbook's own.
+        runbook: Path or name of the runbook.
+        options: How to run it.
+        mode: How to show it.
+        junit: Write junit.xml too.
+        at_once: All stacks at the same time.
+    """
+    if len(stacks) == 1:
+        return launch(runbook, stack=stacks[0], options=options, mode=mode, junit=junit).exit_code
+    from k2run.faces.several import at_the_same_time, one_after_the_other
+
+    if at_once:
+        return at_the_same_time(stacks)
+    return one_after_the_other(
+        stacks, lambda stack: launch(runbook, stack=stack, options=options, mode=mode, junit=junit)
+    )
+
+
 def launch(runbook: str, *, stack: str, options: Options, mode: Mode, junit: bool = False) -> RunFinished:
     """Run a runbook in the terminal.
 
@@ -73,12 +101,18 @@ def launch(runbook: str, *, stack: str, options: Options, mode: Mode, junit: boo
         options: How to run it.
         mode: How to show it.
         junit: Write junit.xml too.
+
+    Raises:
+        UsageError: It is to be led step by step without a terminal.
     """
     path = find_runbook(runbook)
     catalogue, store = Catalogue(), Store()
     loaded = load_runbook(path, catalogue)
     chosen = open_stack(stack or loaded.stack or DEFAULT_STACK, near=path.parent, store=store)
-    with open_face(mode, sys.stdout) as face:
+    if options.attended and not options.inbox:
+        options = replace(options, extra=ask_missing(loaded, options.extra))
+    face, guide = _guided(options) if options.guided else (open_face(mode, sys.stdout), None)
+    with face:
         request = Request(
             runbook=loaded,
             stack=chosen,
@@ -87,9 +121,11 @@ def launch(runbook: str, *, stack: str, options: Options, mode: Mode, junit: boo
             options=options,
             observers=(face, *heralds(store)),
             person=_person(options, face),
+            guide=guide,
         )
         finished = run(request)
-    _report(store.find_run(face.run), mode, junit=junit)
+    if not options.check:
+        _report(store.find_run(face.run), mode, junit=junit)
     return finished
 
 
@@ -132,13 +168,17 @@ def relaunch(reference: str, *, options: Options, mode: Mode) -> RunFinished:
     return finished
 
 
-def parse_extra(pairs: Iterable[str]) -> dict[str, str]:
-    """The `-e name=value` options.
+def parse_extra(pairs: Iterable[str], file: str = "") -> dict[str, Any]:
+    """The `-e name=value` options, and the values in a file of inputs for the names that they do not give.
 
     Raises:
         UsageError: One has no `=`.
     """
-    values: dict[str, str] = {}
+    values: dict[str, Any] = {}
+    if file:
+        from k2run.faces.inputs import read_inputs
+
+        values.update(read_inputs(file))
     for pair in pairs:
         name, equals, value = pair.partition("=")
         if not equals or not name.isidentifier():
@@ -150,6 +190,16 @@ def parse_extra(pairs: Iterable[str]) -> dict[str, str]:
 def is_attended() -> bool:
     """Whether somebody sits in front of this terminal."""
     return sys.stdin is not None and sys.stdin.isatty() and sys.stdout.isatty()
+
+
+def _guided(options: Options) -> tuple[Face, Guide]:
+    """A face that shows one step at a time, and the person who leads."""
+    if not options.attended or options.inbox:
+        raise UsageError("--step asks before each step, and nobody is there", hint="run it on a terminal")
+    from k2run.faces.guided import GuidedFace, TerminalGuide
+
+    face = GuidedFace(sys.stdout)
+    return face, TerminalGuide(face)
 
 
 def _person(options: Options, face: Face) -> Person:
