@@ -51,14 +51,13 @@ def step_without_name(subject: Subject) -> Iterator[Problem]:
 
 def name_twice(subject: Subject) -> Iterator[Problem]:
     """L204."""
-    seen: dict[tuple[str, str], Placed] = {}
+    seen: dict[tuple[Trail, str], Placed] = {}
     for placed in subject.steps:
         if isinstance(placed.step.name, Template) or not subject.has((*placed.trail, "name")):
             continue
-        section = placed.section.path if placed.section else str(placed.trail[0])
-        first = seen.setdefault((section, placed.step.name), placed)
+        first = seen.setdefault((placed.trail[:-1], placed.step.name), placed)
         if first is not placed:
-            message = "another step of this section has the same name"
+            message = "another step beside this one has the same name"
             hint = f"the first one is in line {first.step.place.line}"
             yield subject.finding("L204", message, (*placed.trail, "name"), hint=hint)
 
