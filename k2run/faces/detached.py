@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Struct
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
 
@@ -47,12 +47,23 @@ def start_detached(order: Order, home: Path, log: Path) -> subprocess.Popen[byte
         home: The k2run home.
         log: Where its events and messages go.
     """
+    return spawn(command_of(order), home, log)
+
+
+def spawn(command: Sequence[str], home: Path, log: Path) -> subprocess.Popen[bytes]:
+    """Start a command in a session of its own.
+
+    Args:
+        command: Its words.
+        home: The k2run home.
+        log: Where what it prints goes.
+    """
     import os
 
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as output:
         return subprocess.Popen(
-            command_of(order),
+            command,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

@@ -11,7 +11,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from k2run.errors import K2runError, UsageError
-from k2run.faces.web import changes, pages
+from k2run.faces.web import changes, numbers, pages
 from k2run.faces.web.guard import READING, Guard, Limits
 from k2run.faces.web.site import Denied, Site, site_of
 from k2run.faces.web.statics import icon, static
@@ -41,6 +41,7 @@ def create_app(
             Route("/static/{version}/{name}", static),
             Route("/favicon.ico", icon),
             *pages.ROUTES,
+            *numbers.routes(),
             *changes.ROUTES,
             *more,
         ],

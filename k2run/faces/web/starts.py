@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import subprocess
 import sys
 import threading
 import time
@@ -14,10 +12,11 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from k2run.engine.events import AnyEvent, RunStarted
-from k2run.engine.store import HOME
 from k2run.errors import OperatorError
+from k2run.faces.detached import spawn
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Sequence
     from pathlib import Path
 
@@ -80,18 +79,8 @@ async def carry_on(store: Store, words: Sequence[str], ready: float) -> None:
 
 def _begin(store: Store, words: Sequence[str]) -> tuple[subprocess.Popen[bytes], Path]:
     """Start a command in a session of its own, with what it prints in a file."""
-    logs = store.home / "serve"
-    logs.mkdir(parents=True, exist_ok=True)
-    log = logs / f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{token_hex(4)}.log"
-    with log.open("wb") as out:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "k2run", *words],
-            env={**os.environ, HOME: str(store.home)},
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+    log = store.home / "serve" / f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{token_hex(4)}.log"
+    process = spawn([sys.executable, "-m", "k2run", *words], store.home, log)
     threading.Thread(target=process.wait, name=f"reaper of {process.pid}", daemon=True).start()
     return process, log
 

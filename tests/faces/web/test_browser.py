@@ -130,26 +130,28 @@ def test_the_whole_path_with_the_keyboard_and_a_phone_beside_it(window, chromium
     assert phone.complaints == []
 
 
-def test_no_page_has_an_accessibility_violation(window, chromium, served, axe, tmp_path):
+def test_no_page_has_an_accessibility_violation(window, chromium, served, axe):
     run = served.start_run("scenario", stack="sleepers", **{"input.level": "2"})
     served.wait_for(run, lambda event: type(event).__name__ == "Asked")
+    kept = window.context.storage_state()
+    dark = Window(chromium, **PHONE, color_scheme="dark", storage_state=kept, bypass_csp=True)
+    light = Window(chromium, **DESKTOP, storage_state=kept, bypass_csp=True)
     found: dict[str, list[str]] = {}
-    dark = Window(chromium, **PHONE, color_scheme="dark", storage_state=window.context.storage_state(), bypass_csp=True)
-    light = Window(chromium, **DESKTOP, storage_state=window.context.storage_state(), bypass_csp=True)
-    asked = (f"/runs/{run}", f"/runs/{run}/presenter", f"/runs/{run}/oncall")
-    for path in ("/", "/runs", "/runbooks/scenario", "/enter", *asked):
-        for look in (dark, light) if path in asked[:1] else (light,):
-            look.page.goto(served.address + path)
-            if path in asked:
-                look.page.locator("#link.on").wait_for()
-            found[f"{path} {look is dark}"] = look.violations(axe)
-    with served.client() as client:
-        client.post(f"/runs/{run}/abort")
-    served.ended(run)
-    for path in (*asked, f"/runs/{run}/report"):
-        for look in (dark, light) if path in asked[:1] else (dark,):
-            look.page.goto(served.address + path)
-            found[f"{path} ended {look is dark}"] = look.violations(axe)
+
+    def look(at: Window, path: str, stage: str = "") -> None:
+        at.page.goto(served.address + path)
+        found[f"{path} {stage}"] = at.violations(axe)
+
+    for path in ("/", "/runs", "/runbooks/scenario", "/enter", "/trends", "/diagnosis/sleepers"):
+        look(light, path)
+    look(light, f"/runs/{run}", "asked, light")
+    look(dark, f"/runs/{run}", "asked, dark")
+    look(dark, f"/runs/{run}/oncall", "asked")
+    look(light, f"/runs/{run}/presenter", "asked")
+    served.end_all()
+    look(light, f"/runs/{run}", "ended")
+    look(dark, f"/runs/{run}/oncall", "ended")
+    look(dark, f"/runs/{run}/report", "ended")
     dark.context.close()
     light.context.close()
     assert {where: what for where, what in found.items() if what} == {}

@@ -139,7 +139,16 @@ def test_a_page_of_every_kind_answers(served):
     run = served.start_run("short", stack="none")
     served.ended(run)
     with served.anonymous() as client:
-        for path in ("/", "/overview", "/runs", "/runs?page=99999", "/runs?page=x", "/runbooks/short", "/healthz"):
+        for path in (
+            "/",
+            "/overview",
+            "/runs",
+            "/runs?page=99999",
+            "/runs?page=x",
+            "/runbooks/short",
+            "/healthz",
+            "/trends",
+        ):
             assert client.get(path).status_code == 200, path
         for view in ("", "/presenter", "/oncall", "/report", "/report.md", "/journal"):
             assert client.get(f"/runs/{run}{view}").status_code == 200, view
