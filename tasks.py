@@ -8,17 +8,25 @@ from k2run.cli import TASKS, prepare
 
 @task(
     auto_shortflags=False,
-    help={"only": "a path or a pytest expression to narrow it to", "coverage": "measure coverage too"},
+    help={
+        "only": "a path to narrow it to",
+        "slow": "the slow matrices alone: every fault with every ending, real browsers, repeated kills",
+        "coverage": "measure coverage too",
+    },
 )
-def test(c: Context, only: str = "tests", coverage: bool = True) -> None:
-    """Run everything that must hold: format, lint, types, tests."""
+def test(c: Context, only: str = "tests", slow: bool = False, coverage: bool = True) -> None:
+    """Run what must hold: format, lint, types, tests; with --slow the matrices that take long."""
+    if slow:
+        if not c.run(f"pytest -n 2 --dist loadgroup -m slow {only}", warn=True, pty=False):
+            raise Exit(code=1)
+        return
     checks = ["ruff format --check .", "ruff check .", "mypy"]
     for check in checks if only == "tests" else []:
         print(f"$ {check}", flush=True)
         if not c.run(check, warn=True, pty=False):
             raise Exit(code=1)
     measured = "--cov --cov-report=term:skip-covered" if coverage and only == "tests" else ""
-    if not c.run(f"pytest -n 2 --dist loadgroup {measured} {only}", warn=True, pty=False):
+    if not c.run(f"pytest -n 2 --dist loadgroup -m 'not slow' {measured} {only}", warn=True, pty=False):
         raise Exit(code=1)
 
 
