@@ -104,9 +104,26 @@ def publish(c: Context, stack: str = "sandbox", namespace: str = "k2run", timeou
         publish_runs(stack, namespace, timeout)
 
 
+@task(
+    auto_shortflags=False,
+    help={
+        "into": "the folder for the materials",
+        "stack": "path or name of the stack to show",
+        "plain": "plain lines instead of the live display",
+    },
+)
+def backup(c: Context, into: str = "reference", stack: str = "", plain: bool = False) -> None:
+    """Make what a presenter falls back on: documents, a cast, the executed notebook, screenshots, a video."""
+    with friendly():
+        from k2run.faces.numbers.backup import make_backup
+
+        code = make_backup(into, stack, plain=plain)
+    _exit(code)
+
+
 def _exit(code: int) -> None:
     if code:
         raise Exit(code=code)
 
 
-NUMBERS = (history, trend, compare, report, docs, publish)
+NUMBERS = (history, trend, compare, report, docs, publish, backup)
