@@ -12,11 +12,27 @@ from k2run.adapters._iceberg import bounds, footers, queries
 from k2run.adapters._iceberg import results as r
 from k2run.adapters._iceberg.catalog import Iceberg, judged, open_catalog, open_table, table_names
 from k2run.adapters._iceberg.views import data_files
+from k2run.adapters._iceberg.writes import append, compact, expire_snapshots, rollback
 from k2run.errors import Unknown
 from k2run.language.quantities import Size
 
 if TYPE_CHECKING:
     from pyiceberg.table.snapshots import Snapshot
+
+__all__ = [
+    "append",
+    "compact",
+    "compression",
+    "duplicates",
+    "expire_snapshots",
+    "files",
+    "freshness",
+    "rollback",
+    "rows",
+    "schema",
+    "snapshots",
+    "tables",
+]
 
 GIBIBYTE = Size(2**30)
 MEBIBYTE = Size(2**20)
@@ -69,17 +85,20 @@ def schema(iceberg: Iceberg, deadline: Deadline, table: str, columns: list[str] 
 
 
 @action("iceberg.rows")
-def rows(iceberg: Iceberg, deadline: Deadline, table: str, where: str = "", memory: Size = GIBIBYTE) -> r.Rows:
+def rows(
+    iceberg: Iceberg, deadline: Deadline, table: str, where: str = "", snapshot: int = 0, memory: Size = GIBIBYTE
+) -> r.Rows:
     """How many rows a table has; all of them from its metadata alone, those that meet a condition by reading.
 
     Args:
         table: Name of the table, with or without its namespace.
         where: A condition in SQL, such as `symbol = 'BTCUSDT'`.
+        snapshot: Id of an earlier snapshot to look at; 0 is the current one.
         memory: What reading may use.
     """
-    found = open_table(iceberg, deadline, table)
-    snapshot = found.current_snapshot()
-    total = None if where else _told_total(snapshot)
+    found = open_table(iceberg, deadline, table, snapshot)
+    current = found.current_snapshot()
+    total = None if where else _told_total(current)
     if total is None:
         with judged(iceberg, f"count {table}"), queries.opened({"t": found}, deadline, memory, THREADS) as database:
             counted = "SELECT count(*) AS n FROM t" + (f" WHERE ({where})" if where else "")  # noqa: S608 - the author's condition, locked in
@@ -89,7 +108,7 @@ def rows(iceberg: Iceberg, deadline: Deadline, table: str, where: str = "", memo
         table=iceberg.full_name(table),
         rows=row["n"] if total is None else total,
         told_by="rows" if total is None else "snapshot",
-        snapshot_id=snapshot.snapshot_id if snapshot else None,
+        snapshot_id=current.snapshot_id if current else None,
         source=iceberg.source,
     )
 

@@ -338,3 +338,29 @@ def _await_port(port: int) -> None:
             return
         time.sleep(0.05)
     pytest.fail(f"nothing listens at port {port}")
+
+
+@pytest.fixture(scope="session")
+def rest_catalog(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The REST catalog that Iceberg's own project tests against, with its tables in a local folder."""
+    from java_programs import ICEBERG_REST, class_path
+
+    jars = class_path("iceberg-rest", ICEBERG_REST)
+    folder = tmp_path_factory.mktemp("rest-catalog")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    settings = {
+        "CATALOG_CATALOG__IMPL": "org.apache.iceberg.jdbc.JdbcCatalog",
+        "CATALOG_URI": f"jdbc:sqlite:{folder}/catalog.db",
+        "CATALOG_WAREHOUSE": str(folder / "warehouse"),
+        "CATALOG_REST_PORT": str(port),
+    }
+    command = ["java", "-Xmx256m", "-cp", jars, "org.apache.iceberg.rest.RESTCatalogServer"]
+    with (folder / "log").open("wb") as log:
+        server = subprocess.Popen(command, env={**os.environ, **settings}, stdout=log, stderr=log)
+    try:
+        _await_port(port)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.kill()
+        server.wait()

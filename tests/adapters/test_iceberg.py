@@ -42,7 +42,7 @@ def iceberg(warehouse) -> Iceberg:
 
 def test_every_iceberg_action_describes_itself_and_each_of_its_arguments():
     found = [action for action in Catalogue().all() if action.name.startswith("iceberg.")]
-    assert len(found) == 8
+    assert len(found) == 12
     for action in found:
         assert action.connections == (Iceberg,)
         for argument in action.arguments.__struct_fields__:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import socket
 from difflib import get_close_matches
 from pathlib import Path
@@ -70,14 +71,14 @@ def open_catalog(iceberg: Iceberg, deadline: Deadline) -> Catalog:
         Refused: It is no catalog, or it wants another name or password.
     """
     with judged(iceberg, "open the catalog"):
-        return _open_sql(iceberg) if iceberg.type == "sql" else _open_rest(iceberg, deadline)
+        return _open_sql(iceberg, deadline) if iceberg.type == "sql" else _open_rest(iceberg, deadline)
 
 
-def open_table(iceberg: Iceberg, deadline: Deadline, name: str) -> Table:
-    """A table as it is at this moment.
+def open_table(iceberg: Iceberg, deadline: Deadline, name: str, snapshot: int = 0) -> Table:
+    """A table as it is at this moment, or as it was at an earlier snapshot.
 
     Raises:
-        Unknown: There is no such table; the hint names the nearest.
+        Unknown: There is no such table (the hint names the nearest), or it has no such snapshot.
     """
     from pyiceberg.exceptions import NoSuchNamespaceError, NoSuchTableError
 
@@ -85,10 +86,22 @@ def open_table(iceberg: Iceberg, deadline: Deadline, name: str) -> Table:
     full = iceberg.full_name(name)
     with judged(iceberg, f"load the table {full}"):
         try:
-            return catalog.load_table(full)
+            found = catalog.load_table(full)
+            return _as_of(found, snapshot) if snapshot else found
         except (NoSuchTableError, NoSuchNamespaceError) as error:
             hint = _nearest(full, table_names(catalog))
             raise Unknown(f"there is no table {full} in the catalog at {iceberg.address}", hint=hint) from error
+
+
+def _as_of(table: Table, snapshot_id: int) -> Table:
+    """The table with an earlier snapshot as the current one, in memory alone."""
+    then = table.snapshot_by_id(snapshot_id)
+    if then is None:
+        raise Unknown(f"{'.'.join(table.name())} has no snapshot {snapshot_id}", hint="see iceberg.snapshots")
+    schema_id = then.schema_id if then.schema_id is not None else table.metadata.current_schema_id
+    changes = {"current_snapshot_id": snapshot_id, "current_schema_id": schema_id, "refs": {}}
+    table.metadata = table.metadata.model_copy(update=changes)
+    return table
 
 
 def table_names(catalog: Catalog, namespace: str = "") -> list[str]:
@@ -125,19 +138,29 @@ def _judge(error: Exception) -> tuple[type[Refused | Unknown | Unreachable], str
         return Unknown, "check the name"
     if names & {"UnauthorizedError", "ForbiddenError", "AuthorizationExpiredError", "OAuthError"}:
         return Refused, "see the credentials under connections.iceberg.properties in the stack file"
+    if "password authentication failed" in str(error) or "no password supplied" in str(error):
+        return Refused, f"user and password are wrong: {_SETTING}"
+    if "CommitFailedException" in names:
+        return Refused, "somebody else committed meanwhile; try again"
     if names & {"OperationalError", "ServiceUnavailableError", "ServerError", "OSError", "TimeoutError"}:
         return Unreachable, _SETTING
     return Refused, _SETTING
 
 
-def _open_sql(iceberg: Iceberg) -> SqlCatalog:
+def _open_sql(iceberg: Iceberg, deadline: Deadline) -> SqlCatalog:
     from pyiceberg.catalog.sql import SqlCatalog
     from sqlalchemy import make_url
 
     url = make_url(iceberg.uri)
     if url.get_backend_name() == "sqlite" and url.database and not Path(url.database).is_file():
         raise Unreachable(f"there is no catalog file {url.database}", hint=f"has anything been written yet? {_SETTING}")
-    settings = {"uri": iceberg.uri, "init_catalog_tables": "false", **_storage(iceberg)}
+    if url.get_backend_name() == "postgresql":
+        # libpq's own bounds, in whole seconds; without them a server that says nothing holds the step for minutes.
+        patience = math.ceil(deadline.at_most(ANSWER_S))
+        bounds = {"connect_timeout": str(patience), "options": f"-c statement_timeout={patience}s"}
+        url = url.update_query_dict({**bounds, **url.query})
+    uri = url.render_as_string(hide_password=False)
+    settings = {"uri": uri, "init_catalog_tables": "false", **_storage(iceberg)}
     catalog = SqlCatalog(iceberg.catalog or "k2run", **settings)
     if not iceberg.catalog and (only := _only_catalog(catalog)):
         catalog.name = only

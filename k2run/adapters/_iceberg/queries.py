@@ -118,6 +118,17 @@ def ask(database: DuckDBPyConnection, sql: str, parameters: Mapping[str, Any], l
     return Rows(list(relation.columns), rows, len(found) > limit)
 
 
+def explain(database: DuckDBPyConnection, sql: str, parameters: Mapping[str, Any]) -> str:
+    """How one SELECT was run, as DuckDB draws it.
+
+    Raises:
+        Refused: DuckDB refuses it; the message is DuckDB's.
+    """
+    with _judged():
+        row = database.execute(f"EXPLAIN ANALYZE {sql}", dict(parameters) or None).fetchone()
+    return str(row[1]) if row else ""
+
+
 def _lock(database: DuckDBPyConnection, paths: Sequence[str]) -> None:
     """From here on the SQL of a runbook may read these files and nothing else, and cannot lift this."""
     database.execute(f"SET allowed_paths = [{', '.join(quoted(path) for path in paths)}]")

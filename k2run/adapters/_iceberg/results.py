@@ -202,3 +202,44 @@ class Duplicates(Result, frozen=True, kw_only=True):
     def headline(self) -> str:
         """Such as `0 duplicates in 12,570 rows`."""
         return f"{self.duplicates:,} duplicates in {self.rows:,} rows"
+
+
+class Appended(Result, frozen=True, kw_only=True):
+    """Rows that were added, with the snapshot that has them."""
+
+    table: str
+    rows: int
+    snapshot_id: int
+
+
+class Compacted(Result, frozen=True, kw_only=True):
+    """A table that was written anew."""
+
+    table: str
+    rows: int
+    files_before: int
+    files_after: int
+    bytes_before: int
+    bytes_after: int
+    snapshot_id: int
+
+    def headline(self) -> str:
+        """Such as `120 files → 1, 4.1MiB → 2.0MiB`."""
+        files = f"{self.files_before} files → {self.files_after}"
+        return f"{files}, {Size(self.bytes_before)} → {Size(self.bytes_after)}"
+
+
+class Expired(Result, frozen=True, kw_only=True):
+    """Snapshots that are forgotten, and how many are kept."""
+
+    table: str
+    expired: int
+    kept: int
+
+
+class RolledBack(Result, frozen=True, kw_only=True):
+    """The snapshot that is current again, and the one that was."""
+
+    table: str
+    snapshot_id: int
+    from_snapshot_id: int
