@@ -126,7 +126,8 @@ def _id(message: Message, column: str) -> str | None:
         decoded = msgspec.json.decode(message.value() or b"")
     except msgspec.DecodeError:
         return None
-    return str(decoded[column]) if isinstance(decoded, dict) and column in decoded else None
+    one = decoded.get(column) if isinstance(decoded, dict) else None
+    return None if one is None else str(one)
 
 
 def _settled(

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
     from k2run.adapters._kafka.link import Link, Setting
 
+_LOOKING_MS = 500
+"""How long a broker may look for messages; one that keeps many small batches finds none in a shorter time."""
+
 
 def newest(link: Link, topic: str, spans: Mapping[int, Span], count: int) -> list[Raw]:
     """The `count` newest messages by their time, newest first.
@@ -89,7 +92,7 @@ def between(link: Link, topic: str, spans: Mapping[int, Span]) -> Iterator[Raw]:
 
     open_ = set(spans)
     quiet = time.monotonic() + link.deadline.at_most(ANSWER_S)
-    settings: dict[str, Setting] = {"enable.partition.eof": True, "fetch.wait.max.ms": 10, **UNCOMMITTED}
+    settings: dict[str, Setting] = {"enable.partition.eof": True, "fetch.wait.max.ms": _LOOKING_MS, **UNCOMMITTED}
     with link.consumer(settings) as consumer, link.judged(f"read {topic!r}"):
         consumer.assign([TopicPartition(topic, number, start) for number, (start, _) in spans.items()])
         while open_:
