@@ -73,11 +73,15 @@ class Outlet:
         self.errors = 0
 
     def send(self, topic: str, key: str, value: bytes) -> None:
-        """Queue one message, waiting while the queue is full."""
+        """Queue one message, waiting while the queue is full, and while a broker that came back has no topics yet."""
         while True:
             try:
                 self._producer.produce(topic, value, key, on_delivery=self._settled)
             except BufferError:
+                self.settle(0.1)
+            except KafkaException as error:
+                if error.args[0].code() != KafkaError._UNKNOWN_TOPIC:  # noqa: SLF001 - librdkafka's own name for it
+                    raise
                 self.settle(0.1)
             else:
                 return
