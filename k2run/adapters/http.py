@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any, Literal
 
 import msgspec
+from msgspec import structs
 
 from k2run.actions.action import Effect, Result, action
 from k2run.actions.deadline import Deadline
 from k2run.adapters._target import target
 from k2run.adapters._tls import TRUSTING_THE_SYSTEM, Tls
 from k2run.adapters._web import Answer, Request, send, with_query
-from k2run.errors import Refused
+from k2run.errors import Refused, TimedOut, Unreachable
+from k2run.language.quantities import Duration
 from k2run.stack.services import Services
 
+ONE_SECOND = Duration(1)
 LARGEST_IN_JOURNAL = 256 * 1024
 """Bytes of a body that the journal still keeps whole."""
 SHOWN = 200
@@ -53,6 +57,22 @@ class Response(Result, frozen=True, kw_only=True):
         return built
 
 
+class Polled(Response, frozen=True, kw_only=True):
+    """The HTTP answer that was waited for.
+
+    Attributes:
+        tries: How often was asked.
+        waited_s: Until that answer.
+    """
+
+    tries: int
+    waited_s: float
+
+    def headline(self) -> str:
+        """Such as `200 after 4.1 s, asked 5 times`."""
+        return f"{self.status} after {self.waited_s:.1f} s, asked {self.tries} times"
+
+
 @action("http.get")
 def get(
     services: Services,
@@ -89,6 +109,54 @@ def get(
         tls=tls,
     )
     return _judge(request, send(request, deadline), status)
+
+
+@action("http.poll")
+def poll(
+    services: Services,
+    deadline: Deadline,
+    service: str = "",
+    path: str = "",
+    url: str = "",
+    params: dict[str, Any] = {},
+    headers: dict[str, str] = {},
+    status: int | list[int] = [],
+    body: dict[str, Any] = {},
+    every: Duration = ONE_SECOND,
+    tls: Tls = TRUSTING_THE_SYSTEM,
+) -> Polled:
+    """Ask with GET again and again until the answer is as it should be; the step's timeout says for how long.
+
+    Args:
+        service: The service to ask; its URL and headers come from the stack.
+        path: Path below the service's URL, such as `/health`.
+        url: A whole URL, instead of a service.
+        params: Query parameters; a list repeats its parameter.
+        headers: Sent beside those of the service.
+        status: The status, or statuses, to wait for; any 2xx when not given.
+        body: Values that the JSON answer must have, such as `{status: healthy}`.
+        every: Time between two questions.
+        tls: How an HTTPS server is trusted.
+    """
+    address, sent = target(services, service, path, url, headers)
+    request = Request(url=with_query(address, params), headers=sent, tls=tls)
+    started, tries, last = time.monotonic(), 0, "nothing was asked"
+    while True:
+        tries += 1
+        try:
+            answer = _judge(request, send(request, deadline), status)
+            if not (wrong := _lacking(answer.body, body)):
+                waited = time.monotonic() - started
+                return Polled(**structs.asdict(answer), tries=tries, waited_s=waited)
+            last = f"its body lacks {wrong}"
+        except (Refused, Unreachable) as error:
+            last = error.message
+        except TimedOut as error:
+            raise _impatient(request, deadline, tries, last) from error
+        try:
+            deadline.sleep(every)
+        except TimedOut as error:
+            raise _impatient(request, deadline, tries, last) from error
 
 
 @action("http.post", effect=Effect.CHANGES)
@@ -169,6 +237,22 @@ def request(
         tls=tls,
     )
     return _judge(asked, send(asked, deadline), status)
+
+
+def _lacking(found: Any, wanted: dict[str, Any]) -> str:
+    """The first value that a body should have and has not; empty when all are there."""
+    for name, value in wanted.items():
+        there = found.get(name) if isinstance(found, dict) else None
+        if there != value:
+            return f"{name}: {value} (it is {there!r})"
+    return ""
+
+
+def _impatient(request: Request, deadline: Deadline, tries: int, last: str) -> TimedOut:
+    return TimedOut(
+        f"{request.address} was not as it should be within {deadline.seconds:g}s, asked {tries} times: {last}",
+        hint="raise the step's timeout, or find what is slow",
+    )
 
 
 def _content(json: Any, body: str) -> tuple[bytes, dict[str, str]]:

@@ -14,6 +14,7 @@ from k2run.actions.deadline import Deadline
 from k2run.adapters import http
 from k2run.adapters._tls import Tls
 from k2run.errors import Interrupted, NotApplicable, Refused, TimedOut, Unreachable
+from k2run.language.quantities import Duration
 
 
 def test_a_service_is_asked_with_the_headers_of_the_stack(web, services):
@@ -213,3 +214,19 @@ def test_many_checks_at_once_share_the_pool_and_take_little_more_than_one(web, s
         answers = list(several.map(lambda _: http.get(stack, Deadline(10), url=f"{web.url}/slow"), range(50)))
     assert [answer.status for answer in answers] == [200] * 50
     assert time.monotonic() - started < 1.5
+
+
+def test_poll_asks_until_the_answer_is_as_it_should_be(web, services):
+    answers = [(503, b""), (200, b'{"status": "degraded"}'), (200, b'{"status": "healthy"}')]
+    web.pages["/health"] = lambda _: (*(each := answers.pop(0))[:1], {}, each[1])
+    stack = services(f"api: {{url: '{web.url}'}}")
+    every, body = Duration(0.02), {"status": "healthy"}
+    found = http.poll(stack, Deadline(10), service="api", path="/health", body=body, every=every)
+    assert (found.tries, found.status, found.body) == (3, 200, body)
+    web.page("/health", '{"status": "degraded"}')
+    started = time.monotonic()
+    with pytest.raises(TimedOut, match=r"asked \d+ times: its body lacks status: healthy \(it is 'degraded'\)"):
+        http.poll(stack, Deadline(0.4), service="api", path="/health", body=body, every=every)
+    assert time.monotonic() - started < 0.9
+    with pytest.raises(TimedOut, match=r"asked .*Connection refused"):
+        http.poll(stack, Deadline(0.3), url="http://127.0.0.1:1", every=every)
