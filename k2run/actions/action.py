@@ -100,24 +100,33 @@ class Result(Struct, frozen=True, kw_only=True):
 
 
 class Mark(Struct, frozen=True):
-    """What a decorator leaves on a function; a catalogue reads it."""
+    """What a decorator leaves on a function; a catalogue reads it.
+
+    Attributes:
+        punctual: It never outlives its deadline by more than a fraction of a second, and hears a request to stop.
+    """
 
     name: str
     effect: Effect
     blast: Blast | None = None
+    punctual: bool = False
 
 
-def action(name: str, *, effect: Effect = Effect.OBSERVES, blast: Blast | None = None) -> Callable[[F], F]:
+def action(
+    name: str, *, effect: Effect = Effect.OBSERVES, blast: Blast | None = None, punctual: bool = False
+) -> Callable[[F], F]:
     """Mark a function as an action; importing it changes nothing else.
 
     Args:
         name: `adapter.verb`, where the verb is the function's own name.
         effect: What it does to the stack; faults use `fault` instead.
         blast: How far a fault reaches.
+        punctual: It waits in short slices and looks at its deadline in each, so it needs no thread that it could be
+            left behind in.
     """
 
     def mark(function: F) -> F:
-        function.__k2run__ = Mark(name, effect, blast)  # type: ignore[attr-defined]
+        function.__k2run__ = Mark(name, effect, blast, punctual)  # type: ignore[attr-defined]
         return function
 
     return mark

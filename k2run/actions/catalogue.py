@@ -49,6 +49,12 @@ class Action:
     blast: Blast | None = None
 
     @property
+    def punctual(self) -> bool:
+        """Whether it keeps its deadline by itself."""
+        mark: Mark = self.call.__k2run__  # type: ignore[attr-defined]
+        return mark.punctual
+
+    @property
     def connections(self) -> tuple[type[Connection], ...]:
         """The connections that a stack must have for this action."""
         return tuple(kind for kind in self.given.values() if issubclass(kind, Connection))

@@ -61,7 +61,7 @@ class Finished(Result, frozen=True, kw_only=True):
         return f"exit {self.exit_code}" + (f", {last}" if last else "")
 
 
-@action("shell.run", effect=Effect.CHANGES)
+@action("shell.run", effect=Effect.CHANGES, punctual=True)
 def run(
     deadline: Deadline,
     command: str | list[str],

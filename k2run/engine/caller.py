@@ -84,7 +84,7 @@ class Caller:
             returned = action.call(**given, **arguments)
             return strike(returned, plan) if isinstance(returned, Generator) else returned
 
-        return finish_by(deadline, work, name)
+        return work() if action.punctual else finish_by(deadline, work, name)
 
     def _give(self, kind: type, deadline: Deadline, step: str) -> Any:
         if issubclass(kind, Deadline):
