@@ -26,7 +26,10 @@ class Reply(Result, frozen=True, kw_only=True):
         return f"{self.answer} ({self.by or 'default, nobody there'})"
 
 
-def _ask(person: Person, deadline: Deadline, question: str, choices: list[str], default: str | None) -> Answer:
+def _ask(
+    person: Person, deadline: Deadline, question: str, choices: list[str], default: str | None, assignee: str
+) -> Answer:
+    question = f"{question} (for {assignee})" if assignee else question
     answer = person.ask(question, choices=choices, default=default, deadline=deadline)
     if answer is None:
         raise NotConfirmed("nobody was there to answer", hint="run it on a terminal, or declare a default")
@@ -34,50 +37,61 @@ def _ask(person: Person, deadline: Deadline, question: str, choices: list[str], 
 
 
 @action("manual.confirm")
-def confirm(person: Person, deadline: Deadline, that: str, default: str | None = None) -> Reply:
+def confirm(person: Person, deadline: Deadline, that: str, default: str | None = None, assignee: str = "") -> Reply:
     """A person confirms that something is so.
 
     Args:
         that: What is to be confirmed, as a statement: "The quick reference is printed".
         default: `yes` or `no`, taken when nobody answers; without it the step is recorded as not confirmed.
+        assignee: Who should answer; shown with the question.
     """
-    answer = _ask(person, deadline, that, [YES, NO], default)
+    answer = _ask(person, deadline, that, [YES, NO], default, assignee)
     if answer.text != YES:
         raise Refused(f"{answer.by or 'the default'} answered {answer.text}")
     return Reply(answer=answer.text, by=answer.by, source="a person")
 
 
 @action("manual.choose")
-def choose(person: Person, deadline: Deadline, question: str, choices: list[str], default: str | None = None) -> Reply:
+def choose(
+    person: Person,
+    deadline: Deadline,
+    question: str,
+    choices: list[str],
+    default: str | None = None,
+    assignee: str = "",
+) -> Reply:
     """A person chooses one of several ways.
 
     Args:
         question: What to decide.
         choices: The possible answers.
         default: The one taken when nobody answers; without it the step is recorded as not confirmed.
+        assignee: Who should answer; shown with the question.
     """
-    answer = _ask(person, deadline, question, choices, default)
+    answer = _ask(person, deadline, question, choices, default, assignee)
     return Reply(answer=answer.text, by=answer.by, source="a person")
 
 
 @action("manual.input")
-def input_(person: Person, deadline: Deadline, question: str, default: str | None = None) -> Reply:
+def input_(person: Person, deadline: Deadline, question: str, default: str | None = None, assignee: str = "") -> Reply:
     """A person types a value.
 
     Args:
         question: What to ask for.
         default: Taken when nobody answers; without it the step is recorded as not confirmed.
+        assignee: Who should answer; shown with the question.
     """
-    answer = _ask(person, deadline, question, [], default)
+    answer = _ask(person, deadline, question, [], default, assignee)
     return Reply(answer=answer.text, by=answer.by, source="a person")
 
 
 @action("manual.note")
-def note(person: Person, deadline: Deadline, text: str) -> Reply:
+def note(person: Person, deadline: Deadline, text: str, assignee: str = "") -> Reply:
     """Show a note and wait until it was read; with nobody there it is only recorded.
 
     Args:
         text: What to show.
+        assignee: Who should read it; shown with the note.
     """
-    answer = _ask(person, deadline, text, ["ok"], "ok")
+    answer = _ask(person, deadline, text, ["ok"], "ok", assignee)
     return Reply(answer=answer.text, by=answer.by, source="a person")
