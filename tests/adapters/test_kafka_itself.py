@@ -1,4 +1,4 @@
-"""The kafka actions against Apache Kafka itself, where Maven and Java can be had; other brokers differ in small things."""
+"""The kafka actions against Apache Kafka itself, where it can be had: other brokers differ in small things."""
 
 from __future__ import annotations
 
@@ -44,7 +44,10 @@ def settings(folder: Path, plain: int, guarded: int) -> str:
         "node.id": "1",
         "controller.quorum.voters": f"1@127.0.0.1:{controller}",
         "controller.listener.names": "CONTROLLER",
-        "listeners": f"PLAINTEXT://127.0.0.1:{plain},SASL_PLAINTEXT://127.0.0.1:{guarded},CONTROLLER://127.0.0.1:{controller}",
+        "listeners": ",".join(
+            f"{name}://127.0.0.1:{port}"
+            for name, port in (("PLAINTEXT", plain), ("SASL_PLAINTEXT", guarded), ("CONTROLLER", controller))
+        ),
         "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,SASL_PLAINTEXT:SASL_PLAINTEXT,CONTROLLER:PLAINTEXT",
         "sasl.enabled.mechanisms": "PLAIN",
         "listener.name.sasl_plaintext.plain.sasl.jaas.config": JAAS,
