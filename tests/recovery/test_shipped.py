@@ -1,0 +1,75 @@
+"""The recovery runbooks that ship."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from k2run.actions.catalogue import Catalogue
+from k2run.language.loader import load_runbook
+from k2run.language.model import Kind
+from k2run.recovery.drill import Choice, Round, choose
+
+SHIPPED = Path(__file__).parents[2] / "runbooks" / "recovery"
+PORTS = ("KAFKA", "API", "NETWORK", "STREAM_LINK", "CONSUMER_LINK", "PROMETHEUS", "STREAM_METRICS", "CONSUMER_METRICS")
+
+
+@pytest.fixture(scope="module")
+def shipped():
+    catalogue = Catalogue()
+    return {file.stem: load_runbook(file, catalogue) for file in sorted(SHIPPED.glob("*.yaml"))}
+
+
+def test_each_is_valid_and_stands_in_a_file_of_its_name(shipped):
+    assert {runbook.name for runbook in shipped.values()} == set(shipped)
+    assert len(shipped) > 15
+
+
+def test_each_promises_a_time(shipped):
+    recoveries = [runbook for runbook in shipped.values() if runbook.kind is Kind.RECOVERY]
+    assert all(runbook.objective.rto or runbook.objective.within for runbook in recoveries)
+
+
+def test_each_that_repairs_the_data_path_proves_it_with_a_probe_trade(shipped):
+    for name in ("broker-down", "stream-down", "stream-stalled", "consumer-crashed", "consumer-stuck", "api-down"):
+        [proof] = [section for section in shipped[name].sections if section.clock == "rto"]
+        assert [step.action for step in proof.steps] == ["kafka.produce", "http.get"]
+        assert shipped[name].steady_state
+
+
+def test_each_fault_of_the_drill_names_a_recovery_with_symptoms(shipped):
+    faults = choose(shipped["drill"], Choice(every=True))
+    assert len(faults) > 15
+    for fault in faults:
+        assert shipped[fault.recovery.removesuffix(".yaml")].symptoms
+
+
+@pytest.mark.slow
+def test_a_fault_on_the_sandbox_is_found_and_repaired_and_nothing_is_lost(tmp_path):
+    with ExitStack() as held:
+        free = [held.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1] for _ in PORTS]
+    ports = {f"K2RUN_{name}_PORT": str(port) for name, port in zip(PORTS, free, strict=True)}
+    done = subprocess.run(
+        [str(Path(sys.executable).parent / "k2run"), "drill", "--seed", "2"],
+        cwd=tmp_path,
+        env={**os.environ, **ports, "K2RUN_HOME": str(tmp_path / "home")},
+        capture_output=True,
+        text=True,
+        timeout=150,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    [file] = tmp_path.glob("home/runs/*/drill.json")
+    [one] = msgspec.json.decode(file.read_bytes(), type=list[Round])
+    assert one.right
+    assert one.recovered
+    assert one.cost is not None
+    assert one.cost.acked > 0
+    assert (one.cost.lost, one.cost.doubled) == (0, 0)
