@@ -179,7 +179,7 @@ def _queries(
 def _uid(source: Any, sources: dict[str, str], default: str, named: dict[str, str]) -> str:
     """The uid of a datasource that a panel names by uid, by name, by a variable, or not at all."""
     given = str(source.get("uid", "") if isinstance(source, dict) else source or "")
-    given = _filled(given, named)
+    given = str(_filled(given, named))
     if given in {"", "default"}:
         return default
     return sources.get(given, given)

@@ -71,7 +71,7 @@ def load(path: str) -> tuple[Path, NotebookNode]:
 
     place = Path(path).expanduser().absolute()
     try:
-        return place, nbformat.reads(place.read_text(), as_version=4)
+        return place, nbformat.reads(place.read_text(), as_version=4)  # type: ignore[no-untyped-call]
     except FileNotFoundError:
         raise Unknown(f"there is no notebook {place}") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -91,7 +91,7 @@ def save(notebook: NotebookNode, path: str) -> Path:
     place = Path(path).expanduser().absolute()
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_text(nbformat.writes(notebook))
+        place.write_text(nbformat.writes(notebook))  # type: ignore[no-untyped-call]
     except OSError as error:
         raise Refused(f"{place} cannot be written: {error.strerror}") from error
     return place

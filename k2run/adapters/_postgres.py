@@ -127,8 +127,8 @@ async def _session(postgres: Postgres, deadline: Deadline) -> AsyncIterator[Asyn
     from psycopg import AsyncConnection
 
     patience_ms = int(deadline.remaining() * 1000)
-    session = await AsyncConnection.connect(
-        **{
+    session = await AsyncConnection.connect(  # what libpq takes is not typed
+        **{  # type: ignore[arg-type]
             "application_name": "k2run",
             **postgres.options,
             "host": postgres.host,

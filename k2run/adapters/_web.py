@@ -172,7 +172,7 @@ def _exchange(request: Request, method: str, url: str, headers: Mapping[str, str
     if content:
         framed["Content-Length"] = str(len(content))
     try:
-        asked = httpcore.Request(method, _encoded(url), headers=framed, content=content)
+        asked = httpcore.Request(method, _encoded(url), headers=list(framed.items()), content=content)
         answer = ask(asked, request.tls if url.startswith("https:") else None, deadline)
         try:
             answered = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in answer.headers}

@@ -117,5 +117,5 @@ def test_what_compose_says_is_told_when_it_fails(docker_host: str, docker_image:
     text = made(docker_host, "k2run-none")
     (tmp_path / "stack.yaml").write_text(text)
     stack = load_stack(str(tmp_path / "stack.yaml"), near=None, home=tmp_path, overrides={})
-    with pytest.raises(StackUnavailable, match="made no container for one|failed"):
+    with pytest.raises(StackUnavailable, match=r"made no container for one|failed"):
         lifecycle.start(stack, None, Deadline(60))

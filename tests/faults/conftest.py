@@ -73,6 +73,14 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
+@pytest.fixture
+def moved_ports() -> dict[str, str]:
+    """Environment variables that move the embedded stack to ports that are free."""
+    named = ("KAFKA", "API", "PROMETHEUS", "STREAM_METRICS", "CONSUMER_METRICS")
+    named += ("NETWORK", "STREAM_LINK", "CONSUMER_LINK")
+    return {f"K2RUN_{name}_PORT": str(port) for name, port in zip(named, free_ports(len(named)), strict=True)}
+
+
 @dataclass
 class Faulty:
     """The stack, and what one can see of it."""
