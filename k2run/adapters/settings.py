@@ -52,7 +52,7 @@ def change(
     services: Services,
     deadline: Deadline,
     service: str,
-    options: dict[str, str] = {},
+    options: dict[str, str | int | float] = {},
     env: dict[str, str] = {},
     settle: Duration = TWO_SECONDS,
 ) -> Striking[Reset]:
@@ -70,7 +70,11 @@ def change(
         NotApplicable: k2run does not run it as a process.
     """
     found = _process(services, service)
-    other = structs.replace(found, command=_with(found.command, options), env={**found.env, **env})
+    other = structs.replace(
+        found,
+        command=_with(found.command, {name: str(value) for name, value in options.items()}),
+        env={**found.env, **env},
+    )
     yield Undo(action="settings.restore", args={"service": service}, says=f"give {service} its own settings again")
     return _start_as(services, deadline, other, settle)
 

@@ -178,3 +178,11 @@ def test_the_state_of_a_stack_is_below_its_home(make_stack: Make, tmp_path: Path
     stack = make_stack("vars: {data: '{{ state }}/data'}")
     assert stack.state == tmp_path / "home" / "stacks" / "bench"
     assert stack.facts()["vars"]["data"] == f"{stack.state}/data"
+
+
+def test_another_kafka_can_take_the_place_of_the_embedded_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("K2RUN_BROKER", "kafka.example:9092")
+    stack = load_stack("sandbox", near=None, home=tmp_path, overrides={})
+    assert stack.services["broker"].run.value == "external"
+    assert (stack.settings("kafka") or {})["bootstrap"] == "kafka.example:9092"
+    assert stack.services["consumer"].run.value == "process"

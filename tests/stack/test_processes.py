@@ -363,3 +363,17 @@ def test_use_of_processor_and_memory_counts_children_in(python: Python) -> None:
 def _listens(port: int) -> bool:
     with closing(socket.socket()) as client:
         return client.connect_ex(("127.0.0.1", port)) == 0
+
+
+def test_a_service_is_asked_to_end_by_the_signal_that_its_stack_names(python: Python, tmp_path: Path) -> None:
+    told = tmp_path / "told"
+    program = (
+        "import pathlib, signal, sys, time\n"
+        f"signal.signal(signal.SIGINT, lambda *_: (pathlib.Path({str(told)!r}).write_text('int'), sys.exit()))\n"
+        "print('up', flush=True)\ntime.sleep(600)\n"
+    )
+    it = python(program, stop_signal="SIGINT")
+    it.start(Deadline(SOON))
+    until(lambda: "up" in it.last_words())
+    assert it.stop(Deadline(SOON))
+    assert told.read_text() == "int"
