@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-NAMES = ("engine", "sandbox_start", "sandbox_ingest", "sandbox_api", "demo_day", "web_latency", "history")
+NAMES = ("engine", "validate", "sandbox_start", "sandbox_ingest", "sandbox_api", "demo_day", "web_latency", "history")
 
 
 def main() -> None:
