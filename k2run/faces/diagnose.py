@@ -93,6 +93,11 @@ def _headline(found: Diagnosis) -> str:
     return f"{found.stack}: {count(len(found.matches), 'failure')} recognised; {looked}"
 
 
+def evidence_of(suspect: Suspect) -> Iterator[str]:
+    """What speaks for a failure, for people."""
+    return _sightings(one for one in suspect.sightings if one.presence is Presence.PRESENT)
+
+
 def _match(number: int, suspect: Suspect) -> Iterator[str]:
     yield f"\n{number}. {clean(suspect.title)}  ({percent(suspect.share)} of its symptoms, weighed)"
     yield from _sightings(suspect.sightings)

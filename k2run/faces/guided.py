@@ -8,8 +8,11 @@ import sys
 import time
 from typing import TYPE_CHECKING, TextIO
 
+from msgspec.structs import replace
+
 from k2run.engine.events import ClockStopped, Noted, RunFinished, StepFinished, StepStarted, UndoFinished
 from k2run.engine.guide import Decision, Guide, Move, Planned
+from k2run.engine.outline import STEADY_AFTER
 from k2run.evidence.view import RunView
 from k2run.evidence.wording import MARKS, clean, span, standing, standing_of, timed
 from k2run.faces.terminal.closing import closing
@@ -18,7 +21,7 @@ from k2run.faces.terminal.lines import text_of
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from k2run.engine.events import AnyEvent, Outcome
 
@@ -35,12 +38,13 @@ class GuidedFace(Face):
 
     Args:
         writes: The terminal.
+        opening: Stands above the first step: why this run is made.
     """
 
-    def __init__(self, writes: TextIO) -> None:
+    def __init__(self, writes: TextIO, opening: Sequence[str] = ()) -> None:
         super().__init__()
         self.view = RunView()
-        self.last: list[str] = []
+        self.last = list(opening)
         self._writes = writes
 
     def remember(self, event: AnyEvent) -> None:
@@ -87,7 +91,9 @@ class TerminalGuide(Guide):
         self._shown = 0
 
     def before(self, planned: Planned, stop: threading.Event) -> Decision:
-        """Show the step and ask; a manual step asks by itself."""
+        """Show the step and ask; a manual step asks by itself, and what only proves the recovery is not asked about."""
+        if planned.path.startswith(STEADY_AFTER):
+            return Decision()
         self._shown += 1
         self._face.turn_page()
         self._face.say("\n".join(self._page(planned)) + "\n")
@@ -129,10 +135,11 @@ class TerminalGuide(Guide):
     def _ask(self, planned: Planned, offer: list[str], stop: threading.Event) -> Decision:
         """A key, after as many notes as somebody likes."""
         notes: list[str] = []
+        began = time.monotonic()
         moves = {key: move for key, move in _KEYS.items() if not key or any(each.startswith(key) for each in offer)}
         self._face.say(f"\n   {' · '.join(offer)}\n")
         while True:
-            typed = self._typed(planned, stop)
+            typed = self._typed(planned, began, stop)
             if typed is None:
                 return Decision(move=Move.ABORT, by=getpass.getuser(), notes=tuple(notes))
             key, _, note = typed.partition(" ")
@@ -144,10 +151,11 @@ class TerminalGuide(Guide):
             else:
                 self._face.say("   one of these keys, please; a note is `n` and its text\n")
 
-    def _typed(self, planned: Planned, stop: threading.Event) -> str | None:
+    def _typed(self, planned: Planned, began: float, stop: threading.Event) -> str | None:
         """A line from the keyboard, the clock going on above it; None when nobody types any more, or the run ends."""
-        began = time.monotonic()
-        shown = _clock(planned, 0.0)
+        if self._face.view.clocks:  # the recovery is over: its clock has stopped
+            planned = replace(planned, rto=None)
+        shown = _clock(planned, time.monotonic() - began)
         self._face.say(f"{shown}\n   > ")
         while not select.select([self._reads], [], [], POLL_S)[0]:
             if stop.is_set():

@@ -17,7 +17,7 @@ from k2run.engine.signals import StopRequest
 from k2run.engine.store import Store
 from k2run.errors import Interrupted, Protected, UsageError
 from k2run.evidence.reports import write_reports
-from k2run.faces.diagnose import lines_of, recovery_runbooks
+from k2run.faces.diagnose import evidence_of, lines_of, recovery_runbooks
 from k2run.faces.guided import GuidedFace, TerminalGuide
 from k2run.faces.launch import find_runbook, is_attended, open_stack
 from k2run.faces.settle import warn_of_broken
@@ -95,7 +95,8 @@ class Recovery:
         if self._auto:
             refuse_to_destroy(runbook, self._catalogue)
         known = {entry.name for entry in runbook.inputs} | set(runbook.vars)
-        face = open_face("plain", sys.stdout) if self._auto else GuidedFace(sys.stdout)
+        why = list(evidence_of(suspect)) if suspect is not None else []
+        face = open_face("plain", sys.stdout) if self._auto else GuidedFace(sys.stdout, why)
         with face:
             options = Options(
                 extra={name: value for name, value in self._extra.items() if name in known},
