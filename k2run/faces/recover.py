@@ -25,11 +25,11 @@ from k2run.faces.terminal import open_face
 from k2run.faces.terminal.person import TerminalPerson
 from k2run.language.loader import load_runbook
 from k2run.language.model import Kind
-from k2run.recovery.diagnosis import Diagnosis, diagnose
+from k2run.recovery.diagnosis import Diagnosis, diagnose, diagnose_settled
 from k2run.recovery.timeline import TIMELINE, timeline
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from k2run.engine.events import RunFinished
@@ -72,7 +72,7 @@ class Recovery:
         runbooks = {runbook.name: runbook for runbook in recovery_runbooks(self._catalogue)}
         tried: list[str] = []
         while True:
-            found = self._diagnosis(list(runbooks.values()))
+            found = self._diagnosis(list(runbooks.values()), diagnose_settled if tried else diagnose)
             print("\n".join(lines_of(found)))
             if found.healthy:
                 return 0
@@ -86,9 +86,9 @@ class Recovery:
             if finished.exit_code == Interrupted.exit_code:
                 return finished.exit_code
 
-    def _diagnosis(self, runbooks: list[Runbook]) -> Diagnosis:
+    def _diagnosis(self, runbooks: list[Runbook], look: Callable[..., Diagnosis]) -> Diagnosis:
         with StopRequest() as signals:
-            return diagnose(runbooks, self._stack, self._catalogue, signals.run)
+            return look(runbooks, self._stack, self._catalogue, signals.run)
 
     def _run(self, runbook: Runbook, suspect: Suspect | None) -> RunFinished:
         """Run a recovery runbook, and write its reports and its timeline."""

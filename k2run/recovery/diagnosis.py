@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 ENOUGH = 0.5
 """The least share of its symptoms, weighed, that must be present for a failure to be named."""
 
+SETTLE_S = 15.0
+"""Seconds after a recovery in which what was started begins to show itself."""
+SETTLE_PERIOD_S = 0.5
+
 
 class Verdict(StrEnum):
     """What the symptoms say about one failure."""
@@ -128,6 +132,22 @@ def diagnose(
     )
 
 
+def diagnose_settled(
+    runbooks: Sequence[Runbook], stack: Stack, catalogue: Catalogue, stop: threading.Event
+) -> Diagnosis:
+    """Diagnose after a recovery: what was just started cannot be seen at once, so look until something can be said.
+
+    Raises:
+        Interrupted: It was asked to end.
+    """
+    ends = time.monotonic() + SETTLE_S
+    while True:
+        found = diagnose(runbooks, stack, catalogue, stop)
+        if found.healthy or found.matches or time.monotonic() > ends:
+            return found
+        stop.wait(SETTLE_PERIOD_S)
+
+
 _ORDER = [Verdict.MATCHES, Verdict.UNSEEN, Verdict.RULED_OUT, Verdict.NOT_APPLICABLE]
 
 
@@ -151,7 +171,7 @@ def _suspect(runbook: Runbook, stack: Stack, sightings: list[Sighting]) -> Suspe
         share=round(share, 3),
         weight=round(present, 3),
         needed_by=_dependents(stack, runbook.requires),
-        rto=runbook.objective.rto,
+        rto=None if runbook.objective.rto is None else float(runbook.objective.rto),
         sightings=sightings,
     )
 

@@ -17,7 +17,7 @@ from k2run.engine.run import Request, run_inside
 from k2run.engine.steps import StepRunner
 from k2run.errors import Interrupted, K2runError, UsageError
 from k2run.language.model import Section
-from k2run.recovery.diagnosis import Diagnosis, Verdict, diagnose
+from k2run.recovery.diagnosis import Diagnosis, Verdict, diagnose, diagnose_settled
 from k2run.recovery.ledger import Cost, Ledger
 
 if TYPE_CHECKING:
@@ -214,7 +214,7 @@ class Drill:
         """Recover with what the diagnosis names, and look again, until the stack is healthy."""
         journal = self._execution.journal
         journal.record(_started(section, "recover"))
-        entry.within = float(found.matches[0].rto) if found.matches[0].rto else None
+        entry.within = found.matches[0].rto
         tried: list[str] = []
         while not found.healthy and len(tried) < AT_MOST:
             left = [suspect.runbook for suspect in found.matches if suspect.runbook not in tried]
@@ -222,7 +222,8 @@ class Drill:
                 break
             tried.append(left[0])
             self._run(left[0], entry)
-            found = self._diagnose()
+            request = self._request
+            found = diagnose_settled(self._plan.recoveries, request.stack, request.catalogue, self._execution.stop)
         entry.recovered = found.healthy
         if not found.healthy:
             entry.message = f"still not healthy: {_ill(found)}"

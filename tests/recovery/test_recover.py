@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import msgspec
+
 from k2run.engine.journal import read_journal
 from k2run.recovery.timeline import timeline
 
@@ -21,6 +23,9 @@ def test_diagnose_says_healthy_or_names_the_runbook(site):
     code, said = site.command("diagnose", "--stack", "stack.yaml")
     assert code == 1
     assert "recover with: k2run recover worker-down" in said
+    told = msgspec.json.decode(site.command("diagnose", "--stack", "stack.yaml", "--json")[1])
+    assert told["suspects"][0]["runbook"] == "worker-down"
+    assert told["suspects"][0]["rto"] == 20
 
 
 def test_a_recovery_by_name_leaves_what_it_started_up_and_writes_a_timeline(site):
