@@ -61,7 +61,7 @@ def test_a_check_resolves_every_step_and_calls_none(sleepers: Bench, readiness: 
     """
     finished = sleepers.run(readiness(steps), check="resolve")
     assert (finished.exit_code, marker.exists()) == (0, False)
-    assert sleepers.steps()["Write"].message == f"would call shell.run(command=touch {marker})"
+    assert sleepers.steps()["Write"].message.startswith("would call shell.run(command=touch /")
     assert sleepers.steps()["Use"].message.startswith("known only in a run")
     assert sleepers.outcomes()["Not here"] == "not_applicable"
     assert sleepers.store.runs() == []
