@@ -15,6 +15,11 @@ RUNBOOK_COPY = "runbook.yaml"
 _OPEN = "open-run"
 
 
+def milliseconds(now: float) -> int:
+    """The part of a second that has passed: runs of one name begun in the same second keep their order by it."""
+    return int(now * 1000) % 1000
+
+
 class Store:
     """The files of one k2run home.
 
@@ -36,8 +41,9 @@ class Store:
         Raises:
             JournalLost: It cannot be made.
         """
-        began = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
-        folder = self.home / ("checks" if trial else "runs") / f"{began}-{name}-{token_hex(2)}"
+        now = time.time()
+        began = time.strftime("%Y%m%d-%H%M%S", time.gmtime(now))
+        folder = self.home / ("checks" if trial else "runs") / f"{began}-{name}-{milliseconds(now):03x}{token_hex(1)}"
         try:
             folder.mkdir(parents=True)
             (folder / RUNBOOK_COPY).write_text(source)
