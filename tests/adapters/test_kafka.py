@@ -418,9 +418,18 @@ def test_a_frozen_broker_is_unreachable_and_a_woken_one_answers(own_broker):
 def test_a_broker_killed_under_a_load_fails_the_step_and_what_was_acknowledged_is_counted(own_broker):
     kafka = Kafka(bootstrap=own_broker.bootstrap)
     actions.create_topic(kafka, soon(), "t")
-    threading.Timer(0.8, own_broker.stop).start()
-    with pytest.raises(TimedOut, match="were acknowledged"):
-        actions.produce(kafka, Deadline(2.5), "t", count=100_000, template="trade", rate=Rate(2000))
+
+    def kill_once_something_is_acknowledged() -> None:
+        while not actions.watermarks(kafka, soon(), "t").written:
+            time.sleep(0.05)
+        own_broker.stop()
+
+    killing = threading.Thread(target=kill_once_something_is_acknowledged)
+    killing.start()
+    with pytest.raises(TimedOut, match=r"\b[1-9][\d,]* messages .* were acknowledged"):
+        actions.produce(kafka, Deadline(6), "t", count=100_000, template="trade", rate=Rate(2000))
+    killing.join()
+    assert own_broker.process.poll() is not None
 
 
 def test_a_restarted_broker_answers_at_once(own_broker):
