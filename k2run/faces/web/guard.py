@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
+from contextlib import suppress
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 HOOKS = "/hooks/"
 """Below this, programs call: they prove themselves in their own way, send no origin, and may send more."""
 SIGN_IN = "/enter"
+LINGER_BYTES, LINGER_S = 1024 * 1024, 2.0
+"""How much of a refused body is still taken, and for how many seconds."""
 READING = frozenset({"GET", "HEAD"})
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; manifest-src 'self'; "
@@ -115,9 +118,12 @@ class Guard:
             await send(message)
 
         refused = self._refusal(scope)
-        if refused is None and scope["method"] not in READING:
-            limit = self._limits.hook_bytes if scope["path"].startswith(HOOKS) else self._limits.body_bytes
-            refused, receive = await _read(scope, receive, limit, self._limits.body_s)
+        if scope["method"] not in READING:
+            if refused is None:
+                limit = self._limits.hook_bytes if scope["path"].startswith(HOOKS) else self._limits.body_bytes
+                refused, receive = await _read(scope, receive, limit, self._limits.body_s)
+            if refused is not None:
+                await _linger(receive)
         await (refused or self._app)(scope, receive, dressed)
 
     def _refusal(self, scope: Scope) -> PlainTextResponse | None:
@@ -177,6 +183,18 @@ async def _read(scope: Scope, receive: Receive, limit: int, seconds: float) -> t
         return next(whole, None) or await receive()
 
     return None, again
+
+
+async def _linger(receive: Receive) -> None:
+    """Take what is left of a refused body, within bounds: closing before it has come would take the answer away too."""
+    taken = 0
+    with suppress(TimeoutError):
+        async with asyncio.timeout(LINGER_S):
+            while taken < LINGER_BYTES:
+                message = await receive()
+                taken += len(message.get("body", b""))
+                if not message.get("more_body", False):
+                    return
 
 
 def _refuse(status: int, why: str, headers: dict[str, str] | None = None) -> PlainTextResponse:
