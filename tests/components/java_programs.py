@@ -1,9 +1,11 @@
-"""Programs that only exist as Java: their class paths, resolved by Maven and kept for the next run."""
+"""Programs that only exist as Java: their class paths or folders, resolved by Maven and kept for the next run."""
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -25,13 +27,12 @@ ICEBERG_REST = [
 ]
 
 
+APICURIO = "io.apicurio:apicurio-registry-app:2.6.13.Final:tar.gz:all"
+
+
 def class_path(name: str, artifacts: list[tuple[str, str, str, str]]) -> str:
     """The class path of a program; the test is skipped where it cannot be had."""
-    for program in ("java", "mvn"):
-        if shutil.which(program) is None:
-            pytest.skip(
-                f"{program} is not installed, and {name} is a Java program (Debian: default-jre-headless, maven)"
-            )
+    _need_java(name)
     folder = KEPT / name
     folder.mkdir(parents=True, exist_ok=True)
     pom, found = folder / "pom.xml", folder / "classpath"
@@ -41,12 +42,38 @@ def class_path(name: str, artifacts: list[tuple[str, str, str, str]]) -> str:
         if all(Path(jar).is_file() for jar in path.split(":")):
             return path
     pom.write_text(written)
-    command = ["mvn", "-q", "-B", "-f", str(pom), "dependency:build-classpath", f"-Dmdep.outputFile={found}"]
+    _resolve(name, "-f", str(pom), "dependency:build-classpath", f"-Dmdep.outputFile={found}")
+    return found.read_text()
+
+
+def unpacked(name: str, artifact: str) -> Path:
+    """The folder with a program that is published as an archive; the test is skipped where it cannot be had."""
+    _need_java(name)
+    folder = KEPT / f"{name}-{artifact.split(':')[2]}"
+    if folder.is_dir():
+        return folder
+    KEPT.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=KEPT) as made:
+        _resolve(name, "dependency:unpack", f"-Dartifact={artifact}", f"-DoutputDirectory={made}/all")
+        # A rename is whole or not at all, whoever else unpacks the same.
+        with contextlib.suppress(OSError):
+            Path(made, "all").rename(folder)
+    return folder
+
+
+def _need_java(name: str) -> None:
+    for program in ("java", "mvn"):
+        if shutil.which(program) is None:
+            pytest.skip(
+                f"{program} is not installed, and {name} is a Java program (Debian: default-jre-headless, maven)"
+            )
+
+
+def _resolve(name: str, *words: str) -> None:
     try:
-        subprocess.run(command, check=True, capture_output=True, timeout=RESOLVE_S)
+        subprocess.run(["mvn", "-q", "-B", *words], check=True, capture_output=True, timeout=RESOLVE_S)
     except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
         pytest.skip(f"Maven cannot resolve {name}: {str(error)[:200]}")
-    return found.read_text()
 
 
 def _pom(artifacts: list[tuple[str, str, str, str]]) -> str:
