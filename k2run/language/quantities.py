@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 from typing import Any, ClassVar, Self
 
+from k2run.language.notation import Notation
+
 _DURATION = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 _SIZE = {
     "B": 1,
@@ -135,7 +137,7 @@ def decode_quantity(kind: type, value: Any) -> Any:
         ValueError: The text is not such a quantity.
         NotImplementedError: `kind` is not a quantity.
     """
-    if kind in QUANTITIES:
+    if kind in QUANTITIES or issubclass(kind, Notation):
         return kind.parse(value)
     raise NotImplementedError(kind)
 
