@@ -76,6 +76,22 @@ Striking = Generator[Undo, None, R]
 """The return type of a fault: yields undos, returns the result."""
 
 
+class Judged(Struct, frozen=True, kw_only=True):
+    """An objective that an action was given, held against what it measured.
+
+    Attributes:
+        objective: As the runbook writes it: `p99 < 500ms`.
+        met: None when it was not measured.
+        says: What was measured, with the margin: `412 ms, 18 % to spare`.
+        excused: That it could not be measured is nobody's failure: there was nothing yet to hold it against.
+    """
+
+    objective: str
+    met: bool | None
+    says: str
+    excused: bool = False
+
+
 class Result(Struct, frozen=True, kw_only=True):
     """Base of every action's result: plain values that `expect` can judge and the journal can keep.
 
@@ -92,6 +108,10 @@ class Result(Struct, frozen=True, kw_only=True):
             if name != "source" and isinstance(value, str | int | float) and value != ""
         ]
         return ", ".join(shown[:3])
+
+    def judged(self) -> list[Judged]:
+        """The objectives that the action was given by its arguments; the engine records them."""
+        return []
 
     def plain(self) -> dict[str, Any]:
         """The result as JSON types, for the journal."""

@@ -88,6 +88,16 @@ def judge(attempt: Attempt, expectations: Iterable[Expression], names: dict[str,
     return attempt
 
 
+def held(attempt: Attempt) -> Attempt:
+    """Hold a result against the objectives of its own action: one missed, or not measured, fails the attempt."""
+    judged = attempt.result.judged() if isinstance(attempt.result, Result) else []
+    broken = [each for each in judged if not each.met and not each.excused]
+    if attempt.outcome is not Outcome.PASSED or not broken:
+        return attempt
+    ways = [f"{'missed' if each.met is False else 'not measured'}: {each.objective} ({each.says})" for each in broken]
+    return attempt.failing("; ".join(ways))
+
+
 def operands(expression: Expression, names: dict[str, Any]) -> list[str]:
     """The values that an expression was made of: `result.rows = 12`."""
     from k2run.language.expressions import Expression as Compiled

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from k2run.actions.action import Effect, Result
-from k2run.engine.events import Bound, Outcome, StepFinished
+from k2run.engine.events import Bound, Objected, Outcome, StepFinished
 from k2run.engine.outcomes import satisfied
 from k2run.errors import ExpressionFailed
 from k2run.language.expressions import Template
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from k2run.engine.execution import Execution
     from k2run.language.model import Award, Step
 
+_BOUNDS = {True: Bound.MET, False: Bound.MISSED, None: Bound.NOT_MEASURED}
 UNJUDGED = frozenset({Outcome.SKIPPED, Outcome.NOT_APPLICABLE, Outcome.NOT_CONFIRMED, Outcome.INTERRUPTED})
 
 
@@ -47,6 +48,7 @@ class Ending:
         variables = self._hand_on(attempt)
         earned, maximum = self._points(attempt)
         troubled = not satisfied(attempt.outcome)
+        self._objected(attempt)
         self._run.journal.record(
             StepFinished(
                 step=self._path,
@@ -124,6 +126,18 @@ class Ending:
         if attempt.outcome in UNJUDGED:
             return Bound.NOT_MEASURED
         return Bound.MET if attempt.outcome is Outcome.PASSED and seconds <= self._step.within else Bound.MISSED
+
+    def _objected(self, attempt: Attempt) -> None:
+        """Record the objectives that the step's action was given, before the step is over: they are then never lost."""
+        for each in attempt.result.judged() if isinstance(attempt.result, Result) else []:
+            self._run.journal.record(
+                Objected(
+                    objective=f"{title(self._run, self._step, self.local)}: {each.objective}",
+                    value="" if self._step.no_log else each.says,
+                    bound=_BOUNDS[each.met],
+                    step=self._path,
+                )
+            )
 
     def _changed(self, attempt: Attempt) -> bool:
         if "." not in self._step.action or attempt.outcome is not Outcome.PASSED:

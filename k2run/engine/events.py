@@ -284,11 +284,16 @@ class Noted(Event, frozen=True, kw_only=True, tag="noted"):
 
 
 class Objected(Event, frozen=True, kw_only=True, tag="objective_judged"):
-    """An objective of the whole run, judged."""
+    """An objective on a figure, judged.
+
+    Attributes:
+        step: The step that it was given to; empty when it is one of the whole run.
+    """
 
     objective: str
     value: str
     bound: Bound
+    step: str = ""
 
 
 class ScoreLine(Struct, frozen=True, kw_only=True):

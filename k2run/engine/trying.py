@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from k2run.actions.action import Effect, Undo
 from k2run.actions.deadline import Deadline
-from k2run.engine.attempt import Attempt, figures_in, judge, observed, refused
+from k2run.engine.attempt import Attempt, figures_in, held, judge, observed, refused
 from k2run.engine.caller import message_of
 from k2run.engine.events import FaultStruck, Outcome, StepTried
 from k2run.engine.words import WORDS
@@ -102,7 +102,7 @@ class Trying:
             if step.action in WORDS:
                 attempt = WORDS[step.action](self._args, run.variables.names(local), deadline)
             else:
-                attempt = observed(self._call(deadline))
+                attempt = held(observed(self._call(deadline)))
         except Exception as error:  # noqa: BLE001 - the boundary of a step: whatever an action raises fails the step alone
             if not isinstance(error, K2runError):
                 run.debug("".join(traceback.format_exception(error)))

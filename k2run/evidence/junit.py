@@ -23,8 +23,9 @@ def report_junit(view: RunView) -> str:
     """The report of a run, finished or broken off."""
     name = view.started.name if view.started is not None else "k2run"
     suites = [_section(view, name, section) for section in view.sections.values() if section.steps]
-    if view.objectives:
-        suites.append(_suite(view, "Objectives", [_objective(name, each) for each in view.objectives]))
+    promised = [each for each in view.objectives if not each.step]  # those of steps speak through their steps
+    if promised:
+        suites.append(_suite(view, "Objectives", [_objective(name, each) for each in promised]))
     if view.undos:
         suites.append(_suite(view, "Undos", [_undo(name, undo) for undo in view.undos.values()]))
     suites.append(_suite(view, "Run", [_verdict(view, name)], seconds=view.seconds))

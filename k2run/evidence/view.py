@@ -271,7 +271,7 @@ class RunView(Struct):
             case Noted():
                 self.notes.append(event)
             case Objected():
-                self.objectives.append(event)
+                self._object(event)
             case Scored():
                 self.scored = event
             case RunFinished():
@@ -292,7 +292,16 @@ class RunView(Struct):
         """What the first part of the run said at its end no longer holds."""
         self.resumed.append(event)
         self.finished = self.scored = None
-        self.objectives.clear()
+        self.objectives = [each for each in self.objectives if each.step]
+
+    def _object(self, event: Objected) -> None:
+        """A step that was done again is judged again."""
+        self.objectives = [
+            each
+            for each in self.objectives
+            if not event.step or (each.step, each.objective) != (event.step, event.objective)
+        ]
+        self.objectives.append(event)
 
     def _section(self, path: str, name: str, within: float | None) -> SectionView:
         section = self.sections.get(path)

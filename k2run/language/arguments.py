@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args, get_origin
 
 import msgspec
 from msgspec import Struct
 
+from k2run.language.notation import Misread, Notation
 from k2run.language.phrases import of_type, of_value
 from k2run.language.problems import did_you_mean
 from k2run.language.quantities import Duration, decode_quantity
@@ -48,7 +49,10 @@ def read_arguments(reading: Reading, form: ActionForm, value: Any, path: Trail, 
         return {"for": Duration.parse(args["for"])} if form.name == WAIT.name else args
     _check_names(reading, form, args, path, kinds)
     for name, item in args.items():
-        if name in kinds and item is written[name]:
+        noted = _notation(kinds[name].type) if name in kinds else None
+        if noted is not None and isinstance(written[name], list):
+            _check_notes(reading, noted, written[name], (*path, name))
+        elif name in kinds and item is written[name]:
             _check_value(reading, kinds[name].type, item, written[name], (*path, name))
     if form.name == WAIT.name and isinstance(args.get("for"), str):
         args = {"for": Duration(0)}  # a problem already
@@ -91,6 +95,25 @@ def _check_names(
         if kind.required and name not in args:
             message = f"{form.name} needs the argument `{name}`"
             reading.problem("K303", message, path, key=True, expected=of_type(kind.type))
+
+
+def _notation(kind: Any) -> type[Notation] | None:
+    """The notation of a list of texts that have one."""
+    part = get_args(kind)[0] if get_origin(kind) is list else None
+    return part if isinstance(part, type) and issubclass(part, Notation) else None
+
+
+def _check_notes(reading: Reading, kind: type[Notation], written: list[Any], path: Trail) -> None:
+    """Every text of the list on its own, so that each problem is told, at its column; computed ones wait."""
+    for number, item in enumerate(written):
+        if isinstance(item, str) and "{{" in item:
+            continue
+        try:
+            kind.parse(item)
+        except Misread as wrong:
+            where = {"at": wrong.at, "length": wrong.length} if wrong.length else {}
+            expected = "" if wrong.hint else kind.says
+            reading.problem("K304", str(wrong), (*path, number), hint=wrong.hint, expected=expected, **where)
 
 
 def _check_value(reading: Reading, kind: Any, value: Any, written: Any, path: Trail) -> None:

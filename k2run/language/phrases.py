@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from msgspec import Struct
 
+from k2run.language.notation import Notation
 from k2run.language.quantities import Duration, Rate, Size
 
 _SIMPLE: dict[Any, str] = {
@@ -41,6 +42,8 @@ def of_type(kind: Any) -> str:  # noqa: PLR0911 - one line for each form of type
         return f"a list, each item {of_type(parts[0])}"
     if origin is dict and parts:
         return f"a mapping, each value {of_type(parts[1])}"
+    if isinstance(kind, type) and issubclass(kind, Notation):
+        return kind.says
     if isinstance(kind, type) and issubclass(kind, Struct):
         return f"a mapping with {', '.join(kind.__struct_encode_fields__)}"
     return f"one of {', '.join(str(member.value) for member in kind)}" if hasattr(kind, "__members__") else str(kind)

@@ -11,6 +11,7 @@ from msgspec.structs import fields
 
 from k2run.language.heading import INPUT_TYPES
 from k2run.language.model import AfterFailure, Kind, Severity, Start, WhenLocked
+from k2run.language.notation import Notation
 from k2run.language.quantities import Duration, Rate, Size
 from k2run.language.reading import MAX_WORKERS
 from k2run.language.vocabulary import RUN, SKIP_SECTION, STOP, WORDS
@@ -245,6 +246,8 @@ def described_arguments(doc: str) -> dict[str, str]:
 def _quantity(kind: type) -> dict[str, Any]:
     if kind in _QUANTITIES:
         return dict(_QUANTITIES[kind])
+    if issubclass(kind, Notation):
+        return {"type": "string", "pattern": kind.pattern + r"|\{\{", "examples": [kind.example]}
     raise NotImplementedError(kind)
 
 
