@@ -330,6 +330,30 @@ def store() -> Iterator[Store]:
         server.wait()
 
 
+@pytest.fixture(scope="session")
+def minio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    """MinIO itself, where it was built: `go install github.com/minio/minio@latest` takes minutes of processor time."""
+    built = os.environ.get("GOBIN") or Path(os.environ.get("GOPATH") or Path.home() / "go") / "bin"
+    kept = Path.home() / ".cache" / "k2run-tests" / "bin"
+    program = shutil.which("minio", path=os.pathsep.join(map(str, (os.environ["PATH"], built, kept))))
+    if program is None:
+        pytest.skip("minio is not installed (Go builds it in minutes: go install github.com/minio/minio@latest)")
+    folder = tmp_path_factory.mktemp("minio")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    store = Store(f"http://127.0.0.1:{port}", "admin", "password")
+    users = {"MINIO_ROOT_USER": store.access_key, "MINIO_ROOT_PASSWORD": store.secret_key, "MINIO_BROWSER": "off"}
+    command = [program, "server", str(folder / "data"), "--quiet", "--address", f"127.0.0.1:{port}"]
+    with (folder / "log").open("wb") as log:
+        server = subprocess.Popen(command, env={**os.environ, **users}, stdout=log, stderr=log)
+    try:
+        _await_page(f"{store.endpoint}/minio/health/cluster")
+        yield store
+    finally:
+        server.kill()
+        server.wait()
+
+
 def _await_port(port: int) -> None:
     patience = time.monotonic() + 30
     while time.monotonic() < patience:
@@ -338,6 +362,18 @@ def _await_port(port: int) -> None:
             return
         time.sleep(0.05)
     pytest.fail(f"nothing listens at port {port}")
+
+
+def _await_page(url: str) -> None:
+    import httpx
+
+    patience = time.monotonic() + 60
+    while time.monotonic() < patience:
+        with contextlib.suppress(httpx.HTTPError):
+            if httpx.get(url, timeout=2).status_code == httpx.codes.OK:
+                return
+        time.sleep(0.05)
+    pytest.fail(f"{url} does not answer 200")
 
 
 @pytest.fixture(scope="session")
