@@ -15,7 +15,8 @@ from k2run.adapters._iceberg.catalog import Iceberg, judged, open_table
 from k2run.adapters._target import target
 from k2run.adapters._tls import TRUSTING_THE_SYSTEM, Tls
 from k2run.adapters._web import IDEMPOTENT, identified, with_query
-from k2run.bench.plan import Ask, Merged, Pace, Plan
+from k2run.bench.pace import NONE, TEN_SECONDS, paced
+from k2run.bench.plan import Ask, Outcome, Plan
 from k2run.bench.repeat import repeat
 from k2run.bench.result import Measured
 from k2run.bench.watch import Used, Watch
@@ -23,8 +24,6 @@ from k2run.errors import Refused
 from k2run.language.quantities import Duration, Rate, Size
 from k2run.stack.services import Services
 
-NONE = Duration(0)
-TEN_SECONDS = Duration(10)
 SATURATED = 0.9
 """Share of a core from which on the generator itself is likely to be the limit."""
 GIBIBYTE = Size(2**30)
@@ -140,7 +139,7 @@ def http(
         request_timeout: After this a request is given up and counts as an error.
         tls: How an HTTPS server is trusted.
     """
-    pace = _pace(during, iterations, warm_up, deadline)
+    pace = paced(during, iterations, warm_up, deadline)
     address, sent = target(services, service, path, url, headers)
     content = b"" if json is None else msgspec.json.encode(json)
     plan = Plan(
@@ -159,8 +158,7 @@ def http(
     if plan.workers < 1:
         raise Refused(f"{plan.workers} workers cannot ask anything")
     with Watch(services, list(dict.fromkeys([service, *watch] if service else watch))) as watched:
-        merged = _generate(plan, processes, dask, deadline)
-    outcome = merged.outcome
+        outcome, lost = _generate(plan, processes, dask, deadline)
     return HttpLoad.of(
         outcome,
         address,
@@ -168,7 +166,7 @@ def http(
         bytes=outcome.size,
         loop="open" if plan.rate else "closed",
         workers=plan.workers,
-        lost_processes=merged.lost,
+        lost_processes=lost,
         given_up=most_errors is not None and sum(outcome.errors.values()) > most_errors,
         used=watched.used(),
         generator_cpu=round(outcome.cpu, 3),
@@ -206,7 +204,7 @@ def query(
         memory: What DuckDB may use; it spills to disk beyond that.
         threads: Processor cores it may use.
     """
-    pace = _pace(during, iterations, warm_up, deadline)
+    pace = paced(during, iterations, warm_up, deadline)
     names = queries.table_names(sql)
     tables = {name: open_table(iceberg, deadline, name) for name in names}
     turns = itertools.cycle([parameters | turn for turn in each] or [parameters])
@@ -223,15 +221,13 @@ def query(
     )
 
 
-def _generate(plan: Plan, processes: int, dask: str, deadline: Deadline) -> Merged:
-    if processes <= 1 and not dask:
-        from k2run.bench.load import generate
+def _generate(plan: Plan, processes: int, dask: str, deadline: Deadline) -> tuple[Outcome, int]:
+    """What all generators met together, and how many of them died."""
+    from k2run.bench.load import generate
+    from k2run.bench.spread import merge, split, together
 
-        return Merged(generate(plan, deadline), 0)
-    from k2run.bench import spread
-
-    with spread.cluster(dask, processes) if dask else spread.processes(processes) as workers:
-        return spread.generate_on(plan, workers, deadline)
+    outcomes, lost = together(generate, split(plan, max(1, processes)), dask, deadline)
+    return merge(outcomes), lost
 
 
 class _Request(NamedTuple):
@@ -265,17 +261,3 @@ def _ask(request: _Request, turns: list[dict[str, Any]], status: int | list[int]
         statuses=[status] if isinstance(status, int) else status,
         rows=rows,
     )
-
-
-def _pace(during: Duration | None, iterations: int, warm_up: Duration, deadline: Deadline) -> Pace:
-    """How long to measure; refused when that cannot end before the deadline."""
-    if (during is not None and iterations) or iterations < 0:
-        raise Refused("give either `during` or `iterations`")
-    pace = Pace(seconds=0.0 if iterations else during or TEN_SECONDS, iterations=iterations, warm_up=warm_up)
-    takes = pace.warm_up + pace.seconds
-    if takes >= deadline.remaining():
-        raise Refused(
-            f"the load takes {Duration(takes)}, and the step's timeout is {Duration(deadline.seconds)}",
-            hint="set the step's `timeout` above `warm_up` and `during` together",
-        )
-    return pace

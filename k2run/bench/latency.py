@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
@@ -81,6 +82,16 @@ class Latencies:
         self._total += seconds
         self._least = min(self._least, seconds)
         self._most = max(self._most, seconds)
+
+    def record_all(self, seconds: Iterable[float]) -> None:
+        """Count many latencies, faster than one by one."""
+        fresh = Counter([round(each * 1_000_000) for each in seconds])
+        for micros, count in fresh.items():
+            self._histogram.record_value(max(1, min(LONGEST * 1_000_000, micros)), count)
+            self._total += micros * count / 1_000_000
+        if fresh:
+            self._least = min(self._least, min(fresh) / 1_000_000)
+            self._most = max(self._most, max(fresh) / 1_000_000)
 
     def add(self, encoded: Sequence[str]) -> None:
         """Merge histograms that other workers encoded."""

@@ -8,8 +8,6 @@ requests that had to wait are not forgiven (no coordinated omission).
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import gc
 import itertools
 import math
 import ssl
@@ -19,13 +17,14 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from k2run.adapters._tls import trust
+from k2run.bench.calm import calm
 from k2run.bench.plan import Outcome, Plan
 from k2run.bench.tally import Tally
 from k2run.bench.wire import Connection, StampedSelector
 from k2run.errors import Refused, Unreachable
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Iterator
+    from collections.abc import Coroutine
 
     from k2run.actions.deadline import Deadline
 
@@ -52,7 +51,7 @@ def generate(plan: Plan, deadline: Deadline) -> Outcome:
     """
     selector = StampedSelector()
     load = (OpenLoop if plan.rate else ClosedLoop)(plan, deadline, selector)
-    with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(selector)) as runner, _calm():
+    with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(selector)) as runner, calm():
         return runner.run(load.run())
 
 
@@ -300,17 +299,6 @@ async def _moment(when: float) -> None:
     """Wait until `when` (monotonic): asleep at first, then awake, because waking up takes a while too."""
     while (wait := when - time.monotonic()) > 0:  # noqa: ASYNC110 - it waits for a moment, not an event
         await asyncio.sleep(max(0.0, wait - AWAKE))
-
-
-@contextlib.contextmanager
-def _calm() -> Iterator[None]:
-    """Take everything that exists out of the garbage collector's sight: its pauses would count as latency."""
-    gc.collect()
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
 
 
 def _why(error: OSError) -> str:

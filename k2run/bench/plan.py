@@ -5,6 +5,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 from k2run.adapters._tls import Tls
+from k2run.bench.pace import Pace
 
 
 class Ask(Struct, frozen=True, kw_only=True):
@@ -25,20 +26,6 @@ class Ask(Struct, frozen=True, kw_only=True):
     repeatable: bool = True
     statuses: list[int] = []
     rows: str = ""
-
-
-class Pace(Struct, frozen=True, kw_only=True):
-    """How long a load goes on.
-
-    Attributes:
-        seconds: How long to measure; 0 when `iterations` says how much.
-        iterations: How many requests to measure; 0 when `seconds` says how long.
-        warm_up: Seconds of the same load before anything counts.
-    """
-
-    seconds: float = 0.0
-    iterations: int = 0
-    warm_up: float = 0.0
 
 
 class Plan(Pace, frozen=True, kw_only=True):
@@ -88,14 +75,3 @@ class Outcome(Struct, frozen=True, kw_only=True):
     cpu: float
     late_ms: float
     skipped: int
-
-
-class Merged(Struct, frozen=True):
-    """The outcomes of all generators as one.
-
-    Attributes:
-        lost: How many generators died; their requests are missing.
-    """
-
-    outcome: Outcome
-    lost: int

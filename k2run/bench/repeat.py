@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from k2run.actions.deadline import Deadline
-    from k2run.bench.plan import Outcome, Pace
+    from k2run.bench.pace import Pace
+    from k2run.bench.plan import Outcome
 
 
 @dataclass(frozen=True)

@@ -10,18 +10,20 @@ import contextlib
 import time
 from collections import Counter
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, wait
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from msgspec import structs
 
 from k2run.actions.deadline import Deadline
 from k2run.bench.latency import Latencies
-from k2run.bench.load import generate
-from k2run.bench.plan import Merged, Outcome, Plan
+from k2run.bench.plan import Outcome, Plan
 from k2run.errors import ActionError, K2runError, Refused, Unreachable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
+
+S = TypeVar("S")
+T = TypeVar("T")
 
 TICK = 0.1
 """Seconds between two looks at the deadline."""
@@ -38,34 +40,51 @@ class Worker(NamedTuple):
     is_alive: Callable[[], bool]
 
 
-def generate_on(plan: Plan, workers: list[Worker], deadline: Deadline) -> Merged:
-    """Put the load on from all workers at once.
+def together(
+    load: Callable[[S, Deadline], T], shares: Sequence[S], dask: str, deadline: Deadline
+) -> tuple[list[T], int]:
+    """Put on every share of a load at the same time; a single one right here, several in processes of their own.
 
     Args:
-        plan: The whole load; every worker gets its share.
-        workers: Who generates it.
+        load: Puts one share on; a function of a module, for it travels to another process.
+        shares: One for each process.
+        dask: Address of a Dask scheduler, whose workers do it; empty for local processes.
         deadline: Ends it.
+
+    Returns:
+        What those measured that lived, and how many died; their shares are missing.
 
     Raises:
         Unreachable: Every worker died.
         ActionError: What a worker could not do.
     """
+    if len(shares) == 1 and not dask:
+        return [load(shares[0], deadline)], 0
+    with cluster(dask, len(shares)) if dask else processes(len(shares)) as workers:
+        measured = _at_once(load, shares, workers, deadline)
+    return measured, len(shares) - len(measured)
+
+
+def _at_once(
+    load: Callable[[S, Deadline], T], shares: Sequence[S], workers: list[Worker], deadline: Deadline
+) -> list[T]:
     latest = time.time() + LATEST_START
     futures = {
-        worker.executor.submit(work, share, deadline.remaining(), latest): worker
-        for worker, share in zip(workers, split(plan, len(workers)), strict=True)
+        worker.executor.submit(work, load, share, deadline.remaining(), latest): worker
+        for worker, share in zip(workers, shares, strict=True)
     }
     waiting = set(futures)
     while waiting:
         deadline.remaining()
         waiting = {future for future in wait(waiting, timeout=TICK).not_done if futures[future].is_alive()}
-    outcomes = [outcome for future in futures if (outcome := _outcome(future)) is not None]
-    if not outcomes:
+    found = [_measured(future) for future in futures]
+    measured = [one for one in found if one is not None]
+    if not measured:
         raise Unreachable(f"all {len(futures)} workers of the load died")
-    return Merged(merge(outcomes), len(futures) - len(outcomes))
+    return measured
 
 
-def _outcome(future: Future[Outcome]) -> Outcome | None:
+def _measured(future: Future[T]) -> T | None:
     """What a worker measured; None when it died."""
     try:
         return future.result(timeout=0)
@@ -75,11 +94,12 @@ def _outcome(future: Future[Outcome]) -> Outcome | None:
         return None
 
 
-def work(plan: Plan, seconds: float, latest: float) -> Outcome:
+def work(load: Callable[[S, Deadline], T], share: S, seconds: float, latest: float) -> T:
     """What a worker does: its share of the load.
 
     Args:
-        plan: Its share.
+        load: How to put it on.
+        share: Its share.
         seconds: Time allowed.
         latest: Unix time by which it has to start; a cluster that repeats a dead worker's share comes too late.
 
@@ -89,7 +109,7 @@ def work(plan: Plan, seconds: float, latest: float) -> Outcome:
     if time.time() > latest:
         raise TimeoutError("too late to be part of this load")
     try:
-        return generate(plan, Deadline(seconds, _stop))
+        return load(share, Deadline(seconds, _stop))
     except K2runError as error:
         raise ActionError(str(error)) from None
 
@@ -167,20 +187,23 @@ def split(plan: Plan, parts: int) -> list[Plan]:
     return [
         structs.replace(
             plan,
-            workers=_share(plan.workers, parts, n),
-            iterations=_share(plan.iterations, parts, n),
+            workers=part_of(plan.workers, parts, n),
+            iterations=part_of(plan.iterations, parts, n),
             rate=plan.rate / parts,
         )
         for n in range(parts)
     ]
 
 
-def _share(whole: int, parts: int, n: int) -> int:
+def part_of(whole: int, parts: int, n: int) -> int:
+    """The share of number `n`, when a whole is shared out as evenly as integers allow."""
     return whole // parts + (n < whole % parts)
 
 
 def merge(outcomes: list[Outcome]) -> Outcome:
     """Several outcomes as one; rates add up over the longest time."""
+    if len(outcomes) == 1:
+        return outcomes[0]
     good, failed = Latencies(), Latencies()
     good.add([one.histogram for one in outcomes])
     failed.add([one.failed for one in outcomes])
