@@ -60,11 +60,12 @@ class Load(ABC):
 
     def __init__(self, plan: Plan, deadline: Deadline, selector: StampedSelector) -> None:
         self.plan = plan
-        self.tally = Tally(plan.ask)
+        self.tally = Tally(plan.ask, plan.limits)
         self.idle: list[Connection] = []
         self.begin = self.end = 0.0
         self.started = self.skipped = 0
         self.late = 0.0
+        self.lost = False
         self._deadline = deadline
         self._selector = selector
         self._requests = itertools.cycle(plan.ask.requests)
@@ -83,7 +84,9 @@ class Load(ABC):
             self.start()
             while not (self.is_over(time.monotonic()) and self.is_quiet()):
                 await asyncio.sleep(self._deadline.at_most(TICK))
-                self.give_up(time.monotonic() - self.plan.timeout)
+                now = time.monotonic()
+                self.give_up(now - self.plan.timeout)
+                self.lost = self.lost or (not self.is_over(now) and self.tally.is_lost(now - self.begin))
             cpu = (time.thread_time() - busy) / (time.monotonic() - begun)
         finally:
             await self._close()
@@ -99,7 +102,7 @@ class Load(ABC):
 
     def is_over(self, now: float) -> bool:
         """Nothing new is to be asked."""
-        done = now >= self.end or (self.plan.iterations > 0 and self.started >= self.plan.iterations)
+        done = self.lost or now >= self.end or (self.plan.iterations > 0 and self.started >= self.plan.iterations)
         return done or (self.plan.most_errors is not None and len(self.tally.failed) > self.plan.most_errors)
 
     def is_quiet(self) -> bool:

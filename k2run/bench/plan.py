@@ -62,6 +62,7 @@ class Outcome(Struct, frozen=True, kw_only=True):
         cpu: Share of one core that the generator itself used.
         late_ms: The longest that the generator sent a request later than intended although a connection was free.
         skipped: Requests of the warm-up.
+        lost: Of each threshold that ended the load before its time, why it can no longer be met.
     """
 
     histogram: str
@@ -75,3 +76,4 @@ class Outcome(Struct, frozen=True, kw_only=True):
     cpu: float
     late_ms: float
     skipped: int
+    lost: dict[str, str] = {}

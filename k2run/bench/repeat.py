@@ -38,7 +38,7 @@ def repeat(once: Callable[[], int], pace: Pace, deadline: Deadline) -> Repeated:
         pace: How long.
         deadline: Ends it between two times; `once` must obey it by itself.
     """
-    tally = Tally()
+    tally = Tally(limits=pace.limits)
     started = time.perf_counter()
     last = once()
     begin = time.perf_counter()
@@ -49,7 +49,7 @@ def repeat(once: Callable[[], int], pace: Pace, deadline: Deadline) -> Repeated:
         once()
         skipped += 1
     begin = now
-    while count < pace.iterations or now < begin + pace.seconds:
+    while (count < pace.iterations or now < begin + pace.seconds) and not tally.is_lost(now - begin):
         deadline.remaining()
         last, before = once(), now
         now = time.perf_counter()

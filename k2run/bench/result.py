@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from typing import Any, Self
 
-from k2run.actions.action import Result
+from k2run.actions.action import Judged, Result
+from k2run.bench.judging import Measure
 from k2run.bench.latency import QUANTILES, Latencies, Percentile, Spread
 from k2run.bench.plan import Outcome
 from k2run.errors import Unknown
+
+SATURATED = 0.9
+"""Share of a core from which on a generator itself is likely to be the limit."""
 
 
 class Measured(Result, frozen=True, kw_only=True):
@@ -26,6 +30,8 @@ class Measured(Result, frozen=True, kw_only=True):
         not_measured: Why some percentiles are missing.
         failed: The latencies of errors.
         histogram: All latencies of good answers (HdrHistogram V2, base64).
+        thresholds: What the step promised, each judged, with its margin.
+        load: Fingerprint of what was asked and how hard: the same load in another run has the same.
     """
 
     samples: int
@@ -47,6 +53,8 @@ class Measured(Result, frozen=True, kw_only=True):
     not_measured: str
     failed: Spread
     histogram: str
+    thresholds: list[Measure] = []
+    load: str = ""
 
     @classmethod
     def of(cls, outcome: Outcome, source: str, **more: Any) -> Self:
@@ -84,6 +92,10 @@ class Measured(Result, frozen=True, kw_only=True):
             histogram=outcome.histogram,
             **more,
         )
+
+    def judged(self) -> list[Judged]:
+        """Its thresholds."""
+        return [*self.thresholds]
 
     def headline(self) -> str:
         """Such as `p50 5.1 ms, p99 7.9 ms (n=8,120), 812/s, no errors`."""

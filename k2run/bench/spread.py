@@ -219,4 +219,5 @@ def merge(outcomes: list[Outcome]) -> Outcome:
         cpu=max(one.cpu for one in outcomes),
         late_ms=max(one.late_ms for one in outcomes),
         skipped=sum(one.skipped for one in outcomes),
+        lost={threshold: why for one in outcomes for threshold, why in one.lost.items()},
     )

@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from k2run.bench.latency import Latencies
+from k2run.bench.limits import Counted, Limit
 from k2run.bench.plan import Outcome
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from k2run.bench.plan import Ask
 
 NO_CONTENT = 204
@@ -21,9 +24,13 @@ class Tally:
 
     Attributes:
         last: When the last of them came (monotonic).
+        lost: Of each threshold that can no longer be met, why.
     """
 
-    def __init__(self, ask: Ask | None = None) -> None:
+    def __init__(self, ask: Ask | None = None, limits: Sequence[Limit] = ()) -> None:
+        self._limits = limits
+        self._slow = dict.fromkeys((limit.above for limit in limits if limit.counted is Counted.SLOW), 0)
+        self.lost: dict[str, str] = {}
         self._statuses_wanted = frozenset(ask.statuses if ask else ())
         self._rows = [part for part in (ask.rows if ask else "").split(".") if part]
         self.good = Latencies()
@@ -44,14 +51,43 @@ class Tally:
             self.empty += 1
         else:
             self.size += size
-            self.good.record(seconds)
+            self.took(seconds)
 
     def found(self, count: int, seconds: float) -> None:
         """Count an answer of which only the number of rows is known."""
         if count:
-            self.good.record(seconds)
+            self.took(seconds)
         else:
             self.empty += 1
+
+    def took(self, seconds: float) -> None:
+        """Count a good answer."""
+        self.good.record(seconds)
+        for above in self._slow:
+            if seconds > above:
+                self._slow[above] += 1
+
+    def is_lost(self, seconds: float) -> bool:
+        """Whether a threshold can no longer be met, so many seconds after the load began to count.
+
+        To be asked only while there is more to come: at the end the figures themselves are judged.
+        """
+        for limit in self._limits:
+            found = self._found(limit, seconds)
+            if found > limit.most:
+                self.lost.setdefault(limit.threshold, limit.says(found, seconds))
+        return bool(self.lost)
+
+    def _found(self, limit: Limit, seconds: float) -> float:
+        match limit.counted:
+            case Counted.ERRORS:
+                return len(self.failed)
+            case Counted.EMPTY:
+                return self.empty
+            case Counted.SLOW:
+                return self._slow[limit.above]
+            case Counted.SECONDS:
+                return seconds
 
     def outcome(self, *, started: int, skipped: int, seconds: float, cpu: float = 0.0, late_ms: float = 0.0) -> Outcome:
         """All of it, once the load is over."""
@@ -67,6 +103,7 @@ class Tally:
             cpu=cpu,
             late_ms=late_ms,
             skipped=skipped,
+            lost=self.lost,
         )
 
     def failure(self, why: str, seconds: float) -> None:

@@ -1,0 +1,137 @@
+"""Holds the figures of a load against its thresholds."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeVar
+
+from msgspec import structs
+
+from k2run.actions.action import Judged
+from k2run.bench.baseline import NoBaseline
+from k2run.bench.latency import QUANTILES
+from k2run.bench.regression import changes
+from k2run.bench.thresholds import METRICS, REGRESSION, Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from k2run.bench.baseline import Baselines
+    from k2run.bench.latency import Percentile
+    from k2run.bench.plan import Outcome
+    from k2run.bench.result import Measured
+    from k2run.bench.thresholds import Threshold
+
+M = TypeVar("M", bound="Measured")
+
+
+class Measure(Judged, frozen=True, kw_only=True):
+    """A threshold, judged.
+
+    Attributes:
+        value: What was measured: seconds, a rate a second, a number, or a share from 0 to 1.
+        bound: What it was held against, in the same unit.
+        margin: What is left of the bound, as a share of it; negative when it was missed.
+    """
+
+    value: float | None = None
+    bound: float = 0.0
+    margin: float | None = None
+
+
+def judge(measured: M, thresholds: Sequence[Threshold], outcome: Outcome, baselines: Baselines) -> M:
+    """The same figures, with every threshold judged.
+
+    Args:
+        measured: What the load met.
+        thresholds: What was promised.
+        outcome: The same load as it came in: whether a threshold ended it before its time.
+        baselines: Where regressions are measured from.
+    """
+    judged = [_early(_judge(measured, each, baselines), outcome.lost) for each in thresholds]
+    return structs.replace(measured, thresholds=judged)
+
+
+def _early(judged: Measure, lost: Mapping[str, str]) -> Measure:
+    """What holds of a load that ended before its time: what was lost is missed, what was kept is kept only so far."""
+    if judged.objective in lost:
+        return structs.replace(judged, met=False, says=lost[judged.objective])
+    if lost and judged.met is not False:
+        return structs.replace(judged, met=None, says=f"so far {judged.says}; the load ended early")
+    return judged
+
+
+def _judge(measured: Measured, threshold: Threshold, baselines: Baselines) -> Measure:
+    if threshold.metric == REGRESSION:
+        return _regression(measured, threshold, baselines)
+    match METRICS[threshold.metric]:
+        case Kind.TIME:
+            return _time(measured, threshold)
+        case Kind.PART:
+            return _part(measured, threshold)
+        case Kind.RATE:
+            return _plain(threshold, measured.rate, f"{measured.rate:,.4g}/s")
+        case _:
+            return _plain(threshold, measured.samples, f"{measured.samples:,}")
+
+
+def _time(measured: Measured, threshold: Threshold) -> Measure:
+    percentile = measured.percentiles.get(threshold.metric)
+    value = percentile.value_ms if percentile else getattr(measured, f"{threshold.metric}_ms")
+    if value is None:
+        needs = f"it needs {percentile.needs:,} samples, and there were {measured.samples:,}" if percentile else ""
+        return _unmeasured(threshold, needs or "there were no samples")
+    return _plain(threshold, value / 1000, f"{value:.4g} ms{_interval(percentile, threshold)}")
+
+
+def _interval(percentile: Percentile | None, threshold: Threshold) -> str:
+    """The 95 % interval, and a word when the bound lies inside of it."""
+    if percentile is None or percentile.low_ms is None or percentile.high_ms is None:
+        return ""
+    open_ = percentile.low_ms <= threshold.bound.value * 1000 <= percentile.high_ms
+    return f" ({percentile.low_ms:.4g} to {percentile.high_ms:.4g}{', not certain' if open_ else ''})"
+
+
+def _part(measured: Measured, threshold: Threshold) -> Measure:
+    """Errors or empty answers; a share smaller than one request can show is not measured."""
+    found, requests = getattr(measured, threshold.metric), measured.samples + measured.errors + measured.empty
+    if not threshold.bound.is_share:
+        return _plain(threshold, found, f"{found:,}")
+    share, least = found / requests, threshold.bound.value
+    if threshold.holds(share) and least and requests * least < 1:
+        return _unmeasured(threshold, f"it needs {1 / least:,.0f} requests, and there were {requests:,}")
+    return _plain(threshold, share, f"{100 * share:.3g} % ({found:,} of {requests:,})")
+
+
+def _plain(threshold: Threshold, value: float, shown: str) -> Measure:
+    met, bound = threshold.holds(value), threshold.bound.value
+    room = bound - value if threshold.operator in {"<", "<="} else value - bound
+    margin = room / bound if bound and threshold.operator != "==" else None
+    words = ""
+    if margin is not None:
+        beyond = "over" if threshold.operator in {"<", "<="} else "short"
+        words = f", {100 * abs(margin):.3g} % {'to spare' if met else beyond}"
+    return Measure(objective=threshold.text, met=met, says=shown + words, value=value, bound=bound, margin=margin)
+
+
+def _unmeasured(threshold: Threshold, why: str, *, excused: bool = False) -> Measure:
+    return Measure(objective=threshold.text, met=None, says=why, bound=threshold.bound.value, excused=excused)
+
+
+def _regression(measured: Measured, threshold: Threshold, baselines: Baselines) -> Measure:
+    """The worst change that is more than chance; one that chance explains is no regression."""
+    try:
+        earlier = baselines.find(threshold.baseline, measured.load)
+    except NoBaseline as none:
+        return _unmeasured(threshold, str(none), excused=none.excused)
+    names = [threshold.quantile] if threshold.quantile else list(QUANTILES)
+    found = changes(earlier.histogram, measured.histogram, names)
+    if not found:
+        return _unmeasured(threshold, f"too few samples on one side, here or in {earlier.run}")
+    value = max([each.ratio - 1 for each in found if each.shown], default=0.0)
+    told = [each for each in found if each.shown] or found
+    says = f"{', '.join(each.says() for each in told)}; against {earlier.run} #{earlier.seq}"
+    bound = threshold.bound.value
+    margin = (bound - value) / bound if bound else None
+    return Measure(
+        objective=threshold.text, met=threshold.holds(value), says=says, value=value, bound=bound, margin=margin
+    )
