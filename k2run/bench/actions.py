@@ -15,10 +15,13 @@ from k2run.adapters._iceberg.catalog import Iceberg, judged, open_table
 from k2run.adapters._target import target
 from k2run.adapters._tls import TRUSTING_THE_SYSTEM, Tls
 from k2run.adapters._web import IDEMPOTENT, identified, with_query
+from k2run.bench.baseline import Baselines, fingerprint
+from k2run.bench.judging import judge
 from k2run.bench.pace import NONE, TEN_SECONDS, paced
 from k2run.bench.plan import Ask, Outcome, Plan
 from k2run.bench.repeat import repeat
 from k2run.bench.result import Measured
+from k2run.bench.thresholds import Threshold
 from k2run.bench.watch import Used, Watch
 from k2run.errors import Refused
 from k2run.language.quantities import Duration, Rate, Size
@@ -86,6 +89,7 @@ class QueryLoad(Measured, frozen=True, kw_only=True):
 @action("bench.http", effect=Effect.CHANGES)
 def http(
     services: Services,
+    baselines: Baselines,
     deadline: Deadline,
     service: str = "",
     path: str = "",
@@ -103,6 +107,7 @@ def http(
     iterations: int = 0,
     warm_up: Duration = NONE,
     think: Duration = NONE,
+    thresholds: list[Threshold] = [],
     most_errors: int | None = None,
     processes: int = 1,
     dask: str = "",
@@ -132,6 +137,9 @@ def http(
         iterations: How many requests to measure, instead of a time.
         warm_up: Time under the same load before anything counts.
         think: Pause of a worker between an answer and its next request; closed loop only.
+        thresholds: What is promised, such as `p99 < 500ms`, `errors < 0.1%`, `rate > 1000/s` or
+            `regression < 10% vs baseline`; one that is missed or not measured fails the step, and one that is lost
+            beyond hope ends the load.
         most_errors: End the load early once more requests than this failed; with several processes, in one of them.
         processes: Local processes that put the load on together; one generator uses at most one core.
         dask: Address of a Dask scheduler, such as `tcp://10.0.0.1:8786`; then `processes` of its workers do it.
@@ -139,7 +147,7 @@ def http(
         request_timeout: After this a request is given up and counts as an error.
         tls: How an HTTPS server is trusted.
     """
-    pace = paced(during, iterations, warm_up, deadline)
+    pace = paced(during, iterations, warm_up, deadline, thresholds, rate or 0.0)
     address, sent = target(services, service, path, url, headers)
     content = b"" if json is None else msgspec.json.encode(json)
     plan = Plan(
@@ -151,6 +159,7 @@ def http(
         seconds=pace.seconds,
         iterations=pace.iterations,
         warm_up=pace.warm_up,
+        limits=pace.limits,
         think=think,
         most_errors=most_errors,
         timeout=request_timeout,
@@ -159,9 +168,15 @@ def http(
         raise Refused(f"{plan.workers} workers cannot ask anything")
     with Watch(services, list(dict.fromkeys([service, *watch] if service else watch))) as watched:
         outcome, lost = _generate(plan, processes, dask, deadline)
-    return HttpLoad.of(
+    load = fingerprint(
+        "bench.http",
+        asked=[service, path, url, method, params, each, headers, json],
+        paced=[plan.workers, plan.rate, think, processes],
+    )
+    met = HttpLoad.of(
         outcome,
         address,
+        load=load,
         statuses={str(status): count for status, count in outcome.statuses.items()},
         bytes=outcome.size,
         loop="open" if plan.rate else "closed",
@@ -173,11 +188,13 @@ def http(
         generator_late_ms=round(outcome.late_ms, 3),
         warm_up_requests=outcome.skipped,
     )
+    return judge(met, thresholds, outcome, baselines)
 
 
 @action("bench.query")
 def query(
     iceberg: Iceberg,
+    baselines: Baselines,
     deadline: Deadline,
     sql: str,
     parameters: dict[str, Any] = {},
@@ -185,6 +202,7 @@ def query(
     during: Duration | None = None,
     iterations: int = 0,
     warm_up: Duration = NONE,
+    thresholds: list[Threshold] = [],
     limit: int = 10_000,
     memory: Size = GIBIBYTE,
     threads: int = 2,
@@ -200,25 +218,30 @@ def query(
         during: How long to measure (10s, unless `iterations` says how much).
         iterations: How many queries to measure, instead of a time.
         warm_up: Time of the same queries before anything counts; the very first one never counts.
+        thresholds: What is promised, such as `p99 < 500ms`, `errors < 0.1%`, `rate > 1000/s` or
+            `regression < 10% vs baseline`; one that is missed or not measured fails the step, and one that is lost
+            beyond hope ends the load.
         limit: Rows to fetch at most.
         memory: What DuckDB may use; it spills to disk beyond that.
         threads: Processor cores it may use.
     """
-    pace = paced(during, iterations, warm_up, deadline)
+    pace = paced(during, iterations, warm_up, deadline, thresholds)
     names = queries.table_names(sql)
     tables = {name: open_table(iceberg, deadline, name) for name in names}
     turns = itertools.cycle([parameters | turn for turn in each] or [parameters])
     with judged(iceberg, "query the tables"), queries.opened(tables, deadline, memory, threads) as database:
         repeated = repeat(lambda: len(queries.ask(database, sql, next(turns), limit).rows), pace, deadline)
     snapshots = {name: at.snapshot_id for name, table in tables.items() if (at := table.current_snapshot()) is not None}
-    return QueryLoad.of(
+    met = QueryLoad.of(
         repeated.outcome,
         iceberg.source,
+        load=fingerprint("bench.query", asked=[sql, parameters, each], paced=[limit, memory, threads]),
         cold_ms=repeated.cold_ms,
         rows=repeated.last,
         warm_up_queries=repeated.outcome.skipped,
         snapshots=snapshots,
     )
+    return judge(met, thresholds, repeated.outcome, baselines)
 
 
 def _generate(plan: Plan, processes: int, dask: str, deadline: Deadline) -> tuple[Outcome, int]:
