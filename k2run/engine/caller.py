@@ -12,7 +12,8 @@ from k2run.actions.connection import Connection
 from k2run.actions.deadline import Deadline
 from k2run.actions.person import Person
 from k2run.errors import AuthorError, Interrupted, K2runError, TimedOut
-from k2run.language.quantities import decode_quantity
+from k2run.language.arguments import argument_types, takes_quantity
+from k2run.language.quantities import QUANTITIES, decode_quantity, encode_quantity
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -107,10 +108,20 @@ def convert_arguments(action: Action, args: dict[str, Any]) -> dict[str, Any]:
         AuthorError: A rendered value does not fit.
     """
     try:
-        struct = msgspec.convert(args, action.arguments, dec_hook=decode_quantity)
+        struct = msgspec.convert(_as_declared(action, args), action.arguments, dec_hook=decode_quantity)
     except msgspec.ValidationError as error:
         raise AuthorError(f"{action.name}: {error}", hint=f"see `k2run doc {action.name}`") from error
     return {action.parameters[name]: getattr(struct, name) for name in action.arguments.__struct_fields__}
+
+
+def _as_declared(action: Action, args: dict[str, Any]) -> dict[str, Any]:
+    """The arguments; a computed quantity, where the action takes a plain number, as that number in base units."""
+    computed = [name for name, value in args.items() if isinstance(value, QUANTITIES)]
+    if not computed:
+        return args
+    kinds = argument_types(action.arguments)
+    numbers = [name for name in computed if name in kinds and not takes_quantity(kinds[name])]
+    return {**args, **{name: encode_quantity(args[name]) for name in numbers}}
 
 
 def strike(fault: Generator[Undo, None, Any], plan: Callable[[Undo], None] | None) -> Any:

@@ -12,7 +12,7 @@ from msgspec import Struct
 from k2run.language.notation import Misread, Notation
 from k2run.language.phrases import of_type, of_value
 from k2run.language.problems import did_you_mean
-from k2run.language.quantities import Duration, decode_quantity
+from k2run.language.quantities import QUANTITIES, Duration, decode_quantity
 from k2run.language.vocabulary import ASSERT, SET, WAIT
 
 if TYPE_CHECKING:
@@ -64,6 +64,11 @@ class Argument(Struct, frozen=True):
 
     type: Any
     required: bool
+
+
+def takes_quantity(argument: Argument) -> bool:
+    """Whether an argument is a duration, a size or a rate."""
+    return bool({argument.type, *get_args(argument.type)} & {*QUANTITIES})
 
 
 @lru_cache(maxsize=1024)

@@ -13,7 +13,9 @@ from jinja2.exceptions import SecurityError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from msgspec import Struct
 
-from k2run.language.filters import FILTERS, TESTS
+from k2run.language.filters import FILTERS, TESTS, to_duration, to_rate, to_size
+from k2run.language.quantities import QUANTITIES, UnitMismatch
+from k2run.language.units import as_unit, called, outcome, refusal, unit_of
 from k2run.language.words import JINJA_FILTERS, JINJA_TESTS, METHODS
 
 if TYPE_CHECKING:
@@ -28,6 +30,8 @@ MAX_BITS = 4_096
 """The most bits of a number that `*` or `**` may make."""
 
 _VALUE = "k2run_value"
+_FUNCTION = "_k2run_"
+"""Before the names of functions, so that a value called `size` leaves the function `size` alone."""
 _PLAIN = (str, list, tuple, dict, Mapping)
 
 
@@ -58,7 +62,8 @@ class Missing(StrictUndefined):
 class Sandbox(ImmutableSandboxedEnvironment):
     """Jinja2's sandbox, with its open doors closed: big products, formatting, calls of anything but known words."""
 
-    intercepted_binops = frozenset({"*", "**", "%"})
+    intercepted_binops = frozenset({"+", "-", "*", "/", "//", "**", "%"})
+    intercepted_unops = frozenset({"-", "+"})
 
     def getattr(self, obj: Any, attribute: str) -> Any:
         """`a.b`: the item of a mapping, before any method of the mapping's type."""
@@ -100,14 +105,24 @@ class Sandbox(ImmutableSandboxedEnvironment):
         return isinstance(obj, BuiltinMethodType | MethodType) and isinstance(owner, _PLAIN) and obj.__name__ in METHODS
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        """`*`, `**` and `%`, refused where the result would be huge."""
+        """Arithmetic: quantities stay quantities, and a result that would be huge is refused."""
+        if refused := refusal(operator, unit_of(left), unit_of(right)):
+            raise UnitMismatch(refused)
         if operator == "*" and _product_size(left, right):
             raise SecurityError("the result of `*` would be too large")
         if operator == "**" and _power_bits(left, right) > MAX_BITS:
             raise SecurityError("the result of `**` would be too large")
         if operator == "%" and isinstance(left, str | bytes):
             raise SecurityError("`%` does not format texts here: join them with ~")
-        return super().call_binop(context, operator, left, right)
+        value = super().call_binop(context, operator, left, right)
+        if isinstance(left, QUANTITIES) or isinstance(right, QUANTITIES):
+            return as_unit(value, outcome(operator, unit_of(left), unit_of(right)))
+        return value
+
+    def call_unop(self, context: Context, operator: str, arg: Any) -> Any:
+        """A sign before a value; a quantity stays one."""
+        value = super().call_unop(context, operator, arg)
+        return as_unit(value, unit_of(arg)) if isinstance(arg, QUANTITIES) else value
 
 
 def _product_size(left: Any, right: Any) -> bool:
@@ -138,14 +153,23 @@ def bounded_range(*limits: int) -> range:
     return numbers
 
 
-_GLOBALS: dict[str, Any] = {"range": bounded_range, "min": min, "max": max, "len": len, "now": time.time}
+_GLOBALS: dict[str, Any] = {
+    "range": bounded_range,
+    "min": min,
+    "max": max,
+    "len": len,
+    "now": time.time,
+    "duration": to_duration,
+    "size": to_size,
+    "rate": to_rate,
+}
 
 
 @cache
 def environment() -> Sandbox:
     """The one environment of all expressions."""
     made = Sandbox(undefined=Missing, autoescape=False, cache_size=0)
-    made.globals = dict(_GLOBALS)
+    made.globals = {_FUNCTION + name: function for name, function in _GLOBALS.items()}
     made.filters = {name: made.filters[name] for name in JINJA_FILTERS} | FILTERS
     made.tests = {name: made.tests[name] for name in JINJA_TESTS} | TESTS
     made.policies["truncate.leeway"] = 0
@@ -161,7 +185,10 @@ def compiled(text: str) -> Callable[[Mapping[str, Any]], Any]:
     """
     from k2run.language.jinja_syntax import parse
 
-    expression = parse(text)
+    expression = parse(called(text))
+    for call in (expression, *expression.find_all(nodes.Call)):
+        if isinstance(call, nodes.Call) and isinstance(call.node, nodes.Name):
+            call.node.name = f"{_FUNCTION}{call.node.name}"
     for node in (expression, *expression.find_all(nodes.Node)):
         node.lineno = 1
         if isinstance(node, nodes.Name) and node.name == "self":  # Jinja2's own name for the template

@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from k2run.language.evaluation import Missing, compiled
 from k2run.language.problems import did_you_mean
+from k2run.language.quantities import UnitMismatch
 from k2run.language.syntax import ITEM, read_expression
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def explain(error: Exception, text: str, scope: Mapping[str, Any]) -> tuple[str,
     if isinstance(error, TemplateSyntaxError):
         fault = next(iter(read_expression(text).faults), None)
         return (fault.message, fault.hint) if fault else (str(error), "")
-    if isinstance(error, SecurityError):
+    if isinstance(error, SecurityError | UnitMismatch):
         return str(error), ""
     if isinstance(error, ZeroDivisionError):
         return "division by zero", "guard it: (a / b) if b else …"

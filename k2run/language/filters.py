@@ -10,9 +10,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
+from jinja2 import pass_environment
+from jinja2.filters import make_attrgetter
 
 from k2run.language.patterns import matches, search
-from k2run.language.quantities import Duration, Rate, Size, encode_quantity
+from k2run.language.quantities import Duration, Rate, Size, UnitMismatch, encode_quantity
+from k2run.language.units import TYPES, as_unit, unit_of
 
 MAX_TEXT = 1_000_000
 """The most characters that `replace` may make."""
@@ -62,6 +65,21 @@ def age(value: Any) -> Duration:
     number = _number(value)
     unit = next((unit for least, unit in _SECONDS_PER_UNIT if number >= least), 1.0)
     return Duration(time.time() - number / unit)
+
+
+def magnitude(value: Any) -> Any:
+    """A number or a quantity without its sign."""
+    return as_unit(abs(value), unit_of(value))
+
+
+@pass_environment
+def total(environment: Any, values: Any, attribute: str | int | None = None, start: Any = 0) -> Any:
+    """The sum of numbers, or of quantities of one kind; of an `attribute` of each, when one is named."""
+    items = list(values if attribute is None else map(make_attrgetter(environment, attribute), values))
+    units = {unit_of(item) for item in items}
+    if len(units) > 1 and units & TYPES.keys():
+        raise UnitMismatch(f"{' and '.join(sorted(unit.value for unit in units if unit))} cannot be added")
+    return as_unit(sum(items, start), units.pop() if len(units) == 1 else None)
 
 
 def percentile(values: Any, percent: float) -> float:
@@ -159,6 +177,7 @@ def _number(value: Any) -> float:
 
 
 FILTERS: dict[str, Any] = {
+    "abs": magnitude,
     "age": age,
     "bool": to_bool,
     "float": to_float,
@@ -170,6 +189,7 @@ FILTERS: dict[str, Any] = {
     "replace": replace,
     "search": search,
     "split": split,
+    "sum": total,
     "to_duration": to_duration,
     "to_rate": to_rate,
     "to_size": to_size,

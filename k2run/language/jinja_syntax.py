@@ -126,7 +126,7 @@ _LIKELY = (
     (re.compile(r"\|\|"), "write `or`"),
     (re.compile(r"!(?!=)"), "write `not`"),
     (re.compile(r"<>"), "write !="),
-    (re.compile(r"\b\d+(?:\.\d+)?(?:ms|s|m|min|h|d|[KMGT]i?B)\b"), "a quantity is written ('30s' | to_duration)"),
+    (re.compile(r"\b\d+(?:\.\d+)?[A-Za-z]+"), "quantities are written 500ms, 30s, 1m30s, 2h or 10MiB"),
 )
 """Habits from other languages."""
 

@@ -1,6 +1,7 @@
 """Durations, sizes and rates: the quantities a runbook writes with their unit.
 
-They are numbers in base units (seconds, bytes, per second), so arithmetic and comparison just work.
+They are numbers in base units (seconds, bytes, per second). What arithmetic makes of them in expressions stands in
+`units`; to the rest of the code they are plain numbers, but a duration is never compared with a size.
 """
 
 from __future__ import annotations
@@ -30,7 +31,35 @@ _SIZE_TEXT = re.compile(rf"({_NUMBER})\s*([KMGT]i?B|kB|B)")
 _RATE_TEXT = re.compile(rf"({_NUMBER})\s*/\s*(s|m|min|h)")
 
 
-class Duration(float):
+class UnitMismatch(TypeError):
+    """A quantity met one of another unit."""
+
+
+class _Ordered:
+    """Compared with numbers and with its own kind, never with a quantity of another."""
+
+    def _alike(self, other: Any) -> None:
+        if isinstance(other, _Ordered) and type(other) is not type(self):
+            raise UnitMismatch(f"{self!s} and {other!s} cannot be compared: they count different things")
+
+    def __lt__(self, other: Any) -> bool:
+        self._alike(other)
+        return super().__lt__(other)  # type: ignore[misc, no-any-return] # of the number beside it
+
+    def __le__(self, other: Any) -> bool:
+        self._alike(other)
+        return super().__le__(other)  # type: ignore[misc, no-any-return]
+
+    def __gt__(self, other: Any) -> bool:
+        self._alike(other)
+        return super().__gt__(other)  # type: ignore[misc, no-any-return]
+
+    def __ge__(self, other: Any) -> bool:
+        self._alike(other)
+        return super().__ge__(other)  # type: ignore[misc, no-any-return]
+
+
+class Duration(_Ordered, float):
     """A length of time in seconds, written `500ms`, `30s`, `1m30s`, `2h`."""
 
     example: ClassVar[str] = "30s"
@@ -70,7 +99,7 @@ class Duration(float):
         return f"Duration({str(self)!r})"
 
 
-class Size(int):
+class Size(_Ordered, int):
     """A number of bytes, written `10MiB`, `1.5GB`, `512B`."""
 
     example: ClassVar[str] = "10MiB"
@@ -92,6 +121,8 @@ class Size(int):
         raise ValueError(msg)
 
     def __str__(self) -> str:
+        if self < 0:
+            return f"-{Size(-self)}"
         for unit in ("TiB", "GiB", "MiB", "KiB"):
             if self >= _SIZE[unit]:
                 return f"{self / _SIZE[unit]:.4g}{unit}"
@@ -101,7 +132,7 @@ class Size(int):
         return f"Size({str(self)!r})"
 
 
-class Rate(float):
+class Rate(_Ordered, float):
     """Events per second, written `500/s`, `20/min`, `1000/h`."""
 
     example: ClassVar[str] = "500/s"

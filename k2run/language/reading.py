@@ -6,6 +6,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from k2run.language.expressions import Expression, Template
+from k2run.language.measures import has_quantities, is_quantity, measured
 from k2run.language.phrases import of_value
 from k2run.language.pieces import cut
 from k2run.language.problems import did_you_mean
@@ -13,7 +14,8 @@ from k2run.language.quantities import Duration
 from k2run.language.scope import RESERVED, Scope
 from k2run.language.shapes import Absent, follow
 from k2run.language.syntax import Fault, Reference, read_expression
-from k2run.language.words import FUNCTIONS
+from k2run.language.units import TYPES, Unit
+from k2run.language.words import FUNCTIONS, RESERVED_FUNCTIONS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -26,6 +28,10 @@ E = TypeVar("E", bound=StrEnum)
 
 MAX_WORKERS = 128
 """The most steps that run at once; `parallel: true` means this."""
+
+
+_PER = {unit: f"a rate is written rate('500/{unit}')" for unit in ("s", "min", "h")}
+"""What somebody means who writes `500/s`."""
 
 
 class Reading:
@@ -166,7 +172,7 @@ class Reading:
             message = f"{what} is a name: letters, digits and _, beginning with a letter"
             self.problem("K210", message, path, key=key, found=found)
             return "unnamed"
-        if value in RESERVED or value in FUNCTIONS:
+        if value in RESERVED or value in RESERVED_FUNCTIONS:
             self.problem(
                 "K210", f"the name `{value}` belongs to the language", path, key=key, hint="choose another name"
             )
@@ -243,6 +249,24 @@ class Reading:
                 self._unknown_name(reference, path, at, scope)
             elif reference.path:
                 self._attributes(reference, path, at, scope)
+        for fault in self._measured(text, scope)[1]:
+            self._fault(fault, path, at)
+
+    def shape(self, value: Any, scope: Scope) -> Any:
+        """The type of a value that a runbook computes: a quantity where its one expression gives one, else Any."""
+        parts = value.parts if isinstance(value, Template) else ()
+        if len(parts) != 1 or not isinstance(parts[0], Expression):
+            return Any
+        unit, _ = self._measured(parts[0].text, scope)
+        return Any if unit is None else TYPES.get(unit, Any)
+
+    def _measured(self, text: str, scope: Scope) -> tuple[Unit | None, list[Fault]]:
+        """What an expression counts; only those that may have quantities are looked at."""
+        references = read_expression(text).references
+        known = (_shape(reference.name, reference.path, scope) for reference in references)
+        if not has_quantities(text) and not any(map(is_quantity, known)):
+            return None, []
+        return measured(text, lambda name, steps: _shape(name, steps, scope))
 
     def _fault(self, fault: Fault, path: Trail, at: int) -> None:
         self.problem(
@@ -269,7 +293,7 @@ class Reading:
             hint = (
                 self._defined_later(name)
                 or did_you_mean(name, scope.names())
-                or f"`{name}` alone is a name; quote a text"
+                or _PER.get(name, f"`{name}` alone is a name; quote a text")
             )
         where = at + reference.offsets[0]
         self.problem("K402", f"nothing here is called `{name}`", path, at=where, length=len(name), hint=hint)
@@ -298,6 +322,14 @@ class Reading:
                 length=len(wrong),
                 hint=did_you_mean(wrong, absent.names) or (f"it has {known}" if known else "it is a plain value"),
             )
+
+
+def _shape(name: str, path: tuple[str, ...], scope: Scope) -> Any:
+    """The type at the end of a path; Any where it leads nowhere, which is a problem of its own."""
+    try:
+        return follow(scope.shape(name), path) if scope.knows(name) else Any
+    except Absent:
+        return Any
 
 
 def _bared(text: str) -> str:

@@ -107,7 +107,7 @@ class SectionReader:
         for name, item in self._reading.mapping(value or {}, path, "`vars`").items():
             self._reading.name(name, (*path, name), "a variable", key=True)
             made[name] = self._reading.rendered(item, (*path, name), scope)
-            scope.shared[name] = Any
+            scope.shared[name] = self._reading.shape(made[name], scope)
         return made
 
     def _clock(self, value: Any, path: Trail) -> str:

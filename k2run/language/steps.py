@@ -270,7 +270,8 @@ class Draft:
         if name:
             self.scope.shared[name] = list[self.result] if "loop" in self.value else self.result  # type: ignore[name-defined]
         if self.fields["action"] == SET.name:
-            self.scope.shared.update(dict.fromkeys(self.fields["args"], Any))
+            shapes = {name: self.reading.shape(value, self.scope) for name, value in self.fields["args"].items()}
+            self.scope.shared.update(shapes)
 
     def _loop(self, value: Any, path: Trail) -> Any:
         reading = self.reading
@@ -295,7 +296,7 @@ def read_vars(reading: Reading, value: Any, path: Trail, scope: Scope) -> tuple[
     for name, item in reading.mapping(value, path, "`vars`").items():
         reading.name(name, (*path, name), "a variable", key=True)
         made[name] = reading.rendered(item, (*path, name), scope)
-        scope = scope.inside({name: Any})
+        scope = scope.inside({name: reading.shape(made[name], scope)})
     return made, scope
 
 

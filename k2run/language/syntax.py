@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from msgspec import Struct
 
+from k2run.language.units import masked
 from k2run.language.words import CONSTANTS, FILTERS, METHODS, TESTS
 
 if TYPE_CHECKING:
@@ -62,6 +63,8 @@ def read_expression(text: str) -> Syntax:
     """Read an expression; what is wrong with it stands in the faults."""
     if len(text) > MAX_LENGTH:
         return Syntax(faults=(Fault("K401", f"an expression has at most {MAX_LENGTH:,} characters", 0),))
+    if _ODD.search(text) is not None:
+        text = masked(text)
     if _ODD.search(text) is None:
         try:
             return _Reader(text).read()

@@ -5,18 +5,21 @@ from __future__ import annotations
 CONSTANTS = frozenset({"true", "false", "none"})
 """Names that are values; `True`, `False` and `None` are the same."""
 
-FUNCTIONS = frozenset({"range", "min", "max", "len", "now"})
+RESERVED_FUNCTIONS = frozenset({"range", "min", "max", "len", "now"})
+"""Functions whose names a runbook cannot give to its own values."""
+
+FUNCTIONS = RESERVED_FUNCTIONS | {"duration", "size", "rate"}
 
 OWN_FILTERS = frozenset(
-    {"age", "bool", "float", "from_json", "human", "int", "matches", "percentile", "replace", "search", "split"}
-    | {"to_duration", "to_rate", "to_size", "tojson"}
+    {"abs", "age", "bool", "float", "from_json", "human", "int", "matches", "percentile", "replace", "search", "split"}
+    | {"sum", "to_duration", "to_rate", "to_size", "tojson"}
 )
 """Filters that k2run defines, or defines more strictly than Jinja2."""
 
 JINJA_FILTERS = frozenset(
-    {"abs", "capitalize", "count", "d", "default", "dictsort", "first", "groupby", "items", "join", "last"}
+    {"capitalize", "count", "d", "default", "dictsort", "first", "groupby", "items", "join", "last"}
     | {"length", "list", "lower", "map", "max", "min", "reject", "rejectattr", "reverse", "round", "select"}
-    | {"selectattr", "sort", "string", "sum", "title", "trim", "truncate", "unique", "upper", "urlencode"}
+    | {"selectattr", "sort", "string", "title", "trim", "truncate", "unique", "upper", "urlencode"}
 )
 
 FILTERS = OWN_FILTERS | JINJA_FILTERS

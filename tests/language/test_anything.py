@@ -64,6 +64,10 @@ TOKENS = st.sampled_from(
             "é",
             "upper()",
             "default(1)",
+            "30s",
+            "1m30s",
+            "1GiB",
+            "size('1GiB')",
         ),
     )
 )
