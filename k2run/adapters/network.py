@@ -1,11 +1,11 @@
-"""The network between services, as a proxy shows it: cut it, slow it down, narrow it, lose some of what it carries.
+"""The network between services, as a proxy shows it: cut it, slow it down, narrow it, lose or refuse what it carries.
 
 Works with Toxiproxy, and with the small proxy of the sandbox, which speaks the same interface.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote
 
 from msgspec import Struct
@@ -17,6 +17,9 @@ from k2run.adapters._api import Api
 from k2run.errors import NotApplicable, Refused
 from k2run.language.quantities import Duration, Rate
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 NO_TIME = Duration(0)
 _ALL = "all"
 _REFUSING = "refused"
@@ -24,6 +27,7 @@ _MS = 1000.0
 _ABSENT = 404
 
 Way = Literal["both", "upstream", "downstream"]
+BOTH = ("upstream", "downstream")
 
 
 class Network(Connection, frozen=True, kw_only=True, key="network"):
@@ -116,7 +120,7 @@ def cut(
     """
     _known(network, deadline, link)
     if how == "silent":
-        yield from _poison(network, deadline, link, "timeout", {"timeout": 0.0})
+        yield from _poison(network, deadline, link, "timeout", {"attributes": {"timeout": 0.0}})
     else:
         yield Undo(action="network.mend", args={"link": link, "what": _REFUSING}, says=f"open the link {link}")
         network.ask(deadline, "POST", _path(link), {"enabled": False})
@@ -143,7 +147,8 @@ def delay(
         way: Which direction: to the far side (`upstream`), from it (`downstream`), or both.
     """
     _known(network, deadline, link)
-    yield from _poison(network, deadline, link, "latency", {"latency": latency * _MS, "jitter": jitter * _MS}, way)
+    toxic = {"attributes": {"latency": latency * _MS, "jitter": jitter * _MS}}
+    yield from _poison(network, deadline, link, "latency", toxic, _streams(way))
     return _known(network, deadline, link)
 
 
@@ -159,7 +164,7 @@ def lose(network: Network, deadline: Deadline, link: str, percent: float, way: W
         way: Which direction: to the far side (`upstream`), from it (`downstream`), or both.
     """
     _known(network, deadline, link)
-    yield from _poison(network, deadline, link, "loss", {"percent": percent}, way)
+    yield from _poison(network, deadline, link, "loss", {"attributes": {"percent": percent}}, _streams(way))
     return _known(network, deadline, link)
 
 
@@ -175,7 +180,47 @@ def throttle(network: Network, deadline: Deadline, link: str, rate: Rate, way: W
         way: Which direction: to the far side (`upstream`), from it (`downstream`), or both.
     """
     _known(network, deadline, link)
-    yield from _poison(network, deadline, link, "bandwidth", {"rate": max(1.0, round(rate / 1000))}, way)
+    toxic = {"attributes": {"rate": max(1.0, round(rate / 1000))}}
+    yield from _poison(network, deadline, link, "bandwidth", toxic, _streams(way))
+    return _known(network, deadline, link)
+
+
+@fault("network.reset")
+def reset(
+    network: Network, deadline: Deadline, link: str, percent: float = 100, after: Duration = NO_TIME
+) -> Striking[Line]:
+    """End connections of a link in the middle, with a reset, as a firewall does. Undone by mending it.
+
+    Blast radius: the service that uses the link, and who depends on it.
+
+    Args:
+        link: Name of the link.
+        percent: How many of a hundred connections: those that are open, and each new one.
+        after: How long a connection lives.
+    """
+    toxic = {"attributes": {"timeout": after * _MS}, "toxicity": percent / 100}
+    yield from _poison(network, deadline, link, "reset_peer", toxic, ("downstream",))
+    return _known(network, deadline, link)
+
+
+@fault("network.fail")
+def fail(network: Network, deadline: Deadline, link: str, percent: float = 100, status: int = 500) -> Striking[Line]:
+    """Answer requests on a link with an error, in the place of the server. Undone by mending it.
+
+    Blast radius: who uses the service behind the link. HTTP has to be spoken on it; Toxiproxy cannot do this.
+
+    Args:
+        link: Name of the link.
+        percent: How many of a hundred requests.
+        status: The status of the answer, 400 to 599.
+
+    Raises:
+        Refused: HTTP is not spoken on the link.
+    """
+    if not 400 <= status <= 599:  # noqa: PLR2004 - what HTTP calls an error
+        raise Refused(f"{status} is not the status of an error", hint="between 400 and 599")
+    toxic = {"attributes": {"percent": percent, "status": float(status)}}
+    yield from _poison(network, deadline, link, "error", toxic, ("upstream",))
     return _known(network, deadline, link)
 
 
@@ -185,7 +230,7 @@ def mend(network: Network, deadline: Deadline, link: str, what: str = _ALL) -> L
 
     Args:
         link: Name of the link.
-        what: `timeout`, `latency`, `loss`, `bandwidth`, `refused`, or all of it.
+        what: `timeout`, `latency`, `loss`, `bandwidth`, `reset_peer`, `error`, `refused`, or all of it.
     """
     line = _known(network, deadline, link)
     for wrong in line.wrong:
@@ -199,17 +244,30 @@ def mend(network: Network, deadline: Deadline, link: str, what: str = _ALL) -> L
 # --- what they share -------------------------------------------------------------------------------------------------
 
 
+_UNDOING = {
+    "timeout": "reconnect",
+    "latency": "quicken",
+    "loss": "steady",
+    "bandwidth": "widen",
+    "reset_peer": "steady",
+    "error": "let requests through",
+}
+
+
 def _poison(
-    network: Network, deadline: Deadline, link: str, kind: str, attributes: dict[str, float], way: Way = "both"
+    network: Network, deadline: Deadline, link: str, kind: str, toxic: dict[str, Any], streams: Sequence[str] = BOTH
 ) -> Striking[None]:
     """Put a toxic on a link, in one direction or both; the undo is planned first."""
     if any(wrong.type == kind for wrong in _known(network, deadline, link).wrong):
         raise Refused(f"the link {link} has a {kind} already", hint=f"network.mend: {{link: {link}, what: {kind}}}")
-    says = {"timeout": "reconnect", "latency": "quicken", "loss": "steady", "bandwidth": "widen"}[kind]
-    yield Undo(action="network.mend", args={"link": link, "what": kind}, says=f"{says} the link {link}")
-    for stream in ("upstream", "downstream") if way == "both" else (way,):
-        toxic = {"name": f"k2run-{kind}-{stream}", "type": kind, "stream": stream, "attributes": attributes}
-        network.ask(deadline, "POST", f"{_path(link)}/toxics", toxic)
+    yield Undo(action="network.mend", args={"link": link, "what": kind}, says=f"{_UNDOING[kind]} the link {link}")
+    for stream in streams:
+        body = {"name": f"k2run-{kind}-{stream}", "type": kind, "stream": stream, **toxic}
+        network.ask(deadline, "POST", f"{_path(link)}/toxics", body)
+
+
+def _streams(way: Way) -> Sequence[str]:
+    return BOTH if way == "both" else (way,)
 
 
 def _known(network: Network, deadline: Deadline, link: str) -> Line:

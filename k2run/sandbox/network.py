@@ -1,8 +1,9 @@
 """The network of the sandbox: a TCP proxy between its services that can be slow, narrow, lossy, stuck or cut.
 
 It speaks the part of Toxiproxy's HTTP interface that k2run needs, so that a real Toxiproxy can take its place, and does
-two things more: the toxic `loss`, and links to a Kafka broker on which the addresses that the broker tells its clients
-are those of the link (else they would go round it).
+three things more: the toxic `loss`; links to a Kafka broker on which the addresses that the broker tells its clients
+are those of the link (else they would go round it); and links on which HTTP is spoken, with the toxic `error`, which
+answers some requests in the place of the server.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ import json
 import signal
 from typing import Any
 
-from k2run.sandbox.link import Link, address
+from k2run.sandbox.link import Link, Speech
 from k2run.sandbox.program import LOOPBACK, give_up, log, require_free_port
+from k2run.sandbox.readdress import address
 from k2run.sandbox.toxics import Toxic
 
 _LARGEST_BODY = 64 * 1024
@@ -33,6 +35,13 @@ def arguments() -> argparse.ArgumentParser:
         help="a link: the port it listens on, and where to it leads; may be given several times",
     )
     parser.add_argument("--kafka", action="store_true", help="the links lead to Kafka brokers")
+    parser.add_argument(
+        "--web",
+        action="append",
+        default=[],
+        metavar="NAME=PORT,HOST:PORT",
+        help="a link on which HTTP is spoken; may be given several times",
+    )
     return parser
 
 
@@ -118,7 +127,8 @@ async def run(links: list[Link], port: int) -> None:
 def main() -> None:
     """Run the proxy until a signal ends it."""
     options = arguments().parse_args()
-    links = [_link(text, kafka=options.kafka) for text in options.link]
+    plain = Speech.KAFKA if options.kafka else Speech.ANY
+    links = [_link(text, plain) for text in options.link] + [_link(text, Speech.HTTP) for text in options.web]
     for port in (options.port, *(address(link.listen)[1] for link in links)):
         require_free_port(port)
     try:
@@ -128,14 +138,14 @@ def main() -> None:
     log("network_stopped")
 
 
-def _link(text: str, *, kafka: bool) -> Link:
+def _link(text: str, speech: Speech) -> Link:
     name, _, rest = text.partition("=")
     port, _, upstream = rest.partition(",")
     try:
         address(upstream)
-        return Link(name, f"{LOOPBACK}:{int(port)}", upstream, kafka=kafka)
+        return Link(name, f"{LOOPBACK}:{int(port)}", upstream, speech)
     except ValueError:
-        give_up(f"--link {text}: expected NAME=PORT,HOST:PORT")
+        give_up(f"link {text}: expected NAME=PORT,HOST:PORT")
 
 
 if __name__ == "__main__":

@@ -16,22 +16,27 @@ class Toxic:
 
     Attributes:
         name: By which it is taken away again.
-        type: `latency`, `bandwidth`, `timeout` (nothing goes through) or `loss`.
-        attributes: latency and jitter in ms; rate in KB/s; the share of packets lost in per cent.
+        type: `latency`, `bandwidth`, `timeout` (nothing goes through), `reset_peer`, `loss` or `error` (of requests).
+        attributes: latency and jitter in ms; rate in KB/s; timeout in ms; the share of packets lost, or of requests
+            answered with `status`, in per cent.
         stream: `upstream`, `downstream`, or both when empty.
+        toxicity: The share of connections that `reset_peer` concerns, 0 to 1.
     """
 
     KINDS: ClassVar[dict[str, tuple[str, ...]]] = {
         "latency": ("latency", "jitter"),
         "bandwidth": ("rate",),
         "timeout": ("timeout",),
+        "reset_peer": ("timeout",),
         "loss": ("percent",),
+        "error": ("percent", "status"),
     }
 
     name: str
     type: str
     attributes: dict[str, float] = field(default_factory=dict)
     stream: str = ""
+    toxicity: float = 1.0
 
     @classmethod
     def of(cls, body: dict[str, Any]) -> Self:
@@ -47,11 +52,17 @@ class Toxic:
         attributes = {name: float(given.get(name, 0)) for name in cls.KINDS[kind]}
         if any(value < 0 for value in attributes.values()) or (kind == "bandwidth" and not attributes["rate"]):
             raise ValueError(f"{kind} with {attributes}")
-        return cls(body.get("name") or kind, kind, attributes, body.get("stream", ""))
+        return cls(body.get("name") or kind, kind, attributes, body.get("stream", ""), float(body.get("toxicity", 1)))
 
     def plain(self) -> dict[str, Any]:
         """As the interface shows it."""
-        return {"name": self.name, "type": self.type, "stream": self.stream, "attributes": self.attributes}
+        return {
+            "name": self.name,
+            "type": self.type,
+            "stream": self.stream,
+            "toxicity": self.toxicity,
+            "attributes": self.attributes,
+        }
 
     def concerns(self, stream: str) -> bool:
         """Whether it lies in that direction."""
@@ -76,3 +87,19 @@ class Toxic:
     def stops_all(self) -> bool:
         """Whether nothing goes through."""
         return self.type == "timeout"
+
+    @property
+    def of_requests(self) -> bool:
+        """Whether it needs to tell requests from each other."""
+        return self.type == "error"
+
+    def refusal(self) -> int | None:
+        """The status that the next request is answered with; None when it goes through."""
+        share = self.attributes["percent"] / 100 if self.type == "error" else 0.0
+        return int(self.attributes["status"]) if random.random() < share else None  # noqa: S311 - no secret
+
+    def reset_after(self) -> float | None:
+        """Seconds after which a connection is reset; None when it is not."""
+        if self.type != "reset_peer" or random.random() >= self.toxicity:  # noqa: S311 - no secret
+            return None
+        return self.attributes["timeout"] / 1000

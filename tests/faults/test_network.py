@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from k2run.errors import NotApplicable, Refused
-from k2run.sandbox.link import Readdress
+from k2run.sandbox.readdress import Readdress
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
