@@ -121,6 +121,10 @@ class Baselines(Connection, frozen=True, kw_only=True, key="baselines"):
         return events if here and green else []
 
 
+NO_RUNS = Baselines(home="", stack="")
+"""For whoever calls a load as a function, outside of any run."""
+
+
 class Pins:
     """The runs that were given a name, of each stack one: `baselines.json` in the home.
 

@@ -167,7 +167,9 @@ def _operator(found: re.Match[str]) -> str:
 def _bound(found: re.Match[str], kind: Kind) -> Bound:
     text = found["bound"]
     if not text:
-        raise Misread("the threshold has no bound", at=found.end("operator") - 1, length=1, hint=str(kind.value))
+        raise Misread(
+            "the threshold has no bound", at=found.end("operator") - 1, length=1, hint=kind.value.partition(": ")[2]
+        )
     share = _SHARE.fullmatch(text)
     if share and kind in {Kind.PART, Kind.CHANGE}:
         return Bound(float(share[1]) / 100, is_share=True)
