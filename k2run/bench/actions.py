@@ -15,7 +15,7 @@ from k2run.adapters._iceberg.catalog import Iceberg, judged, open_table
 from k2run.adapters._target import target
 from k2run.adapters._tls import TRUSTING_THE_SYSTEM, Tls
 from k2run.adapters._web import IDEMPOTENT, identified, with_query
-from k2run.bench.baseline import Baselines, fingerprint
+from k2run.bench.baseline import NO_RUNS, Baselines, fingerprint
 from k2run.bench.judging import judge
 from k2run.bench.pace import NONE, TEN_SECONDS, paced
 from k2run.bench.plan import Ask, Outcome, Plan
@@ -89,8 +89,8 @@ class QueryLoad(Measured, frozen=True, kw_only=True):
 @action("bench.http", effect=Effect.CHANGES)
 def http(
     services: Services,
-    baselines: Baselines,
     deadline: Deadline,
+    baselines: Baselines = NO_RUNS,
     service: str = "",
     path: str = "",
     url: str = "",
@@ -194,9 +194,9 @@ def http(
 @action("bench.query")
 def query(
     iceberg: Iceberg,
-    baselines: Baselines,
     deadline: Deadline,
     sql: str,
+    baselines: Baselines = NO_RUNS,
     parameters: dict[str, Any] = {},
     each: list[dict[str, Any]] = [],
     during: Duration | None = None,
