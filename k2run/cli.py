@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Any
 
@@ -112,9 +113,12 @@ def run(
 
 @task(
     positional=["run_id"],
+    iterable=["e"],
     auto_shortflags=False,
     help={
         "run-id": "the run's id, a unique part of it, or `last`",
+        "e": "name=value of a secret input, which the run does not keep; may be given several times",
+        "inputs": "a YAML file with values of secret inputs; -e wins over it",
         "plain": "plain lines",
         "json": "JSON events",
         "inbox": "questions are answered through the run's inbox, as the web page does",
@@ -124,6 +128,8 @@ def run(
 def resume(
     c: Context,
     run_id: str,
+    e: list[str] | None = None,
+    inputs: str = "",
     plain: bool = False,
     json: bool = False,
     keep: bool = False,
@@ -134,10 +140,10 @@ def resume(
     """Go on with an interrupted run: what is broken is undone first, finished steps are not repeated."""
     with friendly():
         from k2run.engine.execution import Options
-        from k2run.faces.launch import is_attended, relaunch
+        from k2run.faces.launch import is_attended, parse_extra, relaunch
 
         attended = inbox or (is_attended() and not unattended and not json)
-        options = Options(keep=keep, attended=attended, inbox=inbox, by=by)
+        options = Options(extra=parse_extra(e or [], inputs), keep=keep, attended=attended, inbox=inbox, by=by)
         finished = relaunch(run_id, options=options, mode=_mode(plain, json))
     _exit(finished.exit_code)
 
@@ -279,9 +285,12 @@ def gather(tokens: list[str]) -> list[str]:
 def prepare(program: Program) -> None:
     """Let an Invoke program read k2run's command lines: several files at once, and exit code 2 for what makes no sense.
 
+    Invoke also forbids Python to keep compiled modules, which would be a third of the time of a short run.
+
     Args:
         program: The program that is running; its core options are parsed, its tasks are not yet.
     """
+    sys.dont_write_bytecode = bool(os.environ.get("PYTHONDONTWRITEBYTECODE"))
     parse = program.parse_tasks
 
     def parse_tasks() -> None:

@@ -49,7 +49,8 @@ class Bench:
     @property
     def stack_file(self) -> Path:
         path = self.folder / "stack.yaml"
-        path.write_text(self.stack_text)
+        if not path.exists() or path.read_text() != self.stack_text:  # a run may be reading it at this moment
+            path.write_text(self.stack_text)
         return path
 
     def stack(self) -> Any:

@@ -20,6 +20,7 @@ from k2run.engine.undo import pending_undos
 from k2run.errors import JournalLost, Protected, StackBusy, Unsettled, UsageError
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Callable
     from pathlib import Path
 
@@ -64,6 +65,20 @@ def wait_for(holds: Callable[[], bool], seconds: float = 40.0) -> None:
         time.sleep(0.02)
 
 
+def wait_until_broken(bench: Bench, process: subprocess.Popen[str]) -> None:
+    """Until `one` is paused and `two` is killed by the run in `process`; what it printed when that does not happen."""
+
+    def broken() -> bool:
+        states = state_of(bench)
+        return states.get("one") == psutil.STATUS_STOPPED and "two" not in states
+
+    try:
+        wait_for(broken)
+    except AssertionError:
+        process.kill()
+        pytest.fail(f"{state_of(bench)}\n{process.communicate()[0]}")
+
+
 @pytest.mark.parametrize("command", ["true", "false"])
 def test_faults_are_undone_newest_first_whether_the_run_passes_or_fails(sleepers: Bench, command: str) -> None:
     finished = sleepers.run(scenario(command))
@@ -94,11 +109,7 @@ def test_a_step_that_does_what_an_undo_would_do_settles_it(sleepers: Bench) -> N
 def test_a_signal_ends_the_run_with_everything_undone(sleepers: Bench, number: signal.Signals) -> None:
     path = sleepers.write(scenario("sleep 60"))
     process = sleepers.command("run", str(path), "--stack", str(sleepers.stack_file), "--plain")
-    try:
-        wait_for(lambda: state_of(sleepers).get("one") == psutil.STATUS_STOPPED and "two" not in state_of(sleepers))
-    except AssertionError:
-        process.kill()
-        pytest.fail(f"{state_of(sleepers)}\n{process.communicate()[0]}")
+    wait_until_broken(sleepers, process)
     began = time.monotonic()
     process.send_signal(number)
     out, _ = process.communicate(timeout=20)
@@ -116,7 +127,7 @@ def test_after_a_kill_the_next_command_names_what_is_broken_and_undo_and_resume_
     path = sleepers.write(scenario(f"while [ ! -e {marker} ]; do sleep 0.05; done"))
     where = ("--stack", str(sleepers.stack_file), "--plain")
     process = sleepers.command("run", str(path), *where)
-    wait_for(lambda: "two" not in state_of(sleepers) and state_of(sleepers).get("one") == psutil.STATUS_STOPPED)
+    wait_until_broken(sleepers, process)
     process.kill()
     process.wait()
     code, out = sleepers.output("status", "--stack", str(sleepers.stack_file))

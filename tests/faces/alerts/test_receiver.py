@@ -86,7 +86,7 @@ def test_an_automatic_runbook_is_started_once_with_the_values_of_the_alert(recei
     incident = until(receiver, lambda one: one.ended is not None)
     assert incident.diagnosed.stack == "nothing"
     assert (incident.chosen.runbook, incident.ended.verdict, incident.ended.exit_code) == ("lag", "passed", 0)
-    assert incident.ended.run.endswith("-lag" + incident.ended.run[-5:])
+    assert "-lag-" in incident.ended.run
     receiver.keep().step()
     assert len(receiver.store.runs()) == 1
 
