@@ -19,16 +19,17 @@ from k2run.bench.baseline import NO_RUNS, Baselines, fingerprint
 from k2run.bench.judging import judge
 from k2run.bench.pace import NONE, TEN_SECONDS, paced
 from k2run.bench.plan import Ask, Outcome, Plan
+from k2run.bench.produce import produce
 from k2run.bench.repeat import repeat
-from k2run.bench.result import Measured
+from k2run.bench.result import SATURATED, Measured
 from k2run.bench.thresholds import Threshold
 from k2run.bench.watch import Used, Watch
 from k2run.errors import Refused
 from k2run.language.quantities import Duration, Rate, Size
 from k2run.stack.services import Services
 
-SATURATED = 0.9
-"""Share of a core from which on the generator itself is likely to be the limit."""
+__all__ = ["http", "produce", "query"]
+
 GIBIBYTE = Size(2**30)
 PORTS = {"http": 80, "https": 443}
 MOST_AT_ONCE = 100

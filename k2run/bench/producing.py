@@ -1,0 +1,300 @@
+"""The load generator for Kafka: as many messages as the cluster takes, or a set rate, each until it is acknowledged.
+
+A closed loop keeps a set number of messages on their way: it finds out what a cluster takes. An open loop writes at a
+set rate, and a latency counts from the moment the message *should* have been written.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from abc import ABC, abstractmethod
+from array import array
+from functools import partial
+from itertools import count, islice
+from typing import TYPE_CHECKING
+
+from msgspec import structs
+
+from k2run.adapters._kafka import load
+from k2run.adapters._kafka.link import Kafka, Link, Setting
+from k2run.bench.calm import calm
+from k2run.bench.pace import Pace
+from k2run.bench.payloads import Payloads
+from k2run.bench.spread import part_of
+from k2run.bench.tally import Tally
+from k2run.errors import Refused
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from confluent_kafka import KafkaError, Message, Producer
+
+    from k2run.actions.deadline import Deadline
+    from k2run.bench.plan import Outcome
+
+SETTINGS: dict[str, Setting] = load.SETTINGS | {"linger.ms": 5, "queue.buffering.max.kbytes": 256 * 1024}
+"""linger.ms as librdkafka has it by itself: it is part of every latency."""
+BATCH = 100
+"""Messages that a closed loop writes between two looks at acknowledgements."""
+FOLD = 10_000
+"""Latencies kept as they come before they go into the histogram; more at once would hold acknowledgements up."""
+LOOK_S = 0.05
+"""Seconds between two looks at the deadline."""
+
+
+class Writing(Pace, frozen=True, kw_only=True):
+    """What to write, and how fast.
+
+    Attributes:
+        rate: Messages a second (open loop); 0 is a closed loop.
+        most_waiting: Messages that wait for their acknowledgement at most; with more, writing waits.
+        most_errors: The load ends early once more messages than this failed; None for never.
+        timeout: Seconds after which a message is given up and counted as an error.
+        settings: Of librdkafka, before those of this module.
+    """
+
+    kafka: Kafka
+    topic: str
+    payloads: Payloads
+    rate: float = 0.0
+    most_waiting: int = 20_000
+    most_errors: int | None = None
+    timeout: float = 10.0
+    settings: dict[str, Setting] = {}
+
+
+def write(plan: Writing, deadline: Deadline) -> Outcome:
+    """Put the load on, and say what came of it.
+
+    Raises:
+        Unreachable: Nobody listens at the address at all.
+        TimedOut: The deadline passed first.
+        Interrupted: The run was asked to end.
+    """
+    loop = (OpenWriting if plan.rate else ClosedWriting)(plan, Link(plan.kafka, deadline))
+    with calm():
+        return loop.run()
+
+
+def split(plan: Writing, parts: int) -> list[Writing]:
+    """Shares of a load that together are the whole.
+
+    Raises:
+        Refused: There is too little to share out.
+    """
+    if parts > plan.most_waiting or (plan.iterations and parts > plan.iterations):
+        raise Refused(f"the load cannot be shared out to {parts} processes", hint="raise `iterations` or `waiting`")
+    return [
+        structs.replace(
+            plan,
+            most_waiting=part_of(plan.most_waiting, parts, n),
+            iterations=part_of(plan.iterations, parts, n),
+            rate=plan.rate / parts,
+            payloads=structs.replace(plan.payloads, seed=plan.payloads.seed + n, prefix=_own(plan.payloads.prefix, n)),
+        )
+        for n in range(parts)
+    ]
+
+
+def _own(prefix: str, n: int) -> str:
+    """Trade ids that no other share counts through as well."""
+    return f"{prefix}{n}-" if prefix else ""
+
+
+class WritingLoop(ABC):
+    """One run of a plan."""
+
+    def __init__(self, plan: Writing, link: Link) -> None:
+        self.plan = plan
+        self.messages = plan.payloads.messages()
+        self.begin = self.end = 0.0
+        self.started = self.skipped = 0
+        self.late = 0.0
+        self.fresh = array("d")
+        self._link = link
+        self._tally = Tally()
+        self._bytes = 0
+        self.producer = self._open()
+
+    def run(self) -> Outcome:
+        """Warm up, measure, wait for the last acknowledgements."""
+        busy, begun = time.thread_time(), time.monotonic()
+        self.begin_at(begun + self.plan.warm_up)
+        try:
+            with self._link.judged(f"write to {self.plan.topic!r}"):
+                self.keep_writing(begun)
+                while len(self.producer):
+                    self.poll(LOOK_S)
+            self.fold()
+        finally:
+            self.producer.purge()
+            self.producer.flush(0.1)
+        return self._outcome((time.thread_time() - busy) / (time.monotonic() - begun))
+
+    @abstractmethod
+    def keep_writing(self, begun: float) -> None:
+        """Write all messages; return once the last one was handed over."""
+
+    def begin_at(self, begin: float) -> None:
+        """Set the moment from which on messages count (monotonic)."""
+        self.begin = begin
+        self.end = begin + (self.plan.seconds or math.inf)
+
+    def is_over(self, now: float) -> bool:
+        """Nothing new is to be written."""
+        return now >= self.end or 0 < self.plan.iterations <= self.started or self._is_given_up()
+
+    def has_room(self) -> bool:
+        """Another message may be on its way."""
+        return len(self.producer) < self.plan.most_waiting
+
+    def poll(self, seconds: float) -> None:
+        """Take in acknowledgements, waited for at most so long."""
+        self.producer.poll(self._link.deadline.at_most(seconds) if seconds else 0)
+        if len(self.fresh) >= FOLD:
+            self.fold()
+
+    def fold(self) -> None:
+        """Put the latencies that came in last into the histogram."""
+        self._tally.good.record_all(self.fresh)
+        self.fresh = array("d")
+
+    def acknowledged(self, message: Message, seconds: float) -> None:
+        """Count a message that the cluster has."""
+        self._tally.last = time.monotonic()
+        self._bytes += len(message)
+        self.fresh.append(seconds)
+
+    def failed(self, error: KafkaError, seconds: float | None = None) -> None:
+        """Count a message that the cluster does not have, or at least did not say so."""
+        self._tally.last = time.monotonic()
+        self._tally.errors[error.str().removeprefix("Message failed: ").lower()] += 1
+        if seconds is not None:
+            self._tally.failed.record(seconds)
+
+    def never_written(self, seconds: float) -> None:
+        """Count a message that waited too long for those before it."""
+        self._tally.last = time.monotonic()
+        self._tally.failure("not written in time", seconds)
+
+    def _is_given_up(self) -> bool:
+        most = self.plan.most_errors
+        return most is not None and sum(self._tally.errors.values()) > most
+
+    def _open(self) -> Producer:
+        patience = max(1, round(self.plan.timeout * 1000))
+        settings = {
+            **SETTINGS,
+            "queue.buffering.max.messages": self.plan.most_waiting + BATCH,
+            "message.timeout.ms": patience,
+            "request.timeout.ms": min(5000, patience),
+            **self.plan.settings,
+        }
+        return self._link.producer(settings)
+
+    def _outcome(self, cpu: float) -> Outcome:
+        over = self._tally.last if self.plan.iterations or self._is_given_up() else max(self._tally.last, self.end)
+        measured = self._tally.outcome(
+            started=self.started,
+            skipped=self.skipped,
+            seconds=max(0.0, over - self.begin),
+            cpu=cpu,
+            late_ms=self.late * 1000,
+        )
+        return structs.replace(measured, size=self._bytes)
+
+
+class ClosedWriting(WritingLoop):
+    """So many messages on their way at any time."""
+
+    def keep_writing(self, begun: float) -> None:
+        """Write a batch whenever there is room."""
+        now = begun
+        while now < self.begin:
+            self.skipped += self._batch(BATCH, _nothing)
+            now = time.monotonic()
+        self.begin_at(now)
+        while not self.is_over(time.monotonic()):
+            left = self.plan.iterations - self.started if self.plan.iterations else BATCH
+            self.started += self._batch(min(left, BATCH), self._told)
+
+    def _told(self, error: KafkaError | None, message: Message) -> None:
+        if error is None:
+            # librdkafka counts from the call that wrote the message to this one, which brings the acknowledgement.
+            self.acknowledged(message, message.latency() or 0.0)
+        else:
+            self.failed(error)
+
+    def _batch(self, size: int, told: Callable[[KafkaError | None, Message], None]) -> int:
+        batch = list(islice(self.messages, size))
+        while batch:
+            written = self.producer.produce_batch(self.plan.topic, batch, on_delivery=told)
+            batch = [message for message in batch if self._is_left(message)] if written < len(batch) else []
+            self.poll(LOOK_S if batch else 0)
+        while not self.has_room():
+            self.poll(LOOK_S)
+        self._link.deadline.remaining()
+        return size
+
+    def _is_left(self, message: dict[str, bytes | KafkaError | None]) -> bool:
+        """Whether a message of a batch has to be written again: there was no room for it in librdkafka's queue."""
+        error = message.pop("_error", None)
+        if error is None or isinstance(error, bytes):
+            return False
+        if error.code() == error._QUEUE_FULL:  # noqa: SLF001 - its public name
+            return True
+        self.failed(error)
+        return False
+
+
+class OpenWriting(WritingLoop):
+    """Messages at a set rate, whatever becomes of them."""
+
+    def keep_writing(self, begun: float) -> None:
+        """Message number n belongs to a fixed moment, whatever happened to those before it."""
+        for n in count():
+            intended = begun + n / self.plan.rate
+            if self.is_over(intended):
+                return
+            self._await(intended)
+            counts = intended >= self.begin
+            self.started += counts
+            self.skipped += not counts
+            if self._has_room_by(intended + self.plan.timeout):
+                self.producer.produce(
+                    self.plan.topic,
+                    **next(self.messages),
+                    on_delivery=partial(self._told, intended) if counts else _nothing,
+                )
+            elif counts:
+                self.never_written(time.monotonic() - intended)
+
+    def _await(self, moment: float) -> None:
+        """Take in acknowledgements until then, and at least those that are there."""
+        wait = moment - time.monotonic()
+        if wait <= 0:
+            self.poll(0)
+        while wait > 0:
+            self.poll(min(wait, LOOK_S))
+            wait = moment - time.monotonic()
+        if self.has_room():
+            self.late = max(self.late, -wait)
+
+    def _has_room_by(self, moment: float) -> bool:
+        while not self.has_room():
+            if time.monotonic() > moment:
+                return False
+            self.poll(LOOK_S)
+        return True
+
+    def _told(self, intended: float, error: KafkaError | None, message: Message) -> None:
+        seconds = time.monotonic() - intended
+        if error is None:
+            self.acknowledged(message, seconds)
+        else:
+            self.failed(error, seconds)
+
+
+def _nothing(_error: KafkaError | None, _message: Message) -> None:
+    """What is done with the acknowledgements of the warm-up."""
