@@ -55,6 +55,52 @@ def ask_missing(
     return values
 
 
+def given_again(runbook: Runbook, recorded: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """What is given to a run that goes on: its secrets, and nothing that it has kept and computed with.
+
+    Args:
+        runbook: Declares the inputs.
+        recorded: The inputs as the run's journal has them.
+        given: With `-e` or in a file, which may repeat the inputs of the run.
+
+    Raises:
+        UsageError: An input is to change in the middle of the run.
+    """
+    declared = {entry.name: entry for entry in runbook.inputs}
+    for name, value in given.items():
+        entry = declared.get(name)
+        if entry is None or (entry.type != "secret" and convert(entry, value) != recorded.get(name)):
+            kept = f", where {name} is {recorded[name]}" if name in recorded else ""
+            raise UsageError(
+                f"{name} cannot be given to a run that goes on",
+                hint=f"it keeps what it began with{kept}; only secret inputs are given again",
+            )
+    return {name: value for name, value in given.items() if declared[name].type == "secret"}
+
+
+def ask_again(
+    runbook: Runbook,
+    recorded: Mapping[str, Any],
+    given: Mapping[str, Any],
+    *,
+    hidden: Callable[[str], str] = getpass.getpass,
+) -> dict[str, Any]:
+    """The given values and the secrets that a run had, does not keep, and cannot find again: asked for.
+
+    Args:
+        runbook: Declares the inputs.
+        recorded: The inputs as the run's journal has them.
+        given: What is known already.
+        hidden: Asks for a secret without showing what is typed.
+    """
+    values = dict(given)
+    for entry in runbook.inputs:
+        lost = entry.type == "secret" and entry.default is None and recorded.get(entry.name) is not None
+        if lost and entry.name not in values:
+            values[entry.name] = _ask(entry, sys.stdin, sys.stderr, hidden)
+    return values
+
+
 def _ask(entry: Input, reads: TextIO, writes: TextIO, hidden: Callable[[str], str]) -> str:
     kind = "/".join(entry.choices) or entry.type
     question = f"{entry.name} ({kind}){f', {entry.help}' if entry.help else ''}: "

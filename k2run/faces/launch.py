@@ -17,7 +17,7 @@ from k2run.engine.run import Request, resume, run
 from k2run.engine.store import RUNBOOK_COPY, Store
 from k2run.errors import UsageError
 from k2run.faces.inbox import InboxPerson
-from k2run.faces.inputs import ask_missing
+from k2run.faces.inputs import ask_again, ask_missing, given_again
 from k2run.faces.notify.messenger import heralds
 from k2run.faces.terminal import open_face
 from k2run.language.loader import load_runbook
@@ -134,7 +134,7 @@ def relaunch(reference: str, *, options: Options, mode: Mode) -> RunFinished:
 
     Args:
         reference: The run's id, a unique part of it, or `last`.
-        options: How to go on; tags and `-e` come from the run itself.
+        options: How to go on; tags and `-e` come from the run itself, but for secrets, which it does not keep.
         mode: How to show it.
     """
     catalogue, store = Catalogue(), Store()
@@ -144,6 +144,9 @@ def relaunch(reference: str, *, options: Options, mode: Mode) -> RunFinished:
     loaded = load_runbook(folder / RUNBOOK_COPY, catalogue, home=Path(begun.runbook).parent)
     chosen = open_stack(begun.stack_file or begun.stack, store=store)
     before = begun.options
+    again = given_again(loaded, begun.inputs, options.extra)
+    if options.attended and not options.inbox:
+        again = ask_again(loaded, begun.inputs, {**before.get("extra", {}), **again})
     with open_face(mode, sys.stdout) as face:
         face.recall(earlier)
         request = Request(
@@ -154,7 +157,7 @@ def relaunch(reference: str, *, options: Options, mode: Mode) -> RunFinished:
             options=Options(
                 tags=frozenset(before.get("tags", ())),
                 skip_tags=frozenset(before.get("skip_tags", ())),
-                extra={**before.get("extra", {}), **options.extra},
+                extra={**before.get("extra", {}), **again},
                 keep=options.keep or bool(before.get("keep")),
                 attended=options.attended,
                 inbox=options.inbox,
