@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import Any
 
@@ -15,7 +14,7 @@ from k2run.cli_recovery import RECOVERY
 from k2run.errors import AuthorError, UsageError
 from k2run.friendly import friendly
 
-LOOSE = {"validate": "paths", "lint": "paths", "doc": "action", "explain": "code"}
+LOOSE = {"validate": "paths", "lint": "paths", "doc": "action", "explain": "code", "baseline": "words"}
 """Tasks whose argument may be left out, or given several times, without its flag."""
 OPTIONAL = {
     "abort": "run-id",
@@ -290,7 +289,7 @@ def prepare(program: Program) -> None:
     Args:
         program: The program that is running; its core options are parsed, its tasks are not yet.
     """
-    sys.dont_write_bytecode = bool(os.environ.get("PYTHONDONTWRITEBYTECODE"))
+    sys.dont_write_bytecode = bool(sys.flags.dont_write_bytecode)
     parse = program.parse_tasks
 
     def parse_tasks() -> None:

@@ -52,6 +52,22 @@ def compare(c: Context, one: str, other: str, json: bool = False) -> None:
 
 
 @task(
+    iterable=["words"],
+    auto_shortflags=False,
+    help={
+        "words": "set NAME RUN (an id, a unique part, `last`), drop NAME, or nothing: list them",
+        "json": "as JSON",
+    },
+)
+def baseline(c: Context, words: list[str], json: bool = False) -> None:
+    """Pin the run that later loads are held against: `baseline set NAME RUN`; each stack has its own."""
+    with friendly():
+        from k2run.faces.numbers.pinned import keep_baselines
+
+        keep_baselines(words, json=json)
+
+
+@task(
     positional=[],
     auto_shortflags=False,
     help={"run-id": "the run's id, a unique part of it, or `last`", "junit": "also write junit.xml"},
@@ -126,4 +142,4 @@ def _exit(code: int) -> None:
         raise Exit(code=code)
 
 
-NUMBERS = (history, trend, compare, report, docs, publish, backup)
+NUMBERS = (history, trend, compare, baseline, report, docs, publish, backup)
