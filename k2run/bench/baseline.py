@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 PINS = "baselines.json"
 FARTHEST = 1000
 """Runs to look back for the last green one that put on the same load."""
+GREEN = frozenset({Outcome.PASSED})
+PINNED = frozenset({Outcome.PASSED, Outcome.FAILED})
+"""What a person pins was measured, whether or not it kept to its thresholds."""
 _HOW = "pin one with `invoke baseline set NAME RUN`"
 
 
@@ -95,7 +98,7 @@ class Baselines(Connection, frozen=True, kw_only=True, key="baselines"):
         folder = Path(self.home) / "runs" / run
         if not (folder / JOURNAL).is_file():
             raise NoBaseline(f"the run {run}, which is pinned as {name!r}, is gone: {_HOW}")
-        found = _load_of(folder, read_journal(folder), load)
+        found = _load_of(folder, read_journal(folder), load, PINNED)
         if found is None:
             raise NoBaseline(f"the run {run}, which is pinned as {name!r}, did not put on this load")
         return found
@@ -103,7 +106,7 @@ class Baselines(Connection, frozen=True, kw_only=True, key="baselines"):
     def _last_green(self, load: str) -> Earlier:
         for folder in _newest(Path(self.home) / "runs"):
             events = self._green(folder, load)
-            found = _load_of(folder, events, load)
+            found = _load_of(folder, events, load, GREEN)
             if found is not None:
                 return found
         raise NoBaseline(f"no run on the stack {self.stack} has passed with this load yet", excused=True)
@@ -159,7 +162,7 @@ class Pins:
             UsageError: It put on no load.
         """
         events = read_journal(run)
-        if not any(_fingerprint_in(event) for event in events) or not isinstance(events[0], RunStarted):
+        if not any(_fingerprint_in(event, PINNED) for event in events) or not isinstance(events[0], RunStarted):
             raise UsageError(f"the run {run.name} put on no load", hint="`k2run history` lists the runs")
         stack = events[0].stack
         self._keep({**self.all(), name: {**self.runs(name), stack: run.name}})
@@ -204,15 +207,15 @@ def _newest(folder: Path) -> Iterator[Path]:
     yield from found[:FARTHEST]
 
 
-def _load_of(folder: Path, events: list[AnyEvent], load: str) -> Earlier | None:
+def _load_of(folder: Path, events: list[AnyEvent], load: str, outcomes: frozenset[Outcome]) -> Earlier | None:
     """The last time that a run put on a load; in a run of several steps alike, the last one counts."""
     for event in reversed(events):
-        if _fingerprint_in(event) == load:
+        if _fingerprint_in(event, outcomes) == load:
             result = cast("StepFinished", event).result
             return Earlier(run=folder.name, seq=event.seq, histogram=result["histogram"])
     return None
 
 
-def _fingerprint_in(event: AnyEvent) -> str:
-    result = event.result if isinstance(event, StepFinished) and event.outcome is Outcome.PASSED else None
+def _fingerprint_in(event: AnyEvent, outcomes: frozenset[Outcome]) -> str:
+    result = event.result if isinstance(event, StepFinished) and event.outcome in outcomes else None
     return str(result.get("load", "")) if isinstance(result, dict) and result.get("histogram") else ""

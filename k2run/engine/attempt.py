@@ -91,11 +91,12 @@ def judge(attempt: Attempt, expectations: Iterable[Expression], names: dict[str,
 def held(attempt: Attempt) -> Attempt:
     """Hold a result against the objectives of its own action: one missed, or not measured, fails the attempt."""
     judged = attempt.result.judged() if isinstance(attempt.result, Result) else []
-    broken = [each for each in judged if not each.met and not each.excused]
-    if attempt.outcome is not Outcome.PASSED or not broken:
+    if attempt.outcome is not Outcome.PASSED:
         return attempt
-    ways = [f"{'missed' if each.met is False else 'not measured'}: {each.objective} ({each.says})" for each in broken]
-    return attempt.failing("; ".join(ways))
+    missed = [f"missed: {each.objective} ({each.says})" for each in judged if each.met is False]
+    unseen = [each for each in judged if each.met is None and not each.excused]
+    ways = [*missed, *(f"not measured: {each.objective} ({each.says})" for each in unseen)]
+    return attempt.failing("; ".join(ways)) if ways else attempt
 
 
 def operands(expression: Expression, names: dict[str, Any]) -> list[str]:

@@ -91,7 +91,7 @@ def _objectives(objectives: Sequence[Objected], width: int) -> list[Line]:
     lines: list[Line] = [EMPTY, (Part("Objectives", Tone.STRONG),)]
     for each in objectives:
         mark, word, tone = _BOUNDS[each.bound]
-        value = "" if each.bound is Bound.NOT_MEASURED else clean(each.value) + "  "
+        value = "" if each.bound is Bound.NOT_MEASURED and not each.step else clean(each.value) + "  "
         parts = [Part(left(clean(each.objective), widest)), Part("  "), Part(value), Part(word, tone)]
         lines.append((Part("  "), Part(mark, tone), Part(" "), *_cut_all(parts, width - 4)))
     return lines
