@@ -52,7 +52,7 @@ def judge(measured: M, thresholds: Sequence[Threshold], outcome: Outcome, baseli
 
 
 def _early(judged: Measure, lost: Mapping[str, str]) -> Measure:
-    """What holds of a load that ended before its time: what was lost is missed, what was kept so far is not measured."""
+    """What holds of a load that ended before its time: what was lost is missed, what was kept is not measured."""
     if judged.objective in lost:
         return structs.replace(judged, met=False, says=lost[judged.objective])
     if lost and judged.met is not False:
