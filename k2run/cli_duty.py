@@ -48,16 +48,25 @@ def schedule(
     help={
         "all": "closed incidents too",
         "approve": "say that the runbook of this incident may be started: its id, a unique part of it, or `last`",
+        "decline": "say that the runbook of this incident is not to be started",
         "json": "as JSON",
     },
 )
-def incidents(c: Context, all: bool = False, approve: str = "", json: bool = False) -> None:  # noqa: A002 - the option is called so
-    """Show the incidents that alerts have opened, or approve what one wants to start."""
+def incidents(
+    c: Context,
+    all: bool = False,  # noqa: A002 - the option is called so
+    approve: str = "",
+    decline: str = "",
+    json: bool = False,
+) -> None:
+    """Show the incidents that alerts have opened, or approve or decline what one wants to start."""
     with friendly():
-        from k2run.faces.alerts.listing import approve_incident, show_incidents
+        from k2run.faces.alerts.listing import approve_incident, decline_incident, show_incidents
 
         if approve:
             approve_incident(approve)
+        elif decline:
+            decline_incident(decline)
         else:
             show_incidents(all_=all, json=json)
 

@@ -17,6 +17,7 @@ from k2run.engine.store import Store
 from k2run.evidence.reports import write_reports
 from k2run.faces.diagnose import recovery_runbooks
 from k2run.faces.launch import find_runbook, open_stack
+from k2run.faces.notify.messenger import heralds
 from k2run.faces.settle import warn_of_broken
 from k2run.language.loader import load_runbook
 from k2run.recovery.drill import Choice, Drill, Plan, Round, choose, table
@@ -64,6 +65,7 @@ def hold_drill(reference: str, choice: Choice, *, stack: str, keep: bool) -> int
         store=store,
         catalogue=catalogue,
         options=Options(keep=keep, by=getpass.getuser()),
+        observers=heralds(store),
     )
     played: list[Round] = []
     print(f"drill on {chosen.name}: {len(plan.faults)} rounds, seed {choice.seed}", flush=True)

@@ -20,6 +20,7 @@ from k2run.evidence.reports import write_reports
 from k2run.faces.diagnose import evidence_of, lines_of, recovery_runbooks
 from k2run.faces.guided import GuidedFace, TerminalGuide
 from k2run.faces.launch import find_runbook, is_attended, open_stack
+from k2run.faces.notify.messenger import heralds
 from k2run.faces.settle import warn_of_broken
 from k2run.faces.terminal import open_face
 from k2run.faces.terminal.person import TerminalPerson
@@ -109,7 +110,7 @@ class Recovery:
                 store=self._store,
                 catalogue=self._catalogue,
                 options=options,
-                observers=(face,),
+                observers=(face, *heralds(self._store)),
                 guide=TerminalGuide(face) if isinstance(face, GuidedFace) else None,
                 person=TerminalPerson(face) if isinstance(face, GuidedFace) else Nobody(),
             )

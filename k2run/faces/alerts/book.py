@@ -14,7 +14,7 @@ import msgspec
 from msgspec.structs import replace
 
 from k2run.errors import JournalLost, UsageError
-from k2run.faces.alerts.incident import Alerted, AnyEntry, Approved, Closed, Incident, Opened, incident_of
+from k2run.faces.alerts.incident import Alerted, AnyEntry, Approved, Closed, Declined, Incident, Opened, incident_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -72,12 +72,19 @@ class Book:
         Raises:
             UsageError: There is nothing to approve.
         """
-        with self._alone():
-            incident = self.find(reference)
-            if not incident.waits_for_approval:
-                raise UsageError(f"{incident.id} waits for no approval: {incident.state}")
-            self._append(incident.id, [Approved(by=by)])
-        return self.find(incident.id)
+        return self._decide(reference, Approved(by=by))
+
+    def decline(self, reference: str, by: str) -> Incident:
+        """Say that the runbook of an incident is not to be started.
+
+        Args:
+            reference: The incident's id, a unique part of it, or `last`.
+            by: Who says so.
+
+        Raises:
+            UsageError: There is nothing to decline.
+        """
+        return self._decide(reference, Declined(by=by))
 
     def add(self, incident: Incident, entry: AnyEntry) -> Incident:
         """Add an event to an incident."""
@@ -85,10 +92,21 @@ class Book:
             self._append(incident.id, [entry])
         return self.find(incident.id)
 
+    def mark(self) -> frozenset[tuple[str, int]]:
+        """What differs as soon as any incident has changed."""
+        try:
+            return frozenset((entry.name, entry.stat().st_size) for entry in os.scandir(self.folder) if _is_one(entry))
+        except OSError:
+            return frozenset()
+
+    def entries(self, incident: Incident) -> list[AnyEntry]:
+        """All that has happened in an incident."""
+        return list(_entries((self.folder / f"{incident.id}.jsonl").read_bytes()))
+
     def all(self) -> list[Incident]:
         """Every incident, oldest first; those that have not changed are not read again."""
         try:
-            files = sorted((entry for entry in os.scandir(self.folder) if entry.name.endswith(".jsonl")), key=_name)
+            files = sorted(filter(_is_one, os.scandir(self.folder)), key=_name)
         except OSError:
             return []
         found = (self._read(file.name.removesuffix(".jsonl"), file.stat().st_size) for file in files)
@@ -108,6 +126,14 @@ class Book:
             hint = "`k2run incidents` lists them"
             raise UsageError(f"{number} incidents fit {reference!r}", hint=hint)
         return (exact or fitting)[0]
+
+    def _decide(self, reference: str, decision: Approved | Declined) -> Incident:
+        with self._alone():
+            incident = self.find(reference)
+            if not incident.waits_for_approval:
+                raise UsageError(f"{incident.id} waits for no approval: {incident.state}")
+            self._append(incident.id, [decision])
+        return self.find(incident.id)
 
     def _read(self, name: str, size: int) -> Incident | None:
         known = self._known.get(name)
@@ -142,6 +168,10 @@ class Book:
             yield
         finally:
             os.close(file)
+
+
+def _is_one(entry: os.DirEntry[str]) -> bool:
+    return entry.name.endswith(".jsonl")
 
 
 def _name(entry: os.DirEntry[str]) -> str:

@@ -65,10 +65,22 @@ class Approved(Entry, frozen=True, kw_only=True, tag="approved"):
     by: str
 
 
+class Declined(Entry, frozen=True, kw_only=True, tag="declined"):
+    """Somebody does not want the runbook to be started."""
+
+    by: str
+
+
 class Ordered(Entry, frozen=True, kw_only=True, tag="ordered"):
     """The run is being started."""
 
     by: str
+
+
+class Began(Entry, frozen=True, kw_only=True, tag="began"):
+    """The run has begun its journal."""
+
+    run: str
 
 
 class PutOff(Entry, frozen=True, kw_only=True, tag="put_off"):
@@ -91,7 +103,7 @@ class Closed(Entry, frozen=True, kw_only=True, tag="closed"):
     why: str
 
 
-AnyEntry = Opened | Alerted | Diagnosed | Chosen | Approved | Ordered | PutOff | Ended | Closed
+AnyEntry = Opened | Alerted | Diagnosed | Chosen | Approved | Declined | Ordered | Began | PutOff | Ended | Closed
 
 
 class Incident(Struct):
@@ -103,7 +115,9 @@ class Incident(Struct):
     diagnosed: Diagnosed | None = None
     chosen: Chosen | None = None
     approved: Approved | None = None
+    declined: Declined | None = None
     ordered: Ordered | None = None
+    began: Began | None = None
     ended: Ended | None = None
     closed: Closed | None = None
 
@@ -122,7 +136,7 @@ class Incident(Struct):
         """Whether somebody is to say that the runbook may be started."""
         chosen = self.chosen
         asked = chosen is not None and bool(chosen.runbook) and not chosen.automatic
-        return asked and self.approved is None and self.closed is None
+        return asked and self.approved is None and self.declined is None and self.closed is None
 
     @property
     def may_start(self) -> bool:
@@ -133,6 +147,18 @@ class Incident(Struct):
         return chosen.automatic or self.approved is not None
 
     @property
+    def run(self) -> str:
+        """Its run, from the moment on that there is a journal; empty before."""
+        if self.ended is not None and self.ended.run:
+            return self.ended.run
+        return self.began.run if self.began is not None else ""
+
+    @property
+    def failed(self) -> bool:
+        """Whether its run is over and did not pass."""
+        return self.ended is not None and self.ended.exit_code != 0
+
+    @property
     def state(self) -> str:
         """How it stands, in a word or two."""
         if self.closed is not None:
@@ -141,9 +167,11 @@ class Incident(Struct):
             return "run ended"
         if self.ordered is not None:
             return "running"
+        if self.declined is not None:
+            return "declined"
         return "approval needed" if self.waits_for_approval else "open"
 
-    def fold(self, entry: AnyEntry) -> None:
+    def fold(self, entry: AnyEntry) -> None:  # noqa: C901 - one case for each event
         """Take in the next event."""
         match entry:
             case Alerted():
@@ -155,8 +183,12 @@ class Incident(Struct):
                 self.chosen = entry
             case Approved():
                 self.approved = entry
+            case Declined():
+                self.declined = entry
             case Ordered():
-                self.ordered, self.ended = entry, None
+                self.ordered, self.began, self.ended = entry, None, None
+            case Began():
+                self.began = entry
             case PutOff():
                 self.ordered = None
             case Ended():

@@ -15,8 +15,8 @@ from k2run.actions.catalogue import Catalogue
 from k2run.engine.journal import read_journal
 from k2run.errors import K2runError
 from k2run.faces.abort import process_of
-from k2run.faces.alerts.incident import Chosen, Diagnosed, Ended, Incident, Ordered, PutOff
-from k2run.faces.alerts.matching import choose
+from k2run.faces.alerts.incident import Began, Chosen, Diagnosed, Ended, Incident, Ordered, PutOff
+from k2run.faces.alerts.matching import choose, stack_of
 from k2run.faces.detached import Order, last_words, start_detached
 from k2run.faces.diagnose import lines_of, recovery_runbooks
 from k2run.faces.journals import ends_of
@@ -25,8 +25,10 @@ from k2run.faces.launch import DEFAULT_STACK, open_stack
 if TYPE_CHECKING:
     import subprocess
 
+    from k2run.engine.events import RunFinished
     from k2run.engine.store import Store
     from k2run.faces.alerts.book import Book
+    from k2run.faces.alerts.messages import Messages
 
 POLL_S = 0.5
 FRESH_S = 10.0
@@ -51,12 +53,16 @@ class Keeper:
         store: The k2run home.
         book: Its incidents.
         stack: The stack that is looked at unless a runbook's alert names another.
+        messages: Tells people what becomes of the incidents.
     """
 
-    def __init__(self, store: Store, book: Book, stack: str = DEFAULT_STACK) -> None:
+    def __init__(
+        self, store: Store, book: Book, stack: str = DEFAULT_STACK, *, messages: Messages | None = None
+    ) -> None:
         self._store = store
         self._book = book
         self._stack = stack
+        self._messages = messages
         self._runs: dict[str, _Run] = {}
         self._not_before: dict[str, float] = {}
         self._diagnoses: dict[str, tuple[float, Diagnosed]] = {}
@@ -78,6 +84,8 @@ class Keeper:
             if self._stop.is_set():
                 return
             self._one(incident)
+        if self._messages is not None:
+            self._messages.tell(self._book.all())
 
     def _work(self) -> None:
         while not self._stop.wait(POLL_S):
@@ -92,28 +100,30 @@ class Keeper:
         elif incident.closed is not None:
             return
         elif incident.diagnosed is None:
-            self._book.add(incident, self._diagnose())
+            self._book.add(incident, self._diagnose(incident))
         elif incident.chosen is None:
             self._book.add(incident, choose(incident, recovery_runbooks(Catalogue()), self._stack))
         elif incident.may_start and time.monotonic() >= self._not_before.get(incident.id, 0.0):
             self._order(incident, incident.chosen)
 
-    def _diagnose(self) -> Diagnosed:
-        """What the stack's symptoms say; one that cannot be looked at is an answer too."""
+    def _diagnose(self, incident: Incident) -> Diagnosed:
+        """What the symptoms of its stack say; one that cannot be looked at is an answer too."""
         from k2run.recovery.diagnosis import diagnose
 
-        at, found = self._diagnoses.get(self._stack, (0.0, None))
+        catalogue = Catalogue()
+        runbooks = recovery_runbooks(catalogue)
+        name = stack_of(incident, runbooks, self._stack)
+        at, found = self._diagnoses.get(name, (0.0, None))
         if found is not None and time.monotonic() - at < FRESH_S:
             return found
-        catalogue = Catalogue()
         try:
-            stack = open_stack(self._stack, store=self._store)
-            diagnosis = diagnose(recovery_runbooks(catalogue), stack, catalogue, self._stop)
+            stack = open_stack(name, store=self._store)
+            diagnosis = diagnose(runbooks, stack, catalogue, self._stop)
             matches = [suspect.runbook for suspect in diagnosis.matches]
             found = Diagnosed(stack=stack.name, lines=list(lines_of(diagnosis)), matches=matches)
         except K2runError as error:
-            found = Diagnosed(stack=self._stack, lines=[f"no diagnosis: {error}"])
-        self._diagnoses[self._stack] = (time.monotonic(), found)
+            found = Diagnosed(stack=name, lines=[f"no diagnosis: {error}"])
+        self._diagnoses[name] = (time.monotonic(), found)
         return found
 
     def _order(self, incident: Incident, chosen: Chosen) -> None:
@@ -138,19 +148,28 @@ class Keeper:
         """Note how the run ended: one of ours by its process, one of an earlier keeper by its journal."""
         run = self._runs.get(incident.id)
         code = run.process.poll() if run is not None else None
-        if run is not None and code is None:
+        goes_on = run is not None and code is None
+        if goes_on and incident.began is not None:
             return
         found = self._find(incident)
-        if found is not None:
-            folder, verdict = found
-            if verdict is None and process_of(self._store, folder.name, read_journal(folder)) is not None:
-                return
-            verdict = verdict or "the run died; `k2run resume` goes on with it"
-            self._book.add(incident, Ended(run=folder.name, verdict=verdict, exit_code=code))
+        if found is not None and incident.began is None:
+            self._book.add(incident, Began(run=found[0].name))
+        elif goes_on:
+            return
+        elif found is not None:
+            self._end(incident, *found, code)
         elif run is not None:
             self._never_began(incident, run, code)
         elif _age(incident.ordered) > LOST_S:
             self._book.add(incident, Ended(verdict="the server died before the run began"))
+
+    def _end(self, incident: Incident, folder: Path, over: RunFinished | None, code: int | None) -> None:
+        """Note the end of a run that has begun, unless it goes on in a process that is not ours."""
+        if over is not None:
+            self._book.add(incident, Ended(run=folder.name, verdict=over.verdict, exit_code=over.exit_code))
+        elif process_of(self._store, folder.name, read_journal(folder)) is None:
+            verdict = "the run died; `k2run resume` goes on with it"
+            self._book.add(incident, Ended(run=folder.name, verdict=verdict, exit_code=code))
 
     def _never_began(self, incident: Incident, run: _Run, code: int | None) -> None:
         """A stack that is held is tried again; anything else is told."""
@@ -162,15 +181,15 @@ class Keeper:
         else:
             self._book.add(incident, Ended(verdict=said or f"it ended with {code}", exit_code=code))
 
-    def _find(self, incident: Incident) -> tuple[Path, str | None] | None:
-        """The run of an incident and its verdict, if it has one."""
+    def _find(self, incident: Incident) -> tuple[Path, RunFinished | None] | None:
+        """The run of an incident, and how it ended, if it has."""
         ordered = incident.ordered
         for folder in reversed(self._store.runs()):
             if folder.name[:15] < incident.id[:15]:
                 break
             begun, over = ends_of(folder)
             if begun is not None and ordered is not None and begun.by == ordered.by:
-                return folder, over.verdict if over is not None else None
+                return folder, over
         return None
 
 

@@ -38,6 +38,13 @@ def approve_incident(reference: str) -> None:
     print(f"{incident.id}: {runbook} may be started; the server (`k2run serve`) starts it")
 
 
+def decline_incident(reference: str) -> None:
+    """Say, in the name of who sits here, that an incident's runbook is not to be started."""
+    incident = Book(Store().home).decline(reference, getpass.getuser())
+    runbook = incident.chosen.runbook if incident.chosen else ""
+    print(f"{incident.id}: {runbook} will not be started")
+
+
 def _details(incident: Incident) -> list[str]:
     alerts = f"{len(incident.firing)} of {len(incident.alerts)} alerts fire"
     lines = [f"{alerts}, {incident.deliveries} notices since {incident.opened.at[:19]}Z"]
@@ -50,4 +57,8 @@ def _details(incident: Incident) -> list[str]:
         lines.append(f"start it with: k2run incidents --approve {incident.id}")
     if incident.ended is not None:
         lines.append(f"run {incident.ended.run or '(none)'}: {clean(incident.ended.verdict)}")
+    elif incident.run:
+        lines.append(f"run {incident.run} goes on")
+    if incident.declined is not None:
+        lines.append(f"declined by {clean(incident.declined.by)}")
     return lines

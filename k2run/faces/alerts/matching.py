@@ -50,6 +50,13 @@ def choose(incident: Incident, runbooks: Sequence[Runbook], stack: str) -> Chose
     return Chosen(why="no runbook answers these alerts, and no failure was recognised")
 
 
+def stack_of(incident: Incident, runbooks: Sequence[Runbook], stack: str) -> str:
+    """The stack to look at: the one that a rule which fits names, else the given one."""
+    rules = (rule for runbook in runbooks for rule in runbook.alerts if rule.stack)
+    fitting = (rule.stack for rule in rules if any(fits(rule, labels) for labels in _label_sets(incident)))
+    return next(fitting, stack)
+
+
 def _label_sets(incident: Incident) -> list[dict[str, str]]:
     """The labels of each alert that fires; an alert has those of its group too."""
     return [{**incident.opened.labels, **alert.labels} for alert in incident.firing] or [incident.opened.labels]

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from k2run.faces.notify.settings import Channel
 
 TIMEOUT_S = 10.0
-_MARKS = {"start": "▶", "failure": "✗", "objective_missed": "!", "approval": "?", "recovered": "✓"}
+_MARKS = {"start": "▶", "incident": "●", "failure": "✗", "objective_missed": "!", "approval": "?", "recovered": "✓"}
 _ESCAPES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})
 
 
@@ -88,7 +88,7 @@ def _desktop(channel: Channel, moment: Moment) -> None:  # noqa: ARG001 - every 
     program = shutil.which("notify-send")
     if program is None:
         raise UsageError("notify-send is not installed")
-    urgency = "critical" if moment.occasion in {"failure", "approval"} else "normal"
+    urgency = "critical" if moment.occasion in {"failure", "approval", "incident"} else "normal"
     words = [program, "--app-name=k2run", f"--urgency={urgency}", "--", moment.title, moment.cause]
     subprocess.run(words, check=True, timeout=TIMEOUT_S)
 

@@ -1,4 +1,4 @@
-"""The moments of a run that people are told of."""
+"""The moments of runs and incidents that people are told of."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ class Occasion(StrEnum):
     """What a message is about."""
 
     START = "start"
+    INCIDENT = "incident"
     FAILURE = "failure"
     OBJECTIVE_MISSED = "objective_missed"
     APPROVAL = "approval"
@@ -38,7 +39,7 @@ class Moment(Struct, frozen=True, kw_only=True):
     """Something to be told.
 
     Attributes:
-        key: Names it among the moments of its run, so that it is told once.
+        key: Names it among the moments of its run or of all incidents, so that it is told once.
         title: In a line.
         cause: Why, in a few lines; may be empty.
     """

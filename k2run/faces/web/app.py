@@ -11,7 +11,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from k2run.errors import K2runError, UsageError
-from k2run.faces.web import changes, numbers, pages
+from k2run.faces.web import changes, incidents, numbers, pages
 from k2run.faces.web.guard import READING, Guard, Limits
 from k2run.faces.web.site import Denied, Site, site_of
 from k2run.faces.web.statics import icon, static
@@ -43,6 +43,7 @@ def create_app(
             *pages.ROUTES,
             *numbers.routes(),
             *changes.ROUTES,
+            *incidents.ROUTES,
             *more,
         ],
         middleware=[Middleware(Guard, hosts=hosts, limits=limits or Limits())],

@@ -60,7 +60,7 @@ async def enter(request: Request) -> Response:
 
 async def leave(request: Request) -> Response:
     """Sign out."""
-    await _allowed(request, Role.VIEWER)
+    await allowed(request, Role.VIEWER)
     response = RedirectResponse("/", 303)
     response.delete_cookie(COOKIE, httponly=True, samesite="strict")
     return response
@@ -69,7 +69,7 @@ async def leave(request: Request) -> Response:
 async def start_run(request: Request) -> Response:
     """Start a runbook with the inputs of its form."""
     site = site_of(request)
-    who, given = await _allowed(request, Role.OPERATOR)
+    who, given = await allowed(request, Role.OPERATOR)
     entry = await run_in_threadpool(site.shelf.runbook, request.path_params["key"])
     if entry.runbook is None:
         raise Denied(400, entry.problem)
@@ -96,7 +96,7 @@ async def start_run(request: Request) -> Response:
 async def answer(request: Request) -> Response:
     """Answer a question of a run."""
     site = site_of(request)
-    who, given = await _allowed(request, Role.OPERATOR)
+    who, given = await allowed(request, Role.OPERATOR)
     story = site.feed(request.path_params["run"]).story
     step = _question(story.view.running() if story.state == "running" else [], given.get("question", ""))
     if needs_approver(step) and who.role < Role.APPROVER:
@@ -116,7 +116,7 @@ async def answer(request: Request) -> Response:
 async def abort(request: Request) -> Response:
     """Ask a run to end; it puts everything back first."""
     site = site_of(request)
-    who, given = await _allowed(request, Role.OPERATOR)
+    who, given = await allowed(request, Role.OPERATOR)
     folder = site.runs.folder(request.path_params["run"])
     site.audit(request, who, "abort", folder.name)
     await run_in_threadpool(end, site.store, folder, who.name)
@@ -126,7 +126,7 @@ async def abort(request: Request) -> Response:
 async def resume(request: Request) -> Response:
     """Go on with a run that died or was interrupted."""
     site = site_of(request)
-    who, given = await _allowed(request, Role.OPERATOR)
+    who, given = await allowed(request, Role.OPERATOR)
     folder = site.runs.folder(request.path_params["run"])
     site.audit(request, who, "resume", folder.name)
     await carry_on(site.store, ["resume", folder.name, "--json", "--inbox", f"--by={who.name}"], REFUSAL_S)
@@ -136,7 +136,7 @@ async def resume(request: Request) -> Response:
 async def undo(request: Request) -> Response:
     """Put back what a dead run left broken."""
     site = site_of(request)
-    who, given = await _allowed(request, Role.OPERATOR)
+    who, given = await allowed(request, Role.OPERATOR)
     view = site.feed(request.path_params["run"]).story.view
     if view.started is None:
         raise Denied(400, "There is nothing to put back")
@@ -161,7 +161,7 @@ async def _fields(request: Request) -> dict[str, str]:
         raise Denied(400, "That is no form") from error
 
 
-async def _allowed(request: Request, role: Role) -> tuple[Somebody, dict[str, str]]:
+async def allowed(request: Request, role: Role) -> tuple[Somebody, dict[str, str]]:
     """Who sends a form, and its fields.
 
     Raises:

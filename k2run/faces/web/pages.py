@@ -15,6 +15,7 @@ from k2run.engine.outline import outline
 from k2run.evidence.report_html import STYLE, report_html
 from k2run.evidence.report_markdown import report_markdown
 from k2run.faces.web.guard import POLICY
+from k2run.faces.web.incident_parts import open_incidents
 from k2run.faces.web.parts import ON_CALL, PANELS, PRESENTER, RUN, Drawing, drawn
 from k2run.faces.web.pictures import draw
 from k2run.faces.web.site import Denied, site_of
@@ -51,7 +52,13 @@ def overview(request: Request) -> Response:
 
 def _overview(site: Site) -> dict[str, Any]:
     recent, total = site.runs.newest(RECENT)
-    return {"open": site.runs.open(), "stacks": site.shelf.stacks(), "recent": recent, "total": total}
+    return {
+        "incidents": open_incidents(site),
+        "open": site.runs.open(),
+        "stacks": site.shelf.stacks(),
+        "recent": recent,
+        "total": total,
+    }
 
 
 def runbook(request: Request) -> Response:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from k2run.engine.store import Store
 from k2run.errors import OperatorError
-from k2run.faces.alerts.book import Book
 from k2run.faces.alerts.hooks import hook_routes
 from k2run.faces.alerts.keeper import Keeper
+from k2run.faces.alerts.messages import open_messages
 from k2run.faces.alerts.secret import hooks_secret
 from k2run.faces.telemetry.endpoint import metrics_routes
 from k2run.faces.web.app import LOOPBACK, create_app
@@ -41,7 +41,6 @@ def serve(host: str = "127.0.0.1", port: int = PORT, *, allow: Iterable[str] = (
 
     store = Store()
     site = Site(store, private=private or not _is_loopback(host))
-    book = Book(store.home)
     secret = hooks_secret(store.home)
     entry = site.tokens.ensure()
     listener = _listen(host, port)
@@ -49,7 +48,7 @@ def serve(host: str = "127.0.0.1", port: int = PORT, *, allow: Iterable[str] = (
     print(f"serving  {address}/", flush=True)
     print(f"sign in  {address}/enter#{entry.token}", flush=True)
     print(f"tokens   {site.tokens.path} ({entry.role.word} {entry.name})", flush=True)
-    more = [*hook_routes(book, secret), *metrics_routes(store, secret if site.private else "")]
+    more = [*hook_routes(site.book, secret), *metrics_routes(store, secret if site.private else "")]
     config = uvicorn.Config(
         create_app(site, hosts=LOOPBACK | {host, *(name.lower() for name in allow)}, more=more),
         log_level="warning",
@@ -60,7 +59,7 @@ def serve(host: str = "127.0.0.1", port: int = PORT, *, allow: Iterable[str] = (
         timeout_keep_alive=30,
         h11_max_incomplete_event_size=32 * 1024,
     )
-    keeper = Keeper(store, book)
+    keeper = Keeper(store, site.book, messages=open_messages(store))
     keeper.start()
     uvicorn.Server(config).run([listener])
     keeper.stop()

@@ -1,4 +1,4 @@
-"""What the pages share: the k2run home, who may do what, and the runs that are being watched."""
+"""What the pages share: the k2run home, who may do what, and the runs and incidents that are being watched."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from collections import OrderedDict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, cast
 
-from msgspec import Struct
-
+from k2run.faces.alerts.book import Book
 from k2run.faces.web.feed import Feed, Story
 from k2run.faces.web.pictures import draw
 from k2run.faces.web.runs import Runs
 from k2run.faces.web.shelf import Shelf
 from k2run.faces.web.statics import VERSION
 from k2run.faces.web.tokens import Role, Somebody, Tokens
+from k2run.faces.web.watched import Watched
 
 if TYPE_CHECKING:
     from typing import Any
@@ -27,13 +27,6 @@ if TYPE_CHECKING:
 COOKIE = "k2run"
 KEPT = 24
 """Runs whose journals stay in memory after somebody has looked at them."""
-
-
-class Link(Struct, frozen=True, kw_only=True):
-    """A page that another part of k2run adds to the navigation."""
-
-    path: str
-    title: str
 
 
 class Denied(Exception):
@@ -57,16 +50,16 @@ class Site:
     Args:
         store: The k2run home.
         private: Looking needs a token too.
-        links: Further pages for the navigation.
     """
 
-    def __init__(self, store: Store, *, private: bool = False, links: tuple[Link, ...] = ()) -> None:
+    def __init__(self, store: Store, *, private: bool = False) -> None:
         self.store = store
         self.private = private
-        self.links = links
         self.tokens = Tokens(store.home)
         self.runs = Runs(store)
         self.shelf = Shelf(store)
+        self.book = Book(store.home)
+        self.watched = Watched(self.book)
         self._feeds: OrderedDict[str, Feed] = OrderedDict()
         self._writing = threading.Lock()
 
@@ -105,12 +98,12 @@ class Site:
 
     @property
     def watchers(self) -> int:
-        """How many connections follow a run."""
-        return sum(feed.watchers for feed in self._feeds.values())
+        """How many connections follow a run or an incident."""
+        return sum(feed.watchers for feed in self._feeds.values()) + self.watched.watchers
 
     def page(self, name: str, who: Somebody, **values: Any) -> str:
         """A whole page."""
-        return draw(name, who=who, version=VERSION, more=self.links, **{"here": "", **values})
+        return draw(name, who=who, version=VERSION, **{"here": "", **values})
 
     def audit(self, request: Request, who: Somebody, what: str, of: str) -> None:
         """Keep who asked for what, also where no run is there to keep it."""

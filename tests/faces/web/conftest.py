@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hmac
 import http.server
 import itertools
+import json
 import os
 import socket
 import subprocess
@@ -18,6 +20,7 @@ import psutil
 import pytest
 
 from k2run.engine.journal import read_journal
+from k2run.faces.alerts.book import Book
 from k2run.stack import lifecycle
 from k2run.stack.loading import load_stack
 
@@ -98,6 +101,24 @@ sections:
         loop: [1, 2, 3, 4, 5]
         wait: {for: 700ms}
 """
+HELD = """\
+runbook: 1
+kind: recovery
+name: held
+title: A sleeper is held
+stack: sleepers
+inputs: {note: {type: string, default: ""}}
+alerts:
+  - {labels: {alertname: Held}, start: approval, stack: sleepers, inputs: {note: "{{ labels.note }}"}}
+  - {labels: {alertname: Broken}, start: automatic, stack: sleepers, inputs: {note: "{{ labels.note }}"}}
+symptoms:
+  - {name: It is held, service.status: {service: one}, expect: not result.running}
+sections:
+  - name: Let it go
+    steps:
+      - {name: The alert says what is held, assert: {that: "note == 'one'"}}
+"""
+
 
 _addresses = itertools.count(2)
 
@@ -127,6 +148,11 @@ class Served:
     @property
     def home(self) -> Path:
         return self.folder / "home"
+
+    @property
+    def name(self) -> str:
+        """Who the token of this home belongs to."""
+        return next(line.split()[1] for line in (self.home / "tokens").read_text().splitlines() if line[0] != "#")
 
     @property
     def environment(self) -> dict[str, str]:
@@ -164,6 +190,25 @@ class Served:
             answer = client.post(f"/runbooks/{runbook}/start", data=form or {"tags": ""})
         assert answer.status_code == 303, answer.text
         return answer.headers["location"].rpartition("/")[2]
+
+    def alert(self, alertname: str, *, key: str = "", status: str = "firing", **labels: str) -> str:
+        """Let an alert arrive; the incident to which it belongs."""
+        content = {"key": key or alertname, "title": f"{alertname} in the test", "status": status}
+        body = json.dumps({**content, "labels": {"alertname": alertname, **labels}}).encode()
+        signature = hmac.new((self.home / "hooks-secret").read_bytes(), body, "sha256").hexdigest()
+        with self.anonymous() as client:
+            headers = {"x-k2run-signature": f"sha256={signature}"}
+            answer = client.post("/hooks/generic", content=body, headers=headers)
+        assert answer.status_code == 200, answer.text
+        return str(answer.json()["incident"])
+
+    def wait_for_incident(self, incident: str, what: Callable[[Any], bool], seconds: float = 60) -> Any:
+        """Wait until something is true of an incident."""
+        end = time.monotonic() + seconds
+        while not what(found := Book(self.home).find(incident)):
+            assert time.monotonic() < end, found
+            time.sleep(0.1)
+        return found
 
     def end_all(self) -> None:
         """End whatever runs, so that the next test finds the stack free."""
@@ -236,6 +281,8 @@ def lay_out(gauge: str) -> Callable[[Path], Served]:
         (folder / "runbooks" / "scenario.yaml").write_text(SCENARIO.replace("GAUGE", gauge))
         (folder / "runbooks" / "short.yaml").write_text(SHORT)
         (folder / "runbooks" / "talk.yaml").write_text(TALK.replace("GAUGE", gauge))
+        (folder / "runbooks" / "recovery").mkdir()
+        (folder / "runbooks" / "recovery" / "held.yaml").write_text(HELD)
         return Served(folder)
 
     return make
