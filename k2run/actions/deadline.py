@@ -14,12 +14,14 @@ class Deadline:
     Args:
         seconds: Time allowed from now.
         stop: Set when the run is asked to end; waits return at once.
+        objective: Seconds from now until the objective of the step is missed; None when it has none.
     """
 
-    __slots__ = ("_at", "seconds", "stop")
+    __slots__ = ("_at", "_due", "seconds", "stop")
 
-    def __init__(self, seconds: float, stop: threading.Event | None = None) -> None:
+    def __init__(self, seconds: float, stop: threading.Event | None = None, objective: float | None = None) -> None:
         self.seconds = seconds
+        self._due = None if objective is None else time.monotonic() + objective
         self.stop = stop or threading.Event()
         self._at = time.monotonic() + seconds
 
@@ -36,6 +38,10 @@ class Deadline:
         if left <= 0:
             raise TimedOut(f"not done within {self.seconds:g}s", hint="raise the step's timeout, or find what is slow")
         return left
+
+    def to_objective(self) -> float | None:
+        """Seconds left until the objective is missed, below zero when it is; None when the step has none."""
+        return None if self._due is None else self._due - time.monotonic()
 
     def at_most(self, seconds: float) -> float:
         """The smaller of `seconds` and what is left; for a client library's own timeout."""

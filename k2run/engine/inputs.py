@@ -78,11 +78,16 @@ def restore_inputs(
     Raises:
         UsageError: A secret was given by hand and must be given again.
     """
-    secrets = {entry.name for entry in runbook.inputs if entry.type == "secret"}
+    declared = {entry.name: entry for entry in runbook.inputs}
+    secrets = {name for name, entry in declared.items() if entry.type == "secret"}
     for name in secrets:
         if recorded.get(name) is not None and name not in extra and _default(runbook, name) is None:
             raise UsageError(f"the secret input {name!r} is not kept with the run", hint=f"give it again: -e {name}=…")
-    known = {name: value for name, value in recorded.items() if name not in secrets and value is not None}
+    known = {
+        name: Duration(value) if name in declared and declared[name].type == "duration" else value  # kept as seconds
+        for name, value in recorded.items()
+        if name not in secrets and value is not None
+    }
     given = {name: value for name, value in extra.items() if name in secrets}
     return resolve_inputs(runbook, {**known, **given}, stack)
 

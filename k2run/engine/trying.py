@@ -65,13 +65,15 @@ class Trying:
             JournalLost: The journal cannot be written any more.
         """
         step, limit = self._step, time_limit(self._step)
-        ends = time.monotonic() + limit
+        began = time.monotonic()
+        ends = began + limit
         last: Attempt | None = None
         repeats = step.until is not None or bool(step.retries)
         while True:
             left = max(0.0, ends - time.monotonic()) if self.attempts else limit
             self.attempts += 1
-            attempt = self._once(Deadline(min(step.timeout or limit, left), self._run.stop))
+            due = None if step.within is None else began + step.within - time.monotonic()
+            attempt = self._once(Deadline(min(step.timeout or limit, left), self._run.stop, due))
             if last is not None and not attempt.answered and time.monotonic() >= ends:
                 attempt = last  # cut off by the end of the step: the one before it says more
             last = attempt

@@ -249,14 +249,13 @@ def test_a_secret_that_the_run_did_not_keep_is_asked_for_when_it_goes_on(session
     assert "quiet-key" not in (session.home.find_run("last") / "journal.jsonl").read_text()
 
 
-@pytest.mark.parametrize("words", [["-e", "token=quiet-key"], ["--inputs", "again.yaml"]])
-def test_a_secret_is_given_again_with_e_or_from_a_file(session: Session, words: list[str]) -> None:
+def test_a_secret_is_given_again_in_the_file_of_inputs_that_the_run_began_with(session: Session) -> None:
     session.write(HEAD + SECRET)
     (session.folder / "again.yaml").write_text("token: quiet-key\ncount: 3\npause: 30s\n")
     session.start("run", "it.yaml", "--stack", "stack.yaml", "--inputs", "again.yaml")
     assert session.ends() == 0
     session.lose_power()
-    session.start("resume", "last", "--unattended", *words)
+    session.start("resume", "last", "--unattended", "--inputs", "again.yaml")
     assert session.ends() == 0
     assert session.events(RunFinished)
 

@@ -60,7 +60,7 @@ class TerminalPerson(Person):
         bell = "\a" if self._writes.isatty() else ""
         self._say(f"{bell}\n  ? {clean(question)}\n")
         while True:
-            self._say(f"{self._offer(choices, default, deadline.remaining())}\n  > ")
+            self._say(f"{self._offer(choices, default, deadline)}\n  > ")
             typed = self._read_line(choices, default, deadline).strip()
             if not typed and default is not None:
                 return default
@@ -71,24 +71,26 @@ class TerminalPerson(Person):
 
     def _read_line(self, choices: Sequence[str], default: str | None, deadline: Deadline) -> str:
         """A line of the input; the countdown above it goes on while somebody types."""
-        shown = span(round(deadline.remaining()))
+        shown = self._offer(choices, default, deadline)
         while not select.select([self._reads], [], [], POLL)[0]:
-            left = span(round(deadline.remaining()))
-            if left != shown and self._writes.isatty():
-                shown = left
-                offer = self._offer(choices, default, deadline.remaining())
+            offer = self._offer(choices, default, deadline)
+            if offer != shown and self._writes.isatty():
+                shown = offer
                 self._say(f"{_SAVE}{_UP}\r{_CLEAR}{offer}{_RESTORE}")
         line = self._reads.readline()
         if not line:
             raise _Gone
         return line
 
-    def _offer(self, choices: Sequence[str], default: str | None, seconds: float) -> str:
-        """What can be answered, what Enter means, and how long there is."""
+    def _offer(self, choices: Sequence[str], default: str | None, deadline: Deadline) -> str:
+        """What can be answered, what Enter means, and how long there is: for the objective, and at all."""
         parts = [" / ".join(clean(choice) for choice in choices)] if choices else []
         if default is not None:
             parts.append(f"Enter for {clean(default)}")
-        parts.append(f"{span(round(seconds))} left")
+        due = deadline.to_objective()
+        if due is not None:
+            parts.append(f"objective in {span(round(due))}" if due > 0 else f"objective missed by {span(round(-due))}")
+        parts.append(f"{span(round(deadline.remaining()))} left")
         return "    " + " · ".join(parts)
 
     def _forget_what_was_typed(self) -> None:
