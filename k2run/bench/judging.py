@@ -8,7 +8,6 @@ from msgspec import structs
 
 from k2run.actions.action import Judged
 from k2run.bench.baseline import NoBaseline
-from k2run.bench.latency import QUANTILES
 from k2run.bench.regression import changes
 from k2run.bench.thresholds import METRICS, REGRESSION, Kind
 
@@ -118,20 +117,20 @@ def _unmeasured(threshold: Threshold, why: str, *, excused: bool = False) -> Mea
 
 
 def _regression(measured: Measured, threshold: Threshold, baselines: Baselines) -> Measure:
-    """The worst change that is more than chance; one that chance explains is no regression."""
+    """A change that chance explains is no regression."""
     try:
         earlier = baselines.find(threshold.baseline, measured.load)
     except NoBaseline as none:
         return _unmeasured(threshold, str(none), excused=none.excused)
-    names = [threshold.quantile] if threshold.quantile else list(QUANTILES)
-    found = changes(earlier.histogram, measured.histogram, names)
+    found = changes(earlier.histogram, measured.histogram, [threshold.quantile])
     if not found:
-        return _unmeasured(threshold, f"too few samples on one side, here or in {earlier.run}")
-    value = max([each.ratio - 1 for each in found if each.shown], default=0.0)
-    told = [each for each in found if each.shown] or found
-    says = f"{', '.join(each.says() for each in told)}; against {earlier.run} #{earlier.seq}"
-    bound = threshold.bound.value
-    margin = (bound - value) / bound if bound else None
+        return _unmeasured(threshold, f"too few samples for {threshold.quantile}, here or in {earlier.run}")
+    value, bound = found[0].ratio - 1 if found[0].shown else 0.0, threshold.bound.value
     return Measure(
-        objective=threshold.text, met=threshold.holds(value), says=says, value=value, bound=bound, margin=margin
+        objective=threshold.text,
+        met=threshold.holds(value),
+        says=f"{found[0].says()}; against {earlier.run} #{earlier.seq}",
+        value=value,
+        bound=bound,
+        margin=(bound - value) / bound if bound else None,
     )

@@ -46,6 +46,7 @@ class Kind(StrEnum):
 
 
 REGRESSION = "regression"
+MEDIAN = "p50"
 METRICS = {
     **dict.fromkeys(("p50", "p90", "p95", "p99", "p999", "mean", "min", "max"), Kind.TIME),
     "rate": Kind.RATE,
@@ -71,7 +72,8 @@ class Threshold(Notation):
     Attributes:
         text: As written.
         metric: Its name in `METRICS`.
-        quantile: Of a regression, the percentile that it is about (`p50` …); empty for all that can be compared.
+        quantile: Of a regression, the percentile that it is about: the median unless it names another, since tails
+            differ from run to run by themselves.
         operator: A key of `OPERATORS`.
         bound: What the metric is held against.
         baseline: Of a regression, what it is measured from.
@@ -141,7 +143,7 @@ def _metric(found: re.Match[str]) -> tuple[str, str]:
         message = f"no load measures `{written}`"
         raise _misread(found, "metric", message, near or f"it is one of {', '.join(METRICS)}")
     if found["regression"] is None:
-        return name, ""
+        return name, MEDIAN if name == REGRESSION else ""
     if name not in PERCENTILES:
         message = f"a regression is shown of percentiles, not of `{written}`"
         raise _misread(found, "metric", message, f"write one of {', '.join(PERCENTILES)}, or `regression` alone")

@@ -11,6 +11,7 @@ from k2run.evidence.wording import NOT_DONE, Standing, against, points, span
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from k2run.bench.regression import Change
     from k2run.engine.events import StepFinished
     from k2run.evidence.view import RunView, StepView
 
@@ -141,20 +142,33 @@ def _all_figures(view: RunView) -> dict[str, tuple[float, StepFinished]]:
 
 
 def _latencies(one: RunView, other: RunView) -> Iterator[Row]:
-    """Percentiles of benchmarks: a difference is shown where their 95 % intervals do not overlap."""
+    """Percentiles of benchmarks: a difference is shown where chance among the samples does not explain it."""
     for name, a, b in _pairs(one, other):
         mine, theirs = _percentiles(a), _percentiles(b)
-        for each in [key for key in mine if key in theirs]:
-            low, high = mine[each], theirs[each]
-            apart = low["high_ms"] < high["low_ms"] or high["high_ms"] < low["low_ms"]
-            way = "slower" if high["value_ms"] > low["value_ms"] else "faster"
+        common = [key for key in mine if key in theirs]
+        found = {each.name: each for each in _changes(a, b, common)}
+        for each in common:
+            change = found.get(each)
             yield Row(
                 kind="latency",
                 name=f"{name}: {each}",
-                one=_cited(_interval(low), a.finished if a else None),
-                other=_cited(_interval(high), b.finished if b else None),
-                says=f"{way}, {_percent(low['value_ms'], high['value_ms'])}" if apart else "no difference shown",
+                one=_cited(_interval(mine[each]), a.finished if a else None),
+                other=_cited(_interval(theirs[each]), b.finished if b else None),
+                says=change.says().removeprefix(f"{each}:").removeprefix(each).strip() if change else "",
             )
+
+
+def _changes(one: StepView | None, other: StepView | None, names: list[str]) -> list[Change]:
+    """The same test that judges a regression."""
+    histograms = [step.finished.result.get("histogram") for step in (one, other) if step and step.finished]
+    if not names or not all(histograms):
+        return []
+    from k2run.bench.regression import changes
+
+    try:
+        return changes(str(histograms[0]), str(histograms[1]), names)
+    except Exception:  # noqa: BLE001 - whatever a decoder makes of a damaged text, the rest can still be compared
+        return []
 
 
 def _percentiles(step: StepView | None) -> dict[str, Any]:
