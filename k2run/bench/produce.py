@@ -12,9 +12,12 @@ from k2run.adapters._kafka import offsets
 from k2run.adapters._kafka.link import Kafka, Link, Setting
 from k2run.adapters._kafka.topics import create_topic
 from k2run.adapters._kafka.trades import SYMBOLS
+from k2run.bench.baseline import NO_RUNS, Baselines, fingerprint
+from k2run.bench.judging import judge
 from k2run.bench.pace import NONE, TEN_SECONDS, paced
 from k2run.bench.payloads import Payloads
 from k2run.bench.result import SATURATED, Measured
+from k2run.bench.thresholds import Threshold
 from k2run.bench.watch import Used, Watch
 from k2run.errors import AuthorError
 from k2run.language.quantities import Duration, Rate, Size
@@ -72,6 +75,7 @@ def produce(
     services: Services,
     deadline: Deadline,
     topic: str,
+    baselines: Baselines = NO_RUNS,
     size: Size | None = None,
     template: Literal["", "trade"] = "",
     values: list[Any] = [],
@@ -82,6 +86,7 @@ def produce(
     during: Duration | None = None,
     iterations: int = 0,
     warm_up: Duration = NONE,
+    thresholds: list[Threshold] = [],
     waiting: int = 20_000,
     most_errors: int | None = None,
     message_timeout: Duration = TEN_SECONDS,
@@ -108,6 +113,9 @@ def produce(
         during: How long to measure (10s, unless `iterations` says how much).
         iterations: How many messages to measure, instead of a time.
         warm_up: Time under the same load before anything counts; a first message costs an idempotent producer 500 ms.
+        thresholds: What is promised, such as `p99 < 500ms`, `errors < 0.1%`, `rate > 50000/s` or
+            `regression < 10% vs baseline`; one that is missed or not measured fails the step, and one that is lost
+            beyond hope ends the load.
         waiting: Messages that may wait for their acknowledgement; fewer are faster each, more are faster together.
         most_errors: End the load early once more messages than this failed; with several processes, in one of them.
         message_timeout: After this a message is given up and counts as an error.
@@ -121,7 +129,7 @@ def produce(
     from k2run.bench.producing import Writing, split, write
     from k2run.bench.spread import merge, together
 
-    pace = paced(during, iterations, warm_up, deadline)
+    pace = paced(during, iterations, warm_up, deadline, thresholds, rate or 0.0)
     if waiting < 1 or processes < 1:
         raise AuthorError("bench.produce: `waiting` and `processes` must be above 0")
     plan = Writing(
@@ -132,6 +140,7 @@ def produce(
         seconds=pace.seconds,
         iterations=pace.iterations,
         warm_up=pace.warm_up,
+        limits=pace.limits,
         most_waiting=waiting,
         most_errors=most_errors,
         timeout=message_timeout,
@@ -143,9 +152,14 @@ def produce(
     with Watch(services, watch) as watched:
         outcomes, lost = together(write, split(plan, processes), dask, deadline)
     outcome = merge(outcomes)
-    return ProduceLoad.of(
+    met = ProduceLoad.of(
         outcome,
         f"kafka {kafka.bootstrap}",
+        load=fingerprint(
+            "bench.produce",
+            asked=[topic, size, template, values, keys, symbols],
+            paced=[plan.rate, waiting, processes, settings],
+        ),
         topic=topic,
         bytes=outcome.size,
         mb_per_s=round(outcome.size / MEGABYTE / outcome.seconds, 3) if outcome.seconds else 0.0,
@@ -160,6 +174,7 @@ def produce(
         warm_up_messages=outcome.skipped,
         trade_id_prefix=plan.payloads.prefix,
     )
+    return judge(met, thresholds, outcome, baselines)
 
 
 def _payloads(

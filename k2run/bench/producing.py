@@ -111,9 +111,8 @@ class WritingLoop(ABC):
         self.begin = self.end = 0.0
         self.started = self.skipped = 0
         self.late = 0.0
-        self.fresh = array("d")
         self._link = link
-        self._tally = Tally()
+        self.tally = Tally(limits=plan.limits)
         self._bytes = 0
         self.producer = self._open()
 
@@ -126,7 +125,6 @@ class WritingLoop(ABC):
                 self.keep_writing(begun)
                 while len(self.producer):
                     self.poll(LOOK_S)
-            self.fold()
         finally:
             self.producer.purge()
             self.producer.flush(0.1)
@@ -143,7 +141,8 @@ class WritingLoop(ABC):
 
     def is_over(self, now: float) -> bool:
         """Nothing new is to be written."""
-        return now >= self.end or 0 < self.plan.iterations <= self.started or self._is_given_up()
+        done = now >= self.end or 0 < self.plan.iterations <= self.started
+        return done or self._is_given_up() or (bool(self.plan.limits) and self.tally.is_lost(now - self.begin))
 
     def has_room(self) -> bool:
         """Another message may be on its way."""
@@ -152,35 +151,27 @@ class WritingLoop(ABC):
     def poll(self, seconds: float) -> None:
         """Take in acknowledgements, waited for at most so long."""
         self.producer.poll(self._link.deadline.at_most(seconds) if seconds else 0)
-        if len(self.fresh) >= FOLD:
-            self.fold()
 
-    def fold(self) -> None:
-        """Put the latencies that came in last into the histogram."""
-        self._tally.good.record_all(self.fresh)
-        self.fresh = array("d")
-
-    def acknowledged(self, message: Message, seconds: float) -> None:
-        """Count a message that the cluster has."""
-        self._tally.last = time.monotonic()
+    def acknowledged(self, message: Message) -> None:
+        """Count a message that the cluster has; its latency is counted apart."""
+        self.tally.last = time.monotonic()
         self._bytes += len(message)
-        self.fresh.append(seconds)
 
     def failed(self, error: KafkaError, seconds: float | None = None) -> None:
         """Count a message that the cluster does not have, or at least did not say so."""
-        self._tally.last = time.monotonic()
-        self._tally.errors[error.str().removeprefix("Message failed: ").lower()] += 1
+        self.tally.last = time.monotonic()
+        self.tally.errors[error.str().removeprefix("Message failed: ").lower()] += 1
         if seconds is not None:
-            self._tally.failed.record(seconds)
+            self.tally.failed.record(seconds)
 
     def never_written(self, seconds: float) -> None:
         """Count a message that waited too long for those before it."""
-        self._tally.last = time.monotonic()
-        self._tally.failure("not written in time", seconds)
+        self.tally.last = time.monotonic()
+        self.tally.failure("not written in time", seconds)
 
     def _is_given_up(self) -> bool:
         most = self.plan.most_errors
-        return most is not None and sum(self._tally.errors.values()) > most
+        return most is not None and sum(self.tally.errors.values()) > most
 
     def _open(self) -> Producer:
         patience = max(1, round(self.plan.timeout * 1000))
@@ -194,8 +185,9 @@ class WritingLoop(ABC):
         return self._link.producer(settings)
 
     def _outcome(self, cpu: float) -> Outcome:
-        over = self._tally.last if self.plan.iterations or self._is_given_up() else max(self._tally.last, self.end)
-        measured = self._tally.outcome(
+        ended_early = self.plan.iterations or self._is_given_up() or self.tally.lost
+        over = self.tally.last if ended_early else max(self.tally.last, self.end)
+        measured = self.tally.outcome(
             started=self.started,
             skipped=self.skipped,
             seconds=max(0.0, over - self.begin),
@@ -207,6 +199,17 @@ class WritingLoop(ABC):
 
 class ClosedWriting(WritingLoop):
     """So many messages on their way at any time."""
+
+    def __init__(self, plan: Writing, link: Link) -> None:
+        super().__init__(plan, link)
+        self._fresh = array("d")
+
+    def poll(self, seconds: float) -> None:
+        """Take in acknowledgements, and from time to time their latencies."""
+        super().poll(seconds)
+        if len(self._fresh) >= FOLD or not len(self.producer):
+            self.tally.took_all(self._fresh)
+            self._fresh = array("d")
 
     def keep_writing(self, begun: float) -> None:
         """Write a batch whenever there is room."""
@@ -222,7 +225,8 @@ class ClosedWriting(WritingLoop):
     def _told(self, error: KafkaError | None, message: Message) -> None:
         if error is None:
             # librdkafka counts from the call that wrote the message to this one, which brings the acknowledgement.
-            self.acknowledged(message, message.latency() or 0.0)
+            self._fresh.append(message.latency() or 0.0)
+            self.acknowledged(message)
         else:
             self.failed(error)
 
@@ -291,7 +295,8 @@ class OpenWriting(WritingLoop):
     def _told(self, intended: float, error: KafkaError | None, message: Message) -> None:
         seconds = time.monotonic() - intended
         if error is None:
-            self.acknowledged(message, seconds)
+            self.acknowledged(message)
+            self.tally.took(seconds)
         else:
             self.failed(error, seconds)
 

@@ -67,6 +67,12 @@ class Tally:
             if seconds > above:
                 self._slow[above] += 1
 
+    def took_all(self, seconds: Sequence[float]) -> None:
+        """Count many good answers."""
+        self.good.record_all(seconds)
+        for above in self._slow:
+            self._slow[above] += sum(each > above for each in seconds)
+
     def is_lost(self, seconds: float) -> bool:
         """Whether a threshold can no longer be met, so many seconds after the load began to count.
 
@@ -81,7 +87,7 @@ class Tally:
     def _found(self, limit: Limit, seconds: float) -> float:
         match limit.counted:
             case Counted.ERRORS:
-                return len(self.failed)
+                return sum(self.errors.values())
             case Counted.EMPTY:
                 return self.empty
             case Counted.SLOW:

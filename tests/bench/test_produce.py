@@ -10,6 +10,7 @@ from k2run.actions.deadline import Deadline
 from k2run.adapters import kafka as topics
 from k2run.adapters._kafka.link import Kafka
 from k2run.bench.actions import produce
+from k2run.bench.thresholds import Threshold
 from k2run.errors import AuthorError, Interrupted, Refused, TimedOut, Unknown, Unreachable
 from k2run.language.quantities import Duration, Rate, Size
 
@@ -132,3 +133,11 @@ def test_the_deadline_and_a_request_to_stop_end_a_load(platform, topic):
     with pytest.raises(Interrupted):
         produce(platform.kafka, platform.services, deadline, topic=topic, size=Size(10), during=Duration(50))
     assert time.monotonic() - started < 20
+
+
+def test_a_threshold_that_is_lost_ends_the_load(platform, topic):
+    promised = [Threshold.parse("p90 < 0.01ms"), Threshold.parse("errors < 1%")]
+    started = time.monotonic()
+    result = write(platform, topic, size=Size(10), rate=Rate(100), during=Duration(20), thresholds=promised)
+    assert time.monotonic() - started < 15
+    assert [measure.met for measure in result.judged()] == [False, None]
