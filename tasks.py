@@ -1,9 +1,13 @@
 """The tasks of the repository: those of k2run itself, and those for its development."""
 
+import sys
+
 from invoke import Collection, Context, Exit, task
 from invoke.main import program
 
-from k2run.cli import TASKS, prepare
+sys.dont_write_bytecode = bool(sys.flags.dont_write_bytecode)  # Invoke set it: every start would compile k2run anew
+
+from k2run.cli import TASKS, prepare  # noqa: E402 - what comes from here on is kept compiled
 
 
 @task(

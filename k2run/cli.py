@@ -27,6 +27,9 @@ OPTIONAL = {
 """Tasks whose first argument may be left out; options with values may follow it."""
 
 
+HELP = frozenset({"-h", "--help"})
+
+
 def _mode(plain: bool, json: bool) -> Any:
     return "json" if json else "plain" if plain else "auto"
 
@@ -293,15 +296,29 @@ def prepare(program: Program) -> None:
     parse = program.parse_tasks
 
     def parse_tasks() -> None:
-        program.core.unparsed[:] = gather(program.core.unparsed)
+        words = program.core.unparsed
+        if not HELP.isdisjoint(words[1:]):  # Invoke would take it for the runbook's name
+            program.args.help.value = words[0]
+            words.clear()
+        words[:] = gather(words)
+        whole = program.collection
+        program.collection = _named(whole, {*words, program.args.help.value})
         try:
             parse()
         except ParseError as error:
             print(f"error: {error}", file=sys.stderr)
             print("  hint: `--list` shows the commands, `--help COMMAND` their options", file=sys.stderr)
             raise Exit(code=AuthorError.exit_code) from None
+        finally:
+            program.collection = whole
 
     program.parse_tasks = parse_tasks  # type: ignore[method-assign] # Invoke has no hook between the two
+
+
+def _named(whole: Collection, words: set[str]) -> Collection:
+    """The tasks that the command line may mean: Invoke's parser copies every task that it is given, twice."""
+    names = [name for name, aliases in whole.task_names.items() if not words.isdisjoint({name, *aliases})]
+    return Collection(*(whole[name] for name in names)) if names else whole
 
 
 def main() -> None:
