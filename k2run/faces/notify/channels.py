@@ -89,7 +89,8 @@ def _desktop(channel: Channel, moment: Moment) -> None:  # noqa: ARG001 - every 
     if program is None:
         raise UsageError("notify-send is not installed")
     urgency = "critical" if moment.occasion in {"failure", "approval", "incident"} else "normal"
-    words = [program, "--app-name=k2run", f"--urgency={urgency}", "--", moment.title, moment.cause]
+    body = "\n".join(filter(None, (moment.cause, moment.link))).translate(_ESCAPES)  # a body is markup, a title is not
+    words = [program, "--app-name=k2run", f"--urgency={urgency}", "--", moment.title, body]
     subprocess.run(words, check=True, timeout=TIMEOUT_S)
 
 

@@ -113,7 +113,7 @@ def mail() -> Iterator[MailReceiver]:
 
 @pytest.fixture
 def until() -> Callable[[Callable[[], Any]], Any]:
-    def wait(true: Callable[[], Any], seconds: float = 20.0) -> Any:
+    def wait(true: Callable[[], Any], seconds: float = 60.0) -> Any:
         end = time.monotonic() + seconds
         while not (found := true()):
             assert time.monotonic() < end, "it did not come true in time"

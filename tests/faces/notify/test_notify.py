@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import hmac
 import signal
-import time
 from hashlib import sha256
 from typing import Any
 
@@ -54,13 +53,13 @@ def test_a_missed_objective_is_told(place: Any, web: Any, until: Any) -> None:
 
 
 def test_a_killed_run_is_told(place: Any, web: Any, until: Any) -> None:
-    place.settings(f"notifications: [{{slack: '{web.url}', on: [failure]}}]\n")
+    place.settings(f"notifications: [{{slack: '{web.url}', on: [start, failure]}}]\n")
     process = place.start("- wait: {for: 60s}\n")
-    until(place.store.runs)
-    time.sleep(0.5)
+    until(lambda: texts(web))
     process.send_signal(signal.SIGKILL)
     process.wait(5)
-    assert until(lambda: texts(web)) == ["✗ *The test on nothing died*"]
+    until(lambda: len(texts(web)) == 2)
+    assert texts(web)[1] == "✗ *The test on nothing died*"
 
 
 def test_a_receiver_that_hangs_does_not_hold_up_the_run(place: Any, web: Any, until: Any) -> None:
