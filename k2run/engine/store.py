@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
-from secrets import token_hex
 
 from k2run.engine.journal import JOURNAL
 from k2run.errors import JournalLost, UsageError
@@ -43,7 +42,9 @@ class Store:
         """
         now = time.time()
         began = time.strftime("%Y%m%d-%H%M%S", time.gmtime(now))
-        folder = self.home / ("checks" if trial else "runs") / f"{began}-{name}-{milliseconds(now):03x}{token_hex(1)}"
+        folder = (
+            self.home / ("checks" if trial else "runs") / f"{began}-{name}-{milliseconds(now):03x}{os.urandom(1).hex()}"
+        )
         try:
             folder.mkdir(parents=True)
             (folder / RUNBOOK_COPY).write_text(source)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from secrets import token_hex
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -44,7 +43,7 @@ class Inbox:
         """
         self._folder.mkdir(exist_ok=True)
         target = self._place(question)
-        draft = target.with_name(f".{target.name}.{token_hex(8)}")
+        draft = target.with_name(f".{target.name}.{os.urandom(8).hex()}")
         draft.write_bytes(msgspec.json.encode(answer))
         try:
             os.link(draft, target)
