@@ -16,6 +16,7 @@ from k2run.adapters._target import target
 from k2run.adapters._tls import TRUSTING_THE_SYSTEM, Tls
 from k2run.adapters._web import IDEMPOTENT, identified, with_query
 from k2run.bench.baseline import NO_RUNS, Baselines, fingerprint
+from k2run.bench.consume import consume
 from k2run.bench.judging import judge
 from k2run.bench.pace import NONE, TEN_SECONDS, paced
 from k2run.bench.plan import Ask, Outcome, Plan
@@ -28,7 +29,7 @@ from k2run.errors import Refused
 from k2run.language.quantities import Duration, Rate, Size
 from k2run.stack.services import Services
 
-__all__ = ["http", "produce", "query"]
+__all__ = ["consume", "http", "produce", "query"]
 
 GIBIBYTE = Size(2**30)
 PORTS = {"http": 80, "https": 443}
