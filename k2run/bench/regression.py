@@ -14,7 +14,7 @@ from k2run.bench.latency import QUANTILES, counts, needed
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-DRAWS = 2000
+DRAWS = 1000
 """Resamples behind an interval: its ends are then good to about a tenth of its width."""
 TAILS = (0.025, 0.975)
 """Of the 95 % interval."""
