@@ -59,8 +59,8 @@ class NoBaseline(Exception):
         self.excused = excused
 
 
-class Baselines(Connection, frozen=True, kw_only=True, key="baselines"):
-    """Earlier runs on the same stack.
+class Baselines(Connection, frozen=True, kw_only=True):
+    """Earlier runs on the same stack; no setting of the stack file, hence without a key.
 
     Attributes:
         home: The `.k2run` folder.

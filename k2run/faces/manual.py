@@ -43,8 +43,9 @@ def page(action: Action) -> str:
     if results:
         lines += ["", f"Result: {action.result.__name__}"]
         lines += [f"  {name.strip('`')}: {kind.strip('`')}" for name, kind in results]
-    if action.connections:
-        lines += ["", "Needs of the stack: " + ", ".join(connection.key for connection in action.connections)]
+    needs = [connection.key for connection in action.connections if connection.key]
+    if needs:
+        lines += ["", f"Needs of the stack: {', '.join(needs)}"]
     lines += ["", "Example", indent(example_of(action), "  ")]
     return "\n".join(lines)
 

@@ -162,11 +162,11 @@ def test_the_same_load_twice_shows_no_difference_and_a_slower_one_does():
 def test_an_interval_of_the_ratio_holds_the_truth_about_nineteen_times_in_twenty():
     chance = random.Random(11)
     held = 0
-    for _ in range(16):
+    for _ in range(10):
         one, other = ([chance.lognormvariate(-5, 0.5) for _ in range(300)] for _ in range(2))
         change = changes(histogram(one), histogram(other), ["p50"])[0]
         held += change.low <= 1 <= change.high
-    assert held >= 13
+    assert held >= 8
 
 
 def test_percentiles_that_one_side_cannot_carry_are_not_compared():

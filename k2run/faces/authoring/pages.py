@@ -80,7 +80,7 @@ def _action(action: Action) -> str:
     head, _, _ = action.doc.partition("\nArgs:")
     arguments = _table(("argument", "type", "default", "meaning"), argument_rows(action))
     results = _table(("result", "type"), result_rows(action))
-    needs = ", ".join(f"`{connection.key}`" for connection in action.connections)
+    needs = ", ".join(f"`{connection.key}`" for connection in action.connections if connection.key)
     parts = [f"### {action.name}", f"*{action.effect.value}*" + (f", needs {needs}" if needs else ""), head.strip()]
     return "\n\n".join(
         [*parts, *(part for part in (arguments, results) if part), f"```yaml\n{example_of(action)}\n```"]
