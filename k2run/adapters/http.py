@@ -10,6 +10,7 @@ from msgspec import structs
 
 from k2run.actions.action import Effect, Result, action
 from k2run.actions.deadline import Deadline
+from k2run.adapters._asking import sample  # noqa: F401 - an action of this adapter
 from k2run.adapters._target import target
 from k2run.adapters._tls import TRUSTING_THE_SYSTEM, Tls
 from k2run.adapters._web import Answer, Request, send, with_query

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from k2run.actions.action import Effect, Striking, Undo, action, fault
 from k2run.actions.deadline import Deadline
+from k2run.adapters._roll_call import roll_call  # noqa: F401 - an action of this adapter
 from k2run.adapters._service import Lines, Readiness, Resources, Revived, Seen, Status, Struck
 from k2run.errors import NotApplicable, Refused, StackUnavailable, TimedOut, Unreachable
 from k2run.language.quantities import Duration

@@ -38,14 +38,20 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument(
         "--backfill", type=int, default=0, metavar="N", help="first send N trades spread over the last 20 minutes"
     )
+    parser.add_argument(
+        "--leave-out", default="", metavar="FIELD", help="send trades without this field, as a producer gone wrong does"
+    )
     return parser
 
 
 class Stream:
     """Moves trades from a source into the broker and keeps count."""
 
-    def __init__(self, source: Source, outlet: Outlet, metrics: StreamMetrics, stopping: threading.Event) -> None:
+    def __init__(
+        self, source: Source, outlet: Outlet, metrics: StreamMetrics, stopping: threading.Event, leave_out: str = ""
+    ) -> None:
         self._source = source
+        self._leave_out = leave_out
         self._outlet = outlet
         self._metrics = metrics
         self._stopping = stopping
@@ -80,7 +86,7 @@ class Stream:
 
     def _send(self, trades: list[trade.Trade], progress_every: int) -> None:
         for sent in trades:
-            self._outlet.send(trade.TOPIC, sent.symbol, trade.encode(sent))
+            self._outlet.send(trade.TOPIC, sent.symbol, self._encode(sent))
             self._streamed += 1
             if self._streamed % progress_every == 0:
                 self._report(sent)
@@ -89,6 +95,13 @@ class Stream:
             self._metrics.received[symbol].inc(sum(1 for sent in trades if sent.symbol == symbol))
         if trades:
             self._metrics.newest.set(time.time())
+
+    def _encode(self, sent: trade.Trade) -> bytes:
+        if not self._leave_out:
+            return trade.encode(sent)
+        fields = trade.fields(sent)
+        fields.pop(self._leave_out, None)
+        return trade.encode(fields)
 
     def _report(self, last: trade.Trade) -> None:
         log(
@@ -126,7 +139,7 @@ def main() -> None:
         return
     keeper.watch()
     outlet = Outlet(options.bootstrap, keeper, metrics)
-    stream = Stream(source, outlet, metrics, stopping)
+    stream = Stream(source, outlet, metrics, stopping, options.leave_out)
     log("stream_started", source=options.source, symbols=options.symbols, rate=options.rate)
     if options.backfill and isinstance(source, Synthetic):
         stream.backfill(source.history(options.backfill, HISTORY_S))

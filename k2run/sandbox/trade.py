@@ -49,6 +49,7 @@ class Trade(msgspec.Struct, frozen=True, gc=False, kw_only=True):
 
 
 encode = msgspec.json.Encoder().encode
+fields = msgspec.structs.asdict
 decode = msgspec.json.Decoder(Trade).decode
 decode_many = msgspec.json.Decoder(list[Trade]).decode
 

@@ -58,8 +58,15 @@ services:
     ports: [{broker}]
   network:
     run: process
-    command: [python, -m, k2run.sandbox.network, --port, {control}, --kafka, "--link=reader={link},127.0.0.1:{broker}"]
-    ports: [{control}, {link}]
+    command:
+      - python
+      - -m
+      - k2run.sandbox.network
+      - --port={control}
+      - --kafka
+      - --link=reader={link},127.0.0.1:{broker}
+      - --web=page={page},127.0.0.1:{control}
+    ports: [{control}, {link}, {page}]
   reader: {{run: process, command: [python, "{folder}/reader.py", "127.0.0.1:{link}"]}}
   worker: {{run: process, command: [sleep, "600"]}}
 """
@@ -77,15 +84,20 @@ def free_ports(count: int) -> list[int]:
 def moved_ports() -> dict[str, str]:
     """Environment variables that move the embedded stack to ports that are free."""
     named = ("KAFKA", "API", "PROMETHEUS", "STREAM_METRICS", "CONSUMER_METRICS")
-    named += ("NETWORK", "STREAM_LINK", "CONSUMER_LINK")
+    named += ("NETWORK", "STREAM_LINK", "CONSUMER_LINK", "API_BEHIND")
     return {f"K2RUN_{name}_PORT": str(port) for name, port in zip(named, free_ports(len(named)), strict=True)}
 
 
 @dataclass
 class Faulty:
-    """The stack, and what one can see of it."""
+    """The stack, and what one can see of it.
+
+    Attributes:
+        page: Port of a link that leads to an HTTP server (the control of the network itself).
+    """
 
     folder: Path
+    page: int
 
     @property
     def store(self) -> Store:
@@ -192,10 +204,12 @@ def _writable(path: Path) -> bool:
 @pytest.fixture(scope="session")
 def faulty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Faulty]:
     folder = tmp_path_factory.mktemp("faulty")
-    broker, control, link = free_ports(3)
+    broker, control, link, page = free_ports(4)
     (folder / "reader.py").write_text(READER)
-    (folder / "stack.yaml").write_text(STACK.format(broker=broker, control=control, link=link, folder=folder))
-    found = Faulty(folder)
+    (folder / "stack.yaml").write_text(
+        STACK.format(broker=broker, control=control, link=link, page=page, folder=folder)
+    )
+    found = Faulty(folder, page)
     data = found.state / "data"
     data.mkdir(parents=True)
     (data / "settings.toml").write_text("rate = 200\n")

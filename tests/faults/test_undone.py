@@ -32,6 +32,8 @@ FAULTS = {
     "network.delay": "{link: reader, latency: 50ms, jitter: 10ms}",
     "network.lose": "{link: reader, percent: 5}",
     "network.throttle": "{link: reader, rate: 100000/s}",
+    "network.reset": "{link: reader, percent: 50, after: 100ms}",
+    "network.fail": "{link: page, percent: 50, status: 503}",
     "topic.poison": f"{{{TICKS}}}",
     "topic.duplicate": f"{{{TICKS}, count: 5}}",
     "topic.disorder": f"{{{TICKS}, count: 5}}",

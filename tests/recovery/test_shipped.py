@@ -18,7 +18,8 @@ from k2run.language.model import Kind
 from k2run.recovery.drill import Choice, Round, choose
 
 SHIPPED = Path(__file__).parents[2] / "runbooks" / "recovery"
-PORTS = ("KAFKA", "API", "NETWORK", "STREAM_LINK", "CONSUMER_LINK", "PROMETHEUS", "STREAM_METRICS", "CONSUMER_METRICS")
+PORTS = ("KAFKA", "API", "API_BEHIND", "NETWORK", "STREAM_LINK", "CONSUMER_LINK", "PROMETHEUS")
+PORTS += ("STREAM_METRICS", "CONSUMER_METRICS")
 
 
 @pytest.fixture(scope="module")
