@@ -58,7 +58,7 @@ def _whole(one: RunView, other: RunView) -> Iterator[Row]:
         name="time",
         one=_cited(span(one.seconds), one.finished),
         other=_cited(span(other.seconds), other.finished),
-        says=_percent(one.seconds, other.seconds),
+        says=change_of(one.seconds, other.seconds),
     )
     if one.scored is not None and other.scored is not None:
         yield Row(
@@ -127,7 +127,7 @@ def _figures(one: RunView, other: RunView) -> Iterator[Row]:
             name=name,
             one=_cited(f"{a[0]:,.4g}", a[1]) if a else "",
             other=_cited(f"{b[0]:,.4g}", b[1]) if b else "",
-            says=_percent(a[0], b[0]) if a and b else "",
+            says=change_of(a[0], b[0]) if a and b else "",
         )
 
 
@@ -192,7 +192,7 @@ def _times(one: RunView, other: RunView) -> Iterator[Row]:
                 name=name,
                 one=_cited(against(first.seconds, first.within, first.objective), first),
                 other=_cited(against(second.seconds, second.within, second.objective), second),
-                says=_percent(first.seconds, second.seconds),
+                says=change_of(first.seconds, second.seconds),
             )
 
 
@@ -200,7 +200,8 @@ def _done(step: StepView | None) -> StepFinished | None:
     return step.finished if step is not None and step.standing not in NOT_DONE else None
 
 
-def _percent(one: float, other: float) -> str:
+def change_of(one: float, other: float) -> str:
+    """By how much the second value differs from the first: `+12 %`, `7 times as much`."""
     if not one:
         return ""
     ratio = other / one

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from k2run.evidence.html.charts import measurements
 from k2run.evidence.html.element import Html, tag
 from k2run.evidence.html.record import environment, journal, people, remarks, steps, undos
+from k2run.evidence.html.rehearsed import TITLE, last_time
 from k2run.evidence.html.summary import header, objectives, score, verdict_box, went_wrong
 from k2run.evidence.html.timeline import timeline
 from k2run.evidence.verdict import verdict
@@ -29,12 +30,19 @@ _PARTS = {
     "Environment": environment,
     "Journal": journal,
 }
-_ANCHORS = {"What went wrong": "wrong", "Faults and undos": "undos"}
+_ANCHORS = {TITLE: "last-time", "What went wrong": "wrong", "Faults and undos": "undos"}
 
 
-def report_html(view: RunView) -> str:
-    """The report of a run, finished or broken off."""
+def report_html(view: RunView, last: RunView | None = None) -> str:
+    """The report of a run, finished or broken off.
+
+    Args:
+        view: The run.
+        last: The rehearsal before it, for a rehearsal.
+    """
     made = {name: part for name, part in ((name, make(view)) for name, make in _PARTS.items()) if part}
+    if last is not None:
+        made = {TITLE: last_time(view, last), **made}
     links = [tag("a", name, href=f"#{_ANCHORS.get(name, name.lower())}") for name in made]
     head = tag(
         "head",

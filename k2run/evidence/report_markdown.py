@@ -6,6 +6,8 @@ import re
 from typing import TYPE_CHECKING
 
 from k2run.engine.events import Bound
+from k2run.evidence.rehearsed import against_last, attendance, wished
+from k2run.evidence.turns import MoreTurns, listed
 from k2run.evidence.verdict import tally, trouble, verdict
 from k2run.evidence.wording import (
     MARKS,
@@ -33,10 +35,16 @@ _SPECIAL = re.compile(r"([\\`*_\[\]<>#|~!&$])")
 _BOUNDS = {Bound.MET: "✓ met", Bound.MISSED: "✗ **missed**", Bound.NOT_MEASURED: "? not measured"}
 
 
-def report_markdown(view: RunView) -> str:
-    """The report of a run, finished or broken off."""
+def report_markdown(view: RunView, last: RunView | None = None) -> str:
+    """The report of a run, finished or broken off.
+
+    Args:
+        view: The run.
+        last: The rehearsal before it, for a rehearsal.
+    """
     parts = [
         *_header(view),
+        *_last_time(view, last),
         *_score(view),
         *_objectives(view),
         *_went_wrong(view),
@@ -102,6 +110,19 @@ def _verdict(view: RunView) -> str:
     word, rest = verdict(view, view.finished)
     sentence = f"**{word}** {text(rest)}".rstrip()
     return f"{sentence}\n\n{tally(view)}; {against(view.seconds, within)} (#{view.finished.seq})"
+
+
+def _last_time(view: RunView, last: RunView | None) -> Iterator[str]:
+    if last is None or last.started is None:
+        return
+    yield "\n## Against the last rehearsal"
+    yield f"\nThe last one was {code(last.started.run)}, {moment(last.started.at)}. {attendance(view, last)}".rstrip()
+    rows = against_last(view, last)
+    cells = [(text(each.name), text(each.other), text(each.one), text(each.says)) for each in rows]
+    yield from _table(("What", "This time", "Last time", "Difference"), cells)
+    wishes = wished(last)
+    if wishes:
+        yield f"\nWhat was to be changed: **{text('; '.join(wishes))}**"
 
 
 def _score(view: RunView) -> Iterator[str]:
@@ -204,10 +225,12 @@ def _steps(view: RunView) -> Iterator[str]:
     for section in view.sections.values():
         if section.steps:
             yield f"\n### {text(section.name)}"
-            yield from _table(heads, (_step_row(step) for step in section.in_order()))
+            yield from _table(heads, (_step_row(step) for step in listed(section.in_order())))
 
 
-def _step_row(step: StepView) -> tuple[str, ...]:
+def _step_row(step: StepView | MoreTurns) -> tuple[str, ...]:
+    if isinstance(step, MoreTurns):
+        return f"{MARKS[Standing.PASSED]} passed", step.says, "", "", "", "", f"#{step.first} to #{step.last}"
     finished = step.finished
     name = "&nbsp;&nbsp;" * step.depth + text(step.name)
     if finished is None:

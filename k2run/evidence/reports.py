@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from k2run.engine.journal import read_journal
 from k2run.errors import OperatorError
 from k2run.evidence.junit import report_junit
+from k2run.evidence.rehearsed import last_rehearsal
 from k2run.evidence.report_html import report_html
 from k2run.evidence.report_markdown import report_markdown
 from k2run.evidence.view import RunView, view_of
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-REPORTS: dict[str, Callable[[RunView], str]] = {
+REPORTS: dict[str, Callable[[RunView, RunView | None], str]] = {
     "report.html": report_html,
     "report.md": report_markdown,
 }
@@ -38,8 +39,11 @@ def write_reports(folder: Path, *, junit: bool = False) -> list[Path]:
         OperatorError: A report cannot be written.
     """
     view = view_of(read_journal(folder))
-    wanted = {**REPORTS, JUNIT: report_junit} if junit else REPORTS
-    return [_write(folder / name, render(view)) for name, render in wanted.items()]
+    last = last_rehearsal(folder, view)
+    made = {name: render(view, last) for name, render in REPORTS.items()}
+    if junit:
+        made[JUNIT] = report_junit(view)
+    return [_write(folder / name, text) for name, text in made.items()]
 
 
 def _write(path: Path, text: str) -> Path:

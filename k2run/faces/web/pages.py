@@ -12,6 +12,7 @@ from starlette.routing import Route
 
 from k2run.engine.journal import JOURNAL
 from k2run.engine.outline import outline
+from k2run.evidence.rehearsed import last_rehearsal
 from k2run.evidence.report_html import STYLE, report_html
 from k2run.evidence.report_markdown import report_markdown
 from k2run.faces.web.guard import POLICY
@@ -21,8 +22,11 @@ from k2run.faces.web.pictures import draw
 from k2run.faces.web.site import Denied, site_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from starlette.requests import Request
 
+    from k2run.evidence.view import RunView
     from k2run.faces.web.shelf import Entry
     from k2run.faces.web.site import Site
     from k2run.faces.web.tokens import Somebody
@@ -146,14 +150,13 @@ async def events(request: Request) -> Response:
 
 async def report(request: Request) -> Response:
     """The report of a run, made from its journal."""
-    view = _story_view(request)
-    html = await run_in_threadpool(report_html, view)
+    html = await _report(request, report_html)
     return HTMLResponse(html, headers={"content-security-policy": REPORT_POLICY})
 
 
 async def report_text(request: Request) -> Response:
     """The report as Markdown."""
-    return PlainTextResponse(await run_in_threadpool(report_markdown, _story_view(request)))
+    return PlainTextResponse(await _report(request, report_markdown))
 
 
 async def journal(request: Request) -> Response:
@@ -169,10 +172,11 @@ async def healthz(request: Request) -> Response:  # noqa: ARG001 - the form of a
     return JSONResponse({"status": "ok"})
 
 
-def _story_view(request: Request) -> Any:
+async def _report(request: Request, make: Callable[[RunView, RunView | None], str]) -> str:
     site = site_of(request)
     site.reader(request)
-    return site.feed(request.path_params["run"]).story.view
+    story = site.feed(request.path_params["run"]).story
+    return await run_in_threadpool(lambda: make(story.view, last_rehearsal(story.folder, story.view)))
 
 
 ROUTES = [
