@@ -9,6 +9,7 @@ import msgspec
 
 from k2run.evidence.html.element import NOTHING, Child, Html, escape, join, journal_link, row, table, tag
 from k2run.evidence.html.summary import badge, bound_badge, join_note
+from k2run.evidence.turns import MoreTurns, listed
 from k2run.evidence.wording import NOT_DONE, Standing, against, count, moment, points, span, standing
 from k2run.language.quantities import encode_quantity
 
@@ -42,10 +43,15 @@ def _section(section: SectionView) -> Html:
         " ",
         tag("span", time, badge(standing(finished.outcome)) if finished is not None else "not reached", class_="quiet"),
     )
-    listed = [
-        _step(heads, step) for step in section.in_order() if not (step.is_block and step.standing is Standing.PASSED)
-    ]
-    return join((title, table(f"Steps of {section.name}", heads, listed, class_="steps cards")))
+    shown = (step for step in section.in_order() if not (step.is_block and step.standing is Standing.PASSED))
+    rows = [_more(heads, step) if isinstance(step, MoreTurns) else _step(heads, step) for step in listed(shown)]
+    return join((title, table(f"Steps of {section.name}", heads, rows, class_="steps cards")))
+
+
+def _more(heads: Sequence[str], turns: MoreTurns) -> Html:
+    lines = tag("span", f"lines {turns.first} to {turns.last} of journal.jsonl", class_="quiet")
+    cells = (badge(Standing.PASSED), turns.says, *[NOTHING] * (len(heads) - 3), lines)
+    return row(heads, cells, number_of_head=1)
 
 
 def _step(heads: Sequence[str], step: StepView) -> Html:
@@ -277,8 +283,9 @@ def cited(view: RunView) -> list[AnyEvent]:
     events: list[AnyEvent | None] = [view.started, view.scored, view.finished]
     events += [*view.resumed, *view.stack_changes, *view.faults, *view.clocks, *view.objectives, *view.notes]
     for section in view.sections.values():
-        for step in section.steps:
-            events += [step.finished or step.started, step.answered or step.asked]
+        for step in listed(section.steps):
+            if not isinstance(step, MoreTurns):
+                events += [step.finished or step.started, step.answered or step.asked]
     for undo in view.undos.values():
         events += [undo.planned, undo.finished]
     unique = {event.seq: event for event in events if event is not None}
