@@ -18,6 +18,7 @@ from k2run.adapters._web import IDEMPOTENT, identified, with_query
 from k2run.bench.baseline import NO_RUNS, Baselines, fingerprint
 from k2run.bench.consume import consume
 from k2run.bench.judging import judge
+from k2run.bench.knee import knee
 from k2run.bench.pace import NONE, TEN_SECONDS, paced
 from k2run.bench.plan import Ask, Outcome, Plan
 from k2run.bench.produce import produce
@@ -29,7 +30,7 @@ from k2run.errors import Refused
 from k2run.language.quantities import Duration, Rate, Size
 from k2run.stack.services import Services
 
-__all__ = ["consume", "http", "produce", "query"]
+__all__ = ["consume", "http", "knee", "produce", "query"]
 
 GIBIBYTE = Size(2**30)
 PORTS = {"http": 80, "https": 443}
