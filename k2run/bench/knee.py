@@ -100,8 +100,9 @@ def knee(
     """Raise the rate of requests until the service does not keep up, and name the last rate that it kept up with.
 
     A rate is too much when fewer than 95 % of its requests a second are answered, when more than 1 % of them fail or
-    are empty, or when p95 is more than three times that of the first rate; and when that is so again at once. Between the last rate kept up with and the
-    first that was too much it looks closer. Latencies count from the moment a request should have started.
+    are empty, or when p95 is more than three times that of the first rate; and when that is so again at once. Between
+    the last rate kept up with and the first that was too much it looks closer. Latencies count from the moment a
+    request should have started.
 
     Args:
         service: The service to ask; its URL and headers come from the stack.
