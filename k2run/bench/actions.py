@@ -20,6 +20,7 @@ from k2run.bench.consume import consume
 from k2run.bench.judging import judge
 from k2run.bench.knee import knee
 from k2run.bench.pace import NONE, TEN_SECONDS, paced
+from k2run.bench.pipeline import pipeline
 from k2run.bench.plan import Ask, Outcome, Plan
 from k2run.bench.produce import produce
 from k2run.bench.repeat import repeat
@@ -30,7 +31,7 @@ from k2run.errors import Refused
 from k2run.language.quantities import Duration, Rate, Size
 from k2run.stack.services import Services
 
-__all__ = ["consume", "http", "knee", "produce", "query"]
+__all__ = ["consume", "http", "knee", "pipeline", "produce", "query"]
 
 GIBIBYTE = Size(2**30)
 PORTS = {"http": 80, "https": 443}
