@@ -43,11 +43,8 @@ class RollCall(Result, frozen=True, kw_only=True):
 
     def headline(self) -> str:
         """Such as `4 of 6 well; down: api; silent: stream`."""
-        wrong = [
-            f"{name}: {', '.join(found)}"
-            for name, found in (("down", self.down), ("held", self.held), ("silent", self.silent))
-            if found
-        ]
+        kinds = {"down": self.down, "held": self.held, "silent": self.silent}
+        wrong = [f"{kind}: {', '.join(names)}" for kind, names in kinds.items() if names]
         return "; ".join([f"{len(self.well)} of {self.count} well", *wrong])
 
 
