@@ -1,7 +1,10 @@
+import fcntl
 import getpass
 import io
 import os
 import pty
+import struct
+import termios
 import threading
 import time
 
@@ -34,20 +37,28 @@ class Desk:
 
     def types(self, text, once):
         """Type as soon as something is on the screen."""
-        until = time.monotonic() + 5
+        until = time.monotonic() + 30
         while once not in self.seen and time.monotonic() < until:
             time.sleep(0.01)
         assert once in self.seen, self.seen
         os.write(self.keyboard, text.encode())
 
-    def ask(self, *, choices=("yes", "no"), default=None, seconds=5.0, deadline=None):
+    def ask(
+        self,
+        *,
+        question="The quick reference is printed",
+        choices=("yes", "no"),
+        default=None,
+        seconds=5.0,
+        deadline=None,
+    ):
         self.answer = "nothing yet"
         self.error = None
 
         def ask():
             try:
                 self.answer = self.person.ask(
-                    "The quick reference is printed",
+                    question,
                     choices=choices,
                     default=default,
                     deadline=deadline or Deadline(seconds),
@@ -155,3 +166,11 @@ def test_a_choice_may_be_abbreviated_or_given_by_its_number():
     assert match_choice("notes", choices) == "notes"
     assert match_choice("", choices) is None
     assert match_choice("anything", []) == "anything"
+
+
+def test_a_long_question_is_broken_between_words(desk):
+    fcntl.ioctl(desk.keyboard, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 40, 0, 0))
+    asking = desk.ask(question="Every service has metrics, and the first dashboard shows lag")
+    desk.types("y\n", once="> ")
+    asking.join(5)
+    assert "  ? Every service has metrics, and the\r\n    first dashboard shows lag\r\n" in desk.seen

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 import sys
+import textwrap
 import threading
 from typing import TYPE_CHECKING, TextIO
 
@@ -58,7 +59,7 @@ class TerminalPerson(Person):
     def _converse(self, question: str, choices: Sequence[str], default: str | None, deadline: Deadline) -> str:
         """Put the question until there is an answer to it."""
         bell = "\a" if self._writes.isatty() else ""
-        self._say(f"{bell}\n  ? {clean(question)}\n")
+        self._say(f"{bell}\n{self._broken(f'  ? {clean(question)}')}\n")
         while True:
             self._say(f"{self._offer(choices, default, deadline)}\n  > ")
             typed = self._read_line(choices, default, deadline).strip()
@@ -68,6 +69,13 @@ class TerminalPerson(Person):
             if answer is not None:
                 return answer
             self._say(f"  please answer {' or '.join(choices)}\n" if choices else "  please type an answer\n")
+
+    def _broken(self, text: str) -> str:
+        """A long question in lines that end between words, where the terminal has a width."""
+        if not self._writes.isatty():
+            return text
+        width = os.get_terminal_size(self._writes.fileno()).columns or len(text)
+        return "\n".join(textwrap.wrap(text, max(width, 40), subsequent_indent="    "))
 
     def _read_line(self, choices: Sequence[str], default: str | None, deadline: Deadline) -> str:
         """A line of the input; the countdown above it goes on while somebody types."""
