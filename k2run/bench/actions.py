@@ -17,6 +17,7 @@ from k2run.adapters._tls import TRUSTING_THE_SYSTEM, Tls
 from k2run.adapters._web import IDEMPOTENT, identified, with_query
 from k2run.bench.baseline import NO_RUNS, Baselines, fingerprint
 from k2run.bench.consume import consume
+from k2run.bench.ingest import ingest
 from k2run.bench.judging import judge
 from k2run.bench.knee import knee
 from k2run.bench.pace import NONE, TEN_SECONDS, paced
@@ -31,7 +32,7 @@ from k2run.errors import Refused
 from k2run.language.quantities import Duration, Rate, Size
 from k2run.stack.services import Services
 
-__all__ = ["consume", "http", "knee", "pipeline", "produce", "query"]
+__all__ = ["consume", "http", "ingest", "knee", "pipeline", "produce", "query"]
 
 GIBIBYTE = Size(2**30)
 PORTS = {"http": 80, "https": 443}

@@ -67,7 +67,7 @@ class InAnswers:
             found = found.get(part) if isinstance(found, dict) else None
         if not isinstance(found, list):
             raise Refused(f"the answer of {self._request.address} has no list at {'.'.join(self._path) or 'its top'}")
-        ids = {row.get(self._field) for row in found if isinstance(row, dict)}
+        ids = {str(row.get(self._field)) for row in found if isinstance(row, dict)}
         return ids.intersection(waiting)
 
 
