@@ -7,10 +7,12 @@ expression and nothing else keeps the type of its value. Only `{{ }}` means anyt
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from k2run.errors import ExpressionFailed
 from k2run.language.place import Place
+from k2run.language.plain import plain
 from k2run.language.syntax import Syntax, read_expression
 
 if TYPE_CHECKING:
@@ -50,6 +52,10 @@ class Expression:
         Raises:
             ExpressionFailed: A name or field is missing, or the values do not fit the operation.
         """
+        simply = plain(self.text)
+        if simply is not None:
+            with suppress(Exception):  # what is out of the ordinary is Jinja2's to judge, and to explain
+                return simply(scope)
         try:
             from k2run.language.evaluation import Missing, compiled
 

@@ -75,6 +75,17 @@ def read_expression(text: str) -> Syntax:
     return read_with_jinja(text)
 
 
+def read_alike(text: str) -> ast.expr | None:
+    """The tree of an expression that Python and Jinja2 certainly read alike, without fault; None for any other."""
+    if len(text) > MAX_LENGTH or _ODD.search(text) is not None:
+        return None
+    try:
+        reader = _Reader(text)
+        return None if reader.read().faults else reader.tree
+    except (_Unsure, SyntaxError, ValueError, MemoryError, RecursionError):
+        return None
+
+
 _ODD = re.compile(r"""[^\x20-\x7e] | [\\#;~`] | \"{3} | '{3} | (?<!\w)\d[\d.]*[A-Za-z_]""", re.VERBOSE)
 """Line ends, letters that Python might fold, escapes, comments, numbers with letters, what means something else."""
 
@@ -144,12 +155,12 @@ class _Reader(Findings):
         super().__init__()
         self._text = text
         self._indent = len(text) - len(text.lstrip())
-        self._tree = ast.parse(text.strip(), mode="eval").body
+        self.tree = ast.parse(text.strip(), mode="eval").body
 
     def read(self) -> Syntax:
-        if isinstance(self._tree, ast.Tuple):
+        if isinstance(self.tree, ast.Tuple):
             raise _Unsure
-        self._walk(self._tree)
+        self._walk(self.tree)
         return self.syntax()
 
     def _walk(self, node: ast.AST) -> None:
