@@ -106,7 +106,7 @@ class _Reader(Findings):
     def _call(self, node: nodes.Call) -> None:
         function = node.node
         if isinstance(function, nodes.Name):
-            self.references.append(Reference(function.name, (), (function.lineno,), called=True))
+            self.function(function.name, function.lineno)
         elif isinstance(function, nodes.Getattr):
             offset = self._name_at(function.attr, function)
             self.attribute(function.attr, offset)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from functools import lru_cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, get_args, get_origin
 
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     Shape = Callable[[str, tuple[str, ...]], Any]
 
 _CODE = "K408"
-_WORDS = re.compile(r"\b(?:to_duration|to_size|to_rate|age|duration\(|size\(|rate\()|\d(?:ms|min|[smhdB]|[kKMGT]i?B)\b")
 _MAKES = {"to_duration": Unit.DURATION, "age": Unit.DURATION, "to_size": Unit.SIZE, "to_rate": Unit.RATE}
 _MAKES |= {"duration": Unit.DURATION, "size": Unit.SIZE, "rate": Unit.RATE}
 _MAKES |= dict.fromkeys(("int", "float", "length", "count", "len", "now"), Unit.NUMBER)
@@ -66,11 +66,7 @@ def measured(text: str, shapes: Shape) -> tuple[Unit | None, list[Fault]]:
         return None, []
 
 
-def has_quantities(text: str) -> bool:
-    """Whether an expression may have a quantity that does not come from a name."""
-    return _WORDS.search(text) is not None
-
-
+@lru_cache(maxsize=1024)
 def is_quantity(shape: Any) -> bool:
     """Whether a type is one of the quantities, or may be."""
     return _shape_unit(shape) in TYPES

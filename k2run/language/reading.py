@@ -6,7 +6,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from k2run.language.expressions import Expression, Template
-from k2run.language.measures import has_quantities, is_quantity, measured
+from k2run.language.measures import is_quantity, measured
 from k2run.language.phrases import of_value
 from k2run.language.pieces import cut
 from k2run.language.problems import did_you_mean
@@ -239,6 +239,7 @@ class Reading:
     def check(self, text: str, path: Trail, at: int, scope: Scope) -> None:
         """Note every problem of an expression that begins at character `at` of the value at `path`."""
         syntax = read_expression(text)
+        quantities = syntax.quantified
         for fault in syntax.faults:
             self._fault(fault, path, at)
         for reference in syntax.references:
@@ -247,9 +248,10 @@ class Reading:
                     self._unknown_function(reference, path, at)
             elif not scope.knows(reference.name):
                 self._unknown_name(reference, path, at, scope)
-            elif reference.path:
-                self._attributes(reference, path, at, scope)
-        for fault in self._measured(text, scope)[1]:
+            else:
+                shape = self._attributes(reference, path, at, scope)
+                quantities = quantities or (shape is not Any and is_quantity(shape))
+        for fault in _measured(text, scope)[1] if quantities else ():
             self._fault(fault, path, at)
 
     def shape(self, value: Any, scope: Scope) -> Any:
@@ -257,16 +259,8 @@ class Reading:
         parts = value.parts if isinstance(value, Template) else ()
         if len(parts) != 1 or not isinstance(parts[0], Expression):
             return Any
-        unit, _ = self._measured(parts[0].text, scope)
+        unit, _ = _measured(parts[0].text, scope)
         return Any if unit is None else TYPES.get(unit, Any)
-
-    def _measured(self, text: str, scope: Scope) -> tuple[Unit | None, list[Fault]]:
-        """What an expression counts; only those that may have quantities are looked at."""
-        references = read_expression(text).references
-        known = (_shape(reference.name, reference.path, scope) for reference in references)
-        if not has_quantities(text) and not any(map(is_quantity, known)):
-            return None, []
-        return measured(text, lambda name, steps: _shape(name, steps, scope))
 
     def _fault(self, fault: Fault, path: Trail, at: int) -> None:
         self.problem(
@@ -305,13 +299,15 @@ class Reading:
         path = registration(self.document.data, name)
         return f"it is only known after the step in line {self.document.place(path).line}" if path else ""
 
-    def _attributes(self, reference: Reference, path: Trail, at: int, scope: Scope) -> None:
+    def _attributes(self, reference: Reference, path: Trail, at: int, scope: Scope) -> Any:
+        """The type at the end of a name and its attributes; Any where nothing is known of it."""
         try:
-            follow(scope.shape(reference.name), reference.path)
+            shape = scope.shape(reference.name)
+            return follow(shape, reference.path) if reference.path else shape
         except Absent as absent:
             wrong = reference.path[absent.index]
             if wrong.startswith("_"):
-                return  # a problem already
+                return Any  # a problem already
             owner = ".".join((reference.name, *reference.path[: absent.index])).replace(".[]", "[…]")
             known = ", ".join(absent.names)
             self.problem(
@@ -322,6 +318,7 @@ class Reading:
                 length=len(wrong),
                 hint=did_you_mean(wrong, absent.names) or (f"it has {known}" if known else "it is a plain value"),
             )
+            return Any
 
 
 def _shape(name: str, path: tuple[str, ...], scope: Scope) -> Any:
@@ -330,6 +327,11 @@ def _shape(name: str, path: tuple[str, ...], scope: Scope) -> Any:
         return follow(scope.shape(name), path) if scope.knows(name) else Any
     except Absent:
         return Any
+
+
+def _measured(text: str, scope: Scope) -> tuple[Unit | None, list[Fault]]:
+    """What an expression counts, and where its quantities do not go together."""
+    return measured(text, lambda name, steps: _shape(name, steps, scope))
 
 
 def _bared(text: str) -> str:

@@ -12,9 +12,10 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from k2run.language.units import masked
-from k2run.language.words import CONSTANTS, FILTERS, METHODS, TESTS
+from k2run.language.words import CONSTANTS, FILTERS, METHODS, QUANTITY_FILTERS, QUANTITY_FUNCTIONS, TESTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,10 +53,15 @@ class Fault(Struct, frozen=True):
 
 
 class Syntax(Struct, frozen=True):
-    """What reading an expression gave."""
+    """What reading an expression gave.
+
+    Attributes:
+        quantified: It writes a quantity out, or makes one.
+    """
 
     references: tuple[Reference, ...] = ()
     faults: tuple[Fault, ...] = ()
+    quantified: bool = False
 
 
 @lru_cache(maxsize=8192)
@@ -64,7 +70,12 @@ def read_expression(text: str) -> Syntax:
     if len(text) > MAX_LENGTH:
         return Syntax(faults=(Fault("K401", f"an expression has at most {MAX_LENGTH:,} characters", 0),))
     if _ODD.search(text) is not None:
-        text = masked(text)
+        hidden = masked(text)
+        return replace(_read(hidden), quantified=True) if hidden != text else _read(text)
+    return _read(text)
+
+
+def _read(text: str) -> Syntax:
     if _ODD.search(text) is None:
         try:
             return _Reader(text).read()
@@ -103,14 +114,17 @@ class Findings:
     def __init__(self) -> None:
         self.references: list[Reference] = []
         self.faults: list[Fault] = []
+        self.quantified = False
 
     def syntax(self) -> Syntax:
         """All findings, the faults in order."""
-        return Syntax(tuple(self.references), tuple(sorted(self.faults, key=lambda fault: fault.offset)))
+        faults = tuple(sorted(self.faults, key=lambda fault: fault.offset))
+        return Syntax(tuple(self.references), faults, self.quantified)
 
     def filter(self, name: str, offset: int) -> None:
         """A filter is used."""
         self._known("filter", name, FILTERS, offset)
+        self.quantified = self.quantified or name in QUANTITY_FILTERS
 
     def test(self, name: str, offset: int) -> None:
         """A test is used, as in `is defined`."""
@@ -123,6 +137,11 @@ class Findings:
             self.faults.append(
                 Fault("K405", message, offset, len(name), "an item of a mapping is reached as x['_name']")
             )
+
+    def function(self, name: str, offset: int) -> None:
+        """A function is called by its name."""
+        self.references.append(Reference(name, (), (offset,), called=True))
+        self.quantified = self.quantified or name in QUANTITY_FUNCTIONS
 
     def method(self, name: str, offset: int) -> None:
         """A method is called."""
@@ -207,7 +226,7 @@ class _Reader(Findings):
     def _call(self, node: ast.Call) -> None:
         function = node.func
         if isinstance(function, ast.Name):
-            self.references.append(Reference(function.id, (), (self._start(function),), called=True))
+            self.function(function.id, self._start(function))
         elif isinstance(function, ast.Attribute):
             offset = self._end(function) - len(function.attr)
             self.attribute(function.attr, offset)

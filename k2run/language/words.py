@@ -8,13 +8,18 @@ CONSTANTS = frozenset({"true", "false", "none"})
 RESERVED_FUNCTIONS = frozenset({"range", "min", "max", "len", "now"})
 """Functions whose names a runbook cannot give to its own values."""
 
-FUNCTIONS = RESERVED_FUNCTIONS | {"duration", "size", "rate"}
+QUANTITY_FUNCTIONS = frozenset({"duration", "size", "rate"})
+
+FUNCTIONS = RESERVED_FUNCTIONS | QUANTITY_FUNCTIONS
 
 OWN_FILTERS = frozenset(
     {"abs", "age", "bool", "float", "from_json", "human", "int", "matches", "percentile", "replace", "search", "split"}
     | {"sum", "to_duration", "to_rate", "to_size", "tojson"}
 )
 """Filters that k2run defines, or defines more strictly than Jinja2."""
+
+QUANTITY_FILTERS = frozenset({"to_duration", "to_size", "to_rate", "age"})
+"""Filters that make a quantity."""
 
 JINJA_FILTERS = frozenset(
     {"capitalize", "count", "d", "default", "dictsort", "first", "groupby", "items", "join", "last"}

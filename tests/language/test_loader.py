@@ -136,7 +136,7 @@ def test_a_step_has_its_action_arguments_and_keywords(scenario: Runbook) -> None
     assert step.name == Template("The lag of {{ topic }} grows")
     assert step.args == {"topic": Template("{{ topic }}"), "group": "g", "window": "500ms"}
     assert step.until == Expression("result.total > backlog and attempt < 50")
-    assert (step.every, step.within, step.timeout) == (0.25, 20, 2)
+    assert (step.every, step.within, step.timeout) == (Duration(0.25), Duration(20), Duration(2))
     assert step.severity is Severity.WARNING
     assert step.tags == {"slow"}
     assert step.on_failure == "Look at the stream's log"

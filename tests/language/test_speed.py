@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from typing import TYPE_CHECKING
 
+import pytest
 import yaml
 
 from k2run.language import syntax
@@ -40,23 +42,41 @@ def large_runbook(sections: int, steps: int) -> str:
     return "".join(parts)
 
 
-def least_seconds(work: Callable[[], object]) -> float:
-    """The least CPU time of two goes."""
-    times = []
-    for _ in range(2):
-        syntax.read_expression.cache_clear()
+ROUNDS = 6
+"""The most goes of each; another process may have the processor's caches in any of them."""
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """The CPU time of one go: nothing is remembered from earlier ones, and to the collector the process is new."""
+    syntax.read_expression.cache_clear()
+    gc.collect()
+    gc.freeze()
+    try:
         began = time.process_time()
         work()
-        times.append(time.process_time() - began)
-    return min(times)
+        return time.process_time() - began
+    finally:
+        gc.unfreeze()
 
 
+def least_ratio(work: Callable[[], object], measure: Callable[[], object], good: float) -> float:
+    """How much longer `work` takes than `measure`: the least times of both, taken in turns until that is good."""
+    ratio, least_work, least_measure = float("inf"), float("inf"), float("inf")
+    for _ in range(ROUNDS):
+        least_measure = min(least_measure, seconds(measure))
+        least_work = min(least_work, seconds(work))
+        ratio = least_work / least_measure
+        if ratio <= good:
+            break
+    return ratio
+
+
+@pytest.mark.slow  # six goes over a megabyte; benchmarks/ measures the same with a process of its own for each
 def test_a_large_runbook_is_checked_in_at_most_twice_the_time_of_composing_it(read: Callable[[str], Runbook]) -> None:
     text = large_runbook(20, 100)
-    composing = least_seconds(lambda: yaml.compose(text, Loader=yaml.CSafeLoader))
-    assert least_seconds(lambda: read(text)) <= 2 * composing
+    assert least_ratio(lambda: read(text), lambda: yaml.compose(text, Loader=yaml.CSafeLoader), good=2) <= 2
 
 
 def test_the_time_grows_with_the_runbook_and_not_faster(read: Callable[[str], Runbook]) -> None:
     small, large = large_runbook(1, 250), large_runbook(1, 1000)
-    assert least_seconds(lambda: read(large)) < 8 * least_seconds(lambda: read(small))
+    assert least_ratio(lambda: read(large), lambda: read(small), good=6) < 8
