@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import socket
 import sqlite3
 import subprocess
@@ -94,10 +95,12 @@ class Faulty:
 
     Attributes:
         page: Port of a link that leads to an HTTP server (the control of the network itself).
+        namespace: A network namespace whose packets may be shaped; empty where none may be made.
     """
 
     folder: Path
     page: int
+    namespace: str
 
     @property
     def store(self) -> Store:
@@ -118,9 +121,15 @@ class Faulty:
         caller = Caller(Catalogue(), self.stack(), lambda _step: Nobody())
         return caller.call(action, args, Deadline(seconds), plan=lambda _undo: None)
 
+    def filled(self, text: str) -> str:
+        """A runbook with the name of the namespace; the test is skipped when it needs one and there is none."""
+        if "NAMESPACE" in text and not self.namespace:
+            pytest.skip("no network namespace may be made here")
+        return text.replace("NAMESPACE", self.namespace)
+
     def request(self, text: str, **options: Any) -> Request:
         catalogue = Catalogue()
-        loaded = parse_runbook(text, "runbook.yaml", catalogue)
+        loaded = parse_runbook(self.filled(text), "runbook.yaml", catalogue)
         return Request(
             runbook=loaded, stack=self.stack(), store=self.store, catalogue=catalogue, options=Options(**options)
         )
@@ -142,7 +151,7 @@ class Faulty:
     def begin(self, text: str) -> subprocess.Popen[str]:
         """A run in a process of its own, from the moment its fault has struck."""
         path = self.folder / "begun.yaml"
-        path.write_text(text)
+        path.write_text(self.filled(text))
         before = self._runs()
         process = self.command("run", str(path), "--stack", str(self.stack_file), "--plain")
         end = time.monotonic() + 20
@@ -167,6 +176,7 @@ class Faulty:
             "scratch": sorted(map(str, (self.state / "scratch").glob("*"))),
             "writable": _writable(self.state / "data" / "catalog.db"),
             "burdens": [process.pid for process in psutil.process_iter() if self._is_burden(process)],
+            "queue": self.namespace and self.call("tc.queue", interface="lo", namespace=self.namespace).kind,
             "settings": self.call("kafka.describe_topic", topic="ticks").settings,
             "unread": self.call("topic.await_read", 15.0, topic="ticks", group="readers") and 0,
         }
@@ -202,14 +212,26 @@ def _writable(path: Path) -> bool:
 
 
 @pytest.fixture(scope="session")
-def faulty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Faulty]:
+def namespace() -> Iterator[str]:
+    """A network namespace of this worker alone; empty where none may be made."""
+    name = f"k2run-faults-{os.getpid()}"
+    tools = shutil.which("ip") and shutil.which("tc")
+    if not tools or subprocess.run(["ip", "netns", "add", name], capture_output=True, check=False).returncode:
+        yield ""
+    else:
+        yield name
+        subprocess.run(["ip", "netns", "del", name], check=True)
+
+
+@pytest.fixture(scope="session")
+def faulty(tmp_path_factory: pytest.TempPathFactory, namespace: str) -> Iterator[Faulty]:
     folder = tmp_path_factory.mktemp("faulty")
     broker, control, link, page = free_ports(4)
     (folder / "reader.py").write_text(READER)
     (folder / "stack.yaml").write_text(
         STACK.format(broker=broker, control=control, link=link, page=page, folder=folder)
     )
-    found = Faulty(folder, page)
+    found = Faulty(folder, page, namespace)
     data = found.state / "data"
     data.mkdir(parents=True)
     (data / "settings.toml").write_text("rate = 200\n")

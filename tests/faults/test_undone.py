@@ -34,6 +34,7 @@ FAULTS = {
     "network.throttle": "{link: reader, rate: 100000/s}",
     "network.reset": "{link: reader, percent: 50, after: 100ms}",
     "network.fail": "{link: page, percent: 50, status: 503}",
+    "tc.shape": "{interface: lo, namespace: NAMESPACE, rate: 1000000/s}",
     "topic.poison": f"{{{TICKS}}}",
     "topic.duplicate": f"{{{TICKS}, count: 5}}",
     "topic.disorder": f"{{{TICKS}, count: 5}}",
