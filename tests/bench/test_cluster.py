@@ -23,6 +23,16 @@ def cluster():
         yield running
 
 
+def kill_one_at_work(cluster):
+    """Wait until both workers have their share of a load, and kill one of them."""
+    with distributed.Client(cluster.scheduler_address, set_as_default=False) as client:
+        end = time.monotonic() + 60
+        while not all(client.processing().values()) and time.monotonic() < end:
+            time.sleep(0.1)
+    victim = next(iter(cluster.workers.values()))
+    victim.process.process._process.kill()
+
+
 def test_a_request_to_stop_ends_the_load(cluster, serve, nothing):
     deadline = Deadline(60)
     threading.Timer(2, deadline.stop.set).start()
@@ -63,8 +73,7 @@ def test_a_cluster_shares_the_load_and_a_worker_that_dies_is_told(cluster, serve
         record = server.stop()
     assert (whole.samples, whole.lost_processes) == (len(record), 0) == (200, 0)
 
-    victim = next(iter(cluster.workers.values()))
-    threading.Timer(2, victim.process.process._process.kill).start()
+    threading.Thread(target=kill_one_at_work, args=(cluster,)).start()
     with serve("--delay", "5") as server:
         rest = http(nothing, Deadline(60), url=server.url, workers=2, during=Duration(5), processes=2, dask=address)
     assert rest.lost_processes == 1
