@@ -78,13 +78,15 @@ class StackHealth(Struct, frozen=True, kw_only=True):
 
     @property
     def light(self) -> str:
-        """The gravest of its services."""
+        """The gravest of its services; what cannot be seen is neither good nor bad."""
         lights = {service.light for service in self.services}
-        return "bad" if self.problem else next((each for each in ("bad", "warn", "good") if each in lights), "quiet")
+        return "warn" if self.problem else next((each for each in ("bad", "warn", "good") if each in lights), "quiet")
 
     @property
     def said(self) -> str:
         """All of it in a few words."""
+        if self.problem:
+            return "cannot be seen"
         there = [service for service in self.services if service.light != "quiet"]
         works = sum(service.light == "good" for service in there)
         return f"{works} of {len(there)} services work" if there else "down"
