@@ -82,7 +82,7 @@ def _connect(address: str, timeout: float) -> str:
 
 
 def _ask(ready: Ready, timeout: float, headers: dict[str, str]) -> str:
-    from http.client import HTTPConnection, HTTPException, HTTPSConnection
+    from http.client import HTTPConnection, HTTPException, HTTPSConnection, RemoteDisconnected
 
     url = urlsplit(ready.http)
     if url.scheme not in {"http", "https"} or not url.hostname:
@@ -93,6 +93,8 @@ def _ask(ready: Ready, timeout: float, headers: dict[str, str]) -> str:
         target = (url.path or "/") + (f"?{url.query}" if url.query else "")
         connection.request("GET", target, headers={"Connection": "close", **headers, **ready.headers})
         return _judge(ready, connection.getresponse())
+    except RemoteDisconnected:
+        raise OSError("closed the connection without an answer") from None
     except HTTPException as error:
         return f"not an HTTP answer ({type(error).__name__})"
     finally:
