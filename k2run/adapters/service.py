@@ -366,7 +366,8 @@ def _not_ready(service: str, seen: Probe, now: ServiceStatus) -> Unreachable | R
     doing = "" if now.state is State.RUNNING else f" ({now.state}{f': {now.detail}' if now.detail else ''})"
     kind = Refused if seen.answered else Unreachable
     return kind(
-        f"{service} is not ready{doing}: {seen.address}: {seen.detail}", hint=f"`k2run logs {service}` shows more"
+        f"{service} is not ready{doing}: {seen.address}: {seen.detail}",
+        hint=f"`k2run logs {service}` shows more; services.{service} in the stack file says where it is looked at",
     )
 
 

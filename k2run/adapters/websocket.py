@@ -103,7 +103,7 @@ class _Stream:
         self._opened_ms = 0.0
 
     def received(self, count: int, within: float, contains: str, said: list[str]) -> Received:
-        from websockets.exceptions import InvalidHandshake, InvalidURI, WebSocketException
+        from websockets.exceptions import InvalidHandshake, InvalidMessage, InvalidURI, WebSocketException
 
         try:
             punctually(self._listen(count, within, contains, said), self._deadline)
@@ -115,6 +115,10 @@ class _Stream:
         except InvalidURI as error:
             raise Refused(
                 f"{self._url} cannot be asked: {error}", hint="a stream begins with ws:// or wss://"
+            ) from error
+        except InvalidMessage as error:
+            raise Unreachable(
+                f"{self._url} does not answer like a web server: {error}", hint="is the service up, and its url right?"
             ) from error
         except InvalidHandshake as error:
             raise Refused(f"{self._url} refused to open a stream: {error}", hint="is that its path?") from error

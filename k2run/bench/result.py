@@ -67,7 +67,10 @@ class Measured(Result, frozen=True, kw_only=True):
         errors = sum(outcome.errors.values())
         requests = good.samples + errors + outcome.empty
         if not good.samples:
-            raise Unknown(f"nothing asked of {source} got a good answer: {_how(outcome, requests)}")
+            raise Unknown(
+                f"nothing asked of {source} got a good answer: {_how(outcome, requests)}",
+                hint="is it up and well? its address is under services or connections in the stack file",
+            )
         p50, p90, p95, p99, p999 = (good.value(name) for name in QUANTILES)
         return cls(
             source=source,

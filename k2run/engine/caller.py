@@ -11,7 +11,8 @@ import msgspec
 from k2run.actions.connection import Connection
 from k2run.actions.deadline import Deadline
 from k2run.actions.person import Person
-from k2run.errors import AuthorError, Interrupted, K2runError, TimedOut
+from k2run.engine.pointing import places, pointed
+from k2run.errors import AuthorError, Interrupted, K2runError, TimedOut, Unreachable
 from k2run.language.arguments import argument_types, takes_quantity
 from k2run.language.quantities import QUANTITIES, decode_quantity, encode_quantity
 
@@ -85,7 +86,10 @@ class Caller:
             returned = action.call(**given, **arguments)
             return strike(returned, plan) if isinstance(returned, Generator) else returned
 
-        return work() if action.punctual else finish_by(deadline, work, name)
+        try:
+            return work() if action.punctual else finish_by(deadline, work, name)
+        except (Unreachable, TimedOut) as error:
+            raise pointed(error, places(map(self.connection, action.connections), args)) from error
 
     def _give(self, kind: type, deadline: Deadline, step: str) -> Any:
         if issubclass(kind, Deadline):

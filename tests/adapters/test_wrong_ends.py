@@ -1,0 +1,181 @@
+"""Every adapter at the wrong end: nobody listens, nobody answers, or something else answers.
+
+One step of each adapter runs in a real run. It must fail within its timeout, with the address, the cause and the
+setting to look at; it may neither hang nor give a value.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+import pytest
+
+from k2run.actions.catalogue import Catalogue
+from k2run.engine.events import AnyEvent, StepFinished
+from k2run.engine.execution import Options
+from k2run.engine.run import Request, run
+from k2run.engine.store import Store
+from k2run.language.loader import parse_runbook
+from k2run.stack.loading import load_stack
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+TIMEOUT_S = 1.5
+GRACE_S = 0.5
+LATE_S = 20.0
+"""Past this a step hangs, on however slow a machine."""
+
+STACK = """\
+stack: 1
+name: wrong
+connections:
+  kafka: {{bootstrap: "127.0.0.1:{port}"}}
+  schema_registry: {{url: "http://127.0.0.1:{port}"}}
+  iceberg: {{type: rest, uri: "http://127.0.0.1:{port}"}}
+  postgres: {{host: 127.0.0.1, port: {port}, database: tested, user: k2, password: "{{{{ secret('env:PATH') }}}}"}}
+  s3: {{endpoint: "http://127.0.0.1:{port}", access_key: a, secret_key: "{{{{ secret('env:PATH') }}}}"}}
+  prometheus: {{url: "http://127.0.0.1:{port}"}}
+  grafana: {{url: "http://127.0.0.1:{port}"}}
+  network: {{url: "http://127.0.0.1:{port}"}}
+  docker: {{url: "tcp://127.0.0.1:{port}"}}
+  slack: {{url: "http://127.0.0.1:{port}/services/x"}}
+  webhook: {{url: "http://127.0.0.1:{port}/hook"}}
+  email: {{host: 127.0.0.1, port: {port}, sender: k2@example.com, to: [a@example.com], security: none}}
+services:
+  wrong:
+    run: external
+    url: "http://127.0.0.1:{port}"
+    metrics: "http://127.0.0.1:{port}/metrics"
+    ready: {{http: "http://127.0.0.1:{port}/health"}}
+"""
+
+
+class Case(NamedTuple):
+    """A step, and where its error sends the reader."""
+
+    step: str
+    setting: str
+
+
+CASES = {
+    "bench.http": Case("{service: wrong, path: /, iterations: 3, request_timeout: 500ms}", "services"),
+    "docker.ps": Case("{}", "connections.docker"),
+    "duckdb.query": Case("{table: market_data.trades, sql: select count(*) from trades}", "connections.iceberg"),
+    "grafana.health": Case("{}", "connections.grafana"),
+    "http.get": Case("{service: wrong, path: /}", "services.wrong"),
+    "iceberg.rows": Case("{table: market_data.trades}", "connections.iceberg"),
+    "kafka.cluster": Case("{}", "connections.kafka"),
+    "metrics.read": Case("{service: wrong, metric: up}", "services.wrong"),
+    "network.links": Case("{}", "connections.network"),
+    "notify.email": Case("{text: x, subject: x}", "connections.email"),
+    "notify.slack": Case("{text: x}", "connections.slack"),
+    "notify.webhook": Case("{json: {a: 1}}", "connections.webhook"),
+    "postgres.query": Case("{sql: select 1}", "connections.postgres"),
+    "prometheus.query": Case("{query: up}", "connections.prometheus"),
+    "reconcile.topic": Case("{topic: t, table: market_data.trades}", "connections."),
+    "s3.buckets": Case("{}", "connections.s3"),
+    "schema_registry.subjects": Case("{}", "connections.schema_registry"),
+    "service.ready": Case("{service: wrong}", "services.wrong"),
+    "topic.configure": Case("{topic: t, settings: {retention.ms: 1}}", "connections.kafka"),
+    "websocket.receive": Case("{service: wrong, path: /}", "services.wrong"),
+}
+ELSEWHERE = {
+    "browser": "test_browser.py: the browser itself takes longer to start than these steps may take",
+    "file": "asks no server",
+    "host": "asks no server; host.clock and host.ping in test_host.py",
+    "manual": "asks a person",
+    "notebook": "asks no server",
+    "settings": "asks no server; it changes how services of the stack are started",
+    "shell": "asks no server",
+    "storage": "asks no server",
+    "tc": "asks the kernel",
+}
+
+
+def test_every_adapter_is_put_at_the_wrong_end_or_asks_no_server():
+    adapters = {name.partition(".")[0] for name in Catalogue().names()}
+    assert adapters - {name.partition(".")[0] for name in CASES} - set(ELSEWHERE) == set()
+
+
+class Wrong:
+    """Runs each case once, against one port."""
+
+    def __init__(self, folder: Path, port: int) -> None:
+        (folder / "stack.yaml").write_text(STACK.format(port=port))
+        self.folder = folder
+
+    def ends(self) -> dict[str, StepFinished]:
+        steps = "".join(
+            f"      - {{name: {name}, {name}: {case.step}, timeout: {TIMEOUT_S}s, ignore_failure: true}}\n"
+            for name, case in CASES.items()
+        )
+        text = (
+            "runbook: 1\nkind: scenario\nname: wrong\ntitle: Wrong\nsections:\n"
+            f"  - name: Only\n    parallel: true\n    steps:\n{steps}"
+        )
+        catalogue, store = Catalogue(), Store(self.folder / "home")
+        found: dict[str, StepFinished] = {}
+
+        class Seen:
+            def see(self, event: AnyEvent) -> None:
+                if isinstance(event, StepFinished):
+                    found[event.name] = event
+
+        run(
+            Request(
+                runbook=parse_runbook(text, "runbook.yaml", catalogue, home=self.folder),
+                stack=load_stack(str(self.folder / "stack.yaml"), near=None, home=store.home, overrides={}),
+                store=store,
+                catalogue=catalogue,
+                options=Options(),
+                observers=(Seen(),),
+            )
+        )
+        return found
+
+
+def closed_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port: int = free.getsockname()[1]
+        return port
+
+
+def another_server(link: socket.socket) -> None:
+    link.sendall(b"SSH-2.0-OpenSSH_9.2p1\r\n")
+    with contextlib.suppress(OSError):
+        link.recv(1)
+
+
+@pytest.fixture(params=["closed", "silent", "another"])
+def port(request: pytest.FixtureRequest, speaker: Callable[[Callable[[socket.socket], None]], str]) -> int:
+    if request.param == "closed":
+        return closed_port()
+    address = speaker(another_server if request.param == "another" else lambda _: time.sleep(60))
+    return int(address.rpartition(":")[2])
+
+
+def test_each_fails_with_the_address_the_cause_and_the_setting(port, tmp_path):
+    ends = Wrong(tmp_path, port).ends()
+    assert set(ends) == set(CASES)
+    wrong = []
+    for name, end in ends.items():
+        said = f"{end.message} {end.hint}"
+        if end.outcome.value not in {"failed", "unknown"} or str(port) not in said or CASES[name].setting not in said:
+            wrong.append(f"{name}: {end.outcome.value} after {end.seconds:.1f}s: {end.message} [{end.hint}]")
+        if end.seconds > LATE_S:
+            wrong.append(f"{name}: {end.seconds:.1f}s")
+    assert wrong == []
+
+
+@pytest.mark.slow  # its bar is for a machine that does nothing else
+def test_each_fails_within_its_timeout_and_half_a_second(port, tmp_path):
+    Wrong(tmp_path, port).ends()  # what is imported for the first time takes its time
+    late = {
+        name: end.seconds for name, end in Wrong(tmp_path, port).ends().items() if end.seconds > TIMEOUT_S + GRACE_S
+    }
+    assert late == {}
