@@ -1,16 +1,21 @@
-# The programs of the small K2 (stream, consumer, api) in one image; the command says which.
-FROM python:3.12-slim AS build
+# The programs of the small K2 (broker, stream, consumer, api) in one image; the command says which.
+# BASE is any image with Python from 3.11 on and its venv module, such as one that is built where no registry answers.
+ARG BASE=python:3.12-slim
+
+FROM ${BASE} AS build
 WORKDIR /src
 COPY pyproject.toml README.md LICENSE ./
 COPY k2run k2run
 COPY runbooks runbooks
-RUN pip install --no-cache-dir --prefix=/install . && python -m compileall -q /install
+COPY schemas schemas
+# An environment of its own: the system's Python may refuse packages from elsewhere. pip compiles what it installs.
+RUN python3 -m venv /opt/k2run && /opt/k2run/bin/pip install --no-cache-dir .
 
-FROM python:3.12-slim
+FROM ${BASE}
 RUN useradd --create-home --uid 10001 k2
-COPY --from=build /install /usr/local
+COPY --from=build /opt/k2run /opt/k2run
 USER k2
 WORKDIR /home/k2
-ENV PYTHONUNBUFFERED=1
+ENV PATH=/opt/k2run/bin:$PATH PYTHONUNBUFFERED=1
 # Each service overrides it; alone, the image says what is in it.
 CMD ["python", "-m", "k2run.sandbox.stream", "--help"]

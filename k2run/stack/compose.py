@@ -39,7 +39,17 @@ def create_missing(stack: Stack, services: list[Service], deadline: Deadline) ->
         still = _missing(stack, services)
         if still:
             raise StackUnavailable(f"{stack.compose} made no container for {', '.join(still)}{said}")
+        # Compose may end well although a container could not be started, because its port is taken for one.
+        idle = [service.name for service in services if service.name in missing and not _runs(stack, service)]
+        if idle:
+            raise StackUnavailable(
+                f"{stack.compose} started no {', '.join(idle)}{said}", hint="is a port taken? see also `k2run logs`"
+            )
     return missing
+
+
+def _runs(stack: Stack, service: Service) -> bool:
+    return backend_of(stack, service).status().state in {State.RUNNING, State.UNHEALTHY}
 
 
 def _missing(stack: Stack, services: list[Service]) -> list[str]:

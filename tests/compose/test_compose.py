@@ -18,6 +18,8 @@ from k2run.stack.loading import load_stack
 
 ROOT = Path(__file__).parent.parent.parent
 DEPLOY = ROOT / "deploy" / "compose"
+ONCE = {"minio-init", "warehouse-init"}
+"""Services that do something and end."""
 
 
 def program(name: str) -> str:
@@ -48,13 +50,13 @@ def made(docker_host: str, container: str) -> str:
 
 
 def test_compose_reads_the_file(project: dict) -> None:
-    assert len(project["services"]) == 13
+    assert len(project["services"]) == 14
 
 
 def test_every_long_running_service_has_a_health_check_and_a_name(project: dict) -> None:
     for name, service in project["services"].items():
         assert service["container_name"].startswith("k2-"), name
-        assert name == "minio-init" or service["healthcheck"]["test"], name
+        assert name in ONCE or service["healthcheck"]["test"], name
 
 
 def test_what_is_mounted_from_the_repository_exists(project: dict) -> None:
@@ -73,7 +75,7 @@ def test_the_mounted_files_can_be_read() -> None:
 
 def test_the_stack_file_names_the_containers_that_compose_makes(project: dict, tmp_path: Path) -> None:
     stack = load_stack("compose", near=ROOT / "runbooks", home=tmp_path, overrides={})
-    made = {service["container_name"] for service in project["services"].values()} - {"k2-minio-init"}
+    made = {service["container_name"] for service in project["services"].values()} - {f"k2-{name}" for name in ONCE}
     assert {service.container for service in stack.services.values()} == made
 
 
