@@ -232,3 +232,15 @@ def test_a_probe_tells_a_service_that_is_down_instead_of_failing(services):
     seen = actions.probe(services, Deadline(SOON), "far")
     assert (seen.ready, seen.answered) == (False, False)
     assert "refused" in seen.detail.lower()
+
+
+def test_a_roll_call_tells_who_does_the_work_who_is_held_and_who_is_down(services: Services) -> None:
+    actions.start(services, soon(), "api")
+    actions.start(services, soon(), "sleeper")
+    strike(actions.pause(services, soon(), "sleeper"))
+    found = actions.roll_call(services, soon())
+    assert "api" in found.well
+    assert found.held == ["sleeper"]
+    assert "dying" in found.down
+    assert "graphs" not in {*found.well, *found.down, *found.silent}
+    assert "down: " in found.headline()

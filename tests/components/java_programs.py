@@ -71,7 +71,8 @@ def _need_java(name: str) -> None:
 
 def _resolve(name: str, *words: str) -> None:
     try:
-        subprocess.run(["mvn", "-q", "-B", *words], check=True, capture_output=True, timeout=RESOLVE_S)
+        # Maven leaves its marks in the folder where it is called.
+        subprocess.run(["mvn", "-q", "-B", *words], check=True, capture_output=True, timeout=RESOLVE_S, cwd=KEPT)
     except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
         pytest.skip(f"Maven cannot resolve {name}: {str(error)[:200]}")
 

@@ -1,0 +1,1 @@
+"""What k2run can ask a harbour."""
