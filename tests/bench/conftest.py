@@ -122,7 +122,7 @@ class Platform(NamedTuple):
     iceberg: Iceberg
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
     """Broker, stream, consumer and API, each a process of its own on free ports."""
     from k2run.actions.deadline import Deadline

@@ -24,7 +24,7 @@ def quantile(values, share):
     "load",
     [
         pytest.param({"workers": 8, "iterations": 1200}, id="closed"),
-        pytest.param({"rate": Rate(400), "during": Duration(3)}, id="open"),
+        pytest.param({"rate": Rate(400), "during": Duration(3)}, id="open", marks=pytest.mark.slow),
     ],
 )
 def test_latencies_are_those_of_the_servers_own_record(serve, nothing, load):

@@ -32,9 +32,9 @@ def test_every_probe_is_seen_once_and_its_latency_has_an_error_that_is_told(plat
     result = send(platform, **where, watch=["consumer"], warm_up=Duration(0.5))
     assert (result.samples, result.errors, result.lost, result.failed_looks) == (25, 0, 0, 0)
     assert rows_of(platform, result.trade_id_prefix) == 25 + result.warm_up_probes
-    assert 0 < result.min_ms <= result.p50_ms <= result.max_ms
+    assert 0 < result.min_ms <= result.p50_ms <= result.max_ms * 1.001  # a histogram keeps three digits
     assert result.p99_ms is None
-    assert 0 < result.error_p50_ms <= result.error_max_ms
+    assert 0 < result.error_p50_ms <= result.error_max_ms * 1.001
     assert result.looks.samples > 0
     assert result.acknowledged.samples == 25
     assert result.acknowledged.value("p50") <= result.p50_ms
