@@ -160,7 +160,7 @@ def _latencies(one: RunView, other: RunView) -> Iterator[Row]:
 
 def _changes(one: StepView | None, other: StepView | None, names: list[str]) -> list[Change]:
     """The same test that judges a regression."""
-    histograms = [step.finished.result.get("histogram") for step in (one, other) if step and step.finished]
+    histograms = [_result(step).get("histogram") for step in (one, other)]
     if not names or not all(histograms):
         return []
     from k2run.bench.regression import changes
@@ -172,9 +172,13 @@ def _changes(one: StepView | None, other: StepView | None, names: list[str]) -> 
 
 
 def _percentiles(step: StepView | None) -> dict[str, Any]:
+    found = _result(step).get("percentiles") or {}
+    return {name: each for name, each in found.items() if each.get("high_ms") is not None}
+
+
+def _result(step: StepView | None) -> dict[str, Any]:
     result = step.finished.result if step is not None and step.finished is not None else None
-    found = result.get("percentiles") if isinstance(result, dict) else None
-    return {name: each for name, each in (found or {}).items() if each.get("high_ms") is not None}
+    return result if isinstance(result, dict) else {}
 
 
 def _interval(each: dict[str, Any]) -> str:

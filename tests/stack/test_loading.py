@@ -31,7 +31,8 @@ def test_loading_a_stack_imports_no_template_engine_and_no_client_library() -> N
 def test_the_sandbox_that_ships_can_be_filled_in_completely(tmp_path: Path) -> None:
     stack = load_stack("sandbox", near=None, home=tmp_path, overrides={"api_port": "28000"})
     assert stack.check() == []
-    assert stack.services["api"].ports == [28000]
+    assert stack.services["api"].url == "http://127.0.0.1:28000"
+    assert 28000 in stack.services["network"].ports, "whoever asks the API does so through the network's link"
     assert stack.services["api"].headers == {"X-API-Key": "k2-dev-api-key-2026"}
     assert (stack.settings("kafka") or {})["bootstrap"] == "127.0.0.1:19092"
 
