@@ -172,28 +172,33 @@ def change_schema(
 ) -> Striking[Troubled]:
     """Write the newest messages again in another form, as a producer with a new schema does.
 
-    Undone when the group is past them. Blast radius: every reader of the topic; the messages stay in it.
+    What is no JSON object among them, such as an unreadable message of another fault, is passed over. Undone when the
+    group is past them. Blast radius: every reader of the topic; the messages stay in it.
 
     Args:
         topic: Name of the topic; its messages are JSON objects.
         group: Consumer group that has to get past them.
-        count: How many.
+        count: How many of the newest messages are taken.
         rename: Fields and their new names.
         drop: Fields that are left out.
         set: Fields and their new values.
 
     Raises:
         Unknown: The topic holds no messages.
-        Refused: They are not JSON objects.
+        Refused: None of them is a JSON object.
     """
     changed = []
     for key, value in _newest(kafka, deadline, topic, count):
         try:
             before = msgspec.json.decode(value, type=dict[str, Any])
-        except msgspec.DecodeError as error:
-            raise Refused(f"the messages of {topic!r} are no JSON objects: {error}") from error
+        except msgspec.DecodeError:
+            continue
         after = {rename.get(name, name): entry for name, entry in before.items() if name not in drop}
         changed.append((key, msgspec.json.encode({**after, **set})))
+    if not changed:
+        raise Refused(
+            f"none of the newest messages of {topic!r} is a JSON object", hint="topic.poison breaks any kind of topic"
+        )
     return (yield from _trouble(kafka, deadline, topic, group, changed))
 
 

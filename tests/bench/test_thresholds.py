@@ -159,6 +159,7 @@ def test_the_same_load_twice_shows_no_difference_and_a_slower_one_does():
     assert worse.low < 1.15 < worse.high
 
 
+@pytest.mark.no_cover
 def test_an_interval_of_the_ratio_holds_the_truth_about_nineteen_times_in_twenty():
     chance = random.Random(11)
     held = 0

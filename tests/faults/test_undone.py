@@ -115,3 +115,9 @@ def test_a_run_may_be_kept_from_reaching_too_far(faulty: Faulty) -> None:
     with pytest.raises(Protected, match="reaches the host"):
         faulty.run(runbook("host.hog_cpu", "true"), max_blast=Blast.DATA.value)
     assert faulty.run(runbook("service.pause", "true"), max_blast="service").exit_code == 0
+
+
+def test_a_changed_schema_passes_over_what_another_fault_has_left(faulty: Faulty) -> None:
+    for fault in ("topic.poison", "topic.change_schema"):
+        finished = faulty.run(runbook(fault, "true"))
+        assert finished.exit_code == 0, (fault, finished.reasons)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from conftest import Vocabulary
 
+pytestmark = pytest.mark.no_cover  # thousands of examples; what they reach is covered by the other tests
 often = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 WORDS = (

@@ -77,6 +77,7 @@ def test_a_large_runbook_is_checked_in_at_most_twice_the_time_of_composing_it(re
     assert least_ratio(lambda: read(text), lambda: yaml.compose(text, Loader=yaml.CSafeLoader), good=2) <= 2
 
 
+@pytest.mark.no_cover
 def test_the_time_grows_with_the_runbook_and_not_faster(read: Callable[[str], Runbook]) -> None:
     small, large = large_runbook(1, 250), large_runbook(1, 1000)
     assert least_ratio(lambda: read(large), lambda: read(small), good=6) < 8

@@ -26,10 +26,12 @@ def free_port():
 def up(port):
     """The value of `up` by job; empty while Prometheus does not answer."""
     try:
-        found = httpx.get(f"http://127.0.0.1:{port}/api/v1/query", params={"query": "up"}).json()["data"]["result"]
+        answer = httpx.get(f"http://127.0.0.1:{port}/api/v1/query", params={"query": "up"})
     except httpx.TransportError:
         return {}
-    return {one["metric"]["job"]: one["value"][1] for one in found}
+    if answer.status_code == httpx.codes.SERVICE_UNAVAILABLE:  # it listens before it is ready
+        return {}
+    return {one["metric"]["job"]: one["value"][1] for one in answer.json()["data"]["result"]}
 
 
 def launch(*options, **environment):

@@ -45,8 +45,13 @@ def test_files_are_left_alone_while_they_are_few(trades):
     assert trades.table.current_snapshot() == snapshot
 
 
-def test_old_snapshots_are_forgotten_and_the_newest_kept(trades):
-    write(trades, commits=upkeep.MOST_SNAPSHOTS + 1, each=1)
+def test_old_snapshots_are_forgotten_and_the_newest_kept(trades, monkeypatch):
+    monkeypatch.setattr(upkeep, "MOST_SNAPSHOTS", 9)
+    monkeypatch.setattr(upkeep, "KEPT_SNAPSHOTS", 5)
+    write(trades, commits=upkeep.MOST_SNAPSHOTS, each=1)
+    assert upkeep.expire(trades) is None
+    assert len(trades.table.metadata.snapshots) == upkeep.MOST_SNAPSHOTS
+    write(trades, commits=1, each=1)
     newest = trades.table.current_snapshot()
     upkeep.expire(trades)
     assert len(trades.table.metadata.snapshots) == upkeep.KEPT_SNAPSHOTS
@@ -55,7 +60,7 @@ def test_old_snapshots_are_forgotten_and_the_newest_kept(trades):
 
 
 def test_files_nobody_refers_to_are_deleted_once_they_are_old(trades, tmp_path):
-    write(trades, commits=upkeep.MOST_SNAPSHOTS + 1, each=10)
+    write(trades, commits=21, each=10)
     upkeep.merge(trades)
     trades.forget([snapshot.snapshot_id for snapshot in trades.table.metadata.snapshots[:-1]])
     assert upkeep.sweep(trades.table) == 0, "a file that was just written may still be wanted"
