@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent / "k2run"
+pytestmark = pytest.mark.no_cover
+
 LAYERS = ["language", "actions", "stack", "engine", "adapters", "bench", "evidence", "recovery", "faces", "sandbox"]
 
 

@@ -13,14 +13,14 @@ GROUP = "k2-iceberg-writer-crypto-v2"
 
 def test_a_consumer_killed_again_and_again_writes_every_trade_once(sandbox):
     sandbox.broker()
-    sandbox.backlog(60_000)
-    for target in (1, 15_000, 40_000):
-        consumer = sandbox.consumer("--batch", 2_000)
+    sandbox.backlog(30_000)
+    for target in (1, 8_000, 18_000):
+        consumer = sandbox.consumer("--batch", 1_500)
         sandbox.wait_for(lambda target=target: sandbox.count() >= target, 30, f"{target} rows")
         consumer.kill()
-    sandbox.consumer("--batch", 2_000)
-    sandbox.wait_for(lambda: sandbox.count() >= 60_000, 60, "the backlog is in the table")
-    assert sandbox.ids_once(60_000)
+    sandbox.consumer("--batch", 1_500)
+    sandbox.wait_for(lambda: sandbox.count() >= 30_000, 60, "the backlog is in the table")
+    assert sandbox.ids_once(30_000)
 
 
 @pytest.mark.slow
