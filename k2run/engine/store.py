@@ -14,9 +14,18 @@ RUNBOOK_COPY = "runbook.yaml"
 _OPEN = "open-run"
 
 
+_SECOND = 15
+"""Characters of a run's id up to its second."""
+
+
 def milliseconds(now: float) -> int:
-    """The part of a second that has passed: runs of one name begun in the same second keep their order by it."""
+    """The part of a second that has passed: runs begun in the same second keep their order by it."""
     return int(now * 1000) % 1000
+
+
+def began(run: str) -> tuple[str, str, str]:
+    """What orders runs by their beginning, out of a run's id: the second, the milliseconds, and the id itself."""
+    return run[:_SECOND], run.rpartition("-")[2], run
 
 
 class Store:
@@ -41,10 +50,9 @@ class Store:
             JournalLost: It cannot be made.
         """
         now = time.time()
-        began = time.strftime("%Y%m%d-%H%M%S", time.gmtime(now))
-        folder = (
-            self.home / ("checks" if trial else "runs") / f"{began}-{name}-{milliseconds(now):03x}{os.urandom(1).hex()}"
-        )
+        second = time.strftime("%Y%m%d-%H%M%S", time.gmtime(now))
+        run = f"{second}-{name}-{milliseconds(now):03x}{os.urandom(1).hex()}"
+        folder = self.home / ("checks" if trial else "runs") / run
         try:
             folder.mkdir(parents=True)
             (folder / RUNBOOK_COPY).write_text(source)
@@ -58,7 +66,8 @@ class Store:
     def runs(self) -> list[Path]:
         """The folders of all runs, oldest first."""
         folder = self.home / "runs"
-        return sorted(run for run in folder.iterdir() if (run / JOURNAL).is_file()) if folder.is_dir() else []
+        runs = [run for run in folder.iterdir() if (run / JOURNAL).is_file()] if folder.is_dir() else []
+        return sorted(runs, key=lambda run: began(run.name))
 
     def find_run(self, reference: str) -> Path:
         """The folder of a run by its id, a unique part of it, or `last`.

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from k2run.engine.events import Outcome
 from k2run.engine.journal import JOURNAL, read_journal
+from k2run.engine.store import began
 from k2run.errors import K2runError
 from k2run.evidence.compare import Row, change_of
 from k2run.evidence.view import view_of
@@ -30,8 +31,8 @@ def last_rehearsal(folder: Path, view: RunView) -> RunView | None:
     begun = view.started
     if begun is None or begun.kind != REHEARSAL:
         return None
-    earlier = (other for other in folder.parent.glob(f"*-{begun.name}-*") if other.name < folder.name)
-    for other in sorted(earlier, reverse=True):
+    earlier = (other for other in folder.parent.glob(f"*-{begun.name}-*") if began(other.name) < began(folder.name))
+    for other in sorted(earlier, key=lambda run: began(run.name), reverse=True):
         found = _ended(other)
         before = found.started if found is not None else None
         if before is not None and (before.name, before.stack) == (begun.name, begun.stack):

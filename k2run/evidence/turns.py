@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from k2run.evidence.view import StepView
 
-SHOWN_TURNS = 100
+SHOWN_TURNS = 25
 """Passed turns of one loop that a report shows each by itself; of those that did not pass it shows every one."""
 
 

@@ -133,6 +133,7 @@ class SectionView(Struct):
     finished: SectionFinished | None = None
     reopened: SectionStarted | None = None
     steps: list[StepView] = field(default_factory=list)
+    _leaves: list[StepView] | None = None
 
     def begin(self, event: SectionStarted) -> None:
         """It begins, or is gone through again by a resumed run."""
@@ -149,13 +150,25 @@ class SectionView(Struct):
     def _did_something_since(self, seq: int) -> bool:
         return any(step.finished is not None and step.finished.seq > seq for step in self.steps)
 
+    def add(self, step: StepView) -> None:
+        """One more step is known of."""
+        self.steps.append(step)
+        self._leaves = None
+
+    def drop(self, step: StepView) -> None:
+        """A step stands elsewhere from now on."""
+        self.steps.remove(step)
+        self._leaves = None
+
     def in_order(self) -> list[StepView]:
         """Its steps as the runbook orders them, the turns of a loop and the steps of a block in their place."""
         return sorted(self.steps, key=lambda step: step.order)
 
     def leaves(self) -> list[StepView]:
         """Its steps in order, without the blocks that only group them."""
-        return [step for step in self.in_order() if not step.is_block]
+        if self._leaves is None:
+            self._leaves = [step for step in self.in_order() if not step.is_block]
+        return self._leaves
 
 
 class UndoView(Struct):
@@ -312,7 +325,7 @@ class RunView(Struct):
     def _add(self, step: StepView) -> StepView:
         step.order = (self._rank(step.path), len(self._steps))
         self._steps[step.path] = step
-        self._section(step.section, "", None).steps.append(step)
+        self._section(step.section, "", None).add(step)
         return step
 
     def _rank(self, path: str) -> int:
@@ -331,7 +344,7 @@ class RunView(Struct):
             return step
         planned = self._take_place_of_base(path)
         if step is not None and (step.finished is None or step.finished.outcome is Outcome.INTERRUPTED):
-            self.sections[step.section].steps.remove(step)
+            self.sections[step.section].drop(step)
         return self._add(StepView(path=path, section=section, planned=planned))
 
     def _take_place_of_base(self, path: str) -> OutlineStep | None:
@@ -341,7 +354,7 @@ class RunView(Struct):
             return base.planned if base is not None else None
         if base.standing is Standing.WAITING and base.path not in self._replaced:
             self._replaced.add(base.path)
-            self.sections[base.section].steps.remove(base)
+            self.sections[base.section].drop(base)
         return base.planned
 
     def _ending(self, event: StepFinished) -> StepView:

@@ -124,11 +124,12 @@ def _alive(store: Store, folder: Path, events: list[AnyEvent]) -> bool:
 
 def _failed_before(store: Store, folder: Path) -> bool:
     """Whether the run of the same runbook on the same stack before this one failed."""
+    from k2run.engine.store import began
     from k2run.faces.journals import ends_of
 
     begun, _ = ends_of(folder)
     for other in reversed(store.runs()):
-        if begun is None or other.name >= folder.name:
+        if begun is None or began(other.name) >= began(folder.name):
             continue
         earlier, over = ends_of(other)
         if earlier is not None and (earlier.name, earlier.stack) == (begun.name, begun.stack):
