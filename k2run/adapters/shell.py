@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import select
+import shutil
 import signal
 import subprocess
 import time
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,6 +37,33 @@ KEPT = 32 * 1024
 """Bytes kept of the beginning, and again of the end, of each output."""
 QUOTED = 300
 """Characters of an output that an error quotes."""
+_WORDS = re.compile(r"[\w./:@%+,-]+( +[\w./:@%+,=-]+)*", re.ASCII)
+"""A line in which no character means anything to a shell."""
+_SHELLS_OWN = frozenset(
+    (
+        *(".", ":", "alias", "bg", "break", "builtin", "case", "cd", "chdir", "command", "continue", "declare", "do"),
+        *(
+            "done",
+            "echo",
+            "elif",
+            "else",
+            "esac",
+            "eval",
+            "exec",
+            "exit",
+            "export",
+            "fc",
+            "fg",
+            "fi",
+            "for",
+            "function",
+        ),
+        *("getopts", "hash", "if", "in", "jobs", "kill", "let", "local", "login", "logout", "printf", "pwd", "read"),
+        *("readonly", "return", "select", "set", "shift", "source", "test", "then", "time", "times", "trap", "type"),
+        *("typeset", "ulimit", "umask", "unalias", "unset", "until", "wait", "while"),
+    )
+)
+"""First words that a shell does not look for on PATH."""
 
 
 class Finished(Result, frozen=True, kw_only=True):
@@ -73,7 +103,8 @@ def run(
     """Run a command and keep what it prints; it, and all that it started, ends at the step's deadline.
 
     Args:
-        command: A line for `/bin/sh`, or a list of a program and its arguments.
+        command: A line for `/bin/sh`, or a list of a program and its arguments. The shell is left out, as `make` does,
+            where the line is nothing but a program and plain words.
         env: Environment variables, beside those of k2run itself.
         cwd: Directory to run in.
         stdin: Text for its standard input.
@@ -107,9 +138,11 @@ def _start(command: str | list[str], env: Mapping[str, str], cwd: str, *, with_i
     argv = ["/bin/sh", "-c", command] if isinstance(command, str) else command
     if not argv:
         raise Refused("the command is empty")
-    try:
+
+    def popen(words: list[str], program: str | None = None) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
-            argv,
+            words,
+            executable=program,
             env={**os.environ, **env} if env else None,
             cwd=cwd or None,
             stdin=subprocess.PIPE if with_input else subprocess.DEVNULL,
@@ -118,11 +151,30 @@ def _start(command: str | list[str], env: Mapping[str, str], cwd: str, *, with_i
             bufsize=0,
             start_new_session=True,
         )
+
+    try:
+        program = _without_shell(command, env.get("PATH")) if isinstance(command, str) else None
+        if program is not None:
+            with contextlib.suppress(OSError):  # then the shell says what is wrong with it
+                return popen(str(command).split(), program)
+        return popen(argv)
     except OSError as error:
         what = cwd if cwd and not Path(cwd).is_dir() else argv[0]
         raise Unreachable(f"{what} cannot be run: {error.strerror}", hint="is it installed, and on PATH?") from error
     except ValueError as error:
         raise Refused(f"{_shown(command)} cannot be run: {error}") from error
+
+
+@lru_cache(256)
+def _without_shell(line: str, path: str | None) -> str | None:
+    """The file of the program of a line to which a shell would add nothing; None when it would add something."""
+    if not _WORDS.fullmatch(line):
+        return None
+    program = line.split(maxsplit=1)[0]
+    if "/" in program or program in _SHELLS_OWN:
+        return None
+    found = shutil.which(program, path=path)
+    return found if found is not None and Path(found).is_absolute() else None
 
 
 @dataclass(slots=True)

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+import re
+import subprocess
 import sys
 import threading
 import time
@@ -32,6 +34,28 @@ def test_a_line_runs_in_the_shell_and_keeps_both_outputs():
     result = shell.run(Deadline(10), "echo one | tr a-z A-Z; echo trouble >&2")
     assert (result.exit_code, result.stdout, result.stderr) == (0, "ONE", "trouble")
     assert result.headline() == "exit 0, ONE"
+
+
+PLAIN = ("false", "ls  -d   /", "sh -c true", "no-such-program at all", "dd if=/dev/null of=/dev/null", "echo -n -e x")
+MEANT = ("exit 3", "cd /", "A=1 env", "echo $0", "ls -d /us*", "test a = a", "true && false", "[ a = b ]", "echo ~", "")
+
+
+@pytest.mark.parametrize("line", [*PLAIN, *MEANT])
+def test_a_line_does_what_the_shell_would_do_with_it(line):
+    ours = shell.run(Deadline(10), line, ok_codes=[*range(256)])
+    shells = subprocess.run(["/bin/sh", "-c", line], capture_output=True, text=True, check=False)
+    assert (ours.exit_code, ours.stdout) == (shells.returncode, shells.stdout.rstrip("\n"))
+    assert re.sub(r"[\d.]+", "", ours.stderr) == re.sub(r"[\d.]+", "", shells.stderr.rstrip("\n"))
+
+
+def test_a_program_is_looked_for_on_the_path_that_it_is_given(tmp_path):
+    program = tmp_path / "greet"
+    program.write_text("#!/bin/sh\necho hello from $(basename $0)\n")
+    program.chmod(0o755)
+    given = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    assert shell.run(Deadline(10), "greet you", env=given).stdout == "hello from greet"
+    program.unlink()
+    assert shell.run(Deadline(10), "greet you", env=given, ok_codes=[127]).exit_code == 127
 
 
 def test_a_list_runs_without_a_shell():
