@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TextIO
+import threading
+from collections import deque
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Self, TextIO
 
 from k2run.engine.events import (
     ClockStopped,
@@ -40,6 +43,8 @@ from k2run.faces.terminal.lines import left, right, text_of
 from k2run.faces.terminal.outlet import Outlet
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from k2run.engine.events import AnyEvent
 
 WIDTH = 120
@@ -47,6 +52,8 @@ WORD = 11
 NAME = 40
 TIME = 13
 LABEL = 8
+PERIOD = 0.05
+"""Seconds between two looks at what has happened."""
 HEARTBEAT = 15.0
 """Seconds after which a step that goes on trying says so, that nobody takes it for hung."""
 
@@ -54,7 +61,7 @@ _TROUBLE = {Standing.FAILED, Standing.UNKNOWN, Standing.WARNING, Standing.IGNORE
 
 
 class PlainFace(Face):
-    """For people who read a log.
+    """For people who read a log. The lines are made in a thread of their own: the run does not wait for them.
 
     Args:
         stream: Where the lines go.
@@ -65,15 +72,50 @@ class PlainFace(Face):
         self._outlet = Outlet(stream)
         self._view = RunView()
         self._said: dict[str, float] = {}
+        self._waiting: deque[AnyEvent] = deque()
+        self._writing = threading.RLock()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._write_until_ended, name="lines", daemon=True)
 
     def remember(self, event: AnyEvent) -> None:
         """Fold the event into the view that the closing lines are made from."""
         self._view.fold(event)
 
     def show(self, event: AnyEvent) -> None:
-        """Write the lines that the event is worth."""
-        self._view.fold(event)
-        self._outlet.write(*self._lines(event))
+        """Have the lines written that the event is worth."""
+        self._waiting.append(event)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Write what there is to write, then nothing until the others are done."""
+        with self._writing:
+            self._write()
+            yield
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def close(self) -> None:
+        """Write the last lines."""
+        self._ended.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        with self.paused():
+            pass
+
+    def _write_until_ended(self) -> None:
+        while not self._ended.wait(PERIOD):
+            with self._writing:
+                self._write()
+
+    def _write(self) -> None:
+        lines = []
+        while self._waiting:
+            event = self._waiting.popleft()
+            self._view.fold(event)
+            lines += self._lines(event)
+        self._outlet.write(*lines)
 
     def _lines(self, event: AnyEvent) -> list[str]:  # noqa: PLR0911 - one case per kind of event
         match event:
