@@ -164,7 +164,7 @@ class Incident(Struct):
         if self.closed is not None:
             return "closed"
         if self.ended is not None:
-            return "run ended"
+            return "not recovered" if self.failed else "run passed"
         if self.ordered is not None:
             return "running"
         if self.declined is not None:

@@ -62,6 +62,21 @@ def test_an_incident_is_approved_on_its_page_and_followed_to_its_end(served, wai
     assert served.events(incident.run)[0].by == incident.ordered.by
 
 
+def test_a_recovery_that_failed_says_that_nothing_was_recovered_and_that_a_person_is_needed(served):
+    name = served.alert("Broken", note="two")
+    served.wait_for_incident(name, lambda one: one.ended is not None)
+    with served.client() as client:
+        page = client.get(f"/incidents/{name}").text
+        assert '<p class="word" role="status">NOT RECOVERED</p>' in page
+        assert "held did not recover this: " in page
+        assert "This needs a person now" in page
+        assert 'badge bad">not recovered' in client.get("/incidents").text
+        served.alert("Broken", status="resolved", note="two")
+        served.wait_for_incident(name, lambda one: one.closed is not None)
+        assert "NOT RECOVERED" not in client.get(f"/incidents/{name}").text
+        assert "held did not recover it: " in client.get("/incidents").text
+
+
 def test_a_declined_incident_starts_nothing(served, waiting):
     with served.client() as client:
         assert client.post(f"/incidents/{waiting}/decline").status_code == 303
