@@ -105,7 +105,7 @@ HELD = """\
 runbook: 1
 kind: recovery
 name: held
-title: A sleeper is held
+title: A held sleeper is let go
 stack: sleepers
 inputs: {note: {type: string, default: ""}}
 alerts:
