@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socketserver
@@ -13,6 +14,7 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import pytest
 
 from k2run.engine.store import Store
@@ -129,6 +131,7 @@ class Place:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.store = Store(folder / "home")
+        self._started: list[subprocess.Popen[bytes]] = []
         (folder / "stack.yaml").write_text("stack: 1\nname: nothing\n")
 
     def settings(self, text: str) -> None:
@@ -139,17 +142,40 @@ class Place:
             f"runbook: 1\nkind: {kind}\nname: test\ntitle: The test\nstack: ./stack.yaml\nsections:\n  - name: Only\n"
         )
         (self.folder / "test.yaml").write_text(f"{text}    steps:\n{textwrap.indent(textwrap.dedent(steps), '      ')}")
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-m", "k2run", "run", "test.yaml", "--json"],
             cwd=self.folder,
             env={**os.environ, "K2RUN_HOME": str(self.store.home), **environment},
             stdout=subprocess.DEVNULL,
         )
+        self._started.append(process)
+        return process
 
     def run(self, steps: str, kind: str = "readiness", **environment: str) -> int:
         return self.start(steps, kind, **environment).wait(30)
 
+    def messengers(self) -> list[psutil.Process]:
+        """The messengers of this home: they outlive their runs, for as long as there is something to send."""
+        return [each for each in psutil.process_iter(["cmdline"]) if _is_messenger(each, self.store.home)]
+
+    def end(self) -> None:
+        """Leave no process behind: neither a run, nor a messenger whose receiver is gone."""
+        for process in self._started:
+            process.kill()
+            process.wait(10)
+        for messenger in self.messengers():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                messenger.kill()
+                messenger.wait(10)
+
+
+def _is_messenger(process: psutil.Process, home: Path) -> bool:
+    words = process.info["cmdline"] or []
+    return "k2run.faces.notify.messenger" in words and str(home) in words
+
 
 @pytest.fixture
-def place(tmp_path: Path) -> Place:
-    return Place(tmp_path)
+def place(tmp_path: Path) -> Iterator[Place]:
+    made = Place(tmp_path)
+    yield made
+    made.end()

@@ -71,6 +71,15 @@ def test_a_receiver_that_hangs_does_not_hold_up_the_run(place: Any, web: Any, un
     until(lambda: texts(web))
 
 
+def test_a_messenger_goes_on_when_the_run_is_over_and_its_receiver_is_gone(place: Any, until: Any) -> None:
+    place.settings("notifications: [{slack: 'http://127.0.0.1:9/'}]\n")
+    assert place.run(PASS) == 0
+    [messenger] = until(place.messengers)
+    assert messenger.is_running()
+    place.end()
+    assert place.messengers() == [], "a test leaves none behind"
+
+
 def test_wrong_settings_do_not_keep_a_run_from_running(place: Any) -> None:
     place.settings("notifications: [{slakc: x}]\n")
     assert place.run(PASS) == 0
