@@ -235,7 +235,7 @@ def query(
     tables = {name: open_table(iceberg, deadline, name) for name in names}
     turns = itertools.cycle([parameters | turn for turn in each] or [parameters])
     with judged(iceberg, "query the tables"), queries.opened(tables, deadline, memory, threads) as database:
-        repeated = repeat(lambda: len(queries.ask(database, sql, next(turns), limit).rows), pace, deadline)
+        repeated = repeat(lambda: queries.count(database, sql, next(turns), limit), pace, deadline)
     snapshots = {name: at.snapshot_id for name, table in tables.items() if (at := table.current_snapshot()) is not None}
     met = QueryLoad.of(
         repeated.outcome,
