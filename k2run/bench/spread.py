@@ -7,6 +7,7 @@ share is missing from the result, and the result says so.
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from collections import Counter
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, wait
@@ -34,9 +35,10 @@ LATEST_START = 20.0
 
 
 class Worker(NamedTuple):
-    """An executor with one place to work, and whether that place is still there."""
+    """An executor with one place to work, how work is done there, and whether that place is still there."""
 
     executor: Executor
+    work: Callable[..., Any]
     is_alive: Callable[[], bool]
 
 
@@ -70,7 +72,7 @@ def _at_once(
 ) -> list[T]:
     latest = time.time() + LATEST_START
     futures = {
-        worker.executor.submit(work, load, share, deadline.remaining(), latest): worker
+        worker.executor.submit(worker.work, load, share, deadline.remaining(), latest): worker
         for worker, share in zip(workers, shares, strict=True)
     }
     waiting = set(futures)
@@ -94,7 +96,7 @@ def _measured(future: Future[T]) -> T | None:
         return None
 
 
-def work(load: Callable[[S, Deadline], T], share: S, seconds: float, latest: float) -> T:
+def work(load: Callable[[S, Deadline], T], share: S, seconds: float, latest: float, stop: Any = None) -> T:
     """What a worker does: its share of the load.
 
     Args:
@@ -102,6 +104,7 @@ def work(load: Callable[[S, Deadline], T], share: S, seconds: float, latest: flo
         share: Its share.
         seconds: Time allowed.
         latest: Unix time by which it has to start; a cluster that repeats a dead worker's share comes too late.
+        stop: Event that ends it; that of the process unless given.
 
     Raises:
         ActionError: It could not; errors with more to them do not survive the way back.
@@ -109,9 +112,40 @@ def work(load: Callable[[S, Deadline], T], share: S, seconds: float, latest: flo
     if time.time() > latest:
         raise TimeoutError("too late to be part of this load")
     try:
-        return load(share, Deadline(seconds, _stop))
+        return load(share, Deadline(seconds, stop or _stop))
     except K2runError as error:
         raise ActionError(str(error)) from None
+
+
+def work_at_cluster(load: Callable[[S, Deadline], T], share: S, seconds: float, latest: float) -> T:
+    """What a worker of a cluster does: its share, until that is wanted no more."""
+    with _until_cancelled() as stop:
+        return work(load, share, seconds, latest, stop)
+
+
+@contextlib.contextmanager
+def _until_cancelled() -> Iterator[threading.Event]:
+    """An event that is set once the cluster has given up this task, which Dask alone does not end.
+
+    That is when its run is interrupted, and also when k2run itself died: the scheduler forgets what nobody waits for.
+    """
+    from distributed import get_worker
+
+    worker = get_worker()
+    task = worker.state.tasks[worker.get_current_task()]
+    cancelled, over = threading.Event(), threading.Event()
+
+    def watch() -> None:
+        while not over.wait(TICK):
+            if task.state != "executing":
+                cancelled.set()
+                return
+
+    threading.Thread(target=watch, name="load-cancelled", daemon=True).start()
+    try:
+        yield cancelled
+    finally:
+        over.set()
 
 
 _stop: Any = None
@@ -137,7 +171,7 @@ def processes(count: int) -> Iterator[list[Worker]]:
         ]
         opened.callback(stop.set)  # the first thing to happen at the end: the executors wait for their work
         # A dead process breaks its executor, which ends its future: nothing needs to be looked at.
-        yield [Worker(executor, lambda: True) for executor in executors]
+        yield [Worker(executor, work, lambda: True) for executor in executors]
 
 
 @contextlib.contextmanager
@@ -149,7 +183,7 @@ def cluster(address: str, count: int) -> Iterator[list[Worker]]:
         Unreachable: No scheduler answers.
     """
     try:
-        from distributed import Client  # type: ignore[import-not-found,unused-ignore]
+        from distributed import Client
     except ImportError as error:
         raise Refused(
             "a load from a Dask cluster needs the package distributed", hint="pip install k2run[dask]"
@@ -165,7 +199,8 @@ def cluster(address: str, count: int) -> Iterator[list[Worker]]:
         # Each bound to its place: the shares are meant to run at the same time, and a dead one's not to be repeated.
         yield [
             Worker(
-                client.get_executor(workers=[place], allow_other_workers=False),
+                client.get_executor(workers=[place], allow_other_workers=False, pure=False),
+                work_at_cluster,
                 lambda place=place: place in _places(client),  # type: ignore[misc]
             )
             for place in places[:count]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import time
 
@@ -23,32 +25,62 @@ def cluster():
         yield running
 
 
-def kill_one_at_work(cluster):
-    """Wait until both workers have their share of a load, and kill one of them."""
+ALONE = """
+import sys
+from k2run.actions.deadline import Deadline
+from k2run.bench.load import generate
+from k2run.bench.plan import Ask, Plan
+from k2run.bench.spread import split, together
+from k2run.bench.wire import request_bytes
+
+port = int(sys.argv[1].rpartition(":")[2].strip("/"))
+ask = Ask(host="127.0.0.1", port=port, requests=[request_bytes("GET", "/", {}, b"")])
+together(generate, split(Plan(ask=ask, workers=2, seconds=100), 2), sys.argv[2], Deadline(120))
+"""
+
+
+def wait_until_at_work(cluster):
+    """Both workers have their share of a load."""
     with distributed.Client(cluster.scheduler_address, set_as_default=False) as client:
         end = time.monotonic() + 60
         while not all(client.processing().values()) and time.monotonic() < end:
             time.sleep(0.1)
+
+
+def stop_once_at_work(cluster, deadline):
+    wait_until_at_work(cluster)
+    deadline.stop.set()
+
+
+def kill_one_at_work(cluster):
+    wait_until_at_work(cluster)
     victim = next(iter(cluster.workers.values()))
     victim.process.process._process.kill()
 
 
-def test_a_request_to_stop_ends_the_load(cluster, serve, nothing):
-    deadline = Deadline(60)
-    threading.Timer(2, deadline.stop.set).start()
+def two_of(cluster):
+    return {"workers": 2, "processes": 2, "dask": cluster.scheduler_address}
+
+
+def test_an_interrupted_load_ends_at_the_cluster_too(cluster, serve, nothing):
+    deadline = Deadline(120)
     with serve("--delay", "5") as server:
-        started = time.monotonic()
+        threading.Thread(target=stop_once_at_work, args=(cluster, deadline)).start()
         with pytest.raises(Interrupted):
-            http(
-                nothing,
-                deadline,
-                url=server.url,
-                workers=2,
-                during=Duration(20),
-                processes=2,
-                dask=cluster.scheduler_address,
-            )
-        assert time.monotonic() - started < 5
+            http(nothing, deadline, url=server.url, during=Duration(100), **two_of(cluster))
+        # Each worker has one thread: a share that went on would hold the next load up until its deadline.
+        assert http(nothing, Deadline(40), url=server.url, iterations=20, **two_of(cluster)).samples == 20
+
+
+@pytest.mark.slow  # k2run's start in a process of its own
+def test_a_load_whose_k2run_was_killed_ends_at_the_cluster_too(cluster, serve, nothing):
+    with serve("--delay", "5") as server:
+        process = subprocess.Popen([sys.executable, "-c", ALONE, server.url, cluster.scheduler_address])
+        wait_until_at_work(cluster)
+        assert process.poll() is None
+        process.kill()
+        process.wait()
+        assert http(nothing, Deadline(40), url=server.url, iterations=20, **two_of(cluster)).samples == 20
 
 
 def test_a_cluster_that_is_too_small_or_not_there_is_told(cluster, nothing):
