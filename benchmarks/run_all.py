@@ -8,7 +8,18 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-NAMES = ("engine", "validate", "sandbox_start", "sandbox_ingest", "sandbox_api", "demo_day", "web_latency", "history")
+NAMES = (
+    "engine",
+    "validate",
+    "sandbox_start",
+    "sandbox_ingest",
+    "sandbox_api",
+    "demo_day",
+    "web_latency",
+    "history",
+    "bench_http",
+    "bench_produce",
+)
 
 
 def main() -> None:

@@ -70,15 +70,24 @@ def baseline(c: Context, words: list[str], json: bool = False) -> None:
 @task(
     positional=[],
     auto_shortflags=False,
-    help={"run-id": "the run's id, a unique part of it, or `last`", "junit": "also write junit.xml"},
+    help={
+        "run-id": "the run's id, a unique part of it, or `last`",
+        "junit": "also write junit.xml",
+        "plots": "draw what was measured in the terminal, too: latencies, lags, levels",
+    },
 )
-def report(c: Context, run_id: str = "last", junit: bool = False) -> None:
+def report(c: Context, run_id: str = "last", junit: bool = False, plots: bool = False) -> None:
     """Write the reports of a run anew from its journal."""
     with friendly():
         from k2run.engine.store import Store
         from k2run.evidence.reports import write_reports
 
-        for path in write_reports(Store().find_run(run_id), junit=junit):
+        folder = Store().find_run(run_id)
+        if plots:
+            from k2run.faces.numbers.past import show_plots
+
+            show_plots(folder)
+        for path in write_reports(folder, junit=junit):
             print(path)
 
 

@@ -17,6 +17,8 @@ from k2run.evidence.wording import moment, points, span
 from k2run.faces.numbers.columns import columns, width
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from k2run.evidence.history import PastRun, Point
 
 LISTED = 10
@@ -89,6 +91,14 @@ def show_comparison(one: str, other: str, *, json: bool) -> None:
     print(f"one    {folders[0].name}\nother  {folders[1].name}\n")
     heads = ("what", "name", "one", "other", "difference")
     print("\n".join(columns(heads, [(row.kind, row.name, row.one, row.other, row.says) for row in rows])))
+
+
+def show_plots(folder: Path) -> None:
+    """Draw what a run measured again and again."""
+    from k2run.evidence.text_plots import plots
+
+    drawn = plots(view_of(read_journal(folder)), width())
+    print("\n".join(drawn or ["nothing was measured often enough to draw"]) + "\n")
 
 
 def publish_runs(stack: str, namespace: str, timeout: float) -> None:

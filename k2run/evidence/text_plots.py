@@ -1,0 +1,113 @@
+"""What a run measured again and again, drawn in letters: for a terminal, where report.html cannot be looked at."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from math import log10
+from typing import TYPE_CHECKING, Any
+
+from k2run.bench.latency import counts
+from k2run.evidence.html.charts import Series, series
+from k2run.evidence.trend import sparkline
+from k2run.evidence.wording import clean, count, span
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from k2run.evidence.view import RunView, StepView
+
+ROWS = 12
+"""Bars of a histogram."""
+BARS = "▏▎▍▌▋▊▉█"
+"""Eighths of a letter."""
+LABEL = 10
+LEAST_BAR = 10
+
+
+def plots(view: RunView, width: int) -> list[str]:
+    """A histogram for each load, and a line for each figure that was watched, in the order of the run.
+
+    Args:
+        view: The run.
+        width: Letters of a line.
+    """
+    drawn = [*(_watched(each, width) for each in series(view)), *_loads(view, width)]
+    return [line for plot in drawn for line in (*plot, "")][:-1]
+
+
+def _watched(each: Series, width: int) -> list[str]:
+    """One figure over time, on a scale of its own; each letter stands for the same time."""
+    values = [value for _, value in each.points]
+    begins, ends = each.points[0][0], each.points[-1][0]
+    says = f"{_figure(values[0])} at first, {_figure(max(values))} at most, {_figure(values[-1])} at last"
+    row = sparkline(_evenly(each.points, min(width - 2, 80)), width)
+    return [clean(each.title), f"  {row}", f"  {says}; from {span(begins)} to {span(ends)} into the run"]
+
+
+def _figure(value: float) -> str:
+    return f"{value:,.0f}" if value == int(value) else f"{value:,.4g}"
+
+
+def _evenly(points: Sequence[tuple[float, float]], many: int) -> list[float]:
+    """The value that held at each of so many moments, equally far apart."""
+    begins, ends = points[0][0], points[-1][0]
+    moments = [begins + (ends - begins) * place / (many - 1) for place in range(many)]
+    later = iter([*pairwise(points), (points[-1], (float("inf"), 0.0))])
+    (_, value), (until, _) = next(later)
+    held = []
+    for moment in moments:
+        while moment >= until:
+            (_, value), (until, _) = next(later)
+        held.append(value)
+    return held
+
+
+def _loads(view: RunView, width: int) -> Iterator[list[str]]:
+    for step in view.leaves():
+        result = step.finished.result if step.finished is not None else None
+        if isinstance(result, dict) and result.get("histogram") and result.get("percentiles"):
+            yield _load(step, result, width)
+
+
+def _load(step: StepView, result: dict[str, Any], width: int) -> list[str]:
+    try:
+        found = counts(str(result["histogram"]))
+    except Exception:  # noqa: BLE001 - whatever a decoder makes of a damaged text, the other plots are still right
+        found = []
+    if not found:
+        return [clean(step.name), "  no latencies to draw"]
+    known = {name: each["value_ms"] for name, each in result["percentiles"].items() if each.get("value_ms") is not None}
+    told = ", ".join(f"{name.replace('999', '99.9')} {value:.3g} ms" for name, value in known.items())
+    heading = (
+        f"{clean(step.name)}: {told or 'no percentile can be told'}, of {count(sum(n for _, n in found), 'answer')}"
+    )
+    return [heading, *_histogram(found, known, width)]
+
+
+def _histogram(found: list[tuple[float, int]], known: dict[str, float], width: int) -> Iterator[str]:
+    """Rows of a logarithmic scale of milliseconds, with the percentiles beside the row that they lie in."""
+    low, high = log10(found[0][0]), log10(found[-1][0])
+    step = (high - low) / ROWS or 0.1
+    rows = [0] * ROWS
+    marks: list[list[str]] = [[] for _ in rows]
+    for value, number in found:
+        rows[_row(value, low, step)] += number
+    for name, value in known.items():
+        marks[_row(value, low, step)].append(name.replace("999", "99.9"))
+    room = max(LEAST_BAR, min(60, width - LABEL - 24))
+    for place, number in enumerate(rows):
+        upper = f"{10 ** (low + (place + 1) * step):.3g} ms"
+        bar = _bar(number / max(rows), room)
+        yield f"{upper:>{LABEL}} {bar} {number:,}{'  ← ' + ', '.join(marks[place]) if marks[place] else ''}"
+
+
+def _row(value: float, low: float, step: float) -> int:
+    return max(0, min(ROWS - 1, int((log10(value) - low) / step)))
+
+
+def _bar(share: float, room: int) -> str:
+    eighths = round(share * room * len(BARS))
+    if share and not eighths:
+        eighths = 1  # few are not none
+    whole, rest = divmod(eighths, len(BARS))
+    return BARS[-1] * whole + (BARS[rest - 1] if rest else "")
