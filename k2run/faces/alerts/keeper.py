@@ -80,6 +80,8 @@ class Keeper:
 
     def step(self) -> None:
         """Take every incident one step further, where there is one to take."""
+        for run in self._runs.values():
+            run.process.poll()  # a journal tells the end before its process is gone: that would stay as a zombie
         for incident in self._book.all():
             if self._stop.is_set():
                 return
@@ -145,16 +147,14 @@ class Keeper:
             self._book.add(incident, Ended(verdict=f"it could not be started: {error}"))
 
     def _follow(self, incident: Incident) -> None:
-        """Note how the run ended: one of ours by its process, one of an earlier keeper by its journal."""
+        """Note how the run ended: by its journal as soon as that says so, else by its process, if it is ours."""
         run = self._runs.get(incident.id)
         code = run.process.poll() if run is not None else None
         goes_on = run is not None and code is None
-        if goes_on and incident.began is not None:
-            return
         found = self._find(incident)
         if found is not None and incident.began is None:
             self._book.add(incident, Began(run=found[0].name))
-        elif goes_on:
+        elif goes_on and (found is None or found[1] is None):
             return
         elif found is not None:
             self._end(incident, *found, code)

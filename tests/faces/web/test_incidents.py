@@ -68,7 +68,7 @@ def test_a_recovery_that_failed_says_that_nothing_was_recovered_and_that_a_perso
     with served.client() as client:
         page = client.get(f"/incidents/{name}").text
         assert '<p class="word" role="status">NOT RECOVERED</p>' in page
-        assert "held did not recover this: " in page
+        assert "held did not recover this · 1 of 1 alert firing" in page
         assert "This needs a person now" in page
         assert 'badge bad">not recovered' in client.get("/incidents").text
         served.alert("Broken", status="resolved", note="two")
