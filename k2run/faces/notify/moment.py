@@ -17,6 +17,7 @@ from k2run.engine.events import (
     RunStarted,
     SectionFinished,
     StepFinished,
+    StepStarted,
 )
 from k2run.language.quantities import Duration
 
@@ -73,6 +74,7 @@ class Telling:
         self._begun: RunStarted | None = None
         self._failed: list[str] = []
         self._missed: list[str] = []
+        self._shown: set[str] = set()
 
     def hear(self, event: AnyEvent) -> Moment | None:
         """The moment that an event makes, if it makes one."""
@@ -81,7 +83,9 @@ class Telling:
                 self._begun = event
                 by = f" ({event.by})" if event.by else ""
                 return self._moment(Occasion.START, "start", f"{event.title} starts on {event.stack}{by}")
-            case Asked() if self._begun is not None and self._begun.attended:
+            case StepStarted(action="manual.note"):
+                self._shown.add(event.step)
+            case Asked() if self._begun is not None and self._begun.attended and event.step not in self._shown:
                 return self._moment(Occasion.APPROVAL, f"asked {event.seq}", f"{self._title}: {event.question}")
             case RunFinished():
                 return self._end(event)

@@ -151,18 +151,20 @@ def test_settings_that_make_no_sense_are_told(tmp_path: Any, text: str) -> None:
 
 
 def test_a_question_is_told_only_when_somebody_is_to_answer() -> None:
-    from k2run.engine.events import Asked, RunStarted
+    from k2run.engine.events import Asked, RunStarted, StepStarted
 
-    def asked(attended: bool) -> Moment | None:
+    def asked(attended: bool, action: str = "manual.confirm") -> Moment | None:
         telling = Telling("")
         telling.hear(
             RunStarted(
                 run="r", runbook="x", name="x", title="X", kind="readiness", digest="", stack="s", attended=attended
             )
         )
+        telling.hear(StepStarted(step="s", section="x", name="Ask", action=action))
         return telling.hear(Asked(step="s", question="Is it printed?"))
 
     moment = asked(attended=True)
     assert moment is not None
     assert moment.title == "X on s: Is it printed?"
     assert asked(attended=False) is None
+    assert asked(attended=True, action="manual.note") is None, "what is only to be read calls nobody"
