@@ -42,16 +42,17 @@ def all_steps(runbook: Runbook) -> Iterator[Step]:
     """Every step of a runbook, those inside blocks and in the runbooks that it runs too."""
     top = (runbook.steady_state, *(section.steps for section in runbook.sections), runbook.always)
     for steps in top:
-        yield from _within(steps)
+        yield from steps_within(steps)
     for inner in runbook.runs.values():
         yield from all_steps(inner)
 
 
-def _within(steps: Sequence[Step]) -> Iterator[Step]:
+def steps_within(steps: Sequence[Step]) -> Iterator[Step]:
+    """Steps, each followed by those inside of it."""
     for step in steps:
         yield step
         for inner in (step.block, step.rescue, step.always):
-            yield from _within(inner)
+            yield from steps_within(inner)
 
 
 def _section(path: str, name: str, steps: Sequence[Step], section: Section | None = None) -> OutlineSection:

@@ -27,6 +27,7 @@ from k2run.faces.terminal.person import TerminalPerson
 from k2run.language.loader import load_runbook
 from k2run.language.model import Kind
 from k2run.recovery.diagnosis import Diagnosis, diagnose, diagnose_settled
+from k2run.recovery.order import Order
 from k2run.recovery.timeline import TIMELINE, timeline
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ class Recovery:
     def from_diagnosis(self) -> int:
         """Recover from whatever is wrong, one failure after the other; returns the exit code."""
         runbooks = {runbook.name: runbook for runbook in recovery_runbooks(self._catalogue)}
+        order = Order(list(runbooks.values()), self._stack, self._catalogue)
         tried: list[str] = []
         while True:
             found = self._diagnosis(list(runbooks.values()), diagnose_settled if tried else diagnose)
@@ -78,12 +80,15 @@ class Recovery:
             if found.healthy:
                 return 0
             left = [suspect for suspect in found.matches if suspect.runbook not in tried]
-            if not left or len(tried) == AT_MOST:
+            first = order.first(left)
+            if first is None or len(tried) == AT_MOST:
                 helped = f"; {', '.join(tried)} did not help" if tried else ""
                 print(f"no runbook is left to try{helped}", file=sys.stderr)
                 return 1
-            tried.append(left[0].runbook)
-            finished = self._run(runbooks[left[0].runbook], left[0])
+            if first is not left[0]:
+                print(f"{first.runbook} comes first: the recovery of {left[0].runbook} works with what it repairs")
+            tried.append(first.runbook)
+            finished = self._run(runbooks[first.runbook], first)
             if finished.exit_code == Interrupted.exit_code:
                 return finished.exit_code
 

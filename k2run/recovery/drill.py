@@ -19,6 +19,7 @@ from k2run.errors import Interrupted, K2runError, UsageError
 from k2run.language.model import Section
 from k2run.recovery.diagnosis import Diagnosis, Verdict, diagnose, diagnose_settled
 from k2run.recovery.ledger import Cost, Ledger
+from k2run.recovery.order import Order
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -215,14 +216,16 @@ class Drill:
         journal = self._execution.journal
         journal.record(_started(section, "recover"))
         entry.within = found.matches[0].rto
+        request = self._request
+        order = Order(self._plan.recoveries, request.stack, request.catalogue)
         tried: list[str] = []
         while not found.healthy and len(tried) < AT_MOST:
-            left = [suspect.runbook for suspect in found.matches if suspect.runbook not in tried]
-            if not left:
+            left = [suspect for suspect in found.matches if suspect.runbook not in tried]
+            first = order.first(left)
+            if first is None:
                 break
-            tried.append(left[0])
-            self._run(left[0], entry)
-            request = self._request
+            tried.append(first.runbook)
+            self._run(first.runbook, entry)
             found = diagnose_settled(self._plan.recoveries, request.stack, request.catalogue, self._execution.stop)
         entry.recovered = found.healthy
         if not found.healthy:

@@ -1,0 +1,65 @@
+"""Two failures at once are repaired in an order in which the first repair can succeed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from k2run.actions.catalogue import Catalogue
+from k2run.language.loader import load_runbook
+from k2run.recovery.diagnosis import Suspect, Verdict
+from k2run.recovery.order import Order
+from k2run.stack.loading import load_stack
+
+if TYPE_CHECKING:
+    from k2run.language.model import Runbook
+
+RECOVERIES = Path(__file__).parent.parent.parent / "runbooks" / "recovery"
+
+
+def suspect(runbook: Runbook) -> Suspect:
+    return Suspect(
+        runbook=runbook.name,
+        title=runbook.title,
+        path=runbook.path,
+        verdict=Verdict.MATCHES,
+        share=1.0,
+        weight=1.0,
+        needed_by=0,
+        rto=None,
+        sightings=[],
+    )
+
+
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        ("api-down", "stream-down"),  # the proof of the stream's recovery asks the API
+        ("api-down", "consumer-crashed"),
+        ("broker-down", "consumer-crashed"),  # which the broker's recovery starts itself
+        ("broker-down", "stream-down"),
+    ],
+)
+def test_a_recovery_waits_for_the_one_that_repairs_what_it_works_with(tmp_path: Path, first: str, then: str) -> None:
+    runbooks = {name: load_runbook(RECOVERIES / f"{name}.yaml", Catalogue()) for name in (first, then)}
+    stack = load_stack("sandbox", near=None, home=tmp_path, overrides={})
+    order = Order([*runbooks.values()], stack, Catalogue())
+    for names in ([first, then], [then, first]):
+        found = order.first([suspect(runbooks[name]) for name in names])
+        assert found is not None
+        assert found.runbook == first
+
+
+def test_of_failures_that_have_nothing_to_do_with_each_other_the_most_likely_is_first(tmp_path: Path) -> None:
+    runbooks = {
+        name: load_runbook(RECOVERIES / f"{name}.yaml", Catalogue()) for name in ("prometheus-down", "api-down")
+    }
+    stack = load_stack("sandbox", near=None, home=tmp_path, overrides={})
+    order = Order([*runbooks.values()], stack, Catalogue())
+    for names in (["api-down", "prometheus-down"], ["prometheus-down", "api-down"]):
+        found = order.first([suspect(runbooks[name]) for name in names])
+        assert found is not None
+        assert found.runbook == names[0]
+    assert order.first([]) is None
