@@ -63,7 +63,8 @@ class ConsumeLoad(Result, frozen=True, kw_only=True):
         limit = ", the reader may be the limit" if self.generator_cpu >= SATURATED * self.processes else ""
         lost = f", {self.lost_processes} readers DIED" if self.lost_processes else ""
         ended = "" if self.ended else ", not to the end"
-        read = f"{self.rate:,.0f}/s, {self.mb_per_s:.3g} MB/s (n={self.messages:,}), {self.workers} workers"
+        workers = "worker" if self.workers == 1 else "workers"
+        read = f"{self.rate:,.0f}/s, {self.mb_per_s:.3g} MB/s (n={self.messages:,}), {self.workers} {workers}"
         return f"{read}{ended}{limit}{lost}"
 
 
