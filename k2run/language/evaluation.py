@@ -8,11 +8,14 @@ from functools import cache, lru_cache
 from types import BuiltinMethodType, FunctionType, MethodType
 from typing import TYPE_CHECKING, Any
 
-from jinja2 import StrictUndefined, nodes
+from jinja2 import StrictUndefined, nodes, pass_environment
 from jinja2.exceptions import SecurityError
+from jinja2.filters import make_attrgetter
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.visitor import NodeTransformer
 from msgspec import Struct
 
+from k2run.language.budget import counted, extent, joined, refill, size, spend
 from k2run.language.filters import FILTERS, TESTS, to_duration, to_rate, to_size
 from k2run.language.quantities import QUANTITIES, UnitMismatch
 from k2run.language.units import as_unit, called, outcome, refusal, unit_of
@@ -25,13 +28,24 @@ if TYPE_CHECKING:
 
 MAX_RANGE = 10_000
 MAX_ITEMS = 100_000
-"""The most elements (or characters) that `*` may make."""
+"""The most elements and characters that `*` may make, those inside of repeated elements included."""
 MAX_BITS = 4_096
 """The most bits of a number that `*` or `**` may make."""
 
 _VALUE = "k2run_value"
 _FUNCTION = "_k2run_"
 """Before the names of functions, so that a value called `size` leaves the function `size` alone."""
+_CONCAT = "k2run concat"
+"""The filter that stands for `~`; nobody can write its name."""
+_DEEP = frozenset({"bool", "human", "string", "title", "tojson", "truncate", "urlencode"})
+"""Filters that walk through everything inside of their value."""
+_SLOW = frozenset({"dictsort", "groupby", "max", "min", "percentile", "sort", "sum", "unique"})
+"""Filters that do some work for every item."""
+_BRIEF = frozenset(
+    {"abs", "age", "count", "d", "default", "first", "float", "int", "items", "last", "length", "map", "reject"}
+    | {"rejectattr", "round", "select", "selectattr", "to_duration", "to_rate", "to_size"}
+)
+"""Filters that look at one item, or walk only as far as somebody else asks."""
 _PLAIN = (str, list, tuple, dict, Mapping)
 
 
@@ -115,9 +129,20 @@ class Sandbox(ImmutableSandboxedEnvironment):
         if operator == "%" and isinstance(left, str | bytes):
             raise SecurityError("`%` does not format texts here: join them with ~")
         value = super().call_binop(context, operator, left, right)
+        if made := size(value):
+            spend(made)
         if isinstance(left, QUANTITIES) or isinstance(right, QUANTITIES):
             return as_unit(value, outcome(operator, unit_of(left), unit_of(right)))
         return value
+
+    def call(self, context: Context, obj: Any, /, *args: Any, **named: Any) -> Any:
+        """Functions and methods; `join` can make much of little."""
+        owner = getattr(obj, "__self__", None)
+        if isinstance(owner, str) and obj.__name__ == "join" and len(args) == 1 and not named:
+            return joined(owner, args[0])
+        made = super().call(context, obj, *args, **named)
+        spend(size(owner) + size(made) + 1)
+        return made
 
     def call_unop(self, context: Context, operator: str, arg: Any) -> Any:
         """A sign before a value; a quantity stays one."""
@@ -129,7 +154,7 @@ def _product_size(left: Any, right: Any) -> bool:
     """Whether a product would be too large."""
     for repeated, times in ((left, right), (right, left)):
         if isinstance(repeated, str | bytes | list | tuple) and isinstance(times, int):
-            return len(repeated) * times > MAX_ITEMS
+            return times > 0 and (extent(repeated, MAX_ITEMS + 1) - 1) * times > MAX_ITEMS
     if isinstance(left, int) and isinstance(right, int):
         return left.bit_length() + right.bit_length() > MAX_BITS
     return False
@@ -165,13 +190,51 @@ _GLOBALS: dict[str, Any] = {
 }
 
 
+def concat(*values: Any) -> str:
+    """`a ~ b`: the texts of both."""
+    return joined("", values)
+
+
+@pass_environment
+def join(environment: Sandbox, values: Any, separator: Any = "", attribute: str | int | None = None) -> str:
+    """Texts, or an `attribute` of each item, with a separator between them."""
+    items = values if attribute is None else map(make_attrgetter(environment, attribute), values)
+    return joined(str(separator), items)
+
+
+class _Spending(NodeTransformer):
+    """Puts what k2run does in the place of what Jinja2 would do."""
+
+    def visit_Call(self, node: nodes.Call) -> nodes.Node:  # noqa: N802 - the visitor's own form of name
+        """A function is k2run's, whatever the scope calls by its name."""
+        if isinstance(node.node, nodes.Name):
+            node.node.name = f"{_FUNCTION}{node.node.name}"
+        return self.generic_visit(node)
+
+    def visit_Concat(self, node: nodes.Concat) -> nodes.Node:  # noqa: N802 - likewise
+        """`a ~ b` is a filter, which counts what it makes."""
+        self.generic_visit(node)
+        first, *others = node.nodes
+        return nodes.Filter(first, _CONCAT, others, [], None, None)
+
+
+def _within(item: Any, values: Any) -> bool:
+    return item in values
+
+
 @cache
 def environment() -> Sandbox:
     """The one environment of all expressions."""
-    made = Sandbox(undefined=Missing, autoescape=False, cache_size=0)
+    made = Sandbox(undefined=Missing, autoescape=False, cache_size=0, optimized=False)
     made.globals = {_FUNCTION + name: function for name, function in _GLOBALS.items()}
-    made.filters = {name: made.filters[name] for name in JINJA_FILTERS} | FILTERS
+    filters = {name: made.filters[name] for name in JINJA_FILTERS} | FILTERS
+    made.filters = {
+        name: work if name in _BRIEF else counted(work, deep=name in _DEEP, each=10 if name in _SLOW else 1)
+        for name, work in filters.items()
+    }
+    made.filters |= {"join": join, _CONCAT: concat}
     made.tests = {name: made.tests[name] for name in JINJA_TESTS} | TESTS
+    made.tests["in"] = counted(_within, position=1)
     made.policies["truncate.leeway"] = 0
     return made
 
@@ -185,10 +248,7 @@ def compiled(text: str) -> Callable[[Mapping[str, Any]], Any]:
     """
     from k2run.language.jinja_syntax import parse
 
-    expression = parse(called(text))
-    for call in (expression, *expression.find_all(nodes.Call)):
-        if isinstance(call, nodes.Call) and isinstance(call.node, nodes.Name):
-            call.node.name = f"{_FUNCTION}{call.node.name}"
+    expression: nodes.Expr = _Spending().visit(parse(called(text)))
     for node in (expression, *expression.find_all(nodes.Node)):
         node.lineno = 1
         if isinstance(node, nodes.Name) and node.name == "self":  # Jinja2's own name for the template
@@ -199,6 +259,7 @@ def compiled(text: str) -> Callable[[Mapping[str, Any]], Any]:
     root = template.root_render_func
 
     def evaluate(scope: Mapping[str, Any]) -> Any:
+        refill()
         context = template.new_context(dict(scope))
         for _ in root(context):
             pass

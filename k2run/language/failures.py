@@ -14,6 +14,7 @@ from k2run.language.evaluation import Missing, compiled
 from k2run.language.problems import did_you_mean
 from k2run.language.quantities import UnitMismatch
 from k2run.language.syntax import ITEM, read_expression
+from k2run.language.words import FUNCTIONS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -34,10 +35,20 @@ def explain(error: Exception, text: str, scope: Mapping[str, Any]) -> tuple[str,
         return (fault.message, fault.hint) if fault else (str(error), "")
     if isinstance(error, SecurityError | UnitMismatch):
         return str(error), ""
-    if isinstance(error, ZeroDivisionError):
-        return "division by zero", "guard it: (a / b) if b else …"
     if isinstance(error, TypeError):
         return _types(text, scope) or str(error), ""
+    return _otherwise(error)
+
+
+def _otherwise(error: Exception) -> tuple[str, str]:
+    """What Python says too briefly, or in words of its own."""
+    match error:
+        case ZeroDivisionError():
+            return "division by zero", "guard it: (a / b) if b else …"
+        case OverflowError():
+            return "the number is too large", ""
+        case RecursionError() | MemoryError() | SyntaxError():
+            return "it is too long, too deep or makes too much", "compute it in several steps, with `set`"
     return f"{error}" or type(error).__name__, ""
 
 
@@ -45,6 +56,8 @@ def _missing(text: str, scope: Mapping[str, Any]) -> tuple[str, str] | None:
     """The first path of the expression that leads nowhere."""
     for reference in read_expression(text).references:
         if reference.called:
+            if reference.name not in FUNCTIONS:
+                return f"`{reference.name}` is not a function", did_you_mean(reference.name, FUNCTIONS)
             continue
         if reference.name not in scope:
             return f"`{reference.name}` has no value here", did_you_mean(reference.name, scope)

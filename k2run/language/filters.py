@@ -13,9 +13,10 @@ import msgspec
 from jinja2 import pass_environment
 from jinja2.filters import make_attrgetter
 
+from k2run.language.budget import spend
 from k2run.language.patterns import matches, search
 from k2run.language.quantities import Duration, Rate, Size, UnitMismatch, encode_quantity
-from k2run.language.units import TYPES, as_unit, unit_of
+from k2run.language.units import TYPES, Unit, as_unit, unit_of
 
 MAX_TEXT = 1_000_000
 """The most characters that `replace` may make."""
@@ -29,7 +30,7 @@ _FEW = object()
 def to_duration(value: Any) -> Duration:
     """`"1m30s" | to_duration`: a duration in seconds; a number is taken as seconds."""
     if isinstance(value, int | float) and not isinstance(value, bool):
-        return Duration(value)
+        return as_unit(value, Unit.DURATION)  # type: ignore[no-any-return] # by its table
     return Duration.parse(value)
 
 
@@ -40,7 +41,9 @@ def to_size(value: Any) -> Size:
 
 def to_rate(value: Any) -> Rate:
     """`"500/s" | to_rate`: events per second."""
-    return Rate(value) if isinstance(value, int | float) and not isinstance(value, bool) else Rate.parse(value)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return as_unit(value, Unit.RATE)  # type: ignore[no-any-return] # by its table
+    return Rate.parse(value)
 
 
 def human(value: Any) -> str:
@@ -76,10 +79,20 @@ def magnitude(value: Any) -> Any:
 def total(environment: Any, values: Any, attribute: str | int | None = None, start: Any = 0) -> Any:
     """The sum of numbers, or of quantities of one kind; of an `attribute` of each, when one is named."""
     items = list(values if attribute is None else map(make_attrgetter(environment, attribute), values))
+    if isinstance(start, list):
+        return [*start, *(part for item in items for part in _parts(item))]
     units = {unit_of(item) for item in items}
     if len(units) > 1 and units & TYPES.keys():
         raise UnitMismatch(f"{' and '.join(sorted(unit.value for unit in units if unit))} cannot be added")
     return as_unit(sum(items, start), units.pop() if len(units) == 1 else None)
+
+
+def _parts(item: Any) -> list[Any]:
+    """The parts of a list that is added to another."""
+    if not isinstance(item, list | tuple):
+        raise TypeError(f"{item!r:.60} is not a list")
+    spend(len(item))
+    return list(item)
 
 
 def percentile(values: Any, percent: float) -> float:

@@ -24,7 +24,8 @@ _SIZE = {
     "GiB": 2**30,
     "TiB": 2**40,
 }
-_NUMBER = r"\d+(?:\.\d+)?"
+_NUMBER = r"\d{1,15}(?:\.\d{1,15})?"
+"""Long enough for any quantity, too short to be infinite."""
 _DURATION_PART = re.compile(rf"({_NUMBER})\s*(ms|min|s|m|h|d)")
 _DURATION_TEXT = re.compile(rf"(?:{_NUMBER}\s*(?:ms|min|s|m|h|d)\s*)+")
 _SIZE_TEXT = re.compile(rf"({_NUMBER})\s*([KMGT]i?B|kB|B)")

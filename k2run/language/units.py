@@ -5,6 +5,7 @@ One table says it for both: for the check before the run, and for the values dur
 
 from __future__ import annotations
 
+import math
 import re
 from enum import Enum
 from typing import Any, NamedTuple
@@ -142,7 +143,13 @@ def outcome(operator: str, left: Unit | None, right: Unit | None) -> Unit | None
 
 
 def as_unit(value: Any, unit: Unit | None) -> Any:
-    """A number as the quantity it is; sizes are whole bytes."""
+    """A number as the quantity it is; sizes are whole bytes.
+
+    Raises:
+        OverflowError: The number has no end.
+    """
     if unit not in TYPES:
         return value
+    if not math.isfinite(value):
+        raise OverflowError(f"{unit.value} has an end")
     return Size(round(value)) if unit is Unit.SIZE else TYPES[unit](value)
