@@ -188,6 +188,27 @@ def test_a_typed_answer_and_opened_evidence_survive_what_happens_meanwhile(windo
     assert window.complaints == []
 
 
+def test_a_presenter_sees_what_is_to_be_said_however_many_sections_there_are(window, served):
+    sections = "".join(f"  - {{name: Section {number}, steps: [wait: {{for: 1ms}}]}}\n" for number in range(12))
+    note = "  - {name: Say it, steps: [{name: Say, manual.note: {text: This is said}, timeout: 120s}]}\n"
+    head = "runbook: 1\nkind: rehearsal\nname: long\ntitle: A long evening\nstack: none\nsections:\n"
+    (served.folder / "runbooks" / "long.yaml").write_text(f"{head}{sections}{note}{sections.replace('Section', 'Act')}")
+    run = served.start_run("long", stack="none")
+    window.page.goto(f"{served.address}/runs/{run}/presenter")
+    said = window.page.locator(".question", has_text="This is said")
+    for width, height in ((1280, 720), (1920, 1080)):
+        window.page.set_viewport_size({"width": width, "height": height})
+        said.wait_for()
+        for seen in (said, window.page.get_by_role("button", name="ok")):
+            box = seen.bounding_box()
+            assert box["y"] >= 0
+            assert box["y"] + box["height"] <= height
+        window.page.screenshot(path=pictures(served.folder) / f"presenter-{height}.png")
+    window.page.get_by_role("button", name="ok").click()
+    window.page.locator(".final .word", has_text="PASSED").wait_for()
+    assert window.complaints == []
+
+
 def test_an_open_page_comes_back_by_itself_after_the_server_was_killed(chromium, lay_out, tmp_path):
     served = lay_out(tmp_path)
     served.start()
