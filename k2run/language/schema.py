@@ -253,7 +253,7 @@ def _quantity(kind: type) -> dict[str, Any]:
 
 def _input() -> dict[str, Any]:
     keys: dict[str, Any] = {
-        "type": {"enum": list(INPUT_TYPES)},
+        "type": _said({"enum": list(INPUT_TYPES)}, "What may be given; `string` when missing."),
         "default": _said({}, "Taken when none is given."),
         "required": _said(_FLAG, "It must be given."),
         "help": _said(_TEXT, "What it is for, with its unit."),
@@ -303,7 +303,12 @@ def _alert() -> dict[str, Any]:
 def _points() -> dict[str, Any]:
     award = {"type": ["string", "number"], "examples": ["15 when result.up == 10"]}
     awards = {"anyOf": [award, {"type": "array", "minItems": 1, "items": award}]}
-    return {"anyOf": [_NUMBER, _closed({"category": _TEXT, "max": _NUMBER, "award": awards})]}
+    keys = {
+        "category": _said(_TEXT, "The category it counts for; that of its section when missing."),
+        "max": _said(_NUMBER, "The most it may earn; the highest award when missing."),
+        "award": _said(awards, "`POINTS when EXPRESSION`, the first that holds counts; bare points hold always."),
+    }
+    return {"anyOf": [_NUMBER, _closed(keys)]}
 
 
 def _score() -> dict[str, Any]:
@@ -311,9 +316,9 @@ def _score() -> dict[str, Any]:
     light = {"enum": ["green", "yellow", "red"]}
     band = _closed({"at_least": _NUMBER, "name": _TEXT, "light": light}, required=["at_least", "name"])
     keys = {
-        "categories": {"type": "object", "additionalProperties": category},
-        "bands": {"type": "array", "items": band},
-        "go": _NUMBER,
+        "categories": _said({"type": "object", "additionalProperties": category}, "Points of each, with its title."),
+        "bands": _said({"type": "array", "items": band}, "Names and lights of scores, each from a least score on."),
+        "go": _said(_NUMBER, "The least score at which the run is a go."),
     }
     return _closed(keys, required=["categories"])
 

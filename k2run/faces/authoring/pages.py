@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -94,6 +95,8 @@ def filled(text: str, schema: dict[str, Any]) -> str:
         "section keys": lambda: _keys(schema, schema["$defs"]["section"]["properties"]),
         "step keywords": lambda: _keys(schema, _keywords(schema)),
         "input keys": lambda: _keys(schema, schema["$defs"]["input"]["properties"]),
+        **{f"{name} keys": partial(_nested, schema, name) for name in ("objective", "score", "schedule", "alerts")},
+        "points keys": lambda: _keys(schema, _mapping(schema["$defs"]["points"])),
         "own actions": lambda: _own_actions(schema),
         "filters": _filters,
         "words of expressions": _words,
@@ -111,6 +114,18 @@ def _keywords(schema: dict[str, Any]) -> dict[str, Any]:
 def _keys(schema: dict[str, Any], properties: dict[str, Any]) -> str:
     rows = [(f"`{name}`", _kind(schema, value), value.get("description", "")) for name, value in properties.items()]
     return _table(("key", "value", "meaning"), rows)
+
+
+def _nested(schema: dict[str, Any], key: str) -> str:
+    """The keys of what stands under a key of the runbook."""
+    value = schema["properties"][key]
+    return _keys(schema, _mapping(schema["$defs"][value["$ref"].split("/")[-1]] if "$ref" in value else value))
+
+
+def _mapping(value: dict[str, Any]) -> dict[str, Any]:
+    """The keys of a mapping, or of the mappings of a list, or of the mapping that may stand there among others."""
+    inner = (value.get("items", {}), *value.get("anyOf", ()))
+    return value.get("properties") or next((found for part in inner if part and (found := _mapping(part))), {})
 
 
 def _own_actions(schema: dict[str, Any]) -> str:

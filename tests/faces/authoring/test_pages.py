@@ -5,16 +5,20 @@ from __future__ import annotations
 import re
 from pathlib import Path
 from textwrap import indent
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+import yaml
 
 from k2run.faces.authoring.example import example_of
 from k2run.faces.authoring.pages import pages
 from k2run.faces.manual import page
 from k2run.language.loader import parse_runbook
+from k2run.language.schema import runbook_schema
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from k2run.actions.catalogue import Catalogue
 
 DOCS = Path(__file__).parents[3] / "docs"
@@ -57,3 +61,58 @@ def test_whole_runbooks_in_the_pages_are_valid(catalogue: Catalogue) -> None:
     assert whole
     for text in whole:
         assert parse_runbook(text, "page.yaml", catalogue).sections
+
+
+def rows(page: str, block: str) -> dict[str, str]:
+    """The keywords of a generated table, with what is said of each."""
+    table = page.partition(f"<!-- generated: {block} -->")[2].partition("<!-- end -->")[0]
+    cells = (re.split(r"(?<!\\\\) \| ", line.strip("| ")) for line in table.strip().split("\n")[2:])
+    return {cell[0].strip("`"): cell[-1].strip() for cell in cells}
+
+
+def mappings(value: Any) -> Iterator[dict[str, Any]]:
+    """Every mapping inside of a value, itself included."""
+    if isinstance(value, dict):
+        yield value
+    for part in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from mappings(part)
+
+
+@pytest.mark.parametrize(
+    ("block", "definition"),
+    [
+        ("runbook keys", None),
+        ("section keys", "section"),
+        ("step keywords", "step"),
+        ("input keys", "input"),
+        ("objective keys", None),
+        ("score keys", "score"),
+        ("points keys", None),
+        ("schedule keys", None),
+        ("alerts keys", None),
+    ],
+)
+def test_every_keyword_is_described(block: str, definition: str | None, catalogue: Catalogue) -> None:
+    described = rows((DOCS / "language.md").read_text(encoding="utf-8"), block)
+    schema = runbook_schema(catalogue)
+    accepted = schema["$defs"][definition]["properties"] if definition else schema["properties"]
+    if definition or block == "runbook keys":
+        assert set(described) == {
+            name for name in accepted if "." not in name and f"action:{name}" not in schema["$defs"]
+        }
+    assert len(described) > 2
+    assert [name for name, meaning in described.items() if not meaning] == []
+
+
+def test_every_keyword_stands_in_an_example_that_is_valid(catalogue: Catalogue) -> None:
+    page = (DOCS / "language.md").read_text(encoding="utf-8")
+    texts = [text for text in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL) if "runbook: 1" in text]
+    assert all(parse_runbook(text, "page.yaml", catalogue) for text in texts)
+    written = [yaml.safe_load(text) for text in texts]
+    used = {
+        "runbook keys": {key for runbook in written for key in runbook},
+        "section keys": {key for runbook in written for section in runbook["sections"] for key in section},
+        "input keys": {key for runbook in written for one in runbook.get("inputs", {}).values() for key in one},
+        "step keywords": {key for runbook in written for mapping in mappings(runbook) for key in mapping},
+    }
+    assert {block: set(rows(page, block)) - keys for block, keys in used.items()} == {block: set() for block in used}
