@@ -134,3 +134,24 @@ class Linked(Result, frozen=True, kw_only=True):
     def headline(self) -> str:
         """Such as `k2-api is on k2-network`."""
         return f"{self.container} is on {', '.join(self.networks) or 'no network'}"
+
+
+class Copied(Result, frozen=True, kw_only=True):
+    """A file that was copied into or out of a container.
+
+    Attributes:
+        inside: Its path in the container.
+        outside: Its path on this machine.
+        bytes: Its size.
+        sha256: The hash of what it holds.
+    """
+
+    container: str
+    inside: str
+    outside: str
+    bytes: int
+    sha256: str
+
+    def headline(self) -> str:
+        """Such as `/data/reference.csv of k2-api, 12KiB`."""
+        return f"{self.inside} of {self.container}, {Size(self.bytes)}"

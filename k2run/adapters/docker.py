@@ -7,29 +7,27 @@ from __future__ import annotations
 
 import fnmatch
 import time
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from k2run.actions.action import Effect, Striking, Undo, action, fault
 from k2run.actions.deadline import Deadline
-from k2run.adapters._docker import Containers, Executed, Inspected, Limited, Linked, Listed
-from k2run.errors import Interrupted, NotApplicable, Refused, TimedOut, Unknown
+from k2run.adapters._archive import Content, pack, unpack
+from k2run.adapters._attached import follow
+from k2run.adapters._docker import Containers, Copied, Executed, Inspected, Limited, Linked, Listed
+from k2run.errors import NotApplicable, Refused, Unknown
 from k2run.language.quantities import Size
 from k2run.stack.containers import Docker
 from k2run.stack.logfile import time_of
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Iterator
 
     from docker import DockerClient
     from docker.models.containers import Container
 
-KEPT_BYTES = 64 * 1024
 NANO = 1_000_000_000
-_STDOUT, _STDERR = 1, 2
-_HEADER = 8
-_LISTEN_S = 0.2  # how often a command that says nothing is asked whether it should end
 
 
 @action("docker.ps")
@@ -103,7 +101,7 @@ def exec_(
         if found.status != "running":
             raise Refused(f"{container} does not run", hint=f"it is {found.status}")
         made = engine.api.exec_create(found.id, command, user=user, workdir=workdir or None, environment=env or None)
-        stdout, stderr = _follow(engine, made["Id"], deadline)
+        stdout, stderr = follow(engine, made["Id"], deadline)
         code = engine.api.exec_inspect(made["Id"])["ExitCode"]
     said = (stderr or stdout).strip()[-300:]
     if code not in ok_codes:
@@ -111,6 +109,69 @@ def exec_(
     elapsed = round((time.perf_counter() - began) * 1000, 3)
     return Executed(
         container=container, exit_code=code, stdout=stdout, stderr=stderr, elapsed_ms=elapsed, source=container
+    )
+
+
+@action("docker.copy_from")
+def copy_from(docker: Docker, deadline: Deadline, container: str, inside: str, outside: str) -> Copied:
+    """Copy a file out of a container; it may also be one that does not run.
+
+    Args:
+        container: Its name.
+        inside: Path of the file in the container.
+        outside: Path to write to; a file that is there is replaced as a whole.
+
+    Raises:
+        NotApplicable: The container has no such file.
+        Refused: It is no regular file, or larger than 1 GiB.
+    """
+    from docker.errors import NotFound
+
+    with _container(docker, deadline, container) as (_, found):
+        try:
+            chunks, _about = found.get_archive(inside)
+        except NotFound:
+            raise NotApplicable(f"there is no {inside} in {container}") from None
+        content = unpack(chunks, Path(outside), deadline)
+    return _copied(container, inside, outside, content)
+
+
+@action("docker.copy_to", effect=Effect.CHANGES)
+def copy_to(docker: Docker, deadline: Deadline, container: str, outside: str, inside: str) -> Copied:
+    """Copy a file into a container; it keeps its permissions and belongs to root there.
+
+    Args:
+        container: Its name.
+        outside: Path of the file on this machine.
+        inside: Path to write to in the container; the folder must be there, a file that is there is replaced.
+
+    Raises:
+        NotApplicable: The container has no such folder.
+        Refused: It is no regular file, or larger than 1 GiB.
+    """
+    from docker.errors import NotFound
+
+    folder, _, name = inside.rpartition("/")
+    if not name:
+        raise Refused(f"{inside} names a folder", hint="name the file: /folder/file")
+    with _container(docker, deadline, container) as (_, found):
+        packed, content = pack(Path(outside), name, deadline)
+        with packed:
+            try:
+                found.put_archive(folder or "/", packed)
+            except NotFound:
+                raise NotApplicable(f"there is no folder {folder} in {container}") from None
+    return _copied(container, inside, outside, content)
+
+
+def _copied(container: str, inside: str, outside: str, content: Content) -> Copied:
+    return Copied(
+        container=container,
+        inside=inside,
+        outside=outside,
+        bytes=content.size,
+        sha256=content.sha256,
+        source=f"{container}:{inside}",
     )
 
 
@@ -236,54 +297,6 @@ def _container(docker: Docker, deadline: Deadline, name: str) -> Iterator[tuple[
         except NotFound:
             raise NotApplicable(f"there is no container {name}", hint="`docker ps -a` lists them") from None
         yield engine, found
-
-
-def _follow(engine: DockerClient, run: str, deadline: Deadline) -> tuple[str, str]:
-    """What a command prints, until it ends.
-
-    Raises:
-        TimedOut: It did not end in time; it was ended where that is possible.
-        Interrupted: The run was asked to end, and the command with it.
-    """
-    kept = {_STDOUT: b"", _STDERR: b""}
-    answer: Any = engine.api.exec_start(run, socket=True)
-    try:
-        for stream, part in _frames(getattr(answer, "_sock", answer), deadline):
-            kept[stream] = (kept.get(stream, b"") + part)[-KEPT_BYTES:]
-    except (TimedOut, Interrupted):
-        _end(engine, run)
-        raise
-    finally:
-        answer.close()
-    return kept[_STDOUT].decode(errors="replace"), kept[_STDERR].decode(errors="replace")
-
-
-def _frames(connection: socket.socket, deadline: Deadline) -> Iterator[tuple[int, bytes]]:
-    """The engine's frames: byte 0 says which stream, bytes 4 to 8 how long; docker-py reads them without a timeout."""
-    waiting = b""
-    while True:
-        while len(waiting) >= _HEADER and len(waiting) >= (whole := _HEADER + int.from_bytes(waiting[4:_HEADER])):
-            yield waiting[0], waiting[_HEADER:whole]
-            waiting = waiting[whole:]
-        connection.settimeout(deadline.at_most(_LISTEN_S))
-        try:
-            part = connection.recv(KEPT_BYTES)
-        except TimeoutError:
-            continue
-        if not part:
-            return
-        waiting += part
-
-
-def _end(engine: DockerClient, run: str) -> None:
-    """End a command in a container: the engine cannot, but on the same machine its pid is known."""
-    import os
-    import signal
-
-    pid = engine.api.exec_inspect(run)["Pid"]
-    if pid and engine.api.base_url.startswith("http+docker"):  # a socket of this machine
-        with suppress(OSError):
-            os.kill(pid, signal.SIGKILL)
 
 
 def _listed(entry: dict[str, Any]) -> Listed:

@@ -3,13 +3,14 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from k2run.actions.deadline import Deadline
 from k2run.adapters import docker as actions
-from k2run.errors import NotApplicable, Refused, TimedOut, Unknown, Unreachable
+from k2run.errors import NotApplicable, OperatorError, Refused, TimedOut, Unknown, Unreachable
 from k2run.language.quantities import Size
 from k2run.stack.containers import Docker
 
@@ -190,3 +191,36 @@ def test_an_engine_that_is_not_there_is_unreachable(tmp_path: Path) -> None:
     for call in (actions.ps, lambda docker, deadline: actions.inspect(docker, deadline, "k2-api")):
         with pytest.raises(Unreachable, match="no Docker engine answers"):
             call(gone, soon())
+
+
+def test_a_file_goes_into_a_container_and_comes_out_as_it_was(
+    docker: Docker, contain: Callable[..., Container], tmp_path: Path
+) -> None:
+    name = contain("copied").name
+    sent, back = tmp_path / "sent.bin", tmp_path / "deep" / "back.bin"
+    sent.write_bytes(os.urandom(300_000))
+    sent.chmod(0o750)
+    into = actions.copy_to(docker, soon(), name, str(sent), "/bin/it.bin")
+    listed = actions.exec_(docker, soon(), name, ["/bin/busybox", "ls", "-l", "/bin/it.bin"]).stdout
+    assert listed.startswith("-rwxr-x---")
+    outof = actions.copy_from(docker, soon(), name, "/bin/it.bin", str(back))
+    assert back.read_bytes() == sent.read_bytes()
+    assert (into.bytes, into.sha256) == (outof.bytes, outof.sha256) == (300_000, sha256(sent.read_bytes()).hexdigest())
+
+
+def test_what_cannot_be_copied_is_told_and_leaves_nothing(
+    docker: Docker, contain: Callable[..., Container], tmp_path: Path
+) -> None:
+    name = contain("uncopied").name
+    with pytest.raises(NotApplicable, match="no /nowhere in"):
+        actions.copy_from(docker, soon(), name, "/nowhere", str(tmp_path / "a"))
+    with pytest.raises(Refused, match="no regular file"):
+        actions.copy_from(docker, soon(), name, "/bin", str(tmp_path / "a"))
+    with pytest.raises(OperatorError, match="cannot be read"):
+        actions.copy_to(docker, soon(), name, str(tmp_path / "missing"), "/bin/a")
+    (tmp_path / "small").write_text("x")
+    with pytest.raises(NotApplicable, match="no folder /nowhere in"):
+        actions.copy_to(docker, soon(), name, str(tmp_path / "small"), "/nowhere/a")
+    with pytest.raises(Refused, match="names a folder"):
+        actions.copy_to(docker, soon(), name, str(tmp_path / "small"), "/bin/")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["small"]

@@ -1,0 +1,111 @@
+"""One file in a tar stream, the form in which a Docker engine takes and gives files."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import tarfile
+import tempfile
+from typing import IO, TYPE_CHECKING, NamedTuple
+
+from k2run.errors import OperatorError, Refused
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from k2run.actions.deadline import Deadline
+
+LARGEST = 2**30
+"""Bytes of the largest file that is copied."""
+CHUNK = 2**20
+
+
+class Content(NamedTuple):
+    """What a file holds: its size in bytes and its hash."""
+
+    size: int
+    sha256: str
+
+
+def pack(file: Path, name: str, deadline: Deadline) -> tuple[IO[bytes], Content]:
+    """A tar stream with one file under another name; the caller closes it.
+
+    Raises:
+        OperatorError: The file cannot be read.
+        Refused: It is no regular file, or too large.
+    """
+    try:
+        size = file.stat().st_size
+        if not file.is_file() or size > LARGEST:
+            raise Refused(f"{file} is no regular file of at most {LARGEST >> 20} MiB")
+        packed = tempfile.TemporaryFile()  # noqa: SIM115 - the caller closes it
+        with file.open("rb") as reader, tarfile.open(fileobj=packed, mode="w") as archive:
+            entry = tarfile.TarInfo(name)
+            about = os.fstat(reader.fileno())
+            entry.size, entry.mode, entry.mtime = about.st_size, about.st_mode & 0o777, int(about.st_mtime)
+            counted = _Counted(reader, deadline)
+            archive.addfile(entry, counted)
+    except OSError as error:
+        raise OperatorError(f"{file} cannot be read: {error.strerror or error}") from error
+    packed.seek(0)
+    return packed, counted.content()
+
+
+def unpack(chunks: Iterable[bytes], file: Path, deadline: Deadline) -> Content:
+    """Write the one file of a tar stream.
+
+    Raises:
+        OperatorError: It cannot be written.
+        Refused: The stream has no regular file, or one that is too large.
+    """
+    with tempfile.TemporaryFile() as packed:
+        for chunk in chunks:
+            deadline.remaining()
+            packed.write(chunk)
+            if packed.tell() > LARGEST + CHUNK:
+                raise Refused(f"it is larger than {LARGEST >> 20} MiB")
+        packed.seek(0)
+        with tarfile.open(fileobj=packed, mode="r|") as archive:
+            entry = archive.next()
+            held = archive.extractfile(entry) if entry is not None and entry.isfile() else None
+            if held is None:
+                raise Refused("it is no regular file", hint="copy files one by one, or pack them with docker.exec")
+            counted = _Counted(held, deadline)
+            return _write(counted, file)
+
+
+def _write(counted: _Counted, file: Path) -> Content:
+    draft = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with draft.open("wb") as target:
+            while chunk := counted.read(CHUNK):
+                target.write(chunk)
+        draft.replace(file)
+    except OSError as error:
+        raise OperatorError(f"{file} cannot be written: {error.strerror or error}") from error
+    finally:
+        draft.unlink(missing_ok=True)
+    return counted.content()
+
+
+class _Counted(io.RawIOBase):
+    """Reads on, counts and hashes what was read, until the deadline."""
+
+    def __init__(self, reader: IO[bytes], deadline: Deadline) -> None:
+        self._reader = reader
+        self._deadline = deadline
+        self._size = 0
+        self._hash = hashlib.sha256()
+
+    def read(self, size: int = -1) -> bytes:
+        self._deadline.remaining()
+        chunk = self._reader.read(size)
+        self._size += len(chunk)
+        self._hash.update(chunk)
+        return chunk
+
+    def content(self) -> Content:
+        return Content(self._size, self._hash.hexdigest())
