@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from jsonschema import Draft202012Validator
 
 from k2run.faces.authoring.lint import lint_files
 from k2run.faces.checking import check_files
@@ -11,6 +14,47 @@ from k2run.faces.checking import check_files
 if TYPE_CHECKING:
     from pathlib import Path
 
+_TEXT = {"type": "string", "minLength": 1}
+_LEVEL = {"enum": ["none", "note", "warning", "error"]}
+_AT = {"type": "integer", "minimum": 1}
+
+
+def closed(**properties: Any) -> dict[str, Any]:
+    """A mapping that must have these keys and no others."""
+    return {
+        "type": "object",
+        "additionalProperties": False,
+        "required": list(properties),
+        "properties": properties,
+    }
+
+
+MESSAGE = closed(text=_TEXT)
+RULE = closed(id=_TEXT, defaultConfiguration=closed(level=_LEVEL), shortDescription=MESSAGE, help=MESSAGE)
+PLACE = closed(
+    artifactLocation=closed(uri={"type": "string", "pattern": r"^[\w./%~:-]+$"}),
+    region=closed(startLine=_AT, startColumn=_AT, endColumn=_AT),
+)
+RESULT = closed(
+    ruleId=_TEXT,
+    ruleIndex={"type": "integer", "minimum": 0},
+    level=_LEVEL,
+    message=MESSAGE,
+    locations={"type": "array", "minItems": 1, "items": closed(physicalLocation=PLACE)},
+)
+LOG = closed(
+    **{"$schema": {"type": "string", "format": "uri"}},
+    version={"const": "2.1.0"},
+    runs={
+        "type": "array",
+        "items": closed(
+            tool=closed(driver=closed(name=_TEXT, version=_TEXT, rules={"type": "array", "items": RULE})),
+            columnKind={"enum": ["utf16CodeUnits", "unicodeCodePoints"]},
+            results={"type": "array", "items": RESULT},
+        ),
+    },
+)
+"""What k2run uses of SARIF 2.1.0, under the names, types and bounds that its specification gives (OASIS, section 3)."""
 WRONG = "runbook: 1\nkind: readiness\nsections:\n  - steps:\n      - wait: {for: 5}\n      - kafka.lagg: {topic: t}\n"
 
 
@@ -42,3 +86,32 @@ def test_danger_is_a_warning_and_style_a_note(tmp_path: Path, capsys) -> None:
         "L110": "warning",
         "L206": "note",
     }
+
+
+@pytest.mark.parametrize("check", [check_files, lint_files])
+@pytest.mark.parametrize(
+    "text",
+    [
+        WRONG,
+        "",
+        "runbook: 1\nkind: [\n",
+        "\x00",
+        "runbook: 1\nkind: scenario\nsections: [{name: Ünïcödé ⏱, steps: [{wait: {for: 5}}]}]\n",
+        "runbook: 1\nkind: scenario\nsections: [{name: A, steps: [{wait: {for: 1s}}]}]\n",
+        "runbook: 1\ntitle: A\nkind: readiness\nowner: me\nsections: [{name: A, steps: [{name: W, set: {a: 1}}]}]\n",
+    ],
+    ids=["structure", "empty", "yaml", "zero", "beyond ASCII", "style", "clean"],
+)
+def test_every_log_is_sarif_as_specified(check: Any, text: str, tmp_path: Path, capsys, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a b.yaml").write_text(text)
+    check(["a b.yaml"], form="sarif")
+    log = json.loads(capsys.readouterr().out)
+    assert [(list(error.absolute_path), error.message) for error in Draft202012Validator(LOG).iter_errors(log)] == []
+    for run in log["runs"]:
+        rules = [rule["id"] for rule in run["tool"]["driver"]["rules"]]
+        assert len(rules) == len(set(rules))
+        for result in run["results"]:
+            assert rules[result["ruleIndex"]] == result["ruleId"]
+            region = result["locations"][0]["physicalLocation"]["region"]
+            assert region["endColumn"] >= region["startColumn"]
