@@ -58,11 +58,12 @@ def judge_run(  # noqa: PLR0913 - the end of a run looks at all of it
     ended = [str(stopped)] if stopped is not None and not isinstance(stopped, Interrupted) else []
     if ended:
         objectives, missed = [], []
+    failed = [f"{name} failed" for name in critical]
     against = [
         *ended,
-        *(f"{name} failed" for name in critical),
+        *failed,
         *missed,
-        *reasons,
+        *(reason for reason in reasons if reason not in failed),  # a step that ended the run is told once
         *(f"still broken: {says}" for says in pending),
     ]
     if scored is not None and scored.go is False and not critical:

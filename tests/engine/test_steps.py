@@ -26,6 +26,7 @@ def test_a_step_that_meets_its_expectation_passes_and_shows_what_was_measured(
 def test_a_failed_expectation_says_what_was_expected_and_what_was_found(bench: Bench, readiness: Callable) -> None:
     finished = bench.run(readiness("- name: Echo\n  shell.run: {command: echo no}\n  expect: result.stdout == 'yes'\n"))
     assert finished.exit_code == 1
+    assert finished.reasons == ["Echo failed"]
     assert bench.steps()["Echo"].message == "expected result.stdout == 'yes'; found result.stdout = no"
 
 
