@@ -14,6 +14,7 @@ NAMES = (
     "sandbox_start",
     "sandbox_ingest",
     "sandbox_api",
+    "detection",
     "demo_day",
     "web_latency",
     "history",
