@@ -148,6 +148,64 @@ def test_without_a_steady_state_neither_begins(page: str, tmp_path: Path) -> Non
     assert not any("file.never" in names for names in left)
 
 
+def test_controls_typed_settings_and_rollbacks_that_always_run_come_to_the_same_end(tmp_path: Path) -> None:
+    watched = tmp_path / "watched" / "file"
+    trace = {"name": "trace", "provider": {"type": "python", "module": "not.there"}}
+    made = {
+        "title": "A file is read back",
+        "description": "Settings, controls, rollbacks",
+        "controls": [trace],
+        "runtime": {"rollbacks": {"strategy": "always"}},
+        "configuration": {
+            "token": "unused",
+            "folder": str(watched.parent),
+            "most": {"type": "env", "key": "CHAOS_MOST", "default": 7, "env_var_type": "int"},
+        },
+        "secrets": {"store": {"key": {"type": "env", "key": "PAGE_TOKEN"}}},
+        "steady-state-hypothesis": {
+            "title": "It is there",
+            "probes": [
+                {"type": "probe", "name": name, "tolerance": tolerance, "provider": provider}
+                for name, tolerance, provider in (
+                    ("there", 0, process("test", "-d", "${folder}")),
+                    (
+                        "words",
+                        {"type": "regex", "pattern": "^ok [0-9]+ 7", "target": "stdout"},
+                        {
+                            **process("echo"),
+                            "arguments": "ok 12 ${most}",
+                        },
+                    ),
+                    (
+                        "path",
+                        {"type": "jsonpath", "path": "$.a.b[0]", "expect": [3], "target": "stdout"},
+                        process("echo", '{"a": {"b": [3, 4]}}'),
+                    ),
+                    (
+                        "path without an end",
+                        {"type": "jsonpath", "path": "$.a.c", "count": 0, "target": "stdout"},
+                        process("echo", '{"a": {"b": [3, 4]}}'),
+                    ),
+                    ("range", {"type": "range", "range": [0.5, 2.5], "target": "stdout"}, process("echo", "2")),
+                    ("no file", [1, 2], process("test", "-e", "${folder}/nowhere")),
+                )
+            ],
+        },
+        "method": [
+            action("behind", {**process("sleep", "0.2"), "timeout": 4}, background=True),
+            action("touch", process("touch", "${folder}/made"), pauses={"after": 0.1}, controls=[trace]),
+            {"ref": "there"},
+        ],
+        "rollbacks": [
+            action("tidy", process("rm", "-f", "${folder}/made")),
+            action("mark", {**process("sh"), "arguments": "-c 'echo ${most} > ${folder}/back; exit 3'"}),
+        ],
+    }
+    theirs, ours, left = run_both(made, tmp_path, watched)
+    assert (theirs, ours) == (0, 0)
+    assert left == [["back", "file"]] * 2
+
+
 REMARKS = [
     ({"controls": [{"name": "x"}]}, "`controls`"),
     ({"method": [action("a", {"type": "aws"})]}, "provider of type aws"),
