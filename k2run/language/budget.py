@@ -89,8 +89,10 @@ def counted(work: Callable[..., Any], *, deep: bool = False, each: int = 1, posi
     @wraps(work)
     def spending(*args: Any, **named: Any) -> Any:
         value = args[at] if at < len(args) else None
+        if type(value) in _ATOMS:
+            return work(*args, **named)
         spend(each * size(value) + 1)
-        if deep and type(value) not in _ATOMS:
+        if deep:
             spend(_EACH * extent(value))
         made = work(*args, **named)
         spend(size(made))
@@ -106,12 +108,16 @@ def joined(separator: str, values: Iterable[Any]) -> str:
         SecurityError: The expression has done enough.
     """
     texts, work = [], 0
-    left = _left.work
+    left, between = _left.work, len(separator) + 1
     for value in values:
-        if type(value) not in _ATOMS and not isinstance(value, str):
-            spend(_EACH * extent(value))
-        texts.append(str(value))
-        work += len(texts[-1]) + len(separator) + 1
+        if isinstance(value, str):
+            text = value
+        else:
+            if type(value) not in _ATOMS:
+                spend(_EACH * extent(value))
+            text = str(value)
+        texts.append(text)
+        work += len(text) + between
         if work > left:
             break
     spend(work)
