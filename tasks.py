@@ -9,6 +9,9 @@ sys.dont_write_bytecode = bool(sys.flags.dont_write_bytecode)  # Invoke set it: 
 
 from k2run.cli import TASKS, prepare  # noqa: E402 - what comes from here on is kept compiled
 
+COMPILED = {"PYTHONDONTWRITEBYTECODE": ""}
+"""Tests start hundreds of processes; each would compile all that it imports anew where a machine forbids to keep it."""
+
 
 @task(
     auto_shortflags=False,
@@ -21,7 +24,7 @@ from k2run.cli import TASKS, prepare  # noqa: E402 - what comes from here on is 
 def test(c: Context, only: str = "tests", slow: bool = False, coverage: bool = True) -> None:
     """Run what must hold: format, lint, types, tests; with --slow the matrices that take long."""
     if slow:
-        if not c.run(f"pytest -n 2 --dist loadgroup -m slow {only}", warn=True, pty=False):
+        if not c.run(f"pytest -n 2 --dist loadgroup -m slow {only}", env=COMPILED, warn=True, pty=False):
             raise Exit(code=1)
         return
     checks = ["ruff format --check .", "ruff check .", "mypy"]
@@ -30,7 +33,8 @@ def test(c: Context, only: str = "tests", slow: bool = False, coverage: bool = T
         if not c.run(check, warn=True, pty=False):
             raise Exit(code=1)
     measured = "--cov --cov-report=term:skip-covered" if coverage and only == "tests" else ""
-    if not c.run(f"pytest -n 2 --dist loadgroup -m 'not slow' {measured} {only}", warn=True, pty=False):
+    command = f"pytest -n 2 --dist loadgroup -m 'not slow' {measured} {only}"
+    if not c.run(command, env=COMPILED, warn=True, pty=False):
         raise Exit(code=1)
 
 

@@ -176,6 +176,7 @@ def test_a_load_keeps_to_its_rate(kafka, topic):
     assert produced.per_s < 450
 
 
+@pytest.mark.slow
 def test_a_backlog_of_trades_is_written_fast(kafka, topic):
     produced = produce(kafka, topic, 200_000)
     assert produced.acked == 200_000

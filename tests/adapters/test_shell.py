@@ -36,7 +36,7 @@ def test_a_line_runs_in_the_shell_and_keeps_both_outputs():
     assert result.headline() == "exit 0, ONE"
 
 
-PLAIN = ("false", "ls  -d   /", "sh -c true", "no-such-program at all", "dd if=/dev/null of=/dev/null", "echo -n -e x")
+PLAIN = ("false", "ls  -d   /", "sh -c true", "no-such-program at all", "sort --key=1 /dev/null", "echo -n -e x")
 MEANT = ("exit 3", "cd /", "A=1 env", "echo $0", "ls -d /us*", "test a = a", "true && false", "[ a = b ]", "echo ~", "")
 
 

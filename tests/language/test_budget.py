@@ -21,6 +21,7 @@ SCOPE: dict[str, Any] = {
 TOO_MUCH = "10,000,000 items and characters"
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
