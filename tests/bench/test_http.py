@@ -32,8 +32,8 @@ def test_latencies_are_those_of_the_servers_own_record(serve, nothing, load):
         result = http(nothing, Deadline(30), url=server.url, **load)
         record = server.stop()
     assert result.samples == len(record) == 1200
-    # The server cannot see the way to it and back, which a busy machine makes long; benchmarks/ has the bar.
-    assert quantile(record, 0.5) - 0.1 <= result.p50_ms <= quantile(record, 0.5) + 50
+    # The server cannot see the way to it and back: on a busy machine with two cores that is most of a millisecond.
+    assert quantile(record, 0.5) - 0.1 <= result.p50_ms <= quantile(record, 0.5) + 1.5
     assert result.p99_ms >= quantile(record, 0.99) - 0.1
 
 

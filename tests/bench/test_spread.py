@@ -46,7 +46,7 @@ def test_several_processes_measure_what_one_would(serve, nothing):
     assert result.samples == len(record) == 200
     assert result.lost_processes == 0
     assert result.rate == pytest.approx(100, rel=0.1)
-    assert result.p50_ms > 19.9
+    assert 19.9 < result.p50_ms < 40
 
 
 def test_a_process_that_dies_is_missing_and_the_result_says_so(serve, nothing):
