@@ -16,7 +16,7 @@ from k2run.errors import ActionError, K2runError, Refused
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from duckdb import DuckDBPyConnection
+    from duckdb import DuckDBPyConnection, DuckDBPyRelation
     from pyiceberg.table import Table
 
     from k2run.actions.deadline import Deadline
@@ -112,7 +112,7 @@ def ask(database: DuckDBPyConnection, sql: str, parameters: Mapping[str, Any], l
         Refused: DuckDB refuses it; the message is DuckDB's.
     """
     with _judged():
-        relation = database.sql(sql, params=dict(parameters)) if parameters else database.sql(sql)
+        relation = _selected(database, sql, parameters)
         found = relation.limit(limit + 1).to_arrow_table().to_pylist()
     rows = [{name: plain(value) for name, value in row.items()} for row in found[:limit]]
     return Rows(list(relation.columns), rows, len(found) > limit)
@@ -131,8 +131,12 @@ def count(database: DuckDBPyConnection, sql: str, parameters: Mapping[str, Any],
         Refused: DuckDB refuses it; the message is DuckDB's.
     """
     with _judged():
-        relation = database.sql(sql, params=dict(parameters)) if parameters else database.sql(sql)
+        relation = _selected(database, sql, parameters)
         return int(relation.limit(limit).to_arrow_table().num_rows)
+
+
+def _selected(database: DuckDBPyConnection, sql: str, parameters: Mapping[str, Any]) -> DuckDBPyRelation:
+    return database.sql(sql, params=dict(parameters)) if parameters else database.sql(sql)
 
 
 def explain(database: DuckDBPyConnection, sql: str, parameters: Mapping[str, Any]) -> str:
