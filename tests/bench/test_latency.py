@@ -3,8 +3,9 @@ from __future__ import annotations
 import random
 
 import pytest
+from hdrh.histogram import HdrHistogram
 
-from k2run.bench.latency import QUANTILES, Latencies, needed
+from k2run.bench.latency import LONGEST, QUANTILES, Latencies, counts, needed
 
 
 def filled(count, seed=1):
@@ -72,3 +73,15 @@ def test_histograms_of_several_workers_add_up():
     assert len(merged) == 12000
     assert merged.spread().value("p99") == pytest.approx(values[int(0.99 * 12000)] * 1000, rel=0.005)
     assert merged.spread().max_ms == pytest.approx(values[-1] * 1000, rel=0.002)
+
+
+def test_latencies_lie_in_the_cells_of_the_histogram():
+    chance = random.Random(3)
+    values = [2 ** chance.uniform(-20, 14) for _ in range(2000)]
+    one, all_at_once, whole = Latencies(), Latencies(), HdrHistogram(1, LONGEST * 1_000_000, 3)
+    for value in values:
+        one.record(value)
+        whole.record_value(min(LONGEST * 1_000_000, max(1, round(value * 1_000_000))))
+    all_at_once.record_all(values)
+    assert counts(one.encode()) == counts(all_at_once.encode()) == counts(whole.encode().decode())
+    assert one.spread().max_ms == all_at_once.spread().max_ms == round(max(values) * 1000, 3)
