@@ -46,6 +46,7 @@ class Options(Struct, frozen=True, kw_only=True):
         attended: Somebody is there to answer.
         inbox: They answer from another process, through the run's folder.
         by: Who asked for it, where that is known.
+        known_for: Seconds for which the failure was known before a recovery of it began; its clocks count them.
     """
 
     tags: frozenset[str] = frozenset()
@@ -60,6 +61,7 @@ class Options(Struct, frozen=True, kw_only=True):
     attended: bool = False
     inbox: bool = False
     by: str = ""
+    known_for: float = 0.0
 
 
 class Execution:

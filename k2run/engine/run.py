@@ -263,7 +263,7 @@ def _begin(
 
         execution.guided = Guided(request.guide, execution)
     if runbook.kind is Kind.RECOVERY:
-        execution.fault_began(0.0)
+        execution.fault_began(-options.known_for)
     return execution
 
 

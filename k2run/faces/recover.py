@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import sys
+import time
 from typing import TYPE_CHECKING
 
 from k2run.actions.action import Effect
@@ -27,7 +28,7 @@ from k2run.faces.terminal.person import TerminalPerson
 from k2run.language.loader import load_runbook
 from k2run.language.model import Kind
 from k2run.recovery.diagnosis import Diagnosis, diagnose, diagnose_settled
-from k2run.recovery.order import Order
+from k2run.recovery.repairs import Clocks, Repair, Repairs
 from k2run.recovery.timeline import TIMELINE, timeline
 
 if TYPE_CHECKING:
@@ -67,37 +68,43 @@ class Recovery:
         runbook = load_runbook(find_runbook(reference), self._catalogue)
         if runbook.kind is not Kind.RECOVERY:
             raise UsageError(f"{runbook.name} is a {runbook.kind} runbook", hint=f"`k2run run {runbook.name}` runs it")
-        return self._run(runbook, None).exit_code
+        return self._run(Repair(runbook=runbook, known=time.monotonic()), Clocks()).exit_code
 
     def from_diagnosis(self) -> int:
         """Recover from whatever is wrong, one failure after the other; returns the exit code."""
-        runbooks = {runbook.name: runbook for runbook in recovery_runbooks(self._catalogue)}
-        order = Order(list(runbooks.values()), self._stack, self._catalogue)
-        tried: list[str] = []
+        runbooks = recovery_runbooks(self._catalogue)
+        repairs = Repairs(runbooks, self._stack, self._catalogue, AT_MOST)
         while True:
-            found = self._diagnosis(list(runbooks.values()), diagnose_settled if tried else diagnose)
+            found = self._diagnosis(runbooks, diagnose_settled if repairs.tried else diagnose)
             print("\n".join(lines_of(found)))
-            if found.healthy:
-                return 0
-            left = [suspect for suspect in found.matches if suspect.runbook not in tried]
-            first = order.first(left)
-            if first is None or len(tried) == AT_MOST:
-                helped = f"; {', '.join(tried)} did not help" if tried else ""
-                print(f"no runbook is left to try{helped}", file=sys.stderr)
-                return 1
-            if first is not left[0]:
-                print(f"{first.runbook} comes first: the recovery of {left[0].runbook} works with what it repairs")
-            tried.append(first.runbook)
-            finished = self._run(runbooks[first.runbook], first)
-            if finished.exit_code == Interrupted.exit_code:
+            repair = repairs.next(found)
+            if repair is None:
+                return self._over(found, repairs.tried)
+            if repair.ahead_of:
+                print(f"{repair.runbook.name} comes first: {repair.ahead_of} works with what it repairs")
+            if repair.says:
+                print(repair.says)
+            clocks = Clocks()
+            finished = self._run(repair, clocks)
+            repairs.done(repair, clocks)
+            if finished.exit_code == Interrupted.exit_code or (repair.only_proof and not clocks.proven):
                 return finished.exit_code
+
+    def _over(self, found: Diagnosis, tried: list[str]) -> int:
+        """Nothing is left to do: because the stack is well, or because nothing is left to try."""
+        if found.healthy:
+            return 0
+        helped = f"; {', '.join(tried)} did not help" if tried else ""
+        print(f"no runbook is left to try{helped}", file=sys.stderr)
+        return 1
 
     def _diagnosis(self, runbooks: list[Runbook], look: Callable[..., Diagnosis]) -> Diagnosis:
         with StopRequest() as signals:
             return look(runbooks, self._stack, self._catalogue, signals.run)
 
-    def _run(self, runbook: Runbook, suspect: Suspect | None) -> RunFinished:
+    def _run(self, repair: Repair, clocks: Clocks) -> RunFinished:
         """Run a recovery runbook, and write its reports and its timeline."""
+        runbook, suspect = repair.runbook, repair.suspect
         if self._auto:
             refuse_to_destroy(runbook, self._catalogue)
         known = {entry.name for entry in runbook.inputs} | set(runbook.vars)
@@ -115,11 +122,11 @@ class Recovery:
                 store=self._store,
                 catalogue=self._catalogue,
                 options=options,
-                observers=(face, *heralds(self._store)),
+                observers=(face, clocks, *heralds(self._store)),
                 guide=TerminalGuide(face) if isinstance(face, GuidedFace) else None,
                 person=TerminalPerson(face) if isinstance(face, GuidedFace) else Nobody(),
             )
-            finished = run(request)
+            finished = run(repair.request(request))
         print(f"report   {write_account(self._store.find_run(face.run), suspect)}")
         return finished
 

@@ -132,6 +132,15 @@ def diagnose(
     )
 
 
+def suspicion(runbook: Runbook, stack: Stack, catalogue: Catalogue, stop: threading.Event) -> Suspect:
+    """Look at the symptoms of one failure alone.
+
+    Raises:
+        Interrupted: It was asked to end.
+    """
+    return _suspect(runbook, stack, look([runbook], stack, catalogue, stop))
+
+
 def diagnose_settled(
     runbooks: Sequence[Runbook], stack: Stack, catalogue: Catalogue, stop: threading.Event
 ) -> Diagnosis:

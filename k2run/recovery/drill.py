@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from k2run.actions.deadline import Deadline
 from k2run.engine.ending import title
-from k2run.engine.events import ClockStopped, Outcome, SectionFinished, SectionStarted, StepFinished, StepStarted
+from k2run.engine.events import Outcome, SectionFinished, SectionStarted, StepFinished, StepStarted
 from k2run.engine.outcomes import of_all, satisfied
 from k2run.engine.run import Request, run_inside
 from k2run.engine.steps import StepRunner
@@ -19,12 +19,11 @@ from k2run.errors import Interrupted, K2runError, UsageError
 from k2run.language.model import Section
 from k2run.recovery.diagnosis import Diagnosis, Verdict, diagnose, diagnose_settled
 from k2run.recovery.ledger import Cost, Ledger
-from k2run.recovery.order import Order
+from k2run.recovery.repairs import Clocks, Repair, Repairs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from k2run.engine.events import AnyEvent
     from k2run.engine.execution import Execution
     from k2run.engine.signals import StopRequest
     from k2run.language.model import Runbook, Step
@@ -141,7 +140,6 @@ class Drill:
         self._request = request
         self._execution = execution
         self._signals = signals
-        self._recoveries = {runbook.name: runbook for runbook in plan.recoveries}
 
     def play(self, rounds: list[Round]) -> None:
         """All rounds; each begins on a healthy stack.
@@ -217,35 +215,33 @@ class Drill:
         journal.record(_started(section, "recover"))
         entry.within = found.matches[0].rto
         request = self._request
-        order = Order(self._plan.recoveries, request.stack, request.catalogue)
-        tried: list[str] = []
-        while not found.healthy and len(tried) < AT_MOST:
-            left = [suspect for suspect in found.matches if suspect.runbook not in tried]
-            first = order.first(left)
-            if first is None:
-                break
-            tried.append(first.runbook)
-            self._run(first.runbook, entry)
+        repairs = Repairs(self._plan.recoveries, request.stack, request.catalogue, AT_MOST)
+        while (repair := repairs.next(found)) is not None:
+            clocks = self._run(repair, entry)
+            repairs.done(repair, clocks)
             found = diagnose_settled(self._plan.recoveries, request.stack, request.catalogue, self._execution.stop)
+            if repair.only_proof and not clocks.proven:
+                break
         entry.recovered = found.healthy
         if not found.healthy:
             entry.message = f"still not healthy: {_ill(found)}"
-        headline = f"{'healthy' if found.healthy else 'not healthy'} after {', '.join(tried)}"
+        headline = f"{'healthy' if found.healthy else 'not healthy'} after {', '.join(repairs.tried)}"
         self._plan.say(f"round {entry.number}: {headline}" + (f", RTO {entry.rto:.1f}s" if entry.rto else ""))
         seconds = journal.elapsed() - entry.struck
         journal.record(_finished(section, "recover", headline, seconds=seconds, good=found.healthy))
 
-    def _run(self, name: str, entry: Round) -> None:
+    def _run(self, repair: Repair, entry: Round) -> Clocks:
         """Run one recovery, unattended, with a journal of its own."""
-        clock = _Clock(self._execution)
-        inner = replace(self._request, runbook=self._recoveries[name], observers=(clock,), inside=None)
+        clocks = Clocks(self._execution.journal.elapsed)
+        inner = repair.request(replace(self._request, observers=(clocks,), inside=None))
         finished = run_inside(inner, self._signals)
         if finished.exit_code == Interrupted.exit_code:
             raise Interrupted("the run was asked to end")
-        if clock.stopped is not None:
-            entry.rto = round(clock.stopped - entry.struck, 3)
+        if "rto" in clocks.stopped:
+            entry.rto = round(clocks.stopped["rto"] - entry.struck, 3)
         if finished.exit_code:
             entry.message = finished.verdict
+        return clocks
 
     def _diagnose(self) -> Diagnosis:
         self._execution.check_stop()
@@ -283,19 +279,6 @@ class Drill:
         except K2runError as error:
             entry.message = f"cost not measured: {error.message}"
             return None
-
-
-class _Clock:
-    """Notes when a recovery proved its data path, in the time of the run around it."""
-
-    def __init__(self, execution: Execution) -> None:
-        self._execution = execution
-        self.stopped: float | None = None
-
-    def see(self, event: AnyEvent) -> None:
-        """Take note of an event."""
-        if isinstance(event, ClockStopped) and event.clock == "rto" and not event.message:
-            self.stopped = self._execution.journal.elapsed()
 
 
 def table(rounds: Sequence[Round]) -> Iterator[tuple[str, ...]]:

@@ -20,6 +20,7 @@ from k2run.engine.events import (
 )
 from k2run.evidence.report_markdown import text
 from k2run.evidence.wording import MARKS, moment, span, standing, standing_of, timed
+from k2run.recovery.alone import REPAIRED
 from k2run.recovery.symptoms import Presence
 
 if TYPE_CHECKING:
@@ -29,6 +30,11 @@ if TYPE_CHECKING:
     from k2run.recovery.diagnosis import Suspect
 
 TIMELINE = "timeline.md"
+_PROVEN = {
+    "rto": "The data path works",
+    REPAIRED: "Repaired (its own symptoms are gone, the whole steady state is proven with another failure's)",
+    "detect": "Detected",
+}
 
 
 def timeline(events: Sequence[AnyEvent], suspect: Suspect | None = None) -> str:
@@ -72,7 +78,7 @@ def _head(events: Sequence[AnyEvent]) -> Iterator[str]:
                 yield f"- Begun: {moment(event.at)}"
             case ClockStopped():
                 bound = f", objective {span(event.within)}: {event.objective}" if event.within else ""
-                yield f"- Working data path after {timed(event.seconds, event.error)}{bound}"
+                yield f"- {_proven(event)} after {timed(event.seconds, event.error)}{bound}"
             case RunFinished():
                 yield f"- Ended: {moment(event.at)}, {text(event.verdict)}"
                 yield ""
@@ -89,6 +95,13 @@ def _evidence(suspect: Suspect) -> Iterator[str]:
 
 def _row(event: AnyEvent, what: str) -> str:
     return f"| {event.at[11:19]} | {span(event.t)} | {what} | #{event.seq} |"
+
+
+def _proven(event: ClockStopped) -> str:
+    """What held when a clock stopped."""
+    if event.message:
+        return "Not recovered"
+    return _PROVEN.get(event.clock, f"The clock {event.clock!r} stopped")
 
 
 def _told(event: AnyEvent) -> Iterator[str]:  # noqa: C901, PLR0912 - one case per kind of event
@@ -114,7 +127,8 @@ def _told(event: AnyEvent) -> Iterator[str]:  # noqa: C901, PLR0912 - one case p
         case StackChanged():
             yield f"{event.verb} {', '.join(event.services)}"
         case ClockStopped():
-            yield f"**the data path works: {event.clock} {timed(event.seconds, event.error)}** {text(event.message)}"
+            read = f"{event.clock} {timed(event.seconds, event.error)}"
+            yield f"**{_proven(event)}: {read}** {text(event.message)}".rstrip()
         case Objected():
             yield f"objective {text(event.objective)}: {text(event.value)}, {event.bound}"
         case RunFinished():

@@ -37,7 +37,7 @@ def test_a_recovery_by_name_leaves_what_it_started_up_and_writes_a_timeline(site
     told = (folder / "timeline.md").read_text()
     assert "# The worker does not run" in told
     assert "✓ Start it (passed" in told
-    assert "the data path works: rto" in told
+    assert "The data path works: rto" in told
 
 
 def test_every_line_of_a_timeline_names_its_line_in_the_journal(site):

@@ -1,0 +1,231 @@
+"""The repairs of one stack, one after the other: whose turn it is, and what its repair can prove by then."""
+
+from __future__ import annotations
+
+import time
+from itertools import dropwhile, takewhile
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from k2run.actions.action import Effect
+from k2run.engine.ending import expected
+from k2run.engine.events import ClockStopped, SectionFinished
+from k2run.engine.outcomes import satisfied
+from k2run.engine.outline import steps_within
+from k2run.language.expressions import Expression, Template
+from k2run.recovery.alone import REPAIRED, prove_alone
+from k2run.recovery.order import Order
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from k2run.actions.catalogue import Catalogue
+    from k2run.engine.events import AnyEvent
+    from k2run.engine.run import Request
+    from k2run.language.model import Runbook, Section, Step
+    from k2run.recovery.diagnosis import Diagnosis, Suspect
+    from k2run.stack.loading import Stack
+
+
+class Repair(Struct, frozen=True, kw_only=True):
+    """One recovery whose turn has come.
+
+    Attributes:
+        runbook: The recovery, as it is written.
+        suspect: The failure, where a diagnosis named it.
+        only_proof: It was repaired before; what is left is the proof that was owed.
+        beside: Failures that are still to be repaired and that its steady state would trip over. While there are any,
+            the repair is proven by its own symptoms, which have to be gone, and its steady state is owed.
+        ahead_of: The likelier failure that waits for this one; empty when this is the likeliest.
+        known: When the failure was recognised first, in seconds of the monotonic clock.
+    """
+
+    runbook: Runbook
+    suspect: Suspect | None = None
+    only_proof: bool = False
+    beside: tuple[str, ...] = ()
+    ahead_of: str = ""
+    known: float
+
+    @property
+    def says(self) -> str:
+        """What is special about it, for people; empty when nothing is."""
+        name = self.runbook.name
+        if self.only_proof:
+            return f"{name} was proven by its own symptoms alone; now the whole steady state is"
+        if not self.beside:
+            return ""
+        others = ", ".join(self.beside)
+        return f"{name} is proven by its own symptoms; its steady state comes after {others}"
+
+    def request(self, request: Request) -> Request:
+        """The run that does it; its clocks run from the moment in which the failure was known.
+
+        Args:
+            request: All but the runbook of that run.
+        """
+        options = replace(request.options, known_for=round(time.monotonic() - self.known, 3))
+        if self.only_proof:
+            sections = tuple(dropwhile(_repairs, self.runbook.sections))
+            proof = replace(self.runbook, title=f"{self.runbook.title}: proof", sections=sections)
+            return replace(request, runbook=proof, options=options)
+        if not self.beside:
+            return replace(request, runbook=self.runbook, options=options)
+        return replace(
+            request,
+            runbook=_narrowed(self.runbook, request.catalogue),
+            inside=prove_alone(self.runbook),
+            options=options,
+        )
+
+
+class Clocks:
+    """Notes when the clocks of a recovery stopped, in the time of whoever looks on.
+
+    Args:
+        read: The time, in seconds.
+    """
+
+    def __init__(self, read: Callable[[], float] = time.monotonic) -> None:
+        self._read = read
+        self._failed = False
+        self.stopped: dict[str, float] = {}
+
+    def see(self, event: AnyEvent) -> None:
+        """Take note of an event."""
+        if isinstance(event, ClockStopped) and not event.message:
+            self.stopped[event.clock] = self._read()
+        elif isinstance(event, SectionFinished) and not satisfied(event.outcome):
+            self._failed = True
+
+    @property
+    def proven(self) -> bool:
+        """Whether the steady state came back, and nothing that was looked at beside it failed."""
+        return "rto" in self.stopped and not self._failed
+
+
+class Repairs:
+    """Plans the repairs of one stack from diagnosis to diagnosis.
+
+    Args:
+        runbooks: The recoveries.
+        stack: The stack they repair.
+        catalogue: The actions of their steps.
+        at_most: Recoveries after another before somebody has to think about it.
+
+    Attributes:
+        tried: Names of the recoveries so far; none is tried twice.
+    """
+
+    def __init__(self, runbooks: Sequence[Runbook], stack: Stack, catalogue: Catalogue, at_most: int) -> None:
+        self._runbooks = {runbook.name: runbook for runbook in runbooks}
+        self._order = Order(runbooks, stack, catalogue)
+        self._at_most = at_most
+        self._known: dict[str, float] = {}
+        self._owed: list[str] = []
+        self.tried: list[str] = []
+
+    def next(self, found: Diagnosis) -> Repair | None:
+        """What is to be done after this diagnosis; None when the stack is proven to be well, or nothing is left to try.
+
+        Args:
+            found: What is wrong now.
+        """
+        now = time.monotonic()
+        for suspect in found.matches:
+            self._known.setdefault(suspect.runbook, now)
+        if found.healthy:
+            return self._proof()
+        left = [suspect for suspect in found.matches if suspect.runbook not in self.tried]
+        first = self._order.first(left)
+        if first is None or len(self.tried) == self._at_most:
+            return None
+        self.tried.append(first.runbook)
+        runbook = self._runbooks[first.runbook]
+        return Repair(
+            runbook=runbook,
+            suspect=first,
+            beside=tuple(
+                other.runbook
+                for other in found.matches
+                if other is not first and _share_a_state(runbook, self._runbooks[other.runbook])
+            ),
+            ahead_of="" if first is left[0] else left[0].runbook,
+            known=self._known[first.runbook],
+        )
+
+    def _proof(self) -> Repair | None:
+        """The proof that is owed longest."""
+        if not self._owed:
+            return None
+        name = self._owed[0]
+        return Repair(runbook=self._runbooks[name], only_proof=True, known=self._known[name])
+
+    def done(self, repair: Repair, clocks: Clocks) -> None:
+        """Take note of how a repair ended.
+
+        Args:
+            repair: Which.
+            clocks: Those of its run.
+        """
+        if repair.beside:
+            self._owed.append(repair.runbook.name)
+        elif clocks.proven:
+            self._owed = [name for name in self._owed if not _covers(repair.runbook, self._runbooks[name])]
+
+
+def _narrowed(runbook: Runbook, catalogue: Catalogue) -> Runbook:
+    """A recovery without the proof that only a stack without other failures can give, and with a promise of its own."""
+    promised = runbook.objective
+    figures = () if promised.rto is None else (Expression(f"{REPAIRED} <= {float(promised.rto):g}"),)
+    return replace(
+        runbook,
+        sections=_repairing(runbook.sections, catalogue),
+        steady_state=(),
+        objective=replace(promised, rto=None, rpo=None, figures=figures),
+    )
+
+
+def _repairing(sections: Sequence[Section], catalogue: Catalogue) -> tuple[Section, ...]:
+    """The sections before the proof; all of them, without a clock, where those before it repair nothing."""
+    first = tuple(takewhile(_repairs, sections))
+    actions = (catalogue.find(step.action) for section in first for step in steps_within(section.steps) if step.action)
+    if any(action is not None and action.effect is not Effect.OBSERVES for action in actions):
+        return first
+    return tuple(replace(section, clock="") for section in sections)
+
+
+def _repairs(section: Section) -> bool:
+    """Whether a section comes before the one that proves the recovery."""
+    return section.clock != "rto"
+
+
+def _share_a_state(runbook: Runbook, other: Runbook) -> bool:
+    """Whether two recoveries want the same of the stack: as long as the one is not done the other cannot have it."""
+    return bool(_state(runbook) & _state(other))
+
+
+def _covers(runbook: Runbook, other: Runbook) -> bool:
+    """Whether what proves one recovery proves the other too."""
+    return _state(other) <= _state(runbook)
+
+
+def _state(runbook: Runbook) -> set[str]:
+    return {_key(step) for step in runbook.steady_state}
+
+
+def _key(step: Step) -> str:
+    return f"{step.action} {_written(step.args)} {expected(step)}"
+
+
+def _written(value: object) -> str:
+    """Arguments as they are written in the runbook."""
+    if isinstance(value, Template):
+        return value.text
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {_written(each)}" for key, each in sorted(value.items())) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_written, value)) + "]"
+    return str(value)
