@@ -17,10 +17,11 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from k2run.adapters._tls import trust
+from k2run.bench.arrival import StampedSelector, can_stamp, connected
 from k2run.bench.calm import calm
 from k2run.bench.plan import Outcome, Plan
 from k2run.bench.tally import Tally
-from k2run.bench.wire import Connection, StampedSelector
+from k2run.bench.wire import Connection
 from k2run.errors import Refused, Unreachable
 
 if TYPE_CHECKING:
@@ -208,11 +209,17 @@ class Load(ABC):
     async def _connect(self) -> Connection:
         ask = self.plan.ask
         async with asyncio.timeout(self._deadline.at_most(self.plan.timeout)):
-            _, connection = await asyncio.get_running_loop().create_connection(
-                lambda: Connection(self, self._selector, keep_body=bool(ask.rows)), ask.host, ask.port, ssl=self._trust
-            )
+            loop = asyncio.get_running_loop()
+            if self._trust is None and can_stamp():
+                sock = await connected(self._selector, ask.host, ask.port)
+                _, connection = await loop.create_connection(self._new, sock=sock)
+            else:
+                _, connection = await loop.create_connection(self._new, ask.host, ask.port, ssl=self._trust)
         self._connections.add(connection)
         return connection
+
+    def _new(self) -> Connection:
+        return Connection(self, self._selector, keep_body=bool(self.plan.ask.rows))
 
     async def _close(self) -> None:
         for task in self._tasks:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import re
-import select
-import selectors
 import time
 from typing import TYPE_CHECKING, Protocol, cast
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from k2run.bench.arrival import StampedSelector
 
 LONGEST_HEAD = 64 * 1024
 """Bytes."""
@@ -23,30 +23,6 @@ _FRAMING = re.compile(
     re.IGNORECASE,
 )
 _BODILESS = frozenset({204, 304})
-
-
-class StampedSelector(selectors.DefaultSelector):
-    """Waits to the microsecond, and remembers when it woke.
-
-    epoll rounds waits up to whole milliseconds, which an open loop would add to its latencies. And when many answers
-    arrive together, each counts to the moment the system reported it, not to its turn in the queue of callbacks.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.woke = time.monotonic()
-
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        """The events that are ready, waited for at most `timeout` seconds."""
-        if timeout is None or timeout <= 0:
-            events = super().select(timeout)
-        elif timeout > 0.002:  # noqa: PLR2004 - coarse first; the event loop comes back for the rest
-            events = super().select(timeout - 0.001)
-        else:
-            select.select([self.fileno()], [], [], timeout)
-            events = super().select(0)
-        self.woke = time.monotonic()
-        return events
 
 
 class Listener(Protocol):
@@ -230,12 +206,12 @@ class Connection(asyncio.Protocol):
         if self._keep_body:
             body = bytes(self._buffer[: self._left]) if self._chunked else bytes(self._buffer)
         self.busy = False
-        self._idle_since = self._selector.woke
+        self._idle_since = self._selector.arrived
         if self._wants_close or self._until_close:
             self.closed = True
             if self._transport is not None:
                 self._transport.close()
-        self._listener.answered(self, self._status, self._size, body, self._selector.woke)
+        self._listener.answered(self, self._status, self._size, body, self._selector.arrived)
 
     def _end(self, why: str) -> None:
         self.closed = True

@@ -12,11 +12,34 @@ import argparse
 import asyncio
 import json
 import random
+import socket
+import struct
 import sys
 import time
 from typing import ClassVar
 
+STAMPED = 35
+"""Linux's SO_TIMESTAMPNS. Else the record would forgive the time for which a request lies here before it is read."""
 HEAD = b"HTTP/1.1 %d X\r\nContent-Type: application/json\r\n"
+
+
+class Asked(socket.socket):
+    """Knows when the system received what is read from it."""
+
+    def __init__(self, accepted):
+        super().__init__(fileno=accepted.detach())
+        self.setblocking(False)
+        if sys.platform == "linux":
+            self.setsockopt(socket.SOL_SOCKET, STAMPED, 1)
+
+    def recv(self, size, flags=0, /):
+        data, notes, _, _ = self.recvmsg(size, socket.CMSG_SPACE(16), flags)
+        self.arrived = time.monotonic()
+        for _, kind, note in notes:
+            if kind == STAMPED:
+                seconds, rest = struct.unpack("@ll", note[:16])
+                self.arrived -= (time.time_ns() - seconds * 1_000_000_000 - rest) / 1e9
+        return data
 
 
 class Answering(asyncio.Protocol):
@@ -25,12 +48,16 @@ class Answering(asyncio.Protocol):
     stalled_until = 0.0
     options: argparse.Namespace
 
+    def __init__(self, asked):
+        self.asked = asked
+
     def connection_made(self, transport):
         self.transport = transport
         self.buffer = b""
 
     def data_received(self, data):
         now = time.monotonic()
+        arrived = self.asked.arrived
         self.buffer += data
         head, found, rest = self.buffer.partition(b"\r\n\r\n")
         if not found:
@@ -47,11 +74,12 @@ class Answering(asyncio.Protocol):
         if b"empty=true" in head:
             body = b'{"data": []}'
         if delay > 0:
-            asyncio.get_running_loop().call_later(delay, self.answer, now, status, body)
+            asyncio.get_running_loop().call_later(delay, self.answer, arrived, status, body)
         else:
-            self.answer(now, status, body)
+            self.answer(arrived, status, body)
 
-    def answer(self, asked, status, body):
+    def answer(self, arrived, status, body):
+        self.taken.append(time.monotonic() - arrived)
         head = HEAD % status
         if self.options.framing == "chunked":
             middle = len(body) // 2
@@ -67,7 +95,6 @@ class Answering(asyncio.Protocol):
             self.transport.close()
         else:
             self.transport.write(head + b"Content-Length: %d\r\n\r\n" % len(body) + body)
-        self.taken.append(time.monotonic() - asked)
 
 
 async def main() -> None:
@@ -79,10 +106,20 @@ async def main() -> None:
     parser.add_argument("--body", default='{"data": [1]}')
     parser.add_argument("--framing", default="length")
     Answering.options = parser.parse_args()
-    server = await asyncio.get_running_loop().create_server(Answering, "127.0.0.1", 0, backlog=512)
-    print(server.sockets[0].getsockname()[1], flush=True)
+    listening = socket.create_server(("127.0.0.1", 0), backlog=512)
+    listening.setblocking(False)
+    accepting = asyncio.create_task(accept(listening))
+    print(listening.getsockname()[1], flush=True)
     await asyncio.to_thread(sys.stdin.readline)
+    accepting.cancel()
     print(json.dumps(Answering.taken), flush=True)
+
+
+async def accept(listening):
+    loop = asyncio.get_running_loop()
+    while True:
+        asked = Asked((await loop.sock_accept(listening))[0])
+        await loop.connect_accepted_socket(lambda asked=asked: Answering(asked), asked)
 
 
 asyncio.run(main())
