@@ -35,7 +35,8 @@ class Intake:
             # An offset the broker does not have is never papered over: the topics' lives tell what happened.
             "auto.offset.reset": "error",
             "queued.max.messages.kbytes": _QUEUED_KIB,
-            "fetch.wait.max.ms": 100,
+            # Tansu needs longer for a fetch the longer it runs, and answers with nothing when that takes longer.
+            "fetch.wait.max.ms": 500,
             "fetch.error.backoff.ms": 100,
             **topics.CLIENT,
         }

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from k2run.sandbox.stream_metrics import StreamMetrics
 
 _CHECK_S = 0.5
+LINGER_MS = 100
+"""The real platform's is 10. Each fetch from Tansu looks through all batches there are, so these are few and large."""
 _PURGED = (KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT)  # noqa: SLF001  librdkafka names local errors with _
 
 
@@ -57,7 +59,7 @@ class Outlet:
             "bootstrap.servers": bootstrap,
             "acks": "all",
             "enable.idempotence": True,
-            "linger.ms": 10,
+            "linger.ms": LINGER_MS,
             "compression.type": "lz4",
             "message.timeout.ms": 120_000,
             "queue.buffering.max.messages": 1_000_000,
