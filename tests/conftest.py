@@ -19,6 +19,27 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
 
 ENGINE_START_S = 30.0
+COSTLY = (
+    "platform",
+    "faulty",
+    "docker_host",
+    "postgres_server",
+    "minio",
+    "rest_catalog",
+    "broker",
+    "served",
+    "browser",
+)
+"""Fixtures of a session that take seconds to start, or go on working while they wait."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give tests that share something costly to one worker of xdist: it is started once."""
+    for item in items:
+        shared = next((name for name in COSTLY if name in getattr(item, "fixturenames", ())), None)
+        if shared and not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group(shared))
 
 
 @pytest.hookimpl(wrapper=True, trylast=True)

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import httpx
 import pytest
+from forked import Forked
 from prometheus_client.parser import text_string_to_metric_families
 from pyiceberg.exceptions import NoSuchTableError
 
@@ -47,7 +45,7 @@ def wait_for(holds: Callable[[], bool], seconds: float, what: str) -> float:
 class Program:
     """One running program of the sandbox."""
 
-    process: subprocess.Popen[bytes]
+    process: Forked
     log_path: Path
     metrics_port: int | None = None
 
@@ -101,12 +99,7 @@ class Sandbox:
         path = self.directory / f"{name}-{len(self._programs)}.log"
         if metrics_port is not None:
             options = (*options, "--metrics-port", metrics_port)
-        with path.open("wb") as log:
-            command = [sys.executable, "-m", f"k2run.sandbox.{name}", *map(str, options)]
-            process = subprocess.Popen(
-                command, stdout=log, stderr=log, start_new_session=True, cwd=REPOSITORY, env=os.environ | {"TZ": "UTC"}
-            )
-        program = Program(process, path, metrics_port)
+        program = Program(Forked(name, [str(one) for one in options], path, REPOSITORY), path, metrics_port)
         self._programs.append(program)
         return program
 
