@@ -10,6 +10,7 @@ import tempfile
 from typing import IO, TYPE_CHECKING, NamedTuple
 
 from k2run.errors import OperatorError, Refused
+from k2run.whole_file import drafted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -77,17 +78,13 @@ def unpack(chunks: Iterable[bytes], file: Path, deadline: Deadline) -> Content:
 
 
 def _write(counted: _Counted, file: Path) -> Content:
-    draft = file.with_name(f".{file.name}.{os.getpid()}")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with draft.open("wb") as target:
+        with drafted(file) as draft, draft.open("wb") as target:
             while chunk := counted.read(CHUNK):
                 target.write(chunk)
-        draft.replace(file)
     except OSError as error:
         raise OperatorError(f"{file} cannot be written: {error.strerror or error}") from error
-    finally:
-        draft.unlink(missing_ok=True)
     return counted.content()
 
 

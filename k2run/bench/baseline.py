@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
@@ -17,6 +16,7 @@ from k2run.engine.journal import JOURNAL, read_journal
 from k2run.errors import UsageError
 from k2run.language.problems import did_you_mean
 from k2run.language.quantities import encode_quantity
+from k2run.whole_file import drafted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -180,10 +180,9 @@ class Pins:
         self._keep({other: runs for other, runs in known.items() if other != name})
 
     def _keep(self, pins: dict[str, dict[str, str]]) -> None:
-        draft = self._file.with_suffix(f".{os.getpid()}.draft")
         try:
-            draft.write_bytes(msgspec.json.format(msgspec.json.encode(pins)) + b"\n")
-            draft.replace(self._file)
+            with drafted(self._file) as draft:
+                draft.write_bytes(msgspec.json.format(msgspec.json.encode(pins)) + b"\n")
         except OSError as error:
             raise UsageError(f"{self._file} cannot be written: {error.strerror}") from error
 

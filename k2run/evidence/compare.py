@@ -160,7 +160,7 @@ def _latencies(one: RunView, other: RunView) -> Iterator[Row]:
 
 def _changes(one: StepView | None, other: StepView | None, names: list[str]) -> list[Change]:
     """The same test that judges a regression."""
-    histograms = [_result(step).get("histogram") for step in (one, other)]
+    histograms = [step.result.get("histogram") if step is not None else None for step in (one, other)]
     if not names or not all(histograms):
         return []
     from k2run.bench.regression import changes
@@ -172,13 +172,8 @@ def _changes(one: StepView | None, other: StepView | None, names: list[str]) -> 
 
 
 def _percentiles(step: StepView | None) -> dict[str, Any]:
-    found = _result(step).get("percentiles") or {}
+    found = (step.result.get("percentiles") if step is not None else None) or {}
     return {name: each for name, each in found.items() if each.get("high_ms") is not None}
-
-
-def _result(step: StepView | None) -> dict[str, Any]:
-    result = step.finished.result if step is not None and step.finished is not None else None
-    return result if isinstance(result, dict) else {}
 
 
 def _interval(each: dict[str, Any]) -> str:

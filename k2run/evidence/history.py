@@ -19,6 +19,7 @@ from k2run.engine.journal import JOURNAL
 from k2run.errors import UsageError
 from k2run.evidence.harvest import MEASURE_COLUMNS, RUN_COLUMNS, harvest
 from k2run.language.problems import did_you_mean
+from k2run.whole_file import drafted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -195,7 +196,7 @@ class History:
     def _open(self, pieces: Sequence[Path], fresh: Iterable[str] = ()) -> None:
         """Show what was kept, as far as its journals are still the same, and what was found but could not be kept."""
         for table, columns in _TABLES.items():
-            files = ", ".join(f"'{_quoted(piece, table)}'" for piece in pieces)
+            files = ", ".join(_literal(_file(piece, table)) for piece in pieces)
             sources = [f"read_parquet([{files}])"] if pieces else []
             sources += [f"new_{table}"] if table in fresh else []
             rows = " union ".join(
@@ -210,7 +211,7 @@ class History:
         try:
             self._cache.mkdir(parents=True, exist_ok=True)
             for table in reversed(_TABLES):
-                self._write(f"new_{table}", _quoted(piece, table))
+                self._write(f"new_{table}", _file(piece, table))
         except (OSError, _duckdb_error()):
             return False
         return True
@@ -223,19 +224,18 @@ class History:
         with suppress(OSError, _duckdb_error()):
             piece = self._cache / f"{token_hex(6)}.runs.parquet"
             for table in reversed(_TABLES):
-                self._write(table, _quoted(piece, table))
+                self._write(table, _file(piece, table))
             self._open([piece])
             for file in old:
                 file.unlink(missing_ok=True)
-                file.with_name(file.name.replace(".runs.", ".measures.")).unlink(missing_ok=True)
+                _file(file, "measures").unlink(missing_ok=True)
 
-    def _write(self, table: str, file: str) -> None:
-        draft = f"{file}.{os.getpid()}.draft"
+    def _write(self, table: str, file: Path) -> None:
         order = "metric, run" if "measures" in table else "run"  # what a trend asks for lies together
-        self._database.execute(
-            f"copy (from {table} order by {order}) to '{draft}' (format parquet, row_group_size 30720)"
-        )
-        os.replace(draft, file)  # noqa: PTH105 - quoted already
+        with drafted(file) as draft:
+            self._database.execute(
+                f"copy (from {table} order by {order}) to {_literal(draft)} (format parquet, row_group_size 30720)"
+            )
 
     def _ask(self, query: str, row: type[Any], values: dict[str, Any]) -> list[Any]:
         used = {name: value for name, value in values.items() if f"${name}" in query}
@@ -252,9 +252,14 @@ _EMPTY = {
 }
 
 
-def _quoted(piece: Path, table: str) -> str:
-    """The file of a piece that holds a table, as SQL writes it."""
-    return str(piece).replace(".runs.", f".{table}.")
+def _file(piece: Path, table: str) -> Path:
+    """The file of a piece that holds a table."""
+    return piece.with_name(piece.name.replace(".runs.", f".{table}."))
+
+
+def _literal(file: Path) -> str:
+    """A path as SQL writes it."""
+    return "'" + str(file).replace("'", "''") + "'"
 
 
 def _duckdb_error() -> type[Exception]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 from k2run.engine.journal import read_journal
@@ -12,6 +11,7 @@ from k2run.evidence.rehearsed import last_rehearsal
 from k2run.evidence.report_html import report_html
 from k2run.evidence.report_markdown import report_markdown
 from k2run.evidence.view import RunView, view_of
+from k2run.whole_file import drafted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,12 +48,10 @@ def write_reports(folder: Path, *, junit: bool = False) -> list[Path]:
 
 def _write(path: Path, text: str) -> Path:
     """Replace a report as a whole: a reader never meets half of one."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        draft.write_text(text, encoding="utf-8")
-        draft.replace(path)
+        with drafted(path) as draft:
+            draft.write_text(text, encoding="utf-8")
     except OSError as error:
-        draft.unlink(missing_ok=True)
         raise OperatorError(
             f"{path} cannot be written: {error.strerror or error}",
             hint="the journal is complete; make room, then have the report made again",

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from itertools import pairwise
 from math import log10
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from k2run.bench.latency import counts
 from k2run.evidence.html.charts import Series, series
+from k2run.evidence.loads import Load, loads
 from k2run.evidence.trend import sparkline
 from k2run.evidence.wording import clean, count, span
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from k2run.evidence.view import RunView, StepView
+    from k2run.evidence.view import RunView
 
 ROWS = 12
 """Bars of a histogram."""
@@ -31,7 +31,7 @@ def plots(view: RunView, width: int) -> list[str]:
         view: The run.
         width: Letters of a line.
     """
-    drawn = [*(_watched(each, width) for each in series(view)), *_loads(view, width)]
+    drawn = [*(_watched(each, width) for each in series(view)), *(_load(each, width) for each in loads(view))]
     return [line for plot in drawn for line in (*plot, "")][:-1]
 
 
@@ -62,38 +62,23 @@ def _evenly(points: Sequence[tuple[float, float]], many: int) -> list[float]:
     return held
 
 
-def _loads(view: RunView, width: int) -> Iterator[list[str]]:
-    for step in view.leaves():
-        result = step.finished.result if step.finished is not None else None
-        if isinstance(result, dict) and result.get("histogram") and result.get("percentiles"):
-            yield _load(step, result, width)
+def _load(load: Load, width: int) -> list[str]:
+    if not load.counts:
+        return [clean(load.step), "  no latencies to draw"]
+    heading = f"{clean(load.step)}: {load.says()}, of {count(load.answers, 'answer')}"
+    return [heading, *_histogram(load, width)]
 
 
-def _load(step: StepView, result: dict[str, Any], width: int) -> list[str]:
-    try:
-        found = counts(str(result["histogram"]))
-    except Exception:  # noqa: BLE001 - whatever a decoder makes of a damaged text, the other plots are still right
-        found = []
-    if not found:
-        return [clean(step.name), "  no latencies to draw"]
-    known = {name: each["value_ms"] for name, each in result["percentiles"].items() if each.get("value_ms") is not None}
-    told = ", ".join(f"{name.replace('999', '99.9')} {value:.3g} ms" for name, value in known.items())
-    heading = (
-        f"{clean(step.name)}: {told or 'no percentile can be told'}, of {count(sum(n for _, n in found), 'answer')}"
-    )
-    return [heading, *_histogram(found, known, width)]
-
-
-def _histogram(found: list[tuple[float, int]], known: dict[str, float], width: int) -> Iterator[str]:
+def _histogram(load: Load, width: int) -> Iterator[str]:
     """Rows of a logarithmic scale of milliseconds, with the percentiles beside the row that they lie in."""
-    low, high = log10(found[0][0]), log10(found[-1][0])
+    low, high = log10(load.counts[0][0]), log10(load.counts[-1][0])
     step = (high - low) / ROWS or 0.1
     rows = [0] * ROWS
     marks: list[list[str]] = [[] for _ in rows]
-    for value, number in found:
+    for value, number in load.counts:
         rows[_row(value, low, step)] += number
-    for name, value in known.items():
-        marks[_row(value, low, step)].append(name.replace("999", "99.9"))
+    for name, value in load.percentiles.items():
+        marks[_row(value, low, step)].append(name)
     room = max(LEAST_BAR, min(60, width - LABEL - 24))
     for place, number in enumerate(rows):
         upper = f"{10 ** (low + (place + 1) * step):.3g} ms"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct, field
 
@@ -90,6 +90,12 @@ class StepView(Struct):
     def tried(self) -> StepTried | None:
         """The last attempt that was not enough."""
         return self.tries[-1] if self.tries else None
+
+    @property
+    def result(self) -> dict[str, Any]:
+        """The fields of what its action returned; empty as long as there are none."""
+        result = self.finished.result if self.finished is not None else None
+        return result if isinstance(result, dict) else {}
 
     @property
     def is_block(self) -> bool:

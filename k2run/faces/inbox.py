@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from k2run.actions.person import Answer, Person
 from k2run.errors import TimedOut, UsageError
+from k2run.whole_file import created
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,16 +43,10 @@ class Inbox:
         """
         self._folder.mkdir(exist_ok=True)
         target = self._place(question)
-        draft = target.with_name(f".{target.name}.{os.urandom(8).hex()}")
-        draft.write_bytes(msgspec.json.encode(answer))
-        try:
-            os.link(draft, target)
-        except FileExistsError:
+        if not created(target, msgspec.json.encode(answer)):
             earlier = self.take(question)
             who = f"{earlier.by} answered {earlier.text!r}" if earlier else "it was answered"
-            raise UsageError(f"too late: {who} before", hint="the first answer counts") from None
-        finally:
-            draft.unlink()
+            raise UsageError(f"too late: {who} before", hint="the first answer counts")
 
     def take(self, question: int) -> Answer | None:
         """The answer to a question, if there is one; what is no answer counts as none."""

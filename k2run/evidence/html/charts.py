@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from k2run.evidence.html.element import NOTHING, Html, journal_link, tag
 from k2run.evidence.html.plot import Frame, axes, line, mark, picture, round_steps
+from k2run.evidence.loads import Load, loads
 from k2run.evidence.wording import clean, count, span
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ class Series(Struct, kw_only=True):
 
 def measurements(view: RunView) -> Html:
     """The section of the page with all charts."""
-    charts = [*_over_time(view), *_loads(view)]
+    charts = [*_over_time(view), *(_load(each) for each in loads(view) if each.counts)]
     if not charts:
         return NOTHING
     return tag("section", tag("h2", "Measurements"), tag("div", *charts, class_="charts"), id="measurements")
@@ -149,60 +150,34 @@ def _short(value: float) -> str:
 # --- loads ------------------------------------------------------------------------------------------------------------
 
 
-def _loads(view: RunView) -> Iterator[Html]:
-    for step in view.leaves():
-        result = step.finished.result if step.finished is not None else None
-        if isinstance(result, dict) and result.get("histogram") and result.get("percentiles"):
-            counts = _counts(str(result["histogram"]))
-            if counts:
-                yield _load(step, result, counts)
-
-
-def _counts(histogram: str) -> list[tuple[float, int]]:
-    """The latencies of a load: milliseconds and how many; none where the histogram cannot be read."""
-    from k2run.bench.latency import counts
-
-    try:
-        return counts(histogram)
-    except Exception:  # noqa: BLE001 - whatever a decoder makes of a damaged text, the rest of the page is still right
-        return []
-
-
-def _load(step: StepView, result: dict[str, Any], counts: list[tuple[float, int]]) -> Html:
-    measured = {
-        name.replace("999", "99.9"): each["value_ms"]
-        for name, each in result["percentiles"].items()
-        if each.get("value_ms") is not None
-    }
-    told = ", ".join(f"{name} {value:.3g} ms" for name, value in measured.items()) or "no percentile can be told"
-    whole = sum(number for _, number in counts)
-    missing = f" Not measured: {result['not_measured']}." if result.get("not_measured") else ""
-    seq = step.finished.seq if step.finished is not None else 0
+def _load(load: Load) -> Html:
+    missing = f" Not measured: {load.not_measured}." if load.not_measured else ""
+    told = load.says()
     return tag(
         "figure",
-        tag("h3", step.name),
+        tag("h3", load.step),
         tag(
             "div",
-            _histogram(counts, measured, f"How many answers took how long: {told}"),
-            _curve(counts, f"Latency by percentile: {told}"),
+            _histogram(load, f"How many answers took how long: {told}"),
+            _curve(load, f"Latency by percentile: {told}"),
             class_="pair",
         ),
         tag(
             "figcaption",
-            f"{count(whole, 'good answer')}: {told}.{missing} Errors and empty answers are apart. Journal line ",
-            journal_link(seq),
+            f"{count(load.answers, 'good answer')}: {told}.{missing} Errors and empty answers are apart. Journal line ",
+            journal_link(load.line),
             class_="quiet",
         ),
         class_="load",
     )
 
 
-def _histogram(counts: list[tuple[float, int]], measured: dict[str, float], says: str) -> Html:
+def _histogram(load: Load, says: str) -> Html:
     """Bars over a logarithmic scale of milliseconds."""
-    low, high = log10(counts[0][0]), log10(counts[-1][0])
+    low, high = log10(load.counts[0][0]), log10(load.counts[-1][0])
     wide = (high - low) / BINS or 0.1
     bins = [0] * BINS
-    for value, number in counts:
+    for value, number in load.counts:
         bins[min(BINS - 1, int((log10(value) - low) / wide))] += number
     frame = Frame(width=420, height=190, x_from=low, x_to=low + BINS * wide, y_to=max(bins) * 1.1)
     bars = [
@@ -217,7 +192,7 @@ def _histogram(counts: list[tuple[float, int]], measured: dict[str, float], says
         for place, number in enumerate(bins)
         if number
     ]
-    shown = {name: value for name, value in measured.items() if name in {"p50", "p99"}}
+    shown = {name: value for name, value in load.percentiles.items() if name in {"p50", "p99"}}
     marks = [mark(frame, log10(value), name, "percentile") for name, value in shown.items()]
     return picture(frame, says, axes(frame, _milliseconds(low, low + BINS * wide), _short), *bars, *marks)
 
@@ -232,16 +207,16 @@ def _milliseconds(low: float, high: float) -> list[tuple[float, str]]:
     return coarse if len(inside) > 6 and len(coarse) > 1 else inside  # noqa: PLR2004 - labels that fit
 
 
-def _curve(counts: list[tuple[float, int]], says: str) -> Html:
+def _curve(load: Load, says: str) -> Html:
     """Latency against percentile, the tail stretched: each step across is a tenth of the answers left."""
-    whole, seen = sum(number for _, number in counts), 0
+    whole, seen = load.answers, 0
     points: list[tuple[float, float]] = []
-    for value, number in counts:
+    for value, number in load.counts:
         seen += number
         points.append((log10(whole / max(whole - seen, 0.5)), value))
     last = log10(whole)
     points = [point for point in points if point[0] <= last] or points
-    frame = Frame(width=420, height=190, x_from=0, x_to=last or 1.0, y_to=counts[-1][0] * 1.08)
+    frame = Frame(width=420, height=190, x_from=0, x_to=last or 1.0, y_to=load.counts[-1][0] * 1.08)
     nines = [(0.0, "0"), (log10(2), "p50"), (1.0, "p90"), (2.0, "p99"), (3.0, "p99.9"), (4.0, "p99.99")]
     across = [(at, label) for at, label in nines if at <= last]
     return picture(frame, says, axes(frame, across, lambda value: f"{_short(value)} ms"), line(frame, points))

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 from msgspec import Struct
 
+from k2run.whole_file import created, drafted
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
@@ -114,12 +116,12 @@ class FileLedger:
         """When an entry was first seen."""
         path = self.folder / entry / "since"
         path.parent.mkdir(exist_ok=True)
-        _create(path, now.isoformat().encode())
+        created(path, now.isoformat().encode())
         return datetime.fromisoformat(path.read_text())
 
     def take(self, record: Record) -> bool:
         """Keep the first record of a due time."""
-        return _create(self._path(record), msgspec.json.encode(record))
+        return created(self._path(record), msgspec.json.encode(record))
 
     def replace(self, old: Record, new: Record) -> bool:
         """Put a record in the place of another."""
@@ -127,9 +129,8 @@ class FileLedger:
         with self._alone():
             if _read(path) != old:
                 return False
-            draft = path.with_name(f".{path.name}.{os.getpid()}")
-            draft.write_bytes(msgspec.json.encode(new))
-            draft.replace(path)
+            with drafted(path) as draft:
+                draft.write_bytes(msgspec.json.encode(new))
         return True
 
     def newest(self, entry: str) -> Record | None:
@@ -185,19 +186,6 @@ class FileLedger:
             yield
         finally:
             os.close(file)
-
-
-def _create(path: Path, content: bytes) -> bool:
-    """Make a file with its whole content at once, unless there is one."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}.{id(content)}")
-    draft.write_bytes(content)
-    try:
-        os.link(draft, path)
-    except FileExistsError:
-        return False
-    finally:
-        draft.unlink()
-    return True
 
 
 def _read(path: Path) -> Record | None:
