@@ -1,20 +1,15 @@
-"""The live display: the story scrolls, the foot of the terminal shows what is going on.
-
-All drawing happens in a thread of its own, at most ten times a second; `see` only puts the event into a queue.
-"""
+"""The live display: the story scrolls, the foot of the terminal shows what is going on."""
 
 from __future__ import annotations
 
-import threading
 import time
-from collections import deque
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Self, TextIO
+from typing import TYPE_CHECKING, TextIO
 
-from k2run.faces.terminal.face import Face
 from k2run.faces.terminal.keys import QuietKeys
 from k2run.faces.terminal.running import running
 from k2run.faces.terminal.story import Story
+from k2run.faces.terminal.threaded import ThreadedFace
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,7 +23,7 @@ PERIOD = 0.125
 """Seconds between two drawings."""
 
 
-class LiveFace(Face):
+class LiveFace(ThreadedFace):
     """For people who watch.
 
     Args:
@@ -36,19 +31,15 @@ class LiveFace(Face):
     """
 
     def __init__(self, stream: TextIO) -> None:
-        super().__init__()
+        super().__init__(PERIOD)
         self._stream = stream
         self._earlier: list[AnyEvent] = []
-        self._waiting: deque[AnyEvent] = deque()
         self._seen = (0.0, time.monotonic())
-        self._ended = threading.Event()
-        self._drawing = threading.RLock()
         self._story: Story | None = None
         self._live: Live | None = None
         self._frame = 0
         self._gone = False
         self._quiet = QuietKeys(stream)
-        self._thread = threading.Thread(target=self._draw_until_ended, name="live display", daemon=True)
 
     def remember(self, event: AnyEvent) -> None:
         """Keep the event for the story's view."""
@@ -57,38 +48,19 @@ class LiveFace(Face):
     def show(self, event: AnyEvent) -> None:
         """Put the event into the queue of what is to be drawn."""
         self._seen = (event.t, time.monotonic())
-        self._waiting.append(event)
+        super().show(event)
 
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Take the moving part off the terminal; what has happened so far is shown first."""
-        with self._drawing:
-            self._draw()
+        with super().paused():
             if self._live is not None:
                 self._live.stop()
                 self._live = None
                 self._quiet.end()
             yield
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def close(self) -> None:
-        """Tell the rest of the story and leave the cursor below it."""
-        self._ended.set()
-        self._thread.join()
-        with self.paused():
-            pass
-
-    # --- the thread that draws ----------------------------------------------------------------------------------------
-
-    def _draw_until_ended(self) -> None:
-        while not self._ended.wait(PERIOD):
-            with self._drawing:
-                self._draw()
-
-    def _draw(self) -> None:
+    def draw(self) -> None:
         """Tell what is new, then draw the moment; a terminal that has gone away is not written to any more."""
         if self._gone:
             return
@@ -112,7 +84,7 @@ class LiveFace(Face):
         from k2run.faces.terminal.dress import dressed
 
         story = self._fit(live.console)
-        told = [line for event in self._take() for line in story.tell(event)]
+        told = [line for event in self.take() for line in story.tell(event)]
         if told:
             live.console.print(dressed(told), no_wrap=True, crop=True)
         self._frame += 1
@@ -126,7 +98,3 @@ class LiveFace(Face):
             self._story.recall(self._earlier)
         self._story.width = max(self._story.narrowest, console.width)
         return self._story
-
-    def _take(self) -> Iterator[AnyEvent]:
-        while self._waiting:
-            yield self._waiting.popleft()

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import threading
-from collections import deque
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Self, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from k2run.engine.events import (
     ClockStopped,
@@ -38,13 +35,11 @@ from k2run.evidence.wording import (
     timed,
 )
 from k2run.faces.terminal.closing import closing
-from k2run.faces.terminal.face import Face
 from k2run.faces.terminal.lines import left, right, text_of
 from k2run.faces.terminal.outlet import Outlet
+from k2run.faces.terminal.threaded import ThreadedFace
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from k2run.engine.events import AnyEvent
 
 WIDTH = 120
@@ -60,59 +55,27 @@ HEARTBEAT = 15.0
 _TROUBLE = {Standing.FAILED, Standing.UNKNOWN, Standing.WARNING, Standing.IGNORED, Standing.INTERRUPTED}
 
 
-class PlainFace(Face):
-    """For people who read a log. The lines are made in a thread of their own: the run does not wait for them.
+class PlainFace(ThreadedFace):
+    """For people who read a log.
 
     Args:
         stream: Where the lines go.
     """
 
     def __init__(self, stream: TextIO) -> None:
-        super().__init__()
+        super().__init__(PERIOD)
         self._outlet = Outlet(stream)
         self._view = RunView()
         self._said: dict[str, float] = {}
-        self._waiting: deque[AnyEvent] = deque()
-        self._writing = threading.RLock()
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._write_until_ended, name="lines", daemon=True)
 
     def remember(self, event: AnyEvent) -> None:
         """Fold the event into the view that the closing lines are made from."""
         self._view.fold(event)
 
-    def show(self, event: AnyEvent) -> None:
-        """Have the lines written that the event is worth."""
-        self._waiting.append(event)
-
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """Write what there is to write, then nothing until the others are done."""
-        with self._writing:
-            self._write()
-            yield
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def close(self) -> None:
-        """Write the last lines."""
-        self._ended.set()
-        if self._thread.is_alive():
-            self._thread.join()
-        with self.paused():
-            pass
-
-    def _write_until_ended(self) -> None:
-        while not self._ended.wait(PERIOD):
-            with self._writing:
-                self._write()
-
-    def _write(self) -> None:
+    def draw(self) -> None:
+        """Write the lines that the new events are worth."""
         lines = []
-        while self._waiting:
-            event = self._waiting.popleft()
+        for event in self.take():
             self._view.fold(event)
             lines += self._lines(event)
         self._outlet.write(*lines)
