@@ -44,6 +44,7 @@ class Round(Struct, kw_only=True):
     Attributes:
         expected: The recovery runbook that the drill names for this fault.
         struck: When the fault was let go, in seconds of the run around it.
+        in_force: Until the fault was in force: a backlog takes its time to build, a service to be started anew.
         detected: Until the first diagnosis that recognised something was finished; None when none did.
         looking: How long that diagnosis took: the error of `detected`.
         diagnosed: The runbooks it recognised, first the one to recover with.
@@ -56,6 +57,7 @@ class Round(Struct, kw_only=True):
     fault: str
     expected: str
     struck: float = 0.0
+    in_force: float = 0.0
     detected: float | None = None
     looking: float = 0.0
     diagnosed: list[str] = []
@@ -64,6 +66,11 @@ class Round(Struct, kw_only=True):
     within: float | None = None
     cost: Cost | None = None
     message: str = ""
+
+    @property
+    def diagnosis(self) -> float | None:
+        """Seconds from the fault in force to the end of the diagnosis that recognised something."""
+        return None if self.detected is None else round(self.detected - self.in_force, 3)
 
     @property
     def right(self) -> bool:
@@ -166,6 +173,7 @@ class Drill:
         ledger = self._ledger(entry)
         try:
             entry.struck = self._strike(fault, section)
+            entry.in_force = round(journal.elapsed() - entry.struck, 3)
             found = self._recognise(entry, section)
             if found is not None:
                 self._recover(entry, section, found)
@@ -283,13 +291,29 @@ class Drill:
 
 def table(rounds: Sequence[Round]) -> Iterator[tuple[str, ...]]:
     """The drill as rows: a heading, then a row for each round."""
-    yield "round", "fault", "detected", "diagnosed as", "right", "recovered", "RTO", "within", "lost", "doubled", "of"
+    yield (
+        "round",
+        "fault",
+        "in force",
+        "detected",
+        "diagnosis",
+        "diagnosed as",
+        "right",
+        "recovered",
+        "RTO",
+        "within",
+        "lost",
+        "doubled",
+        "of",
+    )
     for one in rounds:
         cost: tuple[Any, ...] = (one.cost.lost, one.cost.doubled, one.cost.acked) if one.cost else ("?", "?", "?")
         yield (
             str(one.number),
             one.fault,
+            f"{one.in_force:.1f}s",
             "no" if one.detected is None else f"{one.detected:.1f}s ± {one.looking:.1f}s",
+            "-" if one.diagnosis is None else f"{one.diagnosis:.1f}s",
             ", ".join(one.diagnosed) or "-",
             "yes" if one.right else "NO",
             "yes" if one.recovered else "NO",
