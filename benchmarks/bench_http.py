@@ -25,14 +25,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from no_services import no_services
+
 from k2run.actions.deadline import Deadline
 from k2run.bench.actions import http
 from k2run.language.quantities import Duration
-from k2run.stack.loading import load_stack
-from k2run.stack.services import Services
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from k2run.stack.services import Services
 
 SERVER = Path(__file__).resolve().parent.parent / "tests" / "bench" / "recording_server.py"
 DELAYS = ((5.0, 0.0), (50.0, 0.0), (5.0, 5.0), (50.0, 20.0))
@@ -80,14 +82,6 @@ def serving(*settings: str, core: int | None = None) -> Iterator[Server]:
     finally:
         process.kill()
         process.wait()
-
-
-@contextmanager
-def no_services() -> Iterator[Services]:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "stack.yaml"
-        path.write_text("stack: 1\nname: none\n")
-        yield Services.of(load_stack(str(path), near=None, home=Path(folder) / ".k2run", overrides={}))
 
 
 def recorded(values: list[float]) -> Percentiles:

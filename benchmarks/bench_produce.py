@@ -14,8 +14,10 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from confluent_kafka import Producer
+from no_services import no_services
 from sandbox_programs import free_port, programs
 
 from k2run.actions.deadline import Deadline
@@ -24,8 +26,9 @@ from k2run.bench.actions import produce
 from k2run.bench.producing import SETTINGS
 from k2run.errors import K2runError
 from k2run.language.quantities import Duration, Size
-from k2run.stack.loading import load_stack
-from k2run.stack.services import Services
+
+if TYPE_CHECKING:
+    from k2run.stack.services import Services
 
 BAR = 0.8
 WAITING = 20_000
@@ -99,10 +102,11 @@ def main() -> None:
     options.add_argument("--size", type=int, default=500, help="bytes of each")
     options.add_argument("--rounds", type=int, default=5, help="turns of each of the two")
     given = options.parse_args()
-    with tempfile.TemporaryDirectory(prefix="k2-produce-") as name, programs(Path(name)) as run:
-        stack = Path(name) / "stack.yaml"
-        stack.write_text("stack: 1\nname: none\n")
-        services = Services.of(load_stack(str(stack), near=None, home=Path(name) / ".k2run", overrides={}))
+    with (
+        tempfile.TemporaryDirectory(prefix="k2-produce-") as name,
+        programs(Path(name)) as run,
+        no_services() as services,
+    ):
         bootstrap = f"127.0.0.1:{free_port()}"
         run.start("broker", "--port", bootstrap.rpartition(":")[2])
         until_up(bootstrap, services)

@@ -12,19 +12,28 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import socket
 import statistics
 import subprocess
 import sys
 import tempfile
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from sandbox_programs import free_ports
+
 MARGIN_S = 0.2
 K2RUN = [sys.executable, "-m", "k2run"]
-PORTS = ("KAFKA", "API", "API_BEHIND", "NETWORK", "STREAM_LINK", "CONSUMER_LINK", "PROMETHEUS")
-PORTS += ("STREAM_METRICS", "CONSUMER_METRICS")
+PORTS = (
+    "KAFKA",
+    "API",
+    "API_BEHIND",
+    "NETWORK",
+    "STREAM_LINK",
+    "CONSUMER_LINK",
+    "PROMETHEUS",
+    "STREAM_METRICS",
+    "CONSUMER_METRICS",
+)
 
 FAULTS = {
     "the API is killed": ("service.kill: {service: api}", "service.probe: {service: api}", "not result.answered"),
@@ -102,8 +111,7 @@ class Sandbox:
 
     @classmethod
     def in_folder(cls, folder: Path) -> Sandbox:
-        with ExitStack() as held:
-            free = [held.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1] for _ in PORTS]
+        free = free_ports(len(PORTS))
         ports = {f"K2RUN_{name}_PORT": str(port) for name, port in zip(PORTS, free, strict=True)}
         return cls(folder, {**os.environ, **ports, "K2RUN_HOME": str(folder / "home")})
 
