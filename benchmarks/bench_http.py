@@ -86,7 +86,8 @@ def serving(*settings: str, core: int | None = None) -> Iterator[Server]:
 
 def recorded(values: list[float]) -> Percentiles:
     ordered = sorted(values)
-    return Percentiles(*(ordered[min(len(ordered) - 1, int(len(ordered) * share))] * 1000 for share in (0.5, 0.99)))
+    ranks = (max(1, int(len(ordered) * share + 0.5)) for share in (0.5, 0.99))  # as a histogram counts them
+    return Percentiles(*(ordered[rank - 1] * 1000 for rank in ranks))
 
 
 def by_wrk(url: str, seconds: float) -> Percentiles | None:

@@ -67,6 +67,27 @@ class HttpLoad(Measured, frozen=True, kw_only=True):
     generator_late_ms: float
     warm_up_requests: int
 
+    @classmethod
+    def met(cls, plan: Plan, outcome: Outcome, address: str, **more: Any) -> HttpLoad:
+        """What came of a plan.
+
+        Raises:
+            Unknown: There was no good answer at all.
+        """
+        return cls.of(
+            outcome,
+            address,
+            statuses={str(status): count for status, count in outcome.statuses.items()},
+            bytes=outcome.size,
+            loop="open" if plan.rate else "closed",
+            workers=plan.workers,
+            given_up=plan.most_errors is not None and sum(outcome.errors.values()) > plan.most_errors,
+            generator_cpu=round(outcome.cpu, 3),
+            generator_late_ms=round(outcome.late_ms, 3),
+            warm_up_requests=outcome.skipped,
+            **more,
+        )
+
     def headline(self) -> str:
         """Such as `p50 5.1 ms, p99 7.9 ms (n=8,120), 812/s, no errors`."""
         limit = ", the generator may be the limit" if self.generator_cpu >= SATURATED else ""
@@ -178,21 +199,7 @@ def http(
         asked=[service, path, url, method, params, each, headers, json],
         paced=[plan.workers, plan.rate, think, processes],
     )
-    met = HttpLoad.of(
-        outcome,
-        address,
-        load=load,
-        statuses={str(status): count for status, count in outcome.statuses.items()},
-        bytes=outcome.size,
-        loop="open" if plan.rate else "closed",
-        workers=plan.workers,
-        lost_processes=lost,
-        given_up=most_errors is not None and sum(outcome.errors.values()) > most_errors,
-        used=watched.used(),
-        generator_cpu=round(outcome.cpu, 3),
-        generator_late_ms=round(outcome.late_ms, 3),
-        warm_up_requests=outcome.skipped,
-    )
+    met = HttpLoad.met(plan, outcome, address, load=load, lost_processes=lost, used=watched.used())
     return judge(met, thresholds, outcome, baselines)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from k2run.actions.action import Effect, action
 from k2run.actions.deadline import Deadline
@@ -22,6 +22,9 @@ from k2run.bench.watch import Used, Watch
 from k2run.errors import AuthorError
 from k2run.language.quantities import Duration, Rate
 from k2run.stack.services import Services
+
+if TYPE_CHECKING:
+    from k2run.bench.probing import Probed, Probing
 
 FIVE_A_SECOND = Rate(5)
 TWENTY_MS = Duration(0.02)
@@ -59,6 +62,30 @@ class PipelineLoad(Measured, frozen=True, kw_only=True):
     warm_up_probes: int
     used: dict[str, Used]
     trade_id_prefix: str
+
+    @classmethod
+    def met(cls, plan: Probing, probed: Probed, source: str, **more: Any) -> PipelineLoad:
+        """What came of a plan.
+
+        Raises:
+            Unknown: No probe was seen at all.
+        """
+        errors = probed.errors.spread()
+        return cls.of(
+            probed.outcome,
+            source,
+            topic=plan.topic,
+            every_ms=plan.every * 1000,
+            error_p50_ms=errors.value("p50"),
+            error_max_ms=errors.max_ms,
+            looks=probed.looks.spread(),
+            failed_looks=probed.failed_looks,
+            acknowledged=probed.acknowledged.spread(),
+            lost=sum(count for why, count in probed.outcome.errors.items() if why.startswith("not visible")),
+            warm_up_probes=probed.outcome.skipped,
+            trade_id_prefix=plan.prefix,
+            **more,
+        )
 
     def headline(self) -> str:
         """Such as `p50 812 ms, p99 1.4e+03 ms (n=1,200), 5/s, no errors, -21 ms at most`."""
@@ -148,23 +175,6 @@ def pipeline(
     )
     with Watch(services, list(dict.fromkeys([service, *watch] if service else watch))) as watched:
         probed = probe(plan, sight, deadline)
-    errors = probed.errors.spread()
-    met = PipelineLoad.of(
-        probed.outcome,
-        sight.source,
-        load=fingerprint(
-            "bench.pipeline", asked=[topic, service, path, url, params, table, symbol], paced=[rate, every]
-        ),
-        topic=topic,
-        every_ms=every * 1000,
-        error_p50_ms=errors.value("p50"),
-        error_max_ms=errors.max_ms,
-        looks=probed.looks.spread(),
-        failed_looks=probed.failed_looks,
-        acknowledged=probed.acknowledged.spread(),
-        lost=sum(count for why, count in probed.outcome.errors.items() if why.startswith("not visible")),
-        warm_up_probes=probed.outcome.skipped,
-        used=watched.used(),
-        trade_id_prefix=plan.prefix,
-    )
+    load = fingerprint("bench.pipeline", asked=[topic, service, path, url, params, table, symbol], paced=[rate, every])
+    met = PipelineLoad.met(plan, probed, sight.source, load=load, used=watched.used())
     return judge(met, thresholds, probed.outcome, baselines)

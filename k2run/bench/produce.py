@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from k2run.actions.action import Effect, action
 from k2run.actions.deadline import Deadline
@@ -22,6 +22,10 @@ from k2run.bench.watch import Used, Watch
 from k2run.errors import AuthorError
 from k2run.language.quantities import Duration, Rate, Size
 from k2run.stack.services import Services
+
+if TYPE_CHECKING:
+    from k2run.bench.plan import Outcome
+    from k2run.bench.producing import Writing
 
 MEGABYTE = 1_000_000
 
@@ -60,6 +64,29 @@ class ProduceLoad(Measured, frozen=True, kw_only=True):
     generator_late_ms: float
     warm_up_messages: int
     trade_id_prefix: str
+
+    @classmethod
+    def met(cls, plan: Writing, outcome: Outcome, **more: Any) -> ProduceLoad:
+        """What came of a plan.
+
+        Raises:
+            Unknown: No message was acknowledged at all.
+        """
+        return cls.of(
+            outcome,
+            f"kafka {plan.kafka.bootstrap}",
+            topic=plan.topic,
+            bytes=outcome.size,
+            mb_per_s=round(outcome.size / MEGABYTE / outcome.seconds, 3) if outcome.seconds else 0.0,
+            loop="open" if plan.rate else "closed",
+            waiting=plan.most_waiting,
+            given_up=plan.most_errors is not None and sum(outcome.errors.values()) > plan.most_errors,
+            generator_cpu=round(outcome.cpu, 3),
+            generator_late_ms=round(outcome.late_ms, 3),
+            warm_up_messages=outcome.skipped,
+            trade_id_prefix=plan.payloads.prefix,
+            **more,
+        )
 
     def headline(self) -> str:
         """Such as `p50 5.1 ms, p99 7.9 ms (n=812,000), 81,200/s, no errors, 43.3 MB/s`."""
@@ -152,28 +179,12 @@ def produce(
     with Watch(services, watch) as watched:
         outcomes, lost = together(write, split(plan, processes), dask, deadline)
     outcome = merge(outcomes)
-    met = ProduceLoad.of(
-        outcome,
-        f"kafka {kafka.bootstrap}",
-        load=fingerprint(
-            "bench.produce",
-            asked=[topic, size, template, values, keys, symbols],
-            paced=[plan.rate, waiting, processes, settings],
-        ),
-        topic=topic,
-        bytes=outcome.size,
-        mb_per_s=round(outcome.size / MEGABYTE / outcome.seconds, 3) if outcome.seconds else 0.0,
-        loop="open" if plan.rate else "closed",
-        waiting=waiting,
-        processes=processes,
-        lost_processes=lost,
-        given_up=most_errors is not None and sum(outcome.errors.values()) > most_errors,
-        used=watched.used(),
-        generator_cpu=round(outcome.cpu, 3),
-        generator_late_ms=round(outcome.late_ms, 3),
-        warm_up_messages=outcome.skipped,
-        trade_id_prefix=plan.payloads.prefix,
+    load = fingerprint(
+        "bench.produce",
+        asked=[topic, size, template, values, keys, symbols],
+        paced=[plan.rate, waiting, processes, settings],
     )
+    met = ProduceLoad.met(plan, outcome, load=load, processes=processes, lost_processes=lost, used=watched.used())
     return judge(met, thresholds, outcome, baselines)
 
 
