@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from k2run.language.model import Runbook, Step
     from k2run.stack.loading import Stack
 
-LOOK_S = 3.0
+LOOK_S = 4.0
 """Seconds that one probe may take when its symptom sets no `timeout`."""
 AT_ONCE = 24
 """Probes wait for answers most of their time."""
