@@ -56,13 +56,17 @@ def roll_call(services: Services, deadline: Deadline) -> RollCall:
     down = [look for look in looks if look.status.state is State.STOPPED]
     return RollCall(
         count=len(looks),
-        well=[look.service.name for look in runs if look.probe is None or look.probe.ready],
+        well=[look.service.name for look in runs if _is_well(look)],
         held=[look.service.name for look in looks if look.status.state is State.PAUSED],
         down=[look.service.name for look in down],
         gave_up=[look.service.name for look in down if _gave_up(services, look, deadline)],
         silent=[look.service.name for look in runs if look.probe is not None and not look.probe.answered],
         source=services.stack.name,
     )
+
+
+def _is_well(look: Look) -> bool:
+    return look.status.state is State.RUNNING and (look.probe is None or look.probe.ready)
 
 
 def _gave_up(services: Services, look: Look, deadline: Deadline) -> bool:

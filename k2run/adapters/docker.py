@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from docker.models.containers import Container
 
 NANO = 1_000_000_000
+PERIOD_US = 100_000
+"""Over which the kernel counts the processor time of a container with a quota, when nothing else is said."""
 
 
 @action("docker.ps")
@@ -254,12 +256,11 @@ def limit(
         raise Refused("nothing is limited", hint="give `memory`, `cpus` or both")
     with _container(docker, deadline, container) as (engine, found):
         before = found.attrs["HostConfig"]
-        args = {
-            "container": container,
-            "memory": before["Memory"],
-            "swap": before["MemorySwap"],
-            "cpus": before["NanoCpus"] / NANO,
-        }
+        args: dict[str, Any] = {"container": container}
+        if memory is not None:
+            args |= {"memory": before["Memory"], "swap": before["MemorySwap"]}
+        if cpus is not None:
+            args["cpus"] = _cores(before)
         yield Undo(action="docker.set_limits", args=args, says=f"give {container} its old limits")
         _limit(engine, found, memory, memory, cpus)
         return _limited(container, found)
@@ -267,16 +268,22 @@ def limit(
 
 @action("docker.set_limits", effect=Effect.CHANGES)
 def set_limits(
-    docker: Docker, deadline: Deadline, container: str, memory: int = 0, swap: int = 0, cpus: float = 0.0
+    docker: Docker,
+    deadline: Deadline,
+    container: str,
+    memory: int | None = None,
+    swap: int = 0,
+    cpus: float | None = None,
 ) -> Limited:
-    """Set what a container may use of memory and processor.
+    """Set what a container may use of memory and processor; what is not given stays as it is.
 
-    An engine cannot take a limit away from a container that lives; no limit becomes all that the machine has.
+    An engine cannot take a limit of memory away from a container that lives, nor one of cores that it was made with;
+    no limit becomes all that the machine has.
 
     Args:
         container: Its name.
         memory: Bytes; 0 is no limit.
-        swap: Bytes of memory and swap together; 0 is no limit.
+        swap: Bytes of memory and swap together, set with `memory`; 0 is no limit.
         cpus: Cores; 0 is no limit.
     """
     with _container(docker, deadline, container) as (engine, found):
@@ -322,7 +329,7 @@ def _inspected(name: str, attrs: dict[str, Any]) -> Inspected:
         exit_code=None if alive or not ran else told["ExitCode"],
         oom_killed=told["OOMKilled"],
         memory_limit=limits["Memory"],
-        cpu_limit=limits["NanoCpus"] / NANO,
+        cpu_limit=_cores(limits),
         networks=sorted(attrs["NetworkSettings"]["Networks"]),
         source=name,
     )
@@ -340,14 +347,18 @@ def _linked(name: str, network: str, found: Container, *, changed: bool) -> Link
 def _limit(engine: DockerClient, found: Container, memory: int | None, swap: int | None, cpus: float | None) -> None:
     """Set limits by the engine's own call: docker-py's `update` does not know NanoCpus.
 
-    A limit of 0 would be left as it is, so none becomes all of the machine.
+    A limit of 0 would be left as it is, so none becomes all of the machine. A container without NanoCpus gets a quota
+    instead, because that can be taken away again.
     """
     wanted: dict[str, int] = {}
-    host = engine.info()
+    host, has = engine.info(), found.attrs["HostConfig"]
     if memory is not None:
         wanted |= {"Memory": memory or host["MemTotal"], "MemorySwap": swap or 2 * host["MemTotal"]}
-    if cpus is not None:
+    if cpus is not None and has["NanoCpus"]:
         wanted["NanoCpus"] = round((cpus or host["NCPU"]) * NANO)
+    elif cpus is not None:
+        period = has["CpuPeriod"] or PERIOD_US
+        wanted |= {"CpuPeriod": period, "CpuQuota": round(cpus * period) or -1}
     url = f"{engine.api.base_url}/v{engine.api.api_version}/containers/{found.id}/update"
     answer = engine.api.post(url, json=wanted, timeout=engine.api.timeout)
     if not answer.ok:
@@ -358,4 +369,11 @@ def _limit(engine: DockerClient, found: Container, memory: int | None, swap: int
 def _limited(name: str, found: Container) -> Limited:
     limits = found.attrs["HostConfig"]
     memory = max(0, limits["Memory"])
-    return Limited(container=name, memory=memory, cpus=limits["NanoCpus"] / NANO, source=name)
+    return Limited(container=name, memory=memory, cpus=_cores(limits), source=name)
+
+
+def _cores(limits: dict[str, Any]) -> float:
+    """How many cores a container may use by the engine's description of its host's part; 0 is no limit."""
+    if limits["NanoCpus"]:
+        return float(limits["NanoCpus"] / NANO)
+    return float(max(0, limits["CpuQuota"]) / (limits["CpuPeriod"] or PERIOD_US))

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 CALL_LIMIT_S = 15.0
 """A call to the engine that has no deadline of its own ends after this."""
 _POLL_S = 0.05
+_COMPOSE_NAME = "com.docker.compose.service"
 _STATES = {
     "running": State.RUNNING,
     "paused": State.PAUSED,
@@ -140,13 +141,14 @@ class ContainerBackend:
     # --- doing ------------------------------------------------------------------------------------
 
     def start(self, deadline: Deadline) -> bool:
-        """Start the container unless it runs; one that is paused goes on."""
+        """Start the container unless it runs; one that is paused goes on, one that was cut off is connected again."""
         with self._container(deadline) as container:
+            joined = _join(container)
             if container.status == "paused":
                 container.unpause()
                 return True
             if container.status == "running":
-                return False
+                return joined
             container.start()
             return True
 
@@ -212,11 +214,30 @@ class ContainerBackend:
             container.reload()
 
 
+def _cut_off(attrs: dict[str, Any]) -> str:
+    """The network for which a container was made, when it is on no network at all; else ""."""
+    made_for: str = attrs["HostConfig"]["NetworkMode"]
+    if attrs["NetworkSettings"]["Networks"] or made_for.startswith("container:"):
+        return ""
+    return "bridge" if made_for == "default" else made_for
+
+
+def _join(container: Container) -> bool:
+    """Connect a container that is on no network to its own again, under the name that Compose gives it there."""
+    network = _cut_off(container.attrs)
+    if not network or container.client is None:
+        return False
+    alias = container.labels.get(_COMPOSE_NAME)
+    container.client.networks.get(network).connect(container, aliases=[alias] if alias else None)
+    return True
+
+
 def _status(name: str, attrs: dict[str, Any]) -> ServiceStatus:
     told = attrs["State"]
     state = _STATES.get(told["Status"], State.UNHEALTHY)
     health = told.get("Health", {}).get("Status", "")
-    if state is State.RUNNING and health == "unhealthy":
+    cut_off = _cut_off(attrs)
+    if state is State.RUNNING and (health == "unhealthy" or cut_off):
         state = State.UNHEALTHY
     started = time_of(told.get("StartedAt", ""))
     started = None if started is None or started.year == 1 else started  # the engine's "never"
@@ -228,17 +249,19 @@ def _status(name: str, attrs: dict[str, Any]) -> ServiceStatus:
         started_at=started,
         uptime_s=round(max(0.0, time.time() - started.timestamp()), 3) if runs and started else None,
         restarts=attrs.get("RestartCount"),
-        detail=_detail(told, health),
+        detail=_detail(told, health, cut_off),
     )
 
 
-def _detail(told: dict[str, Any], health: str) -> str:
+def _detail(told: dict[str, Any], health: str, cut_off: str) -> str:
     if told.get("OOMKilled"):
         return "ended: out of memory"
     if told["Status"] in {"exited", "dead"}:
         return f"ended with exit code {told.get('ExitCode')}"
     if told["Status"] == "restarting":
         return f"restarts again and again; last exit code {told.get('ExitCode')}"
+    if cut_off:
+        return f"cut off from its network {cut_off}"
     return f"health check: {health}" if health else ""
 
 

@@ -163,7 +163,8 @@ def status(stack: Stack, names: Iterable[str] | None = None) -> list[Look]:
             )
         seen = backend_of(stack, service).status()
         ready = readiness(service)
-        if seen.state is not State.RUNNING or ready is None:
+        runs = seen.state is State.RUNNING or (seen.state is State.UNHEALTHY and service.run is RunBy.DOCKER)
+        if not runs or ready is None:
             return Look(service=service, status=seen)
         return Look(service=service, status=seen, probe=probe(ready, _LOOK_S, service.headers))
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from k2run.stack.model import Service
 
+HANG_UP_S = 0.05
+"""How long an accepted connection is watched: a proxy accepts for a service that does not listen, and then hangs up."""
 BODY_BYTES = 2**20
 """At most this much of an answer is read."""
 
@@ -77,8 +79,17 @@ def _connect(address: str, timeout: float) -> str:
     host, _, port = address.rpartition(":")
     if not port.isdigit():
         raise ValueError(f"{address!r} is not HOST:PORT")
-    with socket.create_connection((host.strip("[]"), int(port)), timeout):
-        return ""
+    with socket.create_connection((host.strip("[]"), int(port)), timeout) as connection:
+        connection.settimeout(min(timeout, HANG_UP_S))
+        try:
+            gone = connection.recv(1, socket.MSG_PEEK) == b""
+        except TimeoutError:
+            return ""  # it waits for a question, as most servers do
+        except ConnectionResetError:
+            gone = True
+    if gone:
+        raise OSError("hangs up at once, as Docker's proxy does while nothing listens behind it")
+    return ""
 
 
 def _ask(ready: Ready, timeout: float, headers: dict[str, str]) -> str:

@@ -169,14 +169,33 @@ def test_limits_are_narrowed_and_given_back(docker: Docker, contain: Callable[..
         next(actions.limit(docker, soon(), name))
 
 
-def test_no_limit_comes_back_as_all_that_the_machine_has(
+def test_no_limit_of_memory_comes_back_as_all_that_the_machine_has_and_none_of_cores_as_none(
     docker: Docker, contain: Callable[..., Container], engine: DockerClient
 ) -> None:
     name = contain("one").name or ""
     [undo], _ = strike(actions.limit(docker, soon(), name, memory=Size(64 * 2**20), cpus=0.5))
     back = play(docker, undo)
-    host = engine.info()
-    assert (back.memory, back.cpus) == (host["MemTotal"], host["NCPU"])
+    assert (back.memory, back.cpus) == (engine.info()["MemTotal"], 0)
+
+
+def test_what_was_not_limited_is_left_alone_by_the_undo(docker: Docker, contain: Callable[..., Container]) -> None:
+    container = contain("one", mem_limit="128m", memswap_limit="128m", cpu_period=50_000, cpu_quota=25_000)
+    name = container.name or ""
+    [undo], narrow = strike(actions.limit(docker, soon(), name, memory=Size(64 * 2**20)))
+    assert (narrow.memory, narrow.cpus) == (64 * 2**20, 0.5)
+    assert (play(docker, undo).memory, undo.args.get("cpus")) == (128 * 2**20, None)
+    [undo], narrow = strike(actions.limit(docker, soon(), name, cpus=0.25))
+    assert narrow.cpus == 0.25
+    assert play(docker, undo).cpus == 0.5
+    container.reload()
+    limits = container.attrs["HostConfig"]
+    assert [limits[key] for key in ("Memory", "MemorySwap", "CpuPeriod", "CpuQuota", "NanoCpus")] == [
+        128 * 2**20,
+        128 * 2**20,
+        50_000,
+        25_000,
+        0,
+    ]
 
 
 def test_an_impossible_limit_is_refused_in_the_engines_words(docker: Docker, contain: Callable[..., Container]) -> None:

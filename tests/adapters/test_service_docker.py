@@ -10,6 +10,7 @@ import pytest
 
 from k2run.actions.deadline import Deadline
 from k2run.adapters import service as actions
+from k2run.adapters._roll_call import roll_call
 from k2run.errors import K2runError, NotApplicable, Refused, StackUnavailable, TimedOut, Unreachable
 from k2run.language.quantities import Duration
 from k2run.stack import lifecycle
@@ -64,7 +65,8 @@ def contain(engine: DockerClient, docker_image: str) -> Iterator[Callable[..., s
 
     def make(name: str, command: list[str] = SLEEPER, **options: Any) -> str:
         full = f"k2run-{os.getpid()}-{name}"
-        made.append(engine.containers.create(docker_image, command, name=full, network_mode="none", **options))
+        options = {"network_mode": "none", **options}
+        made.append(engine.containers.create(docker_image, command, name=full, **options))
         return full
 
     yield make
@@ -104,6 +106,29 @@ def test_a_fault_in_a_container_is_undone_and_the_undo_does_no_harm_twice(servic
     assert put_back(services, soon(), **undo.args).changed
     assert actions.status(services, "api").state == "running"
     assert not put_back(services, soon(), **undo.args).changed
+
+
+def test_a_container_on_no_network_is_unhealthy_and_starting_it_connects_it_again(
+    docker_host: str, engine: DockerClient, contain: Callable[..., str], tmp_path: Path
+) -> None:
+    network = engine.networks.create(f"k2run-{os.getpid()}-cut", driver="bridge")
+    try:
+        name = contain("cut", network_mode=network.name, labels={"com.docker.compose.service": "cut"})
+        services = stack_on(tmp_path, docker_host, name)
+        actions.start(services, soon(), "cut")
+        network.disconnect(name)
+        seen = actions.status(services, "cut")
+        assert (seen.state, seen.detail) == ("unhealthy", f"cut off from its network {network.name}")
+        assert roll_call(services, soon()).well == []
+        assert actions.start(services, soon(), "cut").changed
+        assert actions.status(services, "cut").state == "running"
+        joined = engine.containers.get(name).attrs["NetworkSettings"]["Networks"]
+        assert "cut" in joined[network.name]["Aliases"]
+        assert not actions.start(services, soon(), "cut").changed
+    finally:
+        for container in engine.containers.list(filters={"network": network.id}):
+            network.disconnect(container, force=True)
+        network.remove()
 
 
 def test_a_killed_container_ended_by_sigkill(services: Services) -> None:

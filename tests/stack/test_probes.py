@@ -4,20 +4,50 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
+from typing import TYPE_CHECKING
+
+import pytest
 
 from k2run.stack.model import Ready
 from k2run.stack.probes import probe
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
-def test_a_connection_that_is_closed_without_a_word_is_no_answer() -> None:
-    """A proxy takes the connection of a service that has ended, and can only close it."""
+
+@pytest.fixture
+def turned_away() -> Iterator[str]:
+    """The address of a proxy before a service that has ended: it takes every connection, and can only close it."""
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def turn_away() -> None:
-            server.accept()[0].close()
+            while True:
+                try:
+                    server.accept()[0].close()
+                except OSError:
+                    return
 
         threading.Thread(target=turn_away, daemon=True).start()
-        seen = probe(Ready(http=f"http://127.0.0.1:{server.getsockname()[1]}/health"), 5)
-    assert not seen.answered
-    assert not seen.ready
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+        server.shutdown(socket.SHUT_RDWR)  # wakes the thread
+
+
+def test_a_connection_that_is_closed_without_a_word_is_no_answer(turned_away: str) -> None:
+    seen = probe(Ready(http=f"http://{turned_away}/health"), 5)
+    assert (seen.answered, seen.ready) == (False, False)
     assert seen.detail
+
+
+def test_a_port_that_hangs_up_at_once_is_not_ready(turned_away: str) -> None:
+    end = time.monotonic() + 20
+    # It is watched for a moment only, and the proxy may be late.
+    while (seen := probe(Ready(tcp=turned_away), 5)).ready:
+        assert time.monotonic() < end
+    assert not seen.answered
+    assert "hangs up at once" in seen.detail
+
+
+def test_a_port_that_waits_for_a_question_is_ready() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        assert probe(Ready(tcp=f"127.0.0.1:{server.getsockname()[1]}"), 5).ready
