@@ -27,7 +27,7 @@ from k2run.faces.terminal import open_face
 from k2run.faces.terminal.person import TerminalPerson
 from k2run.language.loader import load_runbook
 from k2run.language.model import Kind
-from k2run.recovery.diagnosis import Diagnosis, diagnose, diagnose_settled
+from k2run.recovery.diagnosis import Diagnosis, Verdict, diagnose, diagnose_settled
 from k2run.recovery.repairs import Clocks, Repair, Repairs
 from k2run.recovery.timeline import TIMELINE, timeline
 
@@ -96,6 +96,16 @@ class Recovery:
             return 0
         helped = f"; {', '.join(tried)} did not help" if tried else ""
         print(f"no runbook is left to try{helped}", file=sys.stderr)
+        if tried:
+            print(
+                f"  hint: `k2run recover {tried[-1]}` on a terminal leads through it; the timeline of each "
+                "try is named above",
+                file=sys.stderr,
+            )
+        elif found.having(Verdict.UNSEEN):
+            print(
+                "  hint: what could not be seen may be seen in a moment: `k2run diagnose` looks again", file=sys.stderr
+            )
         return 1
 
     def _diagnosis(self, runbooks: list[Runbook], look: Callable[..., Diagnosis]) -> Diagnosis:

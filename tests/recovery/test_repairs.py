@@ -9,6 +9,7 @@ import pytest
 from k2run.actions.deadline import Deadline
 from k2run.engine.events import ClockStopped, Objected, RunFinished, SectionStarted
 from k2run.engine.journal import read_journal
+from k2run.engine.run import run
 from k2run.recovery.diagnosis import Diagnosis, diagnose
 from k2run.recovery.repairs import Clocks, Repairs
 from k2run.stack import lifecycle
@@ -172,3 +173,12 @@ def test_a_repair_that_proved_the_same_settles_what_was_owed(together):
 
 def plan_healthy(found: Diagnosis) -> Diagnosis:
     return Diagnosis(stack=found.stack, suspects=[], ailing=[], probes=found.probes, seconds=found.seconds)
+
+
+def test_a_recovery_whose_own_proof_failed_does_not_wait_for_the_steady_state(together):
+    failing = REPAIR.replace("SERVICE", "store").replace("assert: {that: true}", "assert: {that: false}")
+    together.kill("worker")  # so the steady state does not hold, and nothing of this recovery would bring it about
+    run(together.request(together.runbook(failing)))
+    [stopped] = [event for event in together.seen if isinstance(event, ClockStopped)]
+    assert stopped.message == "the steady state did not come back"
+    assert stopped.seconds < 60  # it would be looked at for 120 s else
