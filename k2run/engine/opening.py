@@ -14,7 +14,7 @@ from k2run.engine.outline import bands, categories, outline
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from k2run.engine.run import Request
+    from k2run.engine.request import Request
 
 
 def run_started(request: Request, folder: Path, inputs: dict[str, Any]) -> RunStarted:

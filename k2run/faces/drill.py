@@ -12,7 +12,8 @@ from msgspec.structs import replace
 from k2run.actions.catalogue import Catalogue
 from k2run.engine.execution import Options
 from k2run.engine.inputs import resolve_inputs
-from k2run.engine.run import Request, check_allowed, run
+from k2run.engine.request import Request, check_allowed
+from k2run.engine.run import run
 from k2run.engine.store import Store
 from k2run.evidence.reports import write_reports
 from k2run.faces.diagnose import recovery_runbooks

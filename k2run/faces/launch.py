@@ -13,7 +13,8 @@ from k2run.engine.execution import Options
 from k2run.engine.journal import read_journal
 from k2run.engine.past import started
 from k2run.engine.people import Nobody
-from k2run.engine.run import Request, resume, run
+from k2run.engine.request import Request
+from k2run.engine.run import resume, run
 from k2run.engine.store import RUNBOOK_COPY, Store
 from k2run.errors import UsageError
 from k2run.faces.inbox import InboxPerson

@@ -13,7 +13,8 @@ from k2run.engine.execution import Options
 from k2run.engine.journal import read_journal
 from k2run.engine.outline import all_steps
 from k2run.engine.people import Nobody
-from k2run.engine.run import Request, run
+from k2run.engine.request import Request
+from k2run.engine.run import run
 from k2run.engine.signals import StopRequest
 from k2run.engine.store import Store
 from k2run.errors import Interrupted, Protected, UsageError

@@ -8,7 +8,8 @@ from pathlib import Path
 from k2run.engine.journal import read_journal
 from k2run.engine.lock import holder
 from k2run.engine.past import started
-from k2run.engine.run import Request, undo
+from k2run.engine.request import Request
+from k2run.engine.run import undo
 from k2run.engine.store import RUNBOOK_COPY, Store
 from k2run.engine.undo import Pending, pending_undos
 

@@ -13,7 +13,7 @@ from k2run.actions.deadline import Deadline
 from k2run.engine.ending import title
 from k2run.engine.events import Outcome, SectionFinished, SectionStarted, StepFinished, StepStarted
 from k2run.engine.outcomes import of_all, satisfied
-from k2run.engine.run import Request, run_inside
+from k2run.engine.run import run_inside
 from k2run.engine.steps import StepRunner
 from k2run.errors import Interrupted, K2runError, UsageError
 from k2run.language.model import Section
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from k2run.engine.execution import Execution
+    from k2run.engine.request import Request
     from k2run.engine.signals import StopRequest
     from k2run.language.model import Runbook, Step
 

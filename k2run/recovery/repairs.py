@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from k2run.actions.catalogue import Catalogue
     from k2run.engine.events import AnyEvent
-    from k2run.engine.run import Request
+    from k2run.engine.request import Request
     from k2run.language.model import Runbook, Section, Step
     from k2run.recovery.diagnosis import Diagnosis, Suspect
     from k2run.stack.loading import Stack

@@ -16,7 +16,8 @@ import pytest
 from k2run.actions.catalogue import Catalogue
 from k2run.engine.events import AnyEvent, StepFinished
 from k2run.engine.execution import Options
-from k2run.engine.run import Request, run
+from k2run.engine.request import Request
+from k2run.engine.run import run
 from k2run.engine.store import Store
 from k2run.language.loader import parse_runbook
 from k2run.stack.loading import load_stack

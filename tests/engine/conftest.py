@@ -15,7 +15,8 @@ from k2run.actions.catalogue import Catalogue
 from k2run.engine.events import AnyEvent, RunFinished, StepFinished
 from k2run.engine.execution import Options
 from k2run.engine.journal import read_journal
-from k2run.engine.run import Request, run
+from k2run.engine.request import Request
+from k2run.engine.run import run
 from k2run.engine.store import Store
 from k2run.language.loader import parse_runbook
 from k2run.stack import lifecycle

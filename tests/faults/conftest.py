@@ -23,7 +23,8 @@ from k2run.actions.deadline import Deadline
 from k2run.engine.caller import Caller
 from k2run.engine.execution import Options
 from k2run.engine.people import Nobody
-from k2run.engine.run import Request, run
+from k2run.engine.request import Request
+from k2run.engine.run import run
 from k2run.engine.store import Store
 from k2run.language.loader import parse_runbook
 from k2run.stack import lifecycle

@@ -14,7 +14,7 @@ import pytest
 from k2run.actions.catalogue import Catalogue
 from k2run.actions.deadline import Deadline
 from k2run.engine.execution import Options
-from k2run.engine.run import Request
+from k2run.engine.request import Request
 from k2run.engine.store import Store
 from k2run.language.loader import parse_runbook
 from k2run.recovery.diagnosis import Diagnosis, diagnose

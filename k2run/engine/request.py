@@ -1,0 +1,76 @@
+"""What is asked of the engine, and what a stack allows of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from msgspec import Struct, field
+
+from k2run.actions.action import Effect
+from k2run.actions.catalogue import Catalogue
+from k2run.engine.approval import check_approved
+from k2run.engine.blast import check_blast
+from k2run.engine.choice import steps_before
+from k2run.engine.delegates import check_delegates
+from k2run.engine.execution import Execution, Options
+from k2run.engine.outline import all_steps
+from k2run.engine.people import Nobody
+from k2run.engine.signals import StopRequest
+from k2run.errors import Protected
+
+if TYPE_CHECKING:
+    from k2run.actions.person import Person
+    from k2run.engine.guide import Guide
+    from k2run.engine.journal import Observer
+    from k2run.engine.store import Store
+    from k2run.language.model import Runbook, Step
+    from k2run.stack.loading import Stack
+
+Inside = Callable[[Execution, StopRequest], None]
+
+
+class Request(Struct, frozen=True, kw_only=True):
+    """What is to be run, on what, how, and who watches.
+
+    Attributes:
+        guide: Decides about each step before it is done.
+        inside: Done after the sections, while the run's faults are still in force.
+    """
+
+    runbook: Runbook
+    stack: Stack
+    store: Store
+    catalogue: Catalogue = field(default_factory=Catalogue)
+    options: Options = field(default_factory=Options)
+    observers: tuple[Observer, ...] = ()
+    person: Person = field(default_factory=Nobody)
+    guide: Guide | None = None
+    inside: Inside | None = None
+
+
+def check_allowed(request: Request) -> None:
+    """Refuse faults and destructive actions on a protected stack.
+
+    Raises:
+        Protected: The runbook breaks something and is not allowed to, by name, or reaches further than the run may.
+    """
+    check_approved(request.runbook, request.catalogue, request.options)
+    check_delegates(request.runbook, request.catalogue)
+    steps_before(request.runbook, request.options.start_at)
+    check_blast(request.runbook, request.catalogue, request.options.max_blast)
+    if not request.stack.protected or request.runbook.name in request.stack.allow:
+        return
+    for step in all_steps(request.runbook):
+        effect = effect_of(request, step)
+        if effect in {Effect.BREAKS, Effect.DESTROYS}:
+            raise Protected(
+                f"{step.place}: {step.action} {effect} something; the stack {request.stack.name!r} is protected",
+                hint=f"add {request.runbook.name!r} to `allow:` in {request.stack.path} if that is meant",
+            )
+
+
+def effect_of(request: Request, step: Step) -> Effect | None:
+    """What a step does to the stack; None where that shows only when it is done."""
+    action = request.catalogue.find(step.action) if step.action else None
+    return action.effect if action is not None else None
