@@ -13,7 +13,7 @@ from k2run.adapters._target import target
 from k2run.adapters._web import Request, with_query
 from k2run.bench.baseline import NO_RUNS, Baselines, fingerprint
 from k2run.bench.judging import judge
-from k2run.bench.latency import Spread
+from k2run.bench.latency import Spread, in_ms
 from k2run.bench.pace import NONE, paced
 from k2run.bench.produce import trade_prefix
 from k2run.bench.result import Measured
@@ -88,9 +88,9 @@ class PipelineLoad(Measured, frozen=True, kw_only=True):
         )
 
     def headline(self) -> str:
-        """Such as `p50 812 ms, p99 1.4e+03 ms (n=1,200), 5/s, no errors, -21 ms at most`."""
+        """Such as `p50 812 ms, p99 1,402 ms (n=1,200), 5/s, no errors, at most 21 ms too long`."""
         lost = f", {self.lost:,} LOST" if self.lost else ""
-        return f"{super().headline()}, at most {self.error_max_ms:.3g} ms too long{lost}"
+        return f"{super().headline()}, at most {in_ms(self.error_max_ms or 0.0)} too long{lost}"
 
 
 @action("bench.pipeline", effect=Effect.CHANGES)

@@ -6,7 +6,7 @@ from typing import Any, Self
 
 from k2run.actions.action import Judged, Result
 from k2run.bench.judging import Measure
-from k2run.bench.latency import QUANTILES, Latencies, Percentile, Spread
+from k2run.bench.latency import QUANTILES, Latencies, Percentile, Spread, in_ms
 from k2run.bench.plan import Outcome
 from k2run.errors import Unknown
 
@@ -111,7 +111,7 @@ class Measured(Result, frozen=True, kw_only=True):
         percentile = self.percentiles[name]
         if percentile.value_ms is None:
             return f"{name} needs {percentile.needs:,} samples"
-        return f"{name} {percentile.value_ms:.3g} ms"
+        return f"{name} {in_ms(percentile.value_ms)}"
 
 
 def _spread(encoded: str) -> Spread:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
+from k2run.bench.latency import in_ms
 from k2run.evidence.wording import NOT_DONE, Standing, against, points, span
 
 if TYPE_CHECKING:
@@ -177,7 +178,8 @@ def _percentiles(step: StepView | None) -> dict[str, Any]:
 
 
 def _interval(each: dict[str, Any]) -> str:
-    return f"{each['value_ms']:.3g} ms ({each['low_ms']:.3g} to {each['high_ms']:.3g})"
+    low, high = (in_ms(each[end]).removesuffix(" ms") for end in ("low_ms", "high_ms"))
+    return f"{in_ms(each['value_ms'])} ({low} to {high})"
 
 
 def _times(one: RunView, other: RunView) -> Iterator[Row]:

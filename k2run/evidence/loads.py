@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
+from k2run.bench.latency import counts, in_ms
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -36,7 +38,7 @@ class Load(Struct, frozen=True, kw_only=True):
 
     def says(self) -> str:
         """Such as `p50 5.1 ms, p99 7.9 ms`."""
-        told = ", ".join(f"{name} {value:.3g} ms" for name, value in self.percentiles.items())
+        told = ", ".join(f"{name} {in_ms(value)}" for name, value in self.percentiles.items())
         return told or "no percentile can be told"
 
 
@@ -55,8 +57,6 @@ def loads(view: RunView) -> Iterator[Load]:
 
 
 def _counts(histogram: str) -> list[tuple[float, int]]:
-    from k2run.bench.latency import counts
-
     try:
         return counts(histogram)
     except Exception:  # noqa: BLE001 - whatever a decoder makes of a damaged text, the rest of the run is still right

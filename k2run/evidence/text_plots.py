@@ -6,6 +6,7 @@ from itertools import pairwise
 from math import log10
 from typing import TYPE_CHECKING
 
+from k2run.bench.latency import in_ms
 from k2run.evidence.html.charts import Series, series
 from k2run.evidence.loads import Load, loads
 from k2run.evidence.trend import sparkline
@@ -81,7 +82,7 @@ def _histogram(load: Load, width: int) -> Iterator[str]:
         marks[_row(value, low, step)].append(name)
     room = max(LEAST_BAR, min(60, width - LABEL - 24))
     for place, number in enumerate(rows):
-        upper = f"{10 ** (low + (place + 1) * step):.3g} ms"
+        upper = in_ms(10 ** (low + (place + 1) * step))
         bar = _bar(number / max(rows), room)
         yield f"{upper:>{LABEL}} {bar} {number:,}{'  ← ' + ', '.join(marks[place]) if marks[place] else ''}"
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec import Struct
 
+from k2run.bench.latency import in_ms
 from k2run.evidence.report_markdown import code, text
 from k2run.evidence.wording import NOT_MEASURED, count, moment, percent, points, span
 
@@ -19,7 +20,7 @@ FORMS: dict[str, Callable[[Any], str]] = {
     "text": str,
     "number": lambda value: f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}",  # noqa: PLR2004 - digits shown
     "count": lambda value: f"{round(value):,}",
-    "ms": lambda value: f"{value:,.3g} ms" if value < 1000 else f"{value:,.0f} ms",  # noqa: PLR2004 - digits shown
+    "ms": in_ms,
     "time": span,
     "per second": lambda value: f"{value:,.0f}/s",
     "ratio": lambda value: f"{value:.1f} to 1",

@@ -25,6 +25,8 @@ MOST_POINTS = 400
 LEVELS = 10
 """Different whole values up to which a series is drawn as stairs."""
 BINS = 36
+LABEL_SHARE = 0.14
+"""Of the width of a chart of latencies, that a label needs."""
 _FIELD = re.compile(r"\bresult\.([a-z_]\w*)")
 
 
@@ -201,10 +203,20 @@ def _milliseconds(low: float, high: float) -> list[tuple[float, str]]:
     """Round latencies on a logarithmic scale; every 1, 2, 5 where there is room."""
     decades = range(int(low) - 1, int(high) + 2)
     fine = [(decade, digit) for decade in decades for digit in (1, 2, 5)]
-    places = [(log10(digit) + decade, f"{digit * 10.0**decade:g} ms") for decade, digit in fine]
+    places = [(log10(digit) + decade, f"{digit * 10.0**decade:,g} ms") for decade, digit in fine]
     inside = [(at, label) for at, label in places if low <= at <= high]
     coarse = [(at, label) for at, label in inside if label.lstrip("0.").startswith("1")]
-    return coarse if len(inside) > 6 and len(coarse) > 1 else inside  # noqa: PLR2004 - labels that fit
+    chosen = coarse if len(inside) > 6 and len(coarse) > 1 else inside  # noqa: PLR2004 - labels that fit
+    return _apart(chosen, (high - low) * LABEL_SHARE)
+
+
+def _apart(labels: list[tuple[float, str]], least: float) -> list[tuple[float, str]]:
+    """Labels that do not touch; of two that would, the first stays."""
+    kept: list[tuple[float, str]] = []
+    for at, label in labels:
+        if not kept or at - kept[-1][0] >= least:
+            kept.append((at, label))
+    return kept
 
 
 def _curve(load: Load, says: str) -> Html:
