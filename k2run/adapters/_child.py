@@ -1,0 +1,190 @@
+"""A process that belongs to one step: fed, heard in bounded memory, and ended with all that it started."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import subprocess
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from k2run.actions.deadline import Deadline
+
+SLICE = 0.1
+"""Seconds of one wait; a request to stop is noticed within it."""
+SLICE_BLIND = 0.01
+"""Seconds of one wait where the system does not tell that a process has ended."""
+HEAD_START = 0.005
+"""Seconds in which a command's output waits in its pipes."""
+CHUNK = 64 * 1024
+PIPE = 2**20
+"""Bytes that a pipe holds at most (Linux)."""
+GRACE = 0.2
+"""Seconds between SIGTERM and SIGKILL."""
+KEPT = 32 * 1024
+"""Bytes kept of the beginning, and again of the end, of each output."""
+
+
+@dataclass(slots=True)
+class Kept:
+    """An output in bounded memory: its beginning and its end."""
+
+    size: int = 0
+    _head: bytearray = field(default_factory=bytearray)
+    _tail: bytearray = field(default_factory=bytearray)
+
+    def add(self, data: bytes) -> None:
+        self.size += len(data)
+        room = KEPT - len(self._head)
+        self._head += data[:room]
+        self._tail += data[room:]
+        if len(self._tail) > 2 * KEPT:
+            del self._tail[:-KEPT]
+
+    def text(self) -> str:
+        tail = bytes(self._tail[-KEPT:])
+        left_out = self.size - len(self._head) - len(tail)
+        between = f"\n… {left_out:,} bytes left out …\n" if left_out else ""
+        return (self._head.decode("utf-8", "replace") + between + tail.decode("utf-8", "replace")).rstrip("\r\n")
+
+
+class Talk:
+    """Feeds a process and hears it, until it ends.
+
+    Its end is the end of the process, not of its pipes: a server that it left behind may hold them open for ever.
+    """
+
+    def __init__(self, process: subprocess.Popen[bytes], stdin: bytes) -> None:
+        self.stdout = Kept()
+        self.stderr = Kept()
+        self._process = process
+        self._unsent = memoryview(stdin)
+        self._poll = select.poll()
+        self._heard: dict[int, Kept] = {}
+        for pipe, kept in ((process.stdout, self.stdout), (process.stderr, self.stderr)):
+            if pipe is not None:
+                self._heard[pipe.fileno()] = kept
+                self._poll.register(pipe.fileno(), select.POLLIN)
+        if process.stdin is not None:
+            os.set_blocking(process.stdin.fileno(), False)
+            self._poll.register(process.stdin.fileno(), select.POLLOUT)
+        self._exit = _exit_of(process.pid)
+        self._slice = SLICE
+        if self._exit is None:
+            self._slice = SLICE_BLIND
+        else:
+            self._poll.register(self._exit, select.POLLIN)
+
+    def until_exit(self, deadline: Deadline) -> None:
+        if self._exit is not None and not self._unsent:
+            # A short command is over before its pipes matter: one wake-up instead of three.
+            only_exit = select.poll()
+            only_exit.register(self._exit, select.POLLIN)
+            only_exit.poll(deadline.at_most(HEAD_START) * 1000)
+        while self._process.poll() is None:
+            if self._exit is None and not self._heard:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self._process.wait(deadline.at_most(SLICE))
+            else:
+                self._turn(self._poll.poll(deadline.at_most(self._slice) * 1000))
+        self._drain()
+
+    def _drain(self) -> None:
+        """What the process itself printed is in the pipes by now; what others go on printing is not waited for."""
+        for _ in range(2 * PIPE // CHUNK):
+            if not self._turn(self._poll.poll(0)):
+                return
+
+    def _turn(self, ready: list[tuple[int, int]]) -> bool:
+        """Whether anything was heard."""
+        heard = False
+        for pipe, _ in ready:
+            if pipe in self._heard:
+                heard = True
+                self._hear(pipe)
+            elif pipe != self._exit:
+                self._feed()
+        return heard
+
+    def _hear(self, pipe: int) -> None:
+        if data := os.read(pipe, CHUNK):
+            self._heard[pipe].add(data)
+        else:
+            self._poll.unregister(pipe)
+            del self._heard[pipe]
+
+    def _feed(self) -> None:
+        pipe = self._process.stdin
+        if pipe is None:
+            return
+        try:
+            self._unsent = self._unsent[os.write(pipe.fileno(), self._unsent[:CHUNK]) :]
+        except BlockingIOError:
+            return
+        except BrokenPipeError:  # it does not want to hear more
+            self._unsent = self._unsent[:0]
+        if not self._unsent:
+            self._poll.unregister(pipe.fileno())
+            pipe.close()
+
+    def close(self) -> None:
+        for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
+            if pipe is not None:
+                pipe.close()
+        if self._exit is not None:
+            os.close(self._exit)
+
+    def last_words(self) -> str:
+        """What it complained of at the end, or printed."""
+        return (self.stderr.text() or self.stdout.text()).strip()
+
+
+def _exit_of(pid: int) -> int | None:
+    """A file descriptor that is readable once the process has ended, where the system has such (Linux)."""
+    try:
+        return os.pidfd_open(pid)
+    except (AttributeError, OSError):
+        return None
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """End the whole group, and descendants that left it; politely first, then for good."""
+    others = _descendants(process.pid)
+    _signal(process.pid, others, signal.SIGTERM)
+    patience = time.monotonic() + GRACE
+    while time.monotonic() < patience and (process.poll() is None or _group_lives(process.pid)):
+        time.sleep(0.01)
+    _signal(process.pid, others, signal.SIGKILL)
+    process.wait()
+
+
+def _descendants(pid: int) -> list[int]:
+    """Processes below `pid` that made a session of their own and so left the group."""
+    import psutil
+
+    try:
+        return [child.pid for child in psutil.Process(pid).children(recursive=True) if os.getpgid(child.pid) != pid]
+    except (psutil.Error, OSError):
+        return []
+
+
+def _signal(group: int, others: list[int], number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(group, number)
+    for pid in others:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, number)
+
+
+def _group_lives(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
