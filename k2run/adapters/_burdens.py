@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -112,12 +113,17 @@ def end(services: Services, burden: str) -> Relieved:
     """End a burden with all its processes; nothing happens when it is gone."""
     import psutil
 
-    found = list(_processes(_mark(services, burden)))
-    for process in found:
-        with suppress(psutil.NoSuchProcess):
-            process.send_signal(signal.SIGKILL)
-    psutil.wait_procs(found, timeout=_GONE_S)
-    return Relieved(burden=burden, ended=len(found), source=services.stack.name)
+    ended: set[int] = set()
+    limit = time.monotonic() + _GONE_S
+    while found := list(_processes(_mark(services, burden))):  # again: it may have started one while it was looked for
+        for process in found:
+            with suppress(psutil.NoSuchProcess):
+                process.send_signal(signal.SIGKILL)
+        ended |= {process.pid for process in found}
+        psutil.wait_procs(found, timeout=_GONE_S)
+        if time.monotonic() > limit:
+            break
+    return Relieved(burden=burden, ended=len(ended), source=services.stack.name)
 
 
 def _mark(services: Services, burden: str) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from k2run.language.model import Kind
-from k2run.recovery.symptoms import Presence, Sighting, look
+from k2run.recovery.symptoms import LOOK_S, Presence, Sighting, look
 from k2run.stack import lifecycle
 from k2run.stack.backend import State
 
@@ -117,7 +117,7 @@ def diagnose(
     began = time.monotonic()
     known = [runbook for runbook in runbooks if runbook.kind is Kind.RECOVERY and runbook.symptoms]
     with ThreadPoolExecutor(1) as beside:
-        looked = beside.submit(lifecycle.status, stack)
+        looked = beside.submit(lifecycle.status, stack, patience=LOOK_S)
         sightings = look(known, stack, catalogue, stop or threading.Event())
         ailing = [_ailing(seen) for seen in looked.result() if not _works(seen) and not stack.absent(seen.service.name)]
     suspects = [

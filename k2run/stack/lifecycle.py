@@ -149,8 +149,13 @@ def stop(stack: Stack, names: Iterable[str] | None = None, deadline: Deadline | 
     return [name for name, did in zip(chosen, ran, strict=True) if did]
 
 
-def status(stack: Stack, names: Iterable[str] | None = None) -> list[Look]:
-    """Look at services side by side; a probe takes a second at most.
+def status(stack: Stack, names: Iterable[str] | None = None, patience: float = _LOOK_S) -> list[Look]:
+    """Look at services side by side.
+
+    Args:
+        stack: Whose.
+        names: Which of them; all by default.
+        patience: Seconds that a probe may take.
 
     Raises:
         Unreachable: What runs them (the Docker engine) does not answer.
@@ -166,7 +171,7 @@ def status(stack: Stack, names: Iterable[str] | None = None) -> list[Look]:
         runs = seen.state is State.RUNNING or (seen.state is State.UNHEALTHY and service.run is RunBy.DOCKER)
         if not runs or ready is None:
             return Look(service=service, status=seen)
-        return Look(service=service, status=seen, probe=probe(ready, _LOOK_S, service.headers))
+        return Look(service=service, status=seen, probe=probe(ready, patience, service.headers))
 
     return _side_by_side(_chosen(stack, names), look)
 

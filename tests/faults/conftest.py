@@ -155,7 +155,7 @@ class Faulty:
         path.write_text(self.filled(text))
         before = self._runs()
         process = self.command("run", str(path), "--stack", str(self.stack_file), "--plain")
-        end = time.monotonic() + 20
+        end = time.monotonic() + 60
         while not any("fault_struck" in _text(new / "journal.jsonl") for new in self._runs() - before):
             if process.poll() is not None or time.monotonic() > end:
                 process.kill()
