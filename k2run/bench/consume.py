@@ -12,6 +12,7 @@ from k2run.adapters._kafka.offsets import Span
 from k2run.bench.consuming import Read, Reading, dealt, read, split
 from k2run.bench.pace import NONE, Pace, paced
 from k2run.bench.result import SATURATED
+from k2run.bench.shown import per_second
 from k2run.bench.watch import Used, Watch
 from k2run.errors import AuthorError, Unknown
 from k2run.language.quantities import Duration
@@ -64,7 +65,7 @@ class ConsumeLoad(Result, frozen=True, kw_only=True):
         lost = f", {self.lost_processes} readers DIED" if self.lost_processes else ""
         ended = "" if self.ended else ", not to the end"
         workers = "worker" if self.workers == 1 else "workers"
-        read = f"{self.rate:,.0f}/s, {self.mb_per_s:.3g} MB/s (n={self.messages:,}), {self.workers} {workers}"
+        read = f"{per_second(self.rate)}, {self.mb_per_s:.3g} MB/s (n={self.messages:,}), {self.workers} {workers}"
         return f"{read}{ended}{limit}{lost}"
 
 

@@ -10,6 +10,7 @@ from k2run.actions.action import Effect, Result, action
 from k2run.actions.deadline import Deadline
 from k2run.bench.latency import QUANTILES, needed
 from k2run.bench.result import SATURATED
+from k2run.bench.shown import per_second
 from k2run.errors import Refused, Unknown
 from k2run.language.quantities import Duration, Rate
 from k2run.stack.services import Services
@@ -74,8 +75,8 @@ class Knee(Result, frozen=True, kw_only=True):
     def headline(self) -> str:
         """Such as `keeps up with 800/s; at 850/s p95 is 4.1 times that at 100/s`."""
         if self.beyond is None:
-            return f"keeps up with {self.rate:,.0f}/s, and no more was tried"
-        return f"keeps up with {self.rate:,.0f}/s; at {self.beyond:,.0f}/s {self.why}"
+            return f"keeps up with {per_second(self.rate)}, and no more was tried"
+        return f"keeps up with {per_second(self.rate)}; at {per_second(self.beyond)} {self.why}"
 
 
 @action("bench.knee", effect=Effect.CHANGES)
@@ -208,9 +209,9 @@ def _too_much(met: HttpLoad, rate: float, first: Offered | None) -> str:
         return f"{bad:,} of {requests:,} requests failed or were empty"
     if met.rate < KEPT_UP * rate:
         limit = ", and the generator may be the limit" if met.generator_cpu >= SATURATED else ""
-        return f"only {met.rate:,.0f}/s are answered{limit}"
+        return f"only {per_second(met.rate)} are answered{limit}"
     if first is None or first.p95_ms is None:
         return ""
     if met.p95_ms is not None and met.p95_ms > SLOWER * first.p95_ms:
-        return f"p95 is {met.p95_ms / first.p95_ms:.3g} times that at {first.rate:,.0f}/s"
+        return f"p95 is {met.p95_ms / first.p95_ms:.3g} times that at {per_second(first.rate)}"
     return ""

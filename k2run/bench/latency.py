@@ -24,8 +24,6 @@ BEYOND = 10
 The number of samples beyond it is what a percentile rests on, and its standard error is its square root: with ten, a
 third. p50 needs 20 samples, p90 100, p95 200, p99 1,000 and p99.9 10,000.
 """
-WHOLE_MS = 999.5
-"""From here on milliseconds are shown without decimals."""
 Z95 = 1.96
 """Standard deviations to each side of a 95 % confidence interval."""
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99, "p999": 0.999}
@@ -159,11 +157,6 @@ def counts(encoded: str) -> list[tuple[float, int]]:
 
     recorded = HdrHistogram.decode(encoded).get_recorded_iterator()
     return [(max(each.value_iterated_to, 1) / 1000, each.count_added_in_this_iter_step) for each in recorded]
-
-
-def in_ms(value: float) -> str:
-    """Milliseconds as people read them: `5.12 ms`, `1,910 ms`."""
-    return f"{value:.3g} ms" if value < WHOLE_MS else f"{value:,.0f} ms"
 
 
 def needed(quantile: float) -> int:

@@ -13,10 +13,11 @@ from k2run.adapters._target import target
 from k2run.adapters._web import Request, with_query
 from k2run.bench.baseline import NO_RUNS, Baselines, fingerprint
 from k2run.bench.judging import judge
-from k2run.bench.latency import Spread, in_ms
+from k2run.bench.latency import Spread
 from k2run.bench.pace import NONE, paced
 from k2run.bench.produce import trade_prefix
 from k2run.bench.result import Measured
+from k2run.bench.shown import in_ms
 from k2run.bench.thresholds import Threshold
 from k2run.bench.watch import Used, Watch
 from k2run.errors import AuthorError

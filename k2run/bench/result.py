@@ -6,8 +6,9 @@ from typing import Any, Self
 
 from k2run.actions.action import Judged, Result
 from k2run.bench.judging import Measure
-from k2run.bench.latency import QUANTILES, Latencies, Percentile, Spread, in_ms
+from k2run.bench.latency import QUANTILES, Latencies, Percentile, Spread
 from k2run.bench.plan import Outcome
+from k2run.bench.shown import in_ms, per_second
 from k2run.errors import Unknown
 
 SATURATED = 0.9
@@ -105,7 +106,7 @@ class Measured(Result, frozen=True, kw_only=True):
         bad = f"{self.errors:,} errors" if self.errors else "no errors"
         empty = f", {self.empty:,} empty" if self.empty else ""
         shown = ", ".join(self._shown(name) for name in ("p50", "p99"))
-        return f"{shown} (n={self.samples:,}), {self.rate:,.0f}/s, {bad}{empty}"
+        return f"{shown} (n={self.samples:,}), {per_second(self.rate)}, {bad}{empty}"
 
     def _shown(self, name: str) -> str:
         percentile = self.percentiles[name]

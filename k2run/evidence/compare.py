@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
-from k2run.bench.latency import in_ms
+from k2run.bench.shown import in_ms
 from k2run.evidence.wording import NOT_DONE, Standing, against, points, span
 
 if TYPE_CHECKING:

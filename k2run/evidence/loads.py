@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
-from k2run.bench.latency import counts, in_ms
+from k2run.bench.latency import counts
+from k2run.bench.shown import in_ms
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

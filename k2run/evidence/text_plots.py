@@ -6,7 +6,7 @@ from itertools import pairwise
 from math import log10
 from typing import TYPE_CHECKING
 
-from k2run.bench.latency import in_ms
+from k2run.bench.shown import in_ms
 from k2run.evidence.html.charts import Series, series
 from k2run.evidence.loads import Load, loads
 from k2run.evidence.trend import sparkline

@@ -103,6 +103,11 @@ def test_a_recovery_that_was_never_run_has_no_time(ask):
     assert any("no run has measured it" in problem for problem in document.problems)
 
 
+def test_a_recovery_has_the_time_of_its_clock_beside_what_was_promised(ask):
+    text = re.sub(r"\[\^\d+\]", "", make(TEMPLATES["contingency-plan"], ask, max_age="100000h").text)
+    assert "passed, recovered in 8s, all of it in 16s; promised: 1m.\n\n- " in text
+
+
 def test_the_quick_reference_is_one_page_with_nine_answers(ask):
     text = make(TEMPLATES["quick-reference"], ask).text
     assert len(text.splitlines()) <= 200

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec import Struct
 
-from k2run.bench.latency import in_ms
+from k2run.bench.shown import in_ms, per_second
 from k2run.evidence.report_markdown import code, text
 from k2run.evidence.wording import NOT_MEASURED, count, moment, percent, points, span
 
@@ -22,7 +22,7 @@ FORMS: dict[str, Callable[[Any], str]] = {
     "count": lambda value: f"{round(value):,}",
     "ms": in_ms,
     "time": span,
-    "per second": lambda value: f"{value:,.0f}/s",
+    "per second": per_second,
     "ratio": lambda value: f"{value:.1f} to 1",
     "percent": percent,
     "points": points,
