@@ -7,7 +7,7 @@ import os
 import socket
 import subprocess
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 from confluent_kafka import Consumer, TopicPartition
@@ -37,20 +37,23 @@ def free_port() -> int:
         return free.getsockname()[1]
 
 
-def settings(folder: Path, plain: int, guarded: int) -> str:
+def settings(folder: Path, certificate: Path, ports: dict[str, int]) -> str:
     controller = free_port()
+    protocols = {name: name for name in ports} | {"CONTROLLER": "PLAINTEXT"}
     lines = {
         "process.roles": "broker,controller",
         "node.id": "1",
         "controller.quorum.voters": f"1@127.0.0.1:{controller}",
         "controller.listener.names": "CONTROLLER",
         "listeners": ",".join(
-            f"{name}://127.0.0.1:{port}"
-            for name, port in (("PLAINTEXT", plain), ("SASL_PLAINTEXT", guarded), ("CONTROLLER", controller))
+            f"{name}://127.0.0.1:{port}" for name, port in {**ports, "CONTROLLER": controller}.items()
         ),
-        "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,SASL_PLAINTEXT:SASL_PLAINTEXT,CONTROLLER:PLAINTEXT",
+        "listener.security.protocol.map": ",".join(f"{name}:{protocol}" for name, protocol in protocols.items()),
         "sasl.enabled.mechanisms": "PLAIN",
         "listener.name.sasl_plaintext.plain.sasl.jaas.config": JAAS,
+        "listener.name.sasl_ssl.plain.sasl.jaas.config": JAAS,
+        "ssl.keystore.type": "PEM",
+        "ssl.keystore.location": str(certificate),
         "log.dirs": str(folder / "data"),
         "offsets.topic.replication.factor": "1",
         "offsets.topic.num.partitions": "3",
@@ -63,15 +66,15 @@ def settings(folder: Path, plain: int, guarded: int) -> str:
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Kafka, Kafka]]:
-    """One broker in KRaft mode: its plain listener, and the one that wants a password."""
+def listeners(tmp_path_factory: pytest.TempPathFactory, certificate: Path) -> Iterator[dict[str, Kafka]]:
+    """One broker in KRaft mode: by security protocol, its listener as a client that may come in sees it."""
     from java_programs import KAFKA, class_path
 
     jars = class_path("kafka", KAFKA)
     folder = tmp_path_factory.mktemp("kafka")
-    plain, guarded = free_port(), free_port()
+    ports = {name: free_port() for name in ("PLAINTEXT", "SASL_PLAINTEXT", "SSL", "SASL_SSL")}
     file = folder / "server.properties"
-    file.write_text(settings(folder, plain, guarded))
+    file.write_text(settings(folder, certificate, ports))
     java = ["java", "-Xmx512m", f"-Dk2run.logs={folder}", "-cp", jars]
     formatting = [*java, "kafka.tools.StorageTool", "format", "-t", "MkU3OEVBNTcwNTJENDM2Qk", "-c", str(file)]
     subprocess.run(formatting, check=True, capture_output=True, timeout=60)
@@ -79,19 +82,29 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Kafka, K
         server = subprocess.Popen([*java, "kafka.Kafka", str(file)], stdout=log, stderr=log, env=os.environ)
     try:
         patience = time.monotonic() + 40
-        plainly = Kafka(bootstrap=f"127.0.0.1:{plain}")
+        plainly = Kafka(bootstrap=f"127.0.0.1:{ports['PLAINTEXT']}")
         while True:
             with contextlib.suppress(Unreachable):
                 actions.cluster(plainly, Deadline(2))
                 break
             assert time.monotonic() < patience, (folder / "log").read_text()[-2000:]
             time.sleep(0.2)
-        login = {"security.protocol": "SASL_PLAINTEXT", "sasl.mechanism": "PLAIN"}
-        login |= {"sasl.username": "k2", "sasl.password": "right"}
-        yield plainly, Kafka(bootstrap=f"127.0.0.1:{guarded}", config=login)
+        login = {"sasl.mechanism": "PLAIN", "sasl.username": "k2", "sasl.password": "right"}
+        trust = {"ssl.ca.location": str(certificate)}
+        further = {"PLAINTEXT": {}, "SASL_PLAINTEXT": login, "SSL": trust, "SASL_SSL": login | trust}
+        yield {
+            name: Kafka(bootstrap=f"127.0.0.1:{port}", config={"security.protocol": name, **further[name]})
+            for name, port in ports.items()
+        }
     finally:
         server.kill()
         server.wait()
+
+
+@pytest.fixture(scope="module")
+def cluster(listeners: dict[str, Kafka]) -> tuple[Kafka, Kafka]:
+    """The plain listener, and the one that wants a password."""
+    return listeners["PLAINTEXT"], listeners["SASL_PLAINTEXT"]
 
 
 def commit(kafka: Kafka, topic: str, group: str, offset: int) -> None:
@@ -155,12 +168,77 @@ def test_the_settings_of_the_broker_are_told_without_secrets(cluster):
     assert actions.configs(kafka, soon(), names=["num.partitions"]).settings == {"num.partitions": "1"}
 
 
-def test_a_password_passes_through_and_a_wrong_one_is_told(cluster):
-    kafka, guarded = cluster
-    assert actions.cluster(guarded, soon()).cluster_id == actions.cluster(kafka, soon()).cluster_id
-    assert actions.round_trip(guarded, soon()).total_ms > 0
-    wrong = structs.replace(guarded, config={**guarded.config, "sasl.password": "wrong"})
-    started = time.monotonic()
-    with pytest.raises((Refused, Unreachable), match=f"{guarded.bootstrap}.*"):
-        actions.cluster(wrong, Deadline(4))
-    assert time.monotonic() - started < 4.5
+@pytest.mark.parametrize("protocol", ["SASL_PLAINTEXT", "SSL", "SASL_SSL"])
+def test_tls_and_a_login_pass_through_to_every_client(listeners, protocol):
+    kafka, plain = listeners[protocol], listeners["PLAINTEXT"]
+    topic = f"through-{protocol.lower()}"
+    assert actions.cluster(kafka, soon()).cluster_id == actions.cluster(plain, soon()).cluster_id
+    assert actions.create_topic(kafka, soon(), topic, partitions=3).created
+    assert actions.produce(kafka, soon(), topic, count=200, values=["x"]).acked == 200
+    assert actions.watermarks(plain, soon(), topic).total == 200
+    commit(plain, topic, "through", 0)
+    assert actions.lag(kafka, soon(), topic, "through").total == 200
+    assert actions.sample(kafka, soon(), topic, count=3).messages
+    assert actions.round_trip(kafka, soon()).total_ms > 0
+
+
+class Wrong(NamedTuple):
+    """A listener, what is set wrongly for it, and what the error says and hints at."""
+
+    listener: str
+    config: dict[str, str]
+    said: str
+    setting: str
+
+
+WRONG = {
+    "the password": Wrong("SASL_SSL", {"sasl.password": "wrong"}, "Authentication failed", "sasl.password"),
+    "the password, without TLS": Wrong(
+        "SASL_PLAINTEXT", {"sasl.password": "wrong"}, "Authentication failed", "sasl.password"
+    ),
+    "the mechanism": Wrong("SASL_SSL", {"sasl.mechanism": "SCRAM-SHA-256"}, "mechanism", "sasl.mechanism"),
+    "the authority": Wrong("SSL", {"ssl.ca.location": "OTHER"}, "certificate verify failed", "ssl.ca.location"),
+    "no file with the authority": Wrong("SSL", {"ssl.ca.location": "/nowhere.pem"}, "ssl.ca.location", "kafka.config"),
+    "no TLS where it is wanted": Wrong("SSL", {"security.protocol": "PLAINTEXT"}, "", "security.protocol"),
+    "TLS where there is none": Wrong("PLAINTEXT", {"security.protocol": "SSL"}, "", "security.protocol"),
+    "a login where none is taken": Wrong(
+        "PLAINTEXT",
+        {"security.protocol": "SASL_PLAINTEXT", "sasl.mechanism": "PLAIN", "sasl.username": "a", "sasl.password": "b"},
+        "",
+        "kafka.config",
+    ),
+    "no login where one is wanted": Wrong(
+        "SASL_PLAINTEXT", {"security.protocol": "PLAINTEXT"}, "", "security.protocol"
+    ),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG.values(), ids=WRONG)
+def test_what_keeps_a_client_out_is_told_with_the_setting_to_look_at(listeners, wrong, other_authority):
+    kafka = listeners[wrong.listener]
+    config = {name: str(other_authority) if value == "OTHER" else value for name, value in wrong.config.items()}
+    kafka = structs.replace(kafka, config={**kafka.config, **config})
+    for act in (
+        lambda limit: actions.cluster(kafka, limit),
+        lambda limit: actions.lag(kafka, limit, "some", "body"),
+        lambda limit: actions.produce(kafka, limit, "some", count=1, values=["x"]),
+        lambda limit: actions.sample(kafka, limit, "some", count=1),
+    ):
+        started = time.monotonic()
+        with pytest.raises((Refused, Unreachable)) as told:
+            act(Deadline(2))
+        assert time.monotonic() - started < 2.5
+        said = told.value.message + " " + told.value.hint
+        assert kafka.bootstrap in said
+        assert wrong.said in said
+        assert wrong.setting in said
+        assert "right" not in said
+
+
+@pytest.fixture(scope="module")
+def other_authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The certificate of somebody whom the broker does not know."""
+    folder = tmp_path_factory.mktemp("other")
+    command = "openssl req -x509 -newkey rsa:2048 -nodes -keyout key.pem -out cert.pem -days 2 -subj /CN=other"
+    subprocess.run(command.split(), cwd=folder, check=True, capture_output=True)
+    return folder / "cert.pem"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import socket
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from msgspec import structs
 
 from k2run.actions.connection import Connection, Site
+from k2run.adapters._kafka.complaints import Complaints
 from k2run.adapters._registry.client import SchemaRegistry
 from k2run.errors import Refused, Unknown, Unreachable
 
@@ -33,10 +33,6 @@ CONNECT_S = 3.0
 
 # A client that outlives a broker's restart would otherwise wait up to 10 s before it tries again.
 _PATIENCE = {"reconnect.backoff.ms": 50, "reconnect.backoff.max.ms": 500}
-
-_log = logging.getLogger(__name__)
-_log.addHandler(logging.NullHandler())
-_log.propagate = False  # librdkafka tells each lost connection; what matters reaches the user as an error
 
 
 class Kafka(Connection, frozen=True, kw_only=True, key="kafka"):
@@ -76,6 +72,7 @@ class Link:
         self.kafka = kafka
         self.deadline = deadline
         self._admin: AdminClient | None = None
+        self._complaints = Complaints()
         _knock(kafka, deadline)
 
     @property
@@ -114,7 +111,8 @@ class Link:
 
     def settings(self) -> dict[str, Any]:  # Any: one of them is a logger
         """The settings that every client has."""
-        return {**_PATIENCE, "bootstrap.servers": self.kafka.bootstrap, "logger": _log, **self.kafka.config}
+        own = {"bootstrap.servers": self.kafka.bootstrap, "logger": self._complaints.logger}
+        return {**_PATIENCE, **own, **self.kafka.config}
 
     def ask(self, request: Callable[..., T], *args: Any, **settings: Any) -> T:
         """Call a method of the admin client with a request timeout; it returns futures."""
@@ -159,7 +157,13 @@ class Link:
         hint = "see connections.kafka.config in the stack file" if code in _codes(_ENTRY) else ""
         return Refused(f"{self.kafka.bootstrap} refused to {doing}: {error.str()}", hint=hint)
 
-    def _no_answer(self, doing: str, cause: str) -> Unreachable:
+    def _no_answer(self, doing: str, cause: str) -> ActionError:
+        """Why nothing came: what the client noticed meanwhile tells more than that the time is over."""
+        if self._admin is not None:
+            self._admin.poll(0)  # hands over what it has logged
+        told = self._complaints.cause(self.kafka.bootstrap)
+        if told is not None:
+            return told
         return Unreachable(
             f"Kafka at {self.kafka.bootstrap} gave no answer to: {doing} ({cause})",
             hint="is it a Kafka broker, and do its advertised listeners reach this host?",
