@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 CALL_LIMIT_S = 15.0
 """A call to the engine that has no deadline of its own ends after this."""
+FREEZES = 5
+"""How often a container is tried to be paused."""
 _POLL_S = 0.05
 _COMPOSE_NAME = "com.docker.compose.service"
 _STATES = {
@@ -183,7 +185,7 @@ class ContainerBackend:
         with self._container(deadline) as container:
             if container.status != "running":
                 raise Refused(f"{self._service.name} cannot be paused", hint=f"the container is {container.status}")
-            container.pause()
+            _freeze(container, deadline)
 
     def resume(self, deadline: Deadline) -> bool:
         """Let its processes go on."""
@@ -230,6 +232,21 @@ def _join(container: Container) -> bool:
     alias = container.labels.get(_COMPOSE_NAME)
     container.client.networks.get(network).connect(container, aliases=[alias] if alias else None)
     return True
+
+
+def _freeze(container: Container, deadline: Deadline) -> None:
+    """Pause a container; on a busy machine the kernel may catch its processes only at the second try."""
+    from docker.errors import APIError
+
+    for attempt in range(1, FREEZES + 1):
+        try:
+            container.pause()
+        except APIError as error:
+            if attempt == FREEZES or "unable to freeze" not in str(error):
+                raise
+            deadline.sleep(_POLL_S)
+        else:
+            return
 
 
 def _status(name: str, attrs: dict[str, Any]) -> ServiceStatus:
