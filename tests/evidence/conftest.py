@@ -21,6 +21,12 @@ def consumer_killed():
 
 
 @pytest.fixture
+def api_load():
+    """A benchmark on a busy machine: one load lost its threshold."""
+    return read_journal(JOURNALS / "api.jsonl")
+
+
+@pytest.fixture
 def good(demo_day):
     return view_of(demo_day)
 

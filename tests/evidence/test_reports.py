@@ -243,3 +243,10 @@ def test_a_report_that_cannot_be_written_says_which_and_leaves_no_half_of_it(tmp
 def test_a_folder_without_a_journal_is_a_usage_error(tmp_path):
     with pytest.raises(UsageError):
         write_reports(tmp_path)
+
+
+def test_a_section_that_expects_nothing_has_no_empty_column(api_load):
+    page = report_html(view_of(api_load))
+    before, load, _ = re.findall(r"<h3>.*?</table>", page.partition("<h2>Steps</h2>")[2], re.DOTALL)[:3]
+    assert "Expected" in before
+    assert "Expected" not in load

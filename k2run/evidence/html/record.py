@@ -33,8 +33,10 @@ def steps(view: RunView) -> Html:
 
 
 def _section(section: SectionView) -> Html:
-    pointed = any(step.finished is not None and step.finished.maximum is not None for step in section.steps)
-    heads = ("Outcome", "Step", "Measured", "Expected", "Time", *(("Points",) if pointed else ()), "Journal")
+    ended = [step.finished for step in section.steps if step.finished is not None]
+    expected = ("Expected",) if any(each.expected for each in ended) else ()
+    pointed = ("Points",) if any(each.maximum is not None for each in ended) else ()
+    heads = ("Outcome", "Step", "Measured", *expected, "Time", *pointed, "Journal")
     finished = section.finished
     time = f"{against(finished.seconds, finished.within, finished.objective)} " if finished is not None else ""
     title = tag(
@@ -63,7 +65,7 @@ def _step(heads: Sequence[str], step: StepView) -> Html:
         badge(step.standing),
         _named(step),
         _measured(finished),
-        tag("code", finished.expected) if finished.expected else NOTHING,
+        *((tag("code", finished.expected) if finished.expected else NOTHING,) if "Expected" in heads else ()),
         _time(finished) if step.standing not in NOT_DONE else NOTHING,
         *((_points(finished),) if "Points" in heads else ()),
         journal_link(finished.seq),
