@@ -1,0 +1,72 @@
+"""What was written to a topic held against what came into a table: a real broker, a real table."""
+
+from __future__ import annotations
+
+import json
+import uuid
+
+import pytest
+
+from k2run.actions.deadline import Deadline
+from k2run.adapters import kafka, reconcile
+from k2run.adapters._iceberg.catalog import Iceberg
+from k2run.adapters._kafka.link import Kafka
+from k2run.errors import Unknown
+
+
+def soon() -> Deadline:
+    return Deadline(20)
+
+
+@pytest.fixture
+def topic(broker) -> str:
+    name = f"reconciled-{uuid.uuid4().hex[:8]}"
+    kafka.create_topic(Kafka(bootstrap=broker.bootstrap), soon(), name)
+    return name
+
+
+def write(broker, topic: str, *ids: str | None) -> None:
+    values = [json.dumps({"message_id": one}) if one else "no JSON" for one in ids]
+    kafka.produce(Kafka(bootstrap=broker.bootstrap), soon(), topic, count=len(values), values=values)
+
+
+def look(broker, warehouse, topic: str, **further) -> reconcile.Reconciled:
+    return reconcile.topic(
+        Kafka(bootstrap=broker.bootstrap),
+        Iceberg(uri=warehouse.uri),
+        soon(),
+        topic,
+        "market_data.trades",
+        wait=False,
+        **further,
+    )
+
+
+def test_what_is_in_the_topic_and_not_in_the_table_is_lost(broker, warehouse, topic):
+    write(broker, topic, "a", "b", "c")
+    warehouse.append(1, message_id="a")
+    warehouse.append(1, message_id="c")
+    found = look(broker, warehouse, topic)
+    assert (found.messages, found.ids, found.lost, found.some_lost, found.duplicated) == (3, 3, 1, ["b"], 0)
+    assert found.headline() == "3 messages: 1 lost, 0 duplicated"
+
+
+def test_a_row_that_is_there_twice_is_doubled_and_a_message_that_was_sent_twice_is_not(broker, warehouse, topic):
+    write(broker, topic, "a", "a", "b")
+    warehouse.append(1, message_id="a")
+    warehouse.append(2, message_id="b")
+    found = look(broker, warehouse, topic)
+    assert (found.messages, found.ids, found.repeated, found.lost, found.duplicated) == (3, 2, 1, 0, 1)
+
+
+def test_what_has_no_readable_id_is_told_apart_and_what_is_older_is_left_out(broker, warehouse, topic):
+    write(broker, topic, "old", None, "a")
+    warehouse.append(1, message_id="a")
+    assert look(broker, warehouse, topic).unreadable == 1
+    found = look(broker, warehouse, topic, after={0: 2})
+    assert (found.messages, found.unreadable, found.lost) == (1, 0, 0)
+
+
+def test_a_topic_without_messages_proves_nothing(broker, warehouse, topic):
+    with pytest.raises(Unknown, match="no messages"):
+        look(broker, warehouse, topic)
