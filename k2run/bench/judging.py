@@ -9,6 +9,7 @@ from msgspec import structs
 from k2run.actions.action import Judged
 from k2run.bench.baseline import NoBaseline
 from k2run.bench.regression import changes
+from k2run.bench.shown import figure, in_ms, per_second
 from k2run.bench.thresholds import METRICS, REGRESSION, Kind
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from k2run.bench.thresholds import Threshold
 
 M = TypeVar("M", bound="Measured")
+DIGITS = 4
+"""Of a figure that is judged."""
 
 
 class Measure(Judged, frozen=True, kw_only=True):
@@ -68,7 +71,7 @@ def _judge(measured: Measured, threshold: Threshold, baselines: Baselines) -> Me
         case Kind.PART:
             return _part(measured, threshold)
         case Kind.RATE:
-            return _plain(threshold, measured.rate, f"{measured.rate:,.4g}/s")
+            return _plain(threshold, measured.rate, per_second(measured.rate, DIGITS))
         case _:
             return _plain(threshold, measured.samples, f"{measured.samples:,}")
 
@@ -79,7 +82,7 @@ def _time(measured: Measured, threshold: Threshold) -> Measure:
     if value is None:
         needs = f"it needs {percentile.needs:,} samples, and there were {measured.samples:,}" if percentile else ""
         return _unmeasured(threshold, needs or "there were no samples")
-    return _plain(threshold, value / 1000, f"{value:.4g} ms{_interval(percentile, threshold)}")
+    return _plain(threshold, value / 1000, in_ms(value, DIGITS) + _interval(percentile, threshold))
 
 
 def _interval(percentile: Percentile | None, threshold: Threshold) -> str:
@@ -87,7 +90,8 @@ def _interval(percentile: Percentile | None, threshold: Threshold) -> str:
     if percentile is None or percentile.low_ms is None or percentile.high_ms is None:
         return ""
     open_ = percentile.low_ms <= threshold.bound.value * 1000 <= percentile.high_ms
-    return f" ({percentile.low_ms:.4g} to {percentile.high_ms:.4g}{', not certain' if open_ else ''})"
+    low, high = figure(percentile.low_ms, DIGITS), figure(percentile.high_ms, DIGITS)
+    return f" ({low} to {high}{', not certain' if open_ else ''})"
 
 
 def _part(measured: Measured, threshold: Threshold) -> Measure:

@@ -1,16 +1,18 @@
-"""Figures of loads as people read them: three digits of small ones, no decimals of large ones, no powers of ten."""
+"""Figures of loads as people read them: so many digits of small ones, no decimals of large ones, no powers of ten."""
 
 from __future__ import annotations
 
-WHOLE_MS = 999.5
-WHOLE_RATE = 99.5
+
+def figure(value: float, digits: int = 3) -> str:
+    """A number: `5.12`, `81,200`."""
+    return f"{value:,.{digits}g}" if abs(value) < 10**digits - 0.5 else f"{value:,.0f}"
 
 
-def in_ms(value: float) -> str:
+def in_ms(value: float, digits: int = 3) -> str:
     """Milliseconds: `5.12 ms`, `1,910 ms`."""
-    return f"{value:.3g} ms" if value < WHOLE_MS else f"{value:,.0f} ms"
+    return f"{figure(value, digits)} ms"
 
 
-def per_second(value: float) -> str:
+def per_second(value: float, digits: int = 3) -> str:
     """A rate: `3.24/s`, `81,200/s`."""
-    return f"{value:.3g}/s" if value < WHOLE_RATE else f"{value:,.0f}/s"
+    return f"{figure(value, digits)}/s"

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
-from k2run.bench.shown import in_ms
+from k2run.bench.shown import figure, in_ms
 from k2run.evidence.wording import NOT_DONE, Standing, against, points, span
 
 if TYPE_CHECKING:
@@ -126,8 +126,8 @@ def _figures(one: RunView, other: RunView) -> Iterator[Row]:
         yield Row(
             kind="figure",
             name=name,
-            one=_cited(f"{a[0]:,.4g}", a[1]) if a else "",
-            other=_cited(f"{b[0]:,.4g}", b[1]) if b else "",
+            one=_cited(figure(a[0], 4), a[1]) if a else "",
+            other=_cited(figure(b[0], 4), b[1]) if b else "",
             says=change_of(a[0], b[0]) if a and b else "",
         )
 
@@ -178,8 +178,7 @@ def _percentiles(step: StepView | None) -> dict[str, Any]:
 
 
 def _interval(each: dict[str, Any]) -> str:
-    low, high = (in_ms(each[end]).removesuffix(" ms") for end in ("low_ms", "high_ms"))
-    return f"{in_ms(each['value_ms'])} ({low} to {high})"
+    return f"{in_ms(each['value_ms'])} ({figure(each['low_ms'])} to {figure(each['high_ms'])})"
 
 
 def _times(one: RunView, other: RunView) -> Iterator[Row]:

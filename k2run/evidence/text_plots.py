@@ -6,7 +6,7 @@ from itertools import pairwise
 from math import log10
 from typing import TYPE_CHECKING
 
-from k2run.bench.shown import in_ms
+from k2run.bench.shown import figure, in_ms
 from k2run.evidence.html.charts import Series, series
 from k2run.evidence.loads import Load, loads
 from k2run.evidence.trend import sparkline
@@ -46,7 +46,7 @@ def _watched(each: Series, width: int) -> list[str]:
 
 
 def _figure(value: float) -> str:
-    return f"{value:,.0f}" if value == int(value) else f"{value:,.4g}"
+    return f"{value:,.0f}" if value == int(value) else figure(value, 4)
 
 
 def _evenly(points: Sequence[tuple[float, float]], many: int) -> list[float]:
