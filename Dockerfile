@@ -2,14 +2,21 @@
 # BASE is any image with Python from 3.11 on and its venv module, such as one that is built where no registry answers.
 ARG BASE=python:3.12-slim
 
-FROM ${BASE} AS build
+# What k2run needs changes less often than k2run: this layer is kept while the code changes.
+FROM ${BASE} AS requirements
 WORKDIR /src
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml ./
+# An environment of its own: the system's Python may refuse packages from elsewhere. pip compiles what it installs.
+RUN python3 -m venv /opt/k2run \
+    && python3 -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb')); print(*p['project']['dependencies'], *p['build-system']['requires'], sep='\n')" > requirements.txt \
+    && /opt/k2run/bin/pip install --no-cache-dir -r requirements.txt
+
+FROM requirements AS build
+COPY README.md LICENSE ./
 COPY k2run k2run
 COPY runbooks runbooks
 COPY schemas schemas
-# An environment of its own: the system's Python may refuse packages from elsewhere. pip compiles what it installs.
-RUN python3 -m venv /opt/k2run && /opt/k2run/bin/pip install --no-cache-dir .
+RUN /opt/k2run/bin/pip install --no-cache-dir --no-deps --no-build-isolation .
 
 FROM ${BASE}
 RUN useradd --create-home --uid 10001 k2

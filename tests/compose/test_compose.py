@@ -89,6 +89,16 @@ def test_prometheus_reads_its_configuration_and_every_rule_fires() -> None:
         assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_the_local_project_watches_what_it_has() -> None:
+    whole = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())
+    local = Path(__file__).parent
+    services = yaml.safe_load((local / "local.yml").read_text())["services"]
+    whole["scrape_configs"] = [
+        job for job in whole["scrape_configs"] if job["job_name"].removeprefix("k2-") in services
+    ]
+    assert yaml.safe_load((local / "prometheus.yml").read_text()) == whole
+
+
 def test_a_stack_in_containers_is_made_by_compose_and_broken_like_any_other(
     docker_host: str, docker_image: str, tmp_path: Path
 ) -> None:
