@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from k2run.errors import StackUnavailable
@@ -90,11 +92,15 @@ def _environment(stack: Stack) -> dict[str, str]:
 
 def _program() -> tuple[str, ...]:
     for words in COMPOSE:
-        if shutil.which(words[0]) is None:
+        # Also beside this Python, where a package of the same environment puts it: the environment may not be on the path.
+        found = shutil.which(words[0]) or shutil.which(words[0], path=str(Path(sys.executable).parent))
+        if found is None:
             continue
-        asked = subprocess.run([*words, "version"], capture_output=True, check=False, stdin=subprocess.DEVNULL)
+        asked = subprocess.run(
+            [found, *words[1:], "version"], capture_output=True, check=False, stdin=subprocess.DEVNULL
+        )
         if asked.returncode == 0:
-            return words
+            return (found, *words[1:])
     raise StackUnavailable(
         "Docker Compose v2 is not installed", hint="install the plugin `docker compose`, or docker-compose"
     )
