@@ -92,7 +92,7 @@ def _environment(stack: Stack) -> dict[str, str]:
 
 def _program() -> tuple[str, ...]:
     for words in COMPOSE:
-        # Also beside this Python, where a package of the same environment puts it: the environment may not be on the path.
+        # Also beside this Python: a package of its environment puts it there, and that may not be on the path.
         found = shutil.which(words[0]) or shutil.which(words[0], path=str(Path(sys.executable).parent))
         if found is None:
             continue
