@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from k2run.language.model import Runbook, Step
 
 DETECT_S = 45.0
-"""Seconds after which a fault that nothing shows counts as not detected."""
+"""Seconds that a fault may be in force before it counts as not detected."""
 WELL_S = 90.0
 """Seconds that the stack may take to be healthy before a round."""
 PERIOD_S = 0.25
@@ -203,7 +203,8 @@ class Drill:
         journal = self._execution.journal
         journal.record(_started(section, "diagnose"))
         found: Diagnosis | None = None
-        while found is None and journal.elapsed() - entry.struck < DETECT_S:
+        gives_up = journal.elapsed() + DETECT_S
+        while found is None and journal.elapsed() < gives_up:
             looked = self._diagnose()
             if looked.matches:
                 found = looked
