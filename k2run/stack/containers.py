@@ -225,12 +225,13 @@ def _cut_off(attrs: dict[str, Any]) -> str:
 
 
 def _join(container: Container) -> bool:
-    """Connect a container that is on no network to its own again, under the name that Compose gives it there."""
+    """Connect a container that is on no network to its own again, under the names that Compose gives it there."""
     network = _cut_off(container.attrs)
     if not network or container.client is None:
         return False
     alias = container.labels.get(_COMPOSE_NAME)
-    container.client.networks.get(network).connect(container, aliases=[alias] if alias else None)
+    aliases = [container.name, alias] if alias else None
+    container.client.networks.get(network).connect(container, aliases=aliases)
     return True
 
 
