@@ -204,9 +204,14 @@ def _has_its_own(backend: ProcessBackend, service: Service) -> bool:
     """Whether the process that runs was started as the stack file says."""
     import psutil
 
+    from k2run.stack.processes import fingerprint
+
     pid = backend.status().pid
     if pid is None:
         return False
+    record = backend.record()
+    if record is not None and record.started_as:  # the process itself may have become another program since
+        return record.started_as == fingerprint(service)
     try:
         process = psutil.Process(pid)
         line, environment = process.cmdline(), process.environ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import signal
 import subprocess
@@ -45,10 +46,18 @@ class Record(Leader, frozen=True, kw_only=True):
     Attributes:
         restarts: How often it was started again since the stack came up.
         log_from: Size of its log when it was started, in bytes.
+        started_as: Fingerprint of the service that was started; empty for one that was found running.
     """
 
     restarts: int = 0
     log_from: int = 0
+    started_as: str = ""
+
+
+def fingerprint(service: Service) -> str:
+    """Tells whether two services are started with the same command and environment, without telling those."""
+    written = msgspec.json.encode([service.command, sorted(service.env.items())])
+    return hashlib.sha256(written).hexdigest()[:16]
 
 
 class ProcessBackend:
@@ -232,9 +241,9 @@ class ProcessBackend:
                 hint="look at its `command` in the stack file",
             ) from error
         adopt(child)
-        self._note(child.pid, before, log_from)
+        self._note(child.pid, before, log_from, fingerprint(service))
 
-    def _note(self, pid: int, before: Record | None, log_from: int) -> None:
+    def _note(self, pid: int, before: Record | None, log_from: int, started_as: str = "") -> None:
         import psutil
 
         try:
@@ -242,7 +251,7 @@ class ProcessBackend:
         except psutil.NoSuchProcess:  # it ended at once; whoever waits for it will say so
             created = time.time()
         restarts = before.restarts + 1 if before else 0
-        record = Record(pid=pid, created=created, restarts=restarts, log_from=log_from)
+        record = Record(pid=pid, created=created, restarts=restarts, log_from=log_from, started_as=started_as)
         written = self._record_file.with_suffix(f".{os.getpid()}")
         written.write_bytes(msgspec.json.encode(record))
         written.replace(self._record_file)
