@@ -23,7 +23,7 @@ STORE = KEPT / "images"
 """The data folder of the engines; some 3 GB."""
 BASE, REQUIREMENTS = "k2run-test/base", "k2run-test/requirements"
 PACKAGES = "python3,python3-venv,python3-pip,ca-certificates,openjdk-17-jre-headless,prometheus,busybox-static,iproute2"
-RELEASE, MIRROR = "bookworm", "http://deb.debian.org/debian"
+RELEASE = "bookworm"
 NEEDED = {
     "dockerd": "docker.io",
     "docker": "docker.io",
@@ -113,7 +113,7 @@ def build_missing() -> None:
 def _build_base(host: str) -> None:
     with tempfile.TemporaryDirectory(dir=KEPT) as folder:
         root = Path(folder, "root")
-        _call("debootstrap", "--variant=minbase", f"--include={PACKAGES}", RELEASE, str(root), MIRROR)
+        _call("debootstrap", "--variant=minbase", f"--include={PACKAGES}", RELEASE, str(root))
         (root / "usr/bin/python").symlink_to("python3")
         changes = []
         if CERTIFICATES.is_file():  # this machine may trust more than Debian does
