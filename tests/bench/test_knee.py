@@ -25,10 +25,10 @@ def test_a_rate_that_two_clients_cannot_reach_is_beyond_the_knee(serve, nothing)
             workers=2,
             **QUICK,
         )
+    assert result.found
     assert result.why
     assert result.beyond is not None
     assert result.rate < 400
-    assert result.found == (result.rate > 0)  # a busy machine may not even keep up with the first
     assert result.steps[-1].too_much
 
 

@@ -79,5 +79,5 @@ def test_a_request_to_stop_ends_every_process(serve, nothing):
         started = time.monotonic()
         with pytest.raises(Interrupted):
             http(nothing, deadline, url=server.url, workers=2, during=Duration(40), processes=2)
-        assert time.monotonic() - started < 20  # of 40
+        assert time.monotonic() - started < 5
     assert not generators()
