@@ -7,6 +7,7 @@ all the same, after the table, for everybody who measures lag by them.
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING
 
 from confluent_kafka import Consumer, KafkaException, TopicPartition
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 _QUEUED_KIB = 48 * 1024  # fetched ahead; more would only fill the memory budget
 _AT_ONCE = 10_000
+_CLOSE_S = 1.0
 
 
 class Intake:
@@ -74,10 +76,12 @@ class Intake:
         )
 
     def close(self) -> None:
-        """Stop reading; commits still under way are waited for briefly."""
+        """Stop reading; commits still under way are waited for briefly, for their broker may be gone."""
         self.fetched_ends = {}
         if self._consumer is not None:
-            self._consumer.close()
+            closing = threading.Thread(target=self._consumer.close, daemon=True)
+            closing.start()
+            closing.join(_CLOSE_S)
             self._consumer = None
 
     @property
