@@ -57,6 +57,7 @@ def real(tmp_path_factory):
     try:
         connection = Prometheus(url=f"http://127.0.0.1:{port}")
         _until(lambda: prometheus.ready(connection, Deadline(2)))
+        _until(lambda: prometheus.query(connection, Deadline(2), query='up{job="prometheus"} == 1'))
         _until(lambda: prometheus.series_exists(connection, Deadline(2), metric="ALERTS"))
         _until(lambda: prometheus.series_exists(connection, Deadline(2), metric="job:up:sum"))
         yield connection
