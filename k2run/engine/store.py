@@ -75,11 +75,13 @@ class Store:
         Raises:
             UsageError: None or several fit.
         """
+        exact = self.home / "runs" / reference
+        if exact.name == reference and (exact / JOURNAL).is_file():  # without a look at all the others
+            return exact
         runs = self.runs()
         fitting = runs[-1:] if reference == "last" else [run for run in runs if reference in run.name]
-        exact = [run for run in runs if run.name == reference]
-        if len(exact or fitting) == 1:
-            return (exact or fitting)[0]
+        if len(fitting) == 1:
+            return fitting[0]
         if not fitting:
             raise UsageError(
                 f"there is no run {reference!r} under {self.home / 'runs'}", hint="`last` is the newest one"

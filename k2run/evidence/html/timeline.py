@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
@@ -166,7 +167,7 @@ def _step_row(step: StepView, scale: Scale) -> Html:
 
 def _row(name: str, bars: Html, scale: Scale, time: str, class_: str) -> Html:
     late = ">" in time
-    picture = tag("svg", *_marks(scale), bars, width="100%", height=ROW, aria_hidden="true")
+    picture = tag("svg", _marks(scale), bars, width="100%", height=ROW, aria_hidden="true")
     return tag(
         "tr",
         tag("th", tag("span", name), scope="row"),
@@ -180,13 +181,17 @@ def _budget(scale: Scale, begin: float, within: float) -> Html:
     return tag("rect", class_="budget", x=scale.at(begin), width=scale.wide(begin, within), y=2, height=ROW - 4)
 
 
-def _marks(scale: Scale) -> Iterator[Html]:
-    for at in _ticks(scale.whole):
-        yield tag("line", class_="tick", x1=scale.at(at), x2=scale.at(at), y1=0, y2=ROW)
-    for fault in scale.faults:
-        yield tag("line", class_="fault", x1=scale.at(fault), x2=scale.at(fault), y1=0, y2=ROW)
-    if scale.recovered is not None:
-        yield tag("line", class_="recovered", x1=scale.at(scale.recovered), x2=scale.at(scale.recovered), y1=0, y2=ROW)
+@lru_cache(1)
+def _marks(scale: Scale) -> Html:
+    """What is behind the bars, the same in every row."""
+
+    def upright(kind: str, at: float) -> Html:
+        return tag("line", class_=kind, x1=scale.at(at), x2=scale.at(at), y1=0, y2=ROW)
+
+    marks = [upright("tick", at) for at in _ticks(scale.whole)]
+    marks += [upright("fault", at) for at in scale.faults]
+    marks += [upright("recovered", scale.recovered)] if scale.recovered is not None else []
+    return Html("".join(marks))
 
 
 def _axis(scale: Scale) -> Html:
