@@ -55,7 +55,7 @@ def one(link: Link, topic: str, number: int, offset: int) -> Raw:
     """
     from confluent_kafka import TopicPartition
 
-    with link.consumer({"fetch.wait.max.ms": 10}) as consumer, link.judged(f"read {topic!r} back"):
+    with link.consumer({"fetch.wait.max.ms": _LOOKING_MS}) as consumer, link.judged(f"read {topic!r} back"):
         consumer.assign([TopicPartition(topic, number, offset)])
         while (raw := consumer.poll(link.deadline.at_most(0.2))) is None or raw.error() is not None:
             link.deadline.remaining()
