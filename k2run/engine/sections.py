@@ -72,8 +72,9 @@ class SectionRunner:
         if not self._not_needed(section):
             outcome = self._steps(section)
             if section.clock == "rto" and satisfied(outcome):
+                self._unproven = False
                 outcome = of_all([outcome, self._recover(section)])
-            elif section.clock == "rto":
+            elif not satisfied(outcome):
                 self._unproven = True
             elif section.clock == "detect" and satisfied(outcome):
                 self._detected(section)
@@ -161,7 +162,9 @@ class SectionRunner:
             return Outcome.PASSED
         give_up = run.journal.elapsed() + max(RECOVERY_LIMIT, 2 * (objective or 0), (section and section.within) or 0)
         if self._unproven and run.runbook.kind is Kind.RECOVERY:
-            give_up = run.journal.elapsed()  # its own proof failed: something else has to be done, not waited for
+            give_up = (
+                run.journal.elapsed()
+            )  # its own steps or proof failed: something else has to be done, not waited for
         while True:
             at = run.journal.elapsed()
             if self._holds():

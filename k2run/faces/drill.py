@@ -45,7 +45,7 @@ def hold_drill(reference: str, choice: Choice, *, stack: str, keep: bool) -> int
         keep: Leave the stack up.
 
     Returns:
-        The exit code: 0 when each fault was recognised and recovered from.
+        The exit code: 0 when each fault was recognised, and recovered from within its objective.
     """
     store, catalogue = Store(), Catalogue()
     warn_of_broken(store)

@@ -78,6 +78,11 @@ class Round(Struct, kw_only=True):
         """Whether the runbook that was expected stood first."""
         return self.diagnosed[:1] == [self.expected]
 
+    @property
+    def in_time(self) -> bool:
+        """Whether the data path was proven within the objective, where there is one."""
+        return self.rto is None or self.within is None or self.rto <= self.within
+
 
 class Choice(Struct, frozen=True, kw_only=True):
     """Which faults a drill lets go.
@@ -184,7 +189,7 @@ class Drill:
                 ledger.end()
         if ledger is not None:
             entry.cost = self._count(ledger, entry)
-        outcome = of_all([_outcome(entry.right), _outcome(entry.recovered)])
+        outcome = of_all([_outcome(entry.right), _outcome(entry.recovered), _outcome(entry.in_time)])
         seconds = round(journal.elapsed() - began, 3)
         journal.record(SectionFinished(section=section.path, name=section.name, outcome=outcome, seconds=seconds))
 
@@ -320,7 +325,7 @@ def table(rounds: Sequence[Round]) -> Iterator[tuple[str, ...]]:
             "yes" if one.right else "NO",
             "yes" if one.recovered else "NO",
             "-" if one.rto is None else f"{one.rto:.1f}s",
-            "-" if one.within is None else f"{one.within:g}s",
+            "-" if one.within is None else f"{one.within:g}s" + ("" if one.in_time else " MISSED"),
             *map(str, cost),
         )
 

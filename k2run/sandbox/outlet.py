@@ -20,6 +20,9 @@ _CHECK_S = 0.5
 LINGER_MS = 100
 """The real platform's is 10. Each fetch from Tansu looks through all batches there are, so these are few and large."""
 _PURGED = (KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT)  # noqa: SLF001  librdkafka names local errors with _
+_FORGOTTEN = (KafkaError._FATAL, KafkaError.UNKNOWN_PRODUCER_ID)  # noqa: SLF001
+"""The broker that came back does not know the producer, which then sends nothing more. What it had on its way is sent
+again by another one: the consumer writes each trade once, whatever reached the broker twice."""
 
 
 class TopicKeeper:
@@ -71,6 +74,7 @@ class Outlet:
         self._producer = Producer(self._settings)
         self._generation = keeper.generation
         self._returned: list[Message] = []
+        self._forgotten = False
         self._delivered: Counter[str] = Counter()
         self.errors = 0
 
@@ -82,7 +86,9 @@ class Outlet:
             except BufferError:
                 self.settle(0.1)
             except KafkaException as error:
-                if error.args[0].code() != KafkaError._UNKNOWN_TOPIC:  # noqa: SLF001 - librdkafka's own name for it
+                code = error.args[0].code()
+                self._forgotten |= code in _FORGOTTEN
+                if code not in {*_FORGOTTEN, KafkaError._UNKNOWN_TOPIC}:  # noqa: SLF001 - librdkafka's own name for it
                     raise
                 self.settle(0.1)
             else:
@@ -91,7 +97,9 @@ class Outlet:
     def settle(self, seconds: float = 0.0) -> None:
         """Take in what the broker has answered, waiting at most `seconds` for it."""
         if self._generation != self._keeper.generation:
-            self._start_over()
+            self._start_over("the topics are new")
+        elif self._forgotten:
+            self._start_over("the broker does not know it")
         self._producer.poll(seconds)
         for topic, count in self._delivered.items():
             self._metrics.produced(topic, count)
@@ -106,20 +114,22 @@ class Outlet:
     def _settled(self, error: KafkaError | None, message: Message) -> None:
         if error is None:
             self._delivered[message.topic() or ""] += 1
-        elif error.code() in _PURGED:
+        elif error.code() in {*_PURGED, *_FORGOTTEN}:
+            self._forgotten |= error.code() in _FORGOTTEN
             self._returned.append(message)
         else:
             self.errors += 1
             self._metrics.failed(message.topic() or "", error.name())
             log("trade_produce_error", "error", error=error.str())
 
-    def _start_over(self) -> None:
+    def _start_over(self, reason: str) -> None:
         """A producer keeps sequence numbers for a topic that is gone and would wait for ever; a new one does not."""
         self._generation = self._keeper.generation
         self._producer.purge()
         self._producer.flush(1)
         returned, self._returned = self._returned, []
         self._producer = Producer(self._settings)
-        log("producer_restarted", "warning", reason="the topics are new", resent=len(returned))
+        self._forgotten = False
+        log("producer_restarted", "warning", reason=reason, resent=len(returned))
         for message in returned:
             self.send(message.topic() or "", (message.key() or b"").decode(), message.value() or b"")

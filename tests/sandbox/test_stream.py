@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import signal
 import socket
+import threading
 import time
+from collections import Counter
 from decimal import Decimal
 from itertools import pairwise
 
 import pytest
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from k2run.sandbox import binance, trade
+from k2run.sandbox import binance, outlet, trade
 
 FIELDS = [
     "message_id", "trade_id", "symbol", "exchange", "asset_class", "timestamp", "price", "quantity", "currency", "side",
@@ -161,3 +163,24 @@ def test_an_event_of_the_exchange_becomes_a_trade_of_k2():
 
 def test_reconnections_wait_longer_and_longer_ten_times():
     assert list(binance.delays()) == [5, 10, 20, 40, 60, 60, 60, 60, 60, 60]
+
+
+def test_what_a_broker_refuses_that_has_forgotten_the_producer_is_sent_by_another(sandbox):
+    class Metrics:
+        def __init__(self):
+            self.counts = Counter()
+
+        def produced(self, topic, count):
+            self.counts[topic] += count
+
+    sandbox.broker()
+    keeper, metrics = outlet.TopicKeeper(sandbox.bootstrap, threading.Event()), Metrics()
+    sandbox.wait_for(keeper.ready, 20, "the topics are made")
+    way = outlet.Outlet(sandbox.bootstrap, keeper, metrics)
+    refused = Message(topic=trade.TOPIC, key=b"BTCUSDT", value=b"{}")
+    way._settled(KafkaError(KafkaError.UNKNOWN_PRODUCER_ID), refused)  # what librdkafka calls; it is rare, and a race
+    way.settle()
+    assert way.close(10) == 0
+    assert way.errors == 0
+    assert metrics.counts[trade.TOPIC] == 1
+    assert [message.value() for message in messages(sandbox, 1)] == [b"{}"]
