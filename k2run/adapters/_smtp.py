@@ -58,8 +58,10 @@ def deliver(email: Email, deadline: Deadline, message: EmailMessage) -> None:
     try:
         turned_away = apart(lambda: _hand_over(email, deadline, message), deadline)
     except (TimedOut, TimeoutError) as error:
-        raise TimedOut(f"{email.address} has not answered within {deadline.seconds:g}s", hint=_SETTING) from error
+        raise _timed_out(email, deadline) from error
     except (smtplib.SMTPServerDisconnected, smtplib.SMTPConnectError) as error:
+        if isinstance(error.__context__, TimeoutError):  # its own clock was the first of the two
+            raise _timed_out(email, deadline) from error
         raise Unreachable(f"{email.address} does not answer like a mail server: {error}", hint=_SETTING) from error
     except (smtplib.SMTPException, ValueError) as error:
         raise Refused(f"{email.address} refuses: {error}", hint=f"user, password, sender: {_SETTING}") from error
@@ -67,6 +69,10 @@ def deliver(email: Email, deadline: Deadline, message: EmailMessage) -> None:
         raise Unreachable(f"{email.address} does not answer: {error.strerror or error}", hint=_SETTING) from error
     if turned_away:
         raise Refused(f"{email.address} refuses the recipients {', '.join(turned_away)}")
+
+
+def _timed_out(email: Email, deadline: Deadline) -> TimedOut:
+    return TimedOut(f"{email.address} has not answered within {deadline.seconds:g}s", hint=_SETTING)
 
 
 def _hand_over(email: Email, deadline: Deadline, message: EmailMessage) -> dict[str, tuple[int, bytes]]:
