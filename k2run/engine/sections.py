@@ -160,11 +160,10 @@ class SectionRunner:
         if not run.runbook.steady_state:
             self._stop_clock(run.journal.elapsed() - run.first_fault, objective, "")
             return Outcome.PASSED
-        give_up = run.journal.elapsed() + max(RECOVERY_LIMIT, 2 * (objective or 0), (section and section.within) or 0)
+        patience = max(RECOVERY_LIMIT, 2 * (objective or 0), (section and section.within) or 0)
         if self._unproven and run.runbook.kind is Kind.RECOVERY:
-            give_up = (
-                run.journal.elapsed()
-            )  # its own steps or proof failed: something else has to be done, not waited for
+            patience = 0.0  # its own steps or proof failed: something else has to be done, not waited for
+        give_up = run.journal.elapsed() + patience
         while True:
             at = run.journal.elapsed()
             if self._holds():

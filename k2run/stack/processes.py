@@ -22,6 +22,7 @@ from k2run.stack.group import Leader, adopt, exit_code, has_remains, is_gone, is
 from k2run.stack.logfile import has_times, read_tail
 from k2run.stack.ports import Holder, busy_port, holder_of
 from k2run.stack.stack import missing_program
+from k2run.whole_file import drafted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -252,9 +253,8 @@ class ProcessBackend:
             created = time.time()
         restarts = before.restarts + 1 if before else 0
         record = Record(pid=pid, created=created, restarts=restarts, log_from=log_from, started_as=started_as)
-        written = self._record_file.with_suffix(f".{os.getpid()}")
-        written.write_bytes(msgspec.json.encode(record))
-        written.replace(self._record_file)
+        with drafted(self._record_file) as draft:
+            draft.write_bytes(msgspec.json.encode(record))
 
     def _make_room(self) -> int:
         """The folders, and a log of bearable length; gives the size of the log."""

@@ -10,8 +10,6 @@ from k2run.bench.actions import ingest
 from k2run.errors import AuthorError, TimedOut, Unknown
 from k2run.language.quantities import Duration
 
-pytestmark = pytest.mark.xdist_group("bench-platform")
-
 TOPIC = "market.crypto.trades.binance"
 PIPE = {"topic": TOPIC, "group": "k2-iceberg-writer-crypto-v2", "table": "trades_v2"}
 

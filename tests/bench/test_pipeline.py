@@ -11,8 +11,6 @@ from k2run.bench.actions import pipeline
 from k2run.errors import AuthorError, Refused, TimedOut, Unknown, Unreachable
 from k2run.language.quantities import Duration, Rate
 
-pytestmark = pytest.mark.xdist_group("bench-platform")
-
 TOPIC = "market.crypto.trades.binance"
 TABLE = "market_data.trades_v2"
 IN_THE_API = {"service": "api", "path": "/v1/trades", "params": {"symbol": "ETHUSDT", "limit": 1000}}

@@ -49,6 +49,12 @@ sections:
         assert: {that: true}
 """
 
+STARTED = "        service.start: {service: store}\n"
+BOTH = REPAIR.replace("SERVICE", "store").replace(
+    STARTED, f"{STARTED}      - name: And its worker\n        service.start: {{service: worker}}\n"
+)
+"""A recovery of the store that starts the worker too."""
+
 
 @pytest.fixture
 def together(site):
@@ -92,12 +98,7 @@ def test_the_first_of_two_repairs_stops_its_clock_although_the_other_is_still_to
 
 
 def test_the_whole_is_proven_once_though_the_other_failure_went_by_itself(together):
-    both = REPAIR.replace("SERVICE", "store").replace(
-        "        service.start: {service: store}\n",
-        "        service.start: {service: store}\n      - name: And its worker\n"
-        "        service.start: {service: worker}\n",
-    )
-    (together.folder / "runbooks" / "recovery" / "store-down.yaml").write_text(both)
+    (together.folder / "runbooks" / "recovery" / "store-down.yaml").write_text(BOTH)
     together.kill("store")
     together.kill("worker")
     code, said = together.command("recover", "--stack", "stack.yaml", "--auto")
@@ -109,13 +110,9 @@ def test_the_whole_is_proven_once_though_the_other_failure_went_by_itself(togeth
 
 
 def test_a_proof_that_was_owed_and_fails_is_no_success(together):
-    unwell = REPAIR.replace("SERVICE", "store").replace("assert: {that: true}", "assert: {that: false}")
-    unwell = unwell.replace(
-        "        service.start: {service: store}\n",
-        "        service.start: {service: store}\n"
-        "      - name: And its worker\n        service.start: {service: worker}\n",
+    (together.folder / "runbooks" / "recovery" / "store-down.yaml").write_text(
+        BOTH.replace("assert: {that: true}", "assert: {that: false}")
     )
-    (together.folder / "runbooks" / "recovery" / "store-down.yaml").write_text(unwell)
     together.kill("store")
     together.kill("worker")
     code, said = together.command("recover", "--stack", "stack.yaml", "--auto")
