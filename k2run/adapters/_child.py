@@ -46,6 +46,8 @@ class Kept:
             del self._tail[:-KEPT]
 
     def text(self) -> str:
+        if not self.size:
+            return ""
         tail = bytes(self._tail[-KEPT:])
         left_out = self.size - len(self._head) - len(tail)
         between = f"\n… {left_out:,} bytes left out …\n" if left_out else ""
@@ -63,35 +65,43 @@ class Talk:
         self.stderr = Kept()
         self._process = process
         self._unsent = memoryview(stdin)
+        self._exit = _exit_of(process.pid)
         self._poll = select.poll()
         self._heard: dict[int, Kept] = {}
-        for pipe, kept in ((process.stdout, self.stdout), (process.stderr, self.stderr)):
-            if pipe is not None:
-                self._heard[pipe.fileno()] = kept
-                self._poll.register(pipe.fileno(), select.POLLIN)
-        if process.stdin is not None:
-            os.set_blocking(process.stdin.fileno(), False)
-            self._poll.register(process.stdin.fileno(), select.POLLOUT)
-        self._exit = _exit_of(process.pid)
-        self._slice = SLICE
-        if self._exit is None:
-            self._slice = SLICE_BLIND
-        else:
-            self._poll.register(self._exit, select.POLLIN)
 
     def until_exit(self, deadline: Deadline) -> None:
-        if self._exit is not None and not self._unsent:
-            # A short command is over before its pipes matter: one wake-up instead of three.
-            only_exit = select.poll()
-            only_exit.register(self._exit, select.POLLIN)
-            only_exit.poll(deadline.at_most(HEAD_START) * 1000)
+        if self._exit is None or self._unsent or not self._is_short(self._exit, deadline):
+            self._converse(deadline)
+        else:
+            self._listen()
+        self._drain()
+
+    def _is_short(self, its_end: int, deadline: Deadline) -> bool:
+        """Whether it is over before its pipes matter: that is one wake-up instead of three."""
+        only_end = select.poll()
+        only_end.register(its_end, select.POLLIN)
+        return bool(only_end.poll(deadline.at_most(HEAD_START) * 1000)) and self._process.poll() is not None
+
+    def _listen(self) -> None:
+        for pipe, kept in ((self._process.stdout, self.stdout), (self._process.stderr, self.stderr)):
+            if pipe is not None:
+                self._heard[pipe.fileno()] = kept
+                self._poll.register(pipe, select.POLLIN)
+
+    def _converse(self, deadline: Deadline) -> None:
+        self._listen()
+        if self._process.stdin is not None:
+            os.set_blocking(self._process.stdin.fileno(), False)
+            self._poll.register(self._process.stdin, select.POLLOUT)
+        if self._exit is not None:
+            self._poll.register(self._exit, select.POLLIN)
+        wait = SLICE_BLIND if self._exit is None else SLICE
         while self._process.poll() is None:
             if self._exit is None and not self._heard:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     self._process.wait(deadline.at_most(SLICE))
             else:
-                self._turn(self._poll.poll(deadline.at_most(self._slice) * 1000))
-        self._drain()
+                self._turn(self._poll.poll(deadline.at_most(wait) * 1000))
 
     def _drain(self) -> None:
         """What the process itself printed is in the pipes by now; what others go on printing is not waited for."""
@@ -102,20 +112,21 @@ class Talk:
     def _turn(self, ready: list[tuple[int, int]]) -> bool:
         """Whether anything was heard."""
         heard = False
-        for pipe, _ in ready:
+        for pipe, state in ready:
             if pipe in self._heard:
-                heard = True
-                self._hear(pipe)
+                heard = self._hear(pipe, state) or heard
             elif pipe != self._exit:
                 self._feed()
         return heard
 
-    def _hear(self, pipe: int) -> None:
-        if data := os.read(pipe, CHUNK):
+    def _hear(self, pipe: int, state: int) -> bool:
+        data = os.read(pipe, CHUNK) if state & select.POLLIN else b""
+        if data:
             self._heard[pipe].add(data)
         else:
             self._poll.unregister(pipe)
             del self._heard[pipe]
+        return bool(data)
 
     def _feed(self) -> None:
         pipe = self._process.stdin
