@@ -9,9 +9,12 @@ import signal
 import subprocess
 import time
 from dataclasses import dataclass, field
+from functools import cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from k2run.actions.deadline import Deadline
 
 SLICE = 0.1
@@ -54,27 +57,70 @@ class Kept:
         return (self._head.decode("utf-8", "replace") + between + tail.decode("utf-8", "replace")).rstrip("\r\n")
 
 
-class Talk:
-    """Feeds a process and hears it, until it ends.
+class Child:
+    """A process in a session of its own, with pipes to hear it by.
 
     Its end is the end of the process, not of its pipes: a server that it left behind may hold them open for ever.
+
+    Args:
+        words: The program and its arguments.
+        program: The program's file, where that is known already.
+        env: Its environment; None for the one of k2run.
+        cwd: Directory to run in; "" for the one of k2run.
+        stdin: What it is fed.
+
+    Attributes:
+        stdout: What it printed.
+        stderr: What it complained.
+
+    Raises:
+        OSError: It cannot be run.
+        ValueError: A word or a name of the environment has a character that the system does not take.
     """
 
-    def __init__(self, process: subprocess.Popen[bytes], stdin: bytes) -> None:
+    def __init__(
+        self, words: Sequence[str], *, program: str | None, env: Mapping[str, str] | None, cwd: str, stdin: bytes
+    ) -> None:
         self.stdout = Kept()
         self.stderr = Kept()
-        self._process = process
+        (out, its_out), (err, its_err) = self._pipes = _pipes()
+        try:
+            self._process = subprocess.Popen(
+                words,
+                executable=program,
+                env=env,
+                cwd=cwd or None,
+                stdin=subprocess.PIPE if stdin else _nothing(),
+                stdout=its_out,
+                stderr=its_err,
+                bufsize=0,
+                start_new_session=True,
+            )
+        except BaseException:
+            os.close(out)
+            os.close(err)
+            raise
+        finally:
+            os.close(its_out)
+            os.close(its_err)
         self._unsent = memoryview(stdin)
-        self._exit = _exit_of(process.pid)
+        self._exit = _exit_of(self._process.pid)
         self._poll = select.poll()
-        self._heard: dict[int, Kept] = {}
+        self._heard = {out: self.stdout, err: self.stderr}
+        for pipe in self._heard:
+            self._poll.register(pipe, select.POLLIN)
 
-    def until_exit(self, deadline: Deadline) -> None:
+    def until_exit(self, deadline: Deadline) -> int:
+        """Feed it and hear it until it ends; its exit code, or minus the number of the signal that ended it.
+
+        Raises:
+            TimedOut: It did not end in time.
+            Interrupted: The run was asked to end.
+        """
         if self._exit is None or self._unsent or not self._is_short(self._exit, deadline):
             self._converse(deadline)
-        else:
-            self._listen()
         self._drain()
+        return self._process.wait()
 
     def _is_short(self, its_end: int, deadline: Deadline) -> bool:
         """Whether it is over before its pipes matter: that is one wake-up instead of three."""
@@ -82,14 +128,7 @@ class Talk:
         only_end.register(its_end, select.POLLIN)
         return bool(only_end.poll(deadline.at_most(HEAD_START) * 1000)) and self._process.poll() is not None
 
-    def _listen(self) -> None:
-        for pipe, kept in ((self._process.stdout, self.stdout), (self._process.stderr, self.stderr)):
-            if pipe is not None:
-                self._heard[pipe.fileno()] = kept
-                self._poll.register(pipe, select.POLLIN)
-
     def _converse(self, deadline: Deadline) -> None:
-        self._listen()
         if self._process.stdin is not None:
             os.set_blocking(self._process.stdin.fileno(), False)
             self._poll.register(self._process.stdin, select.POLLOUT)
@@ -142,10 +181,23 @@ class Talk:
             self._poll.unregister(pipe.fileno())
             pipe.close()
 
+    def end(self) -> None:
+        """End the whole group, and descendants that left it; politely first, then for good."""
+        process = self._process
+        others = _descendants(process.pid)
+        _signal(process.pid, others, signal.SIGTERM)
+        patience = time.monotonic() + GRACE
+        while time.monotonic() < patience and (process.poll() is None or _group_lives(process.pid)):
+            time.sleep(0.01)
+        _signal(process.pid, others, signal.SIGKILL)
+        process.wait()
+
     def close(self) -> None:
-        for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
-            if pipe is not None:
-                pipe.close()
+        """Give its pipes back."""
+        for mine, _ in self._pipes:
+            os.close(mine)
+        if self._process.stdin is not None:
+            self._process.stdin.close()
         if self._exit is not None:
             os.close(self._exit)
 
@@ -154,23 +206,29 @@ class Talk:
         return (self.stderr.text() or self.stdout.text()).strip()
 
 
+def _pipes() -> tuple[tuple[int, int], tuple[int, int]]:
+    """Two pipes, or none."""
+    first = os.pipe()
+    try:
+        return first, os.pipe()
+    except OSError:
+        for each in first:
+            os.close(each)
+        raise
+
+
+@cache
+def _nothing() -> int:
+    """What a process reads that is fed nothing; opened once."""
+    return os.open(os.devnull, os.O_RDONLY)
+
+
 def _exit_of(pid: int) -> int | None:
     """A file descriptor that is readable once the process has ended, where the system has such (Linux)."""
     try:
         return os.pidfd_open(pid)
     except (AttributeError, OSError):
         return None
-
-
-def end(process: subprocess.Popen[bytes]) -> None:
-    """End the whole group, and descendants that left it; politely first, then for good."""
-    others = _descendants(process.pid)
-    _signal(process.pid, others, signal.SIGTERM)
-    patience = time.monotonic() + GRACE
-    while time.monotonic() < patience and (process.poll() is None or _group_lives(process.pid)):
-        time.sleep(0.01)
-    _signal(process.pid, others, signal.SIGKILL)
-    process.wait()
 
 
 def _descendants(pid: int) -> list[int]:

@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
 import time
 from functools import lru_cache
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from k2run.actions.action import Effect, Result, action
 from k2run.actions.deadline import Deadline
-from k2run.adapters._child import Talk, end
+from k2run.adapters._child import Child
 from k2run.errors import Refused, Unreachable
 
 if TYPE_CHECKING:
@@ -83,52 +82,38 @@ def run(
     """
     deadline.remaining()
     started = time.perf_counter()
-    process = _start(command, env, cwd, with_input=bool(stdin))
-    talk = Talk(process, stdin.encode())
+    child = _start(command, env, cwd, stdin.encode())
     try:
-        talk.until_exit(deadline)
+        exit_code = child.until_exit(deadline)
     except BaseException:
-        end(process)
+        child.end()
         raise
     finally:
-        talk.close()
+        child.close()
     elapsed = time.perf_counter() - started
-    if process.returncode not in ok_codes:
-        raise Refused(f"{_shown(command)} {_ending(process.returncode)}{_quoted(talk.last_words())}")
+    if exit_code not in ok_codes:
+        raise Refused(f"{_shown(command)} {_ending(exit_code)}{_quoted(child.last_words())}")
     return Finished(
-        exit_code=process.returncode,
-        stdout=talk.stdout.text(),
-        stderr=talk.stderr.text(),
-        stdout_bytes=talk.stdout.size,
-        stderr_bytes=talk.stderr.size,
+        exit_code=exit_code,
+        stdout=child.stdout.text(),
+        stderr=child.stderr.text(),
+        stdout_bytes=child.stdout.size,
+        stderr_bytes=child.stderr.size,
         elapsed_ms=round(elapsed * 1000, 3),
     )
 
 
-def _start(command: str | list[str], env: Mapping[str, str], cwd: str, *, with_input: bool) -> subprocess.Popen[bytes]:
+def _start(command: str | list[str], extra: Mapping[str, str], cwd: str, stdin: bytes) -> Child:
     argv = ["/bin/sh", "-c", command] if isinstance(command, str) else command
     if not argv:
         raise Refused("the command is empty")
-
-    def popen(words: list[str], program: str | None = None) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
-            words,
-            executable=program,
-            env={**os.environ, **env} if env else None,
-            cwd=cwd or None,
-            stdin=subprocess.PIPE if with_input else subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            bufsize=0,
-            start_new_session=True,
-        )
-
+    env = {**os.environ, **extra} if extra else None
     try:
-        program = _without_shell(command, env.get("PATH")) if isinstance(command, str) else None
+        program = _without_shell(command, extra.get("PATH")) if isinstance(command, str) else None
         if program is not None:
             with contextlib.suppress(OSError):  # then the shell says what is wrong with it
-                return popen(str(command).split(), program)
-        return popen(argv)
+                return Child(str(command).split(), program=program, env=env, cwd=cwd, stdin=stdin)
+        return Child(argv, program=None, env=env, cwd=cwd, stdin=stdin)
     except OSError as error:
         what = cwd if cwd and not Path(cwd).is_dir() else argv[0]
         raise Unreachable(f"{what} cannot be run: {error.strerror}", hint="is it installed, and on PATH?") from error
