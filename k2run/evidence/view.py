@@ -68,7 +68,16 @@ class StepView(Struct):
     answered: Answered | None = None
     fault: FaultStruck | None = None
     finished: StepFinished | None = None
+    standing: Standing = Standing.WAITING
     order: tuple[int, int] = (_UNLISTED, 0)
+
+    def begin(self, event: StepStarted) -> None:
+        """It begins."""
+        self.started, self.standing = event, Standing.RUNNING
+
+    def end(self, event: StepFinished) -> None:
+        """It is over."""
+        self.finished, self.standing = event, standing_of(event)
 
     @property
     def name(self) -> str:
@@ -109,13 +118,6 @@ class StepView(Struct):
         while path:
             depth, path = depth + 1, parent_path(path)
         return depth
-
-    @property
-    def standing(self) -> Standing:
-        """How it stands now."""
-        if self.finished is not None:
-            return standing_of(self.finished)
-        return Standing.WAITING if self.started is None else Standing.RUNNING
 
     @property
     def within(self) -> float | None:
@@ -276,9 +278,9 @@ class RunView(Struct):
             case SectionFinished():
                 self._section(event.section, event.name, event.within).end(event)
             case StepStarted():
-                self._fresh(event.step, event.section).started = event
+                self._fresh(event.step, event.section).begin(event)
             case StepFinished():
-                self._ending(event).finished = event
+                self._ending(event).end(event)
             case StepTried() | Asked() | Answered() | FaultStruck():
                 self._during(event)
             case UndoPlanned() | UndoStarted() | UndoFinished():
