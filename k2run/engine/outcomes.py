@@ -19,10 +19,12 @@ _WORST_FIRST = (
     Outcome.SKIPPED,
 )
 
+_WRONG = frozenset({Outcome.FAILED, Outcome.UNKNOWN, Outcome.INTERRUPTED})
+
 
 def satisfied(outcome: Outcome) -> bool:
     """Whether nothing went wrong: passed, or there was nothing to do."""
-    return outcome not in {Outcome.FAILED, Outcome.UNKNOWN, Outcome.INTERRUPTED}
+    return outcome not in _WRONG
 
 
 def of_all(outcomes: Iterable[Outcome]) -> Outcome:

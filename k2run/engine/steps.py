@@ -146,8 +146,8 @@ class StepRunner:
         """Do the action until the step is satisfied or its time is over."""
         began = time.monotonic()
         shown = {} if step.no_log or step.action in WORDS else args
-        self._started(step, path, local, shown)
         trying = Trying(self._run, step, path, args, local)
+        self._started(step, path, local, shown, trying.limit)
         attempt = trying.until_done()
         return ending.record(attempt, seconds=time.monotonic() - began, attempts=trying.attempts)
 
@@ -182,7 +182,7 @@ class StepRunner:
         from k2run.engine.nested import run_runbook
 
         began = time.monotonic()
-        self._started(step, path, local, {})
+        self._started(step, path, local, {}, time_limit(step))
         try:
             attempt = run_runbook(self._run, step, path, local, section=self._told)
         except (ExpressionFailed, UsageError) as error:
@@ -217,7 +217,9 @@ class StepRunner:
                 return step
         return None
 
-    def _started(self, step: Step, path: str, local: dict[str, Any], args: dict[str, Any]) -> None:
+    def _started(
+        self, step: Step, path: str, local: dict[str, Any], args: dict[str, Any], limit: float | None = None
+    ) -> None:
         self._run.journal.record(
             StepStarted(
                 step=path,
@@ -226,7 +228,7 @@ class StepRunner:
                 action=step.action or "block",
                 args=args,
                 within=step.within,
-                timeout=time_limit(step) if step.action else None,
+                timeout=limit,
             )
         )
 

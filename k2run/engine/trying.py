@@ -45,6 +45,10 @@ class Trying:
         path: The turn's path.
         args: The action's arguments, rendered.
         local: The step's own names.
+
+    Attributes:
+        limit: Seconds that all attempts together may take.
+        attempts: How many there were.
     """
 
     def __init__(
@@ -55,6 +59,7 @@ class Trying:
         self._path = path
         self._args = args
         self._local = local
+        self.limit = time_limit(step)
         self.attempts = 0
 
     def until_done(self) -> Attempt:
@@ -64,7 +69,7 @@ class Trying:
             Interrupted: The run was asked to end.
             JournalLost: The journal cannot be written any more.
         """
-        step, limit = self._step, time_limit(self._step)
+        step, limit = self._step, self.limit
         began = time.monotonic()
         ends = began + limit
         last: Attempt | None = None

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from itertools import groupby
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from k2run.evidence.view import base_path
 from k2run.evidence.wording import Standing, span
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class MoreTurns(Struct, frozen=True, kw_only=True):
 
 def listed(steps: Iterable[StepView]) -> Iterator[StepView | MoreTurns]:
     """Steps in their order; of a long loop the first turns, all that did not simply pass, and the rest in one."""
-    for _, group in groupby(steps, key=lambda step: base_path(step.path)):
+    for _, group in groupby(steps, key=attrgetter("base")):
         turns = list(group)
         if len(turns) <= SHOWN_TURNS + 1:
             yield from turns

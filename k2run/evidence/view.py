@@ -57,10 +57,17 @@ def base_path(path: str) -> str:
 
 
 class StepView(Struct):
-    """One step: what was planned, and the events that tell how it went."""
+    """One step: what was planned, and the events that tell how it went.
+
+    Attributes:
+        base: Its path without the turn of its own loop.
+        standing: How it stands now.
+        order: Its place among the steps of its section.
+    """
 
     path: str
     section: str
+    base: str
     planned: OutlineStep | None = None
     started: StepStarted | None = None
     tries: list[StepTried] = field(default_factory=list)
@@ -84,7 +91,7 @@ class StepView(Struct):
         """What people call it; the turns of a loop that all have the same name are told apart by their number."""
         events = (self.finished, self.started, self.planned)
         name = next((event.name for event in events if event is not None and event.name), self.action)
-        turn = self.path[len(base_path(self.path)) + 1 :]
+        turn = self.path[len(self.base) + 1 :]
         if turn and self.planned is not None and name == (self.planned.name or self.action):
             return f"{name} ({int(turn) + 1})"
         return name
@@ -307,7 +314,7 @@ class RunView(Struct):
         section = self._section(planned.path, planned.name, planned.within)
         for step in planned.steps:
             self._ranks[step.path] = len(self._ranks)
-            self._add(StepView(path=step.path, section=section.path, planned=step))
+            self._add(StepView(path=step.path, section=section.path, base=base_path(step.path), planned=step))
 
     def _resume(self, event: RunResumed) -> None:
         """What the first part of the run said at its end no longer holds."""
@@ -331,18 +338,19 @@ class RunView(Struct):
         return section
 
     def _add(self, step: StepView) -> StepView:
-        step.order = (self._rank(step.path), len(self._steps))
+        step.order = (self._rank(step.path, step.base), len(self._steps))
         self._steps[step.path] = step
         self._section(step.section, "", None).add(step)
         return step
 
-    def _rank(self, path: str) -> int:
+    def _rank(self, path: str, base: str) -> int:
         """The place in the outline of a step, or of the nearest block around it that the outline names."""
         while path:
-            for candidate in (path, base_path(path)):
+            for candidate in (path, base):
                 if candidate in self._ranks:
                     return self._ranks[candidate]
             path = parent_path(path)
+            base = base_path(path)
         return _UNLISTED
 
     def _fresh(self, path: str, section: str) -> StepView:
@@ -350,20 +358,21 @@ class RunView(Struct):
         step = self._steps.get(path)
         if step is not None and step.standing is Standing.WAITING:
             return step
-        planned = self._take_place_of_base(path)
+        base = base_path(path)
+        planned = self._take_place_of(base, path)
         if step is not None and (step.finished is None or step.finished.outcome is Outcome.INTERRUPTED):
             self.sections[step.section].drop(step)
-        return self._add(StepView(path=path, section=section, planned=planned))
+        return self._add(StepView(path=path, section=section, base=base, planned=planned))
 
-    def _take_place_of_base(self, path: str) -> OutlineStep | None:
+    def _take_place_of(self, base: str, path: str) -> OutlineStep | None:
         """The turns of a loop replace the one step that the outline could show for them."""
-        base = self._steps.get(base_path(path))
-        if base is None or base.path == path:
-            return base.planned if base is not None else None
-        if base.standing is Standing.WAITING and base.path not in self._replaced:
-            self._replaced.add(base.path)
-            self.sections[base.section].drop(base)
-        return base.planned
+        step = self._steps.get(base)
+        if step is None:
+            return None
+        if base != path and step.standing is Standing.WAITING and base not in self._replaced:
+            self._replaced.add(base)
+            self.sections[step.section].drop(step)
+        return step.planned
 
     def _ending(self, event: StepFinished) -> StepView:
         step = self._steps.get(event.step)

@@ -11,8 +11,10 @@ if TYPE_CHECKING:
 
 _ENTITIES = (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"))
 # Control characters have no place in XML, and surrogates none in UTF-8.
-_UNWANTED = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
-_TO_ESCAPE = re.compile("[&<>\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
+_NO_TEXT = "\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\ufffe\uffff"
+_UNWANTED = re.compile(f"[{_NO_TEXT}]")
+_TO_ESCAPE = re.compile(f"[&<>{_NO_TEXT}]")
+_TO_QUOTE = re.compile(f'[&<>"{_NO_TEXT}]')
 _VOID = frozenset({"br", "col", "line", "meta", "path", "rect"})
 
 
@@ -40,6 +42,8 @@ def escape(text: str) -> Html:
 
 def quoted(text: str) -> str:
     """The text as the value of an attribute, with its quotes."""
+    if _TO_QUOTE.search(text) is None:
+        return f'"{text}"'
     return f'"{escape(text).replace(chr(34), "&quot;")}"'
 
 

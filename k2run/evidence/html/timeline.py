@@ -13,7 +13,7 @@ from k2run.evidence.verdict import TROUBLE
 from k2run.evidence.wording import MARKS, against, span, standing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from k2run.evidence.view import RunView, SectionView, StepView
 
@@ -79,10 +79,11 @@ def timeline(view: RunView) -> Html:
     if not sections or whole <= 0:
         return NOTHING
     scale = _scale(view, whole)
-    rows = [row for section in sections for row in _section_rows(section, scale, all_of_them=_few(view))]
-    left_out = sum(1 for section in sections for step in section.leaves() if step.began is not None) - sum(
-        1 for section in sections for _ in _drawn(section, scale, all_of_them=_few(view))
-    )
+    shortest = 0.0 if sum(1 for _ in view.leaves()) <= DRAWN_IN_FULL else SHORT * whole
+    begun = [(section, [step for step in section.leaves() if step.started is not None]) for section in sections]
+    drawn = [(section, [step for step in steps if _is_drawn(step, shortest)]) for section, steps in begun]
+    rows = [row for section, steps in drawn for row in _section_rows(section, steps, scale)]
+    left_out = sum(len(steps) for _, steps in begun) - sum(len(steps) for _, steps in drawn)
     return tag(
         "section",
         tag("h2", "Timeline"),
@@ -116,20 +117,11 @@ def _scale(view: RunView, whole: float) -> Scale:
     return Scale(whole=whole, faults=faults, recovered=recovered)
 
 
-def _few(view: RunView) -> bool:
-    return sum(1 for _ in view.leaves()) <= DRAWN_IN_FULL
+def _is_drawn(step: StepView, shortest: float) -> bool:
+    return step.finished is None or step.finished.seconds >= shortest or step.standing in TROUBLE
 
 
-def _drawn(section: SectionView, scale: Scale, *, all_of_them: bool) -> Iterator[StepView]:
-    for step in section.leaves():
-        if step.began is None:
-            continue
-        seconds = step.finished.seconds if step.finished is not None else scale.whole
-        if all_of_them or seconds >= SHORT * scale.whole or step.standing in TROUBLE:
-            yield step
-
-
-def _section_rows(section: SectionView, scale: Scale, *, all_of_them: bool) -> Iterator[Html]:
+def _section_rows(section: SectionView, steps: Iterable[StepView], scale: Scale) -> Iterator[Html]:
     started, finished = section.started, section.finished
     if started is None:
         return
@@ -149,7 +141,7 @@ def _section_rows(section: SectionView, scale: Scale, *, all_of_them: bool) -> I
         bars = Html(_budget(scale, started.t, within) + bars)
     time = against(seconds, within, finished.objective if finished is not None else None)
     yield _row(section.name, bars, scale, time, class_="of-section")
-    for step in _drawn(section, scale, all_of_them=all_of_them):
+    for step in steps:
         yield _step_row(step, scale)
 
 
