@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import shutil
@@ -111,8 +110,10 @@ def _start(command: str | list[str], extra: Mapping[str, str], cwd: str, stdin: 
     try:
         program = _without_shell(command, extra.get("PATH")) if isinstance(command, str) else None
         if program is not None:
-            with contextlib.suppress(OSError):  # then the shell says what is wrong with it
+            try:
                 return Child(str(command).split(), program=program, env=env, cwd=cwd, stdin=stdin)
+            except OSError:  # the shell says what is wrong with it
+                pass
         return Child(argv, program=None, env=env, cwd=cwd, stdin=stdin)
     except OSError as error:
         what = cwd if cwd and not Path(cwd).is_dir() else argv[0]

@@ -13,7 +13,7 @@ from k2run.language.expressions import Template
 if TYPE_CHECKING:
     from k2run.engine.attempt import Attempt
     from k2run.engine.execution import Execution
-    from k2run.language.model import Award, Step
+    from k2run.language.model import Award, Points, Step
 
 _BOUNDS = {True: Bound.MET, False: Bound.MISSED, None: Bound.NOT_MEASURED}
 UNJUDGED = frozenset({Outcome.SKIPPED, Outcome.NOT_APPLICABLE, Outcome.NOT_CONFIRMED, Outcome.INTERRUPTED})
@@ -44,9 +44,9 @@ class Ending:
     def record(self, attempt: Attempt, *, seconds: float = 0.0, attempts: int = 0) -> Outcome:
         """Keep it, and hand on what the step registers."""
         step, quiet = self._step, self._step.no_log
-        attempt, figures = self._figures(attempt)
+        attempt, figures = self._figures(attempt) if step.figures else (attempt, {})
         variables = self._hand_on(attempt)
-        earned, maximum = self._points(attempt)
+        earned, maximum = self._points(attempt, step.points) if step.points is not None else (None, None)
         troubled = not satisfied(attempt.outcome)
         self._objected(attempt)
         self._run.journal.record(
@@ -66,7 +66,7 @@ class Ending:
                 recovery=step.recovery if troubled else "",
                 result=None if quiet else _plain(attempt.result),
                 within=step.within,
-                objective=self._objective(attempt, seconds),
+                objective=self._objective(attempt, seconds, step.within) if step.within is not None else None,
                 points=earned,
                 maximum=maximum,
                 category=(step.points.category or self._category) if step.points else "",
@@ -83,7 +83,7 @@ class Ending:
 
     def _figures(self, attempt: Attempt) -> tuple[Attempt, dict[str, Any]]:
         """Evaluate the step's named figures; one that cannot be read fails the step."""
-        if not self._step.figures or not attempt.answered:
+        if not attempt.answered:
             return attempt, {}
         names = self._names(attempt)
         try:
@@ -108,24 +108,19 @@ class Ending:
                 self._run.results[self._path] = attempt.result
         return variables
 
-    def _points(self, attempt: Attempt) -> tuple[float | None, float | None]:
+    def _points(self, attempt: Attempt, points: Points) -> tuple[float | None, float]:
         """Earned and maximum; earned is None when the step could not be judged."""
-        points = self._step.points
-        if points is None:
-            return None, None
         if attempt.outcome in UNJUDGED:
             return None, points.maximum
         if not points.awards:
             return (points.maximum if attempt.outcome is Outcome.PASSED else 0.0), points.maximum
         return (_award(points.awards, self._names(attempt)) if attempt.answered else 0.0), points.maximum
 
-    def _objective(self, attempt: Attempt, seconds: float) -> Bound | None:
+    def _objective(self, attempt: Attempt, seconds: float, within: float) -> Bound:
         """Whether `within` was met; a step that did not pass has not met it."""
-        if self._step.within is None:
-            return None
         if attempt.outcome in UNJUDGED:
             return Bound.NOT_MEASURED
-        return Bound.MET if attempt.outcome is Outcome.PASSED and seconds <= self._step.within else Bound.MISSED
+        return Bound.MET if attempt.outcome is Outcome.PASSED and seconds <= within else Bound.MISSED
 
     def _objected(self, attempt: Attempt) -> None:
         """Record the objectives that the step's action was given, before the step is over: they are then never lost."""
@@ -149,7 +144,8 @@ def expected(step: Step) -> str:
     """The expectation as written."""
     if step.action == "assert":
         return " and ".join(condition.text for condition in step.args["that"])
-    return " and ".join(condition.text for condition in (*((step.until,) if step.until else ()), *step.expect))
+    conditions = (step.until, *step.expect) if step.until else step.expect
+    return " and ".join([condition.text for condition in conditions]) if conditions else ""
 
 
 def title(run: Execution, step: Step, local: dict[str, Any]) -> str:

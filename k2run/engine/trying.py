@@ -33,7 +33,9 @@ def time_limit(step: Step) -> Duration:
         return Duration(step.args["for"] + 1)
     if step.until is not None:
         return step.within or step.timeout or DEFAULT_TIMEOUT
-    return step.timeout or Duration(max(DEFAULT_TIMEOUT, step.within or 0))
+    if step.timeout or step.within is None:
+        return step.timeout or DEFAULT_TIMEOUT
+    return max(DEFAULT_TIMEOUT, step.within)
 
 
 class Trying:
@@ -74,11 +76,11 @@ class Trying:
         ends = began + limit
         last: Attempt | None = None
         repeats = step.until is not None or bool(step.retries)
+        seconds: float = min(step.timeout, limit) if step.timeout else limit
         while True:
-            left = max(0.0, ends - time.monotonic()) if self.attempts else limit
             self.attempts += 1
             due = None if step.within is None else began + step.within - time.monotonic()
-            attempt = self._once(Deadline(min(step.timeout or limit, left), self._run.stop, due))
+            attempt = self._once(Deadline(seconds, self._run.stop, due))
             if last is not None and not attempt.answered and time.monotonic() >= ends:
                 attempt = last  # cut off by the end of the step: the one before it says more
             last = attempt
@@ -100,6 +102,7 @@ class Trying:
             except TimedOut:
                 attempt.message = f"not within {limit} ({self.attempts} attempts): {attempt.message}"
                 return attempt
+            seconds = min(step.timeout or limit, max(0.0, ends - time.monotonic()))
 
     def _once(self, deadline: Deadline) -> Attempt:
         """Do the action once and hold the result against what is expected."""
