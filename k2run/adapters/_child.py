@@ -58,7 +58,10 @@ class Kept:
 
 
 class Child:
-    """A process in a session of its own, with pipes to hear it by.
+    """A process in a group of its own, with pipes to hear it by.
+
+    On a terminal it is in a session of its own too: it finds no terminal there, where else it would stop at the first
+    question and wait for an answer that nobody sees.
 
     Its end is the end of the process, not of its pipes: a server that it left behind may hold them open for ever.
 
@@ -94,7 +97,8 @@ class Child:
                 stdout=its_out,
                 stderr=its_err,
                 bufsize=0,
-                start_new_session=True,
+                start_new_session=_has_terminal(),
+                process_group=None if _has_terminal() else 0,
             )
         except BaseException:
             os.close(out)
@@ -215,6 +219,16 @@ def _pipes() -> tuple[tuple[int, int], tuple[int, int]]:
         for each in first:
             os.close(each)
         raise
+
+
+@cache
+def _has_terminal() -> bool:
+    """Whether k2run has a terminal that its processes could ask on."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
 
 
 @cache

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator
+from types import GeneratorType
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -18,7 +18,7 @@ from k2run.language.arguments import argument_types, takes_quantity
 from k2run.language.quantities import QUANTITIES, decode_quantity, encode_quantity
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
 
     from k2run.actions.action import Undo
     from k2run.actions.catalogue import Action, Catalogue
@@ -85,7 +85,7 @@ class Caller:
 
         def work() -> Any:
             returned = action.call(**given, **arguments)
-            return strike(returned, plan) if isinstance(returned, Generator) else returned
+            return strike(returned, plan) if isinstance(returned, GeneratorType) else returned
 
         try:
             return work() if action.punctual else finish_by(deadline, work, name)

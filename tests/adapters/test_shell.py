@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import os
+import pty
 import re
 import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -163,6 +165,34 @@ def test_a_request_to_stop_ends_the_command(tmp_path):
         shell.run(deadline, f"echo $$ > {pids}; exec sleep 60")
     assert time.monotonic() - started < 1.0
     assert not alive(pid_in(pids))
+
+
+ASKS = """
+from k2run.actions.deadline import Deadline
+from k2run.adapters import shell
+open("/dev/tty").close()
+print(shell.run(Deadline(10), "sh -c 'read answer < /dev/tty' 2>&1 || echo no terminal to ask on").stdout)
+"""
+
+
+def test_on_a_terminal_a_command_finds_none_to_ask_on_and_does_not_wait_for_an_answer():
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execv(sys.executable, [sys.executable, "-c", ASKS])
+    said = b""
+    with suppress(OSError):  # its terminal is gone when it has ended
+        while part := os.read(terminal, 1024):
+            said += part
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0, said
+    assert "no terminal to ask on" in said.decode()
+
+
+def test_without_a_terminal_a_command_is_in_a_group_of_its_own():
+    show = "import os; from k2run.actions.deadline import Deadline; from k2run.adapters import shell; print(shell.run("
+    show += "Deadline(10), ['python3', '-c', 'import os; print(os.getpid() == os.getpgid(0))']).stdout)"
+    done = subprocess.run([sys.executable, "-c", show], start_new_session=True, capture_output=True, check=True)
+    assert done.stdout == b"True\n"
 
 
 def test_a_chatty_command_takes_bounded_memory():
