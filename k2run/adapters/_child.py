@@ -84,8 +84,6 @@ class Child:
     def __init__(
         self, words: Sequence[str], *, program: str | None, env: Mapping[str, str] | None, cwd: str, stdin: bytes
     ) -> None:
-        self.stdout = Kept()
-        self.stderr = Kept()
         (out, its_out), (err, its_err) = self._pipes = _pipes()
         try:
             self._process = subprocess.Popen(
@@ -107,6 +105,9 @@ class Child:
         finally:
             os.close(its_out)
             os.close(its_err)
+        # From here on it runs: what is made now costs no time of its own.
+        self.stdout = Kept()
+        self.stderr = Kept()
         self._unsent = memoryview(stdin)
         self._exit = _exit_of(self._process.pid)
         self._poll = select.poll()
@@ -124,7 +125,7 @@ class Child:
         if self._exit is None or self._unsent or not self._is_short(self._exit, deadline):
             self._converse(deadline)
         self._drain()
-        return self._process.wait()
+        return self._process.returncode
 
     def _is_short(self, its_end: int, deadline: Deadline) -> bool:
         """Whether it is over before its pipes matter: that is one wake-up instead of three."""
@@ -144,32 +145,27 @@ class Child:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     self._process.wait(deadline.at_most(SLICE))
             else:
-                self._turn(self._poll.poll(deadline.at_most(wait) * 1000))
+                for pipe, _ in self._poll.poll(deadline.at_most(wait) * 1000):
+                    if pipe in self._heard:
+                        self._hear(pipe)
+                    elif pipe != self._exit:
+                        self._feed()
 
     def _drain(self) -> None:
         """What the process itself printed is in the pipes by now; what others go on printing is not waited for."""
         for _ in range(2 * PIPE // CHUNK):
-            if not self._turn(self._poll.poll(0)):
+            full = [pipe for pipe, state in self._poll.poll(0) if state & select.POLLIN and pipe in self._heard]
+            if not full:
                 return
+            for pipe in full:
+                self._hear(pipe)
 
-    def _turn(self, ready: list[tuple[int, int]]) -> bool:
-        """Whether anything was heard."""
-        heard = False
-        for pipe, state in ready:
-            if pipe in self._heard:
-                heard = self._hear(pipe, state) or heard
-            elif pipe != self._exit:
-                self._feed()
-        return heard
-
-    def _hear(self, pipe: int, state: int) -> bool:
-        data = os.read(pipe, CHUNK) if state & select.POLLIN else b""
-        if data:
+    def _hear(self, pipe: int) -> None:
+        if data := os.read(pipe, CHUNK):
             self._heard[pipe].add(data)
         else:
             self._poll.unregister(pipe)
             del self._heard[pipe]
-        return bool(data)
 
     def _feed(self) -> None:
         pipe = self._process.stdin
