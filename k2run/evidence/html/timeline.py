@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from k2run.evidence.html.element import NOTHING, Html, tag
+from k2run.evidence.html.element import NOTHING, Html, escape, tag
 from k2run.evidence.html.summary import TONES
 from k2run.evidence.verdict import TROUBLE
 from k2run.evidence.wording import MARKS, against, span, standing
@@ -125,22 +125,12 @@ def _section_rows(section: SectionView, steps: Iterable[StepView], scale: Scale)
     started, finished = section.started, section.finished
     if started is None:
         return
-    seconds = finished.seconds if finished is not None else scale.whole - started.t
-    until = finished.t if finished is not None else scale.whole
-    within = section.within
     tone = TONES.get(standing(finished.outcome), "quiet") if finished is not None else "warn"
-    bars = tag(
-        "rect",
-        class_=f"bar {tone}",
-        x=scale.at(started.t),
-        width=scale.wide(started.t, until - started.t),
-        y=4,
-        height=ROW - 8,
-    )
-    if within is not None:
-        bars = Html(_budget(scale, started.t, within) + bars)
-    time = against(seconds, within, finished.objective if finished is not None else None)
-    yield _row(section.name, bars, scale, time, class_="of-section")
+    until = finished.t if finished is not None else scale.whole
+    bars = _bars(scale, tone, started.t, until - started.t, section.within, inset=4)
+    seconds = finished.seconds if finished is not None else scale.whole - started.t
+    time = against(seconds, section.within, finished.objective if finished is not None else None)
+    yield _row(section.name, bars, scale, time, "of-section")
     for step in steps:
         yield _step_row(step, scale)
 
@@ -148,29 +138,29 @@ def _section_rows(section: SectionView, steps: Iterable[StepView], scale: Scale)
 def _step_row(step: StepView, scale: Scale) -> Html:
     began, finished = step.began or 0.0, step.finished
     seconds = finished.seconds if finished is not None else scale.whole - began
-    within = step.within
-    tone = TONES.get(step.standing, "quiet")
-    bars = tag("rect", class_=f"bar {tone}", x=scale.at(began), width=scale.wide(began, seconds), y=6, height=ROW - 12)
-    if within is not None:
-        bars = Html(_budget(scale, began, within) + bars)
-    time = against(seconds, within, finished.objective if finished is not None else None)
-    return _row(f"{MARKS[step.standing]} {step.name}", bars, scale, time, class_="of-step")
+    bars = _bars(scale, TONES.get(step.standing, "quiet"), began, seconds, step.within, inset=6)
+    time = against(seconds, step.within, finished.objective if finished is not None else None)
+    return _row(f"{MARKS[step.standing]} {step.name}", bars, scale, time, "of-step")
 
 
-def _row(name: str, bars: Html, scale: Scale, time: str, class_: str) -> Html:
-    late = ">" in time
-    picture = tag("svg", _marks(scale), bars, width="100%", height=ROW, aria_hidden="true")
-    return tag(
-        "tr",
-        tag("th", tag("span", name), scope="row"),
-        tag("td", picture),
-        tag("td", time, class_="late" if late else None),
-        class_=class_,
+def _row(name: str, bars: str, scale: Scale, time: str, kind: str) -> Html:
+    """A row of the table; a page has hundreds of these, so they are not made tag by tag."""
+    late = ' class="late"' if ">" in time else ""
+    return Html(
+        f'<tr class="{kind}"><th scope="row"><span>{escape(name)}</span></th>'
+        f'<td><svg width="100%" height="{ROW}" aria-hidden="true">{_marks(scale)}{bars}</svg></td>'
+        f"<td{late}>{escape(time)}</td></tr>"
     )
 
 
-def _budget(scale: Scale, begin: float, within: float) -> Html:
-    return tag("rect", class_="budget", x=scale.at(begin), width=scale.wide(begin, within), y=2, height=ROW - 4)
+def _bars(scale: Scale, tone: str, begin: float, seconds: float, within: float | None, *, inset: int) -> str:  # noqa: PLR0913 - what a bar shows
+    bar = _bar(f"bar {tone}", scale, begin, seconds, inset)
+    return bar if within is None else _bar("budget", scale, begin, within, 2) + bar
+
+
+def _bar(kind: str, scale: Scale, begin: float, seconds: float, inset: int) -> str:
+    x, width = scale.at(begin), scale.wide(begin, seconds)
+    return f'<rect class="{kind}" x="{x}" width="{width}" y="{inset}" height="{ROW - 2 * inset}"/>'
 
 
 @lru_cache(1)
