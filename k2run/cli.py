@@ -292,7 +292,7 @@ def prepare(program: Program) -> None:
     """Let an Invoke program read k2run's command lines: several files at once, and exit code 2 for what makes no sense.
 
     Invoke also forbids Python to keep compiled modules, which would be a third of the time of a short run. A tenth goes
-    into searches for cycles, while modules are loaded and, through all of them, at the very end: rarely, and not at all.
+    into searches for cycles while modules are loaded and, through all of them, at the very end; there is no need of it.
 
     Args:
         program: The program that is running; its core options are parsed, its tasks are not yet.

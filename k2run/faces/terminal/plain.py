@@ -47,7 +47,7 @@ WORD = 11
 NAME = 40
 TIME = 13
 LABEL = 8
-PERIOD = 0.05
+PERIOD = 0.2
 """Seconds between two looks at what has happened."""
 HEARTBEAT = 15.0
 """Seconds after which a step that goes on trying says so, that nobody takes it for hung."""
