@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
     from k2run.engine.events import AnyEvent
     from k2run.language.model import Runbook
+
+_INSIDE = re.compile(r"\.(?:block|rescue|always)\[")
 
 
 class Judgement(Struct, frozen=True, kw_only=True):
@@ -90,7 +93,7 @@ def critical_failure(step: StepFinished) -> bool:
 
 def top_level(steps: Sequence[StepFinished]) -> list[StepFinished]:
     """Steps that are not inside a block or a section of a runbook that is run: those speak for themselves."""
-    return [step for step in steps if not any(part in step.step for part in (".block[", ".rescue[", ".always["))]
+    return [step for step in steps if _INSIDE.search(step.step) is None]
 
 
 def judge_objectives(runbook: Runbook, seconds: float, figures: dict[str, Any]) -> list[Objected]:

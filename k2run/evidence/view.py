@@ -276,6 +276,10 @@ class RunView(Struct):
         """Take in the next event of the journal."""
         self.last = event
         match event:
+            case StepStarted():
+                self._fresh(event.step, event.section).begin(event)
+            case StepFinished():
+                self._ending(event).end(event)
             case RunStarted():
                 self._begin(event)
             case RunResumed():
@@ -284,10 +288,6 @@ class RunView(Struct):
                 self._section(event.section, event.name, event.within).begin(event)
             case SectionFinished():
                 self._section(event.section, event.name, event.within).end(event)
-            case StepStarted():
-                self._fresh(event.step, event.section).begin(event)
-            case StepFinished():
-                self._ending(event).end(event)
             case StepTried() | Asked() | Answered() | FaultStruck():
                 self._during(event)
             case UndoPlanned() | UndoStarted() | UndoFinished():

@@ -16,6 +16,7 @@ from k2run.engine.events import (
     SectionStarted,
     StackChanged,
     StepFinished,
+    StepStarted,
     StepTried,
     UndoFinished,
     UndoPlanned,
@@ -82,6 +83,10 @@ class PlainFace(ThreadedFace):
 
     def _lines(self, event: AnyEvent) -> list[str]:  # noqa: PLR0911 - one case per kind of event
         match event:
+            case StepStarted():
+                return []
+            case StepFinished():
+                return self._step(event)
             case RunStarted():
                 return self._opening(event)
             case RunResumed():
@@ -94,8 +99,6 @@ class PlainFace(ThreadedFace):
                 return self._foot(event)
             case StepTried():
                 return self._heartbeat(event)
-            case StepFinished():
-                return self._step(event)
             case RunFinished():
                 return [text_of(line) for line in closing(self._view, WIDTH)]
             case _:
