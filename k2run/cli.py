@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import gc
 import sys
 from typing import Any
@@ -291,15 +290,14 @@ def gather(tokens: list[str]) -> list[str]:
 def prepare(program: Program) -> None:
     """Let an Invoke program read k2run's command lines: several files at once, and exit code 2 for what makes no sense.
 
-    Invoke also forbids Python to keep compiled modules, which would be a third of the time of a short run. A tenth goes
-    into searches for cycles while modules are loaded and, through all of them, at the very end; there is no need of it.
+    Invoke also forbids Python to keep compiled modules, which would be a third of the time of a short run; a twentieth
+    goes into searches for cycles while modules are loaded.
 
     Args:
         program: The program that is running; its core options are parsed, its tasks are not yet.
     """
     sys.dont_write_bytecode = bool(sys.flags.dont_write_bytecode)
     gc.set_threshold(COLLECTED_AFTER)
-    atexit.register(gc.freeze)
     parse = program.parse_tasks
 
     def parse_tasks() -> None:
