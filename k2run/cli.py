@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import sys
 from typing import Any
@@ -290,14 +291,15 @@ def gather(tokens: list[str]) -> list[str]:
 def prepare(program: Program) -> None:
     """Let an Invoke program read k2run's command lines: several files at once, and exit code 2 for what makes no sense.
 
-    Invoke also forbids Python to keep compiled modules, which would be a third of the time of a short run; a twentieth
-    goes into searches for cycles while modules are loaded.
+    Invoke also forbids Python to keep compiled modules, which would be a third of the time of a short run; a tenth goes
+    into searches for cycles, while modules are loaded and at the very end.
 
     Args:
         program: The program that is running; its core options are parsed, its tasks are not yet.
     """
     sys.dont_write_bytecode = bool(sys.flags.dont_write_bytecode)
     gc.set_threshold(COLLECTED_AFTER)
+    atexit.register(_leave)
     parse = program.parse_tasks
 
     def parse_tasks() -> None:
@@ -318,6 +320,15 @@ def prepare(program: Program) -> None:
             program.collection = whole
 
     program.parse_tasks = parse_tasks  # type: ignore[method-assign] # Invoke has no hook between the two
+
+
+def _leave() -> None:
+    """Spare Python its last search for cycles: it goes through all modules and takes longer than many a command.
+
+    DuckDB needs it: it counts what is left of it, and complains.
+    """
+    if "_duckdb" not in sys.modules:
+        gc.freeze()
 
 
 def _named(whole: Collection, words: set[str]) -> Collection:

@@ -198,3 +198,14 @@ def test_list_shows_runbooks_with_their_last_verdict(k2run: Shell) -> None:
     assert "never run" in k2run("list")[1]
     assert k2run("run", "it", "--stack", "stack.yaml", "--plain")[0] == 0
     assert "passed" in k2run("list")[1]
+
+
+def test_what_asked_duckdb_leaves_without_its_complaint_of_what_is_left(k2run: Shell) -> None:
+    figures = "      - {set: {found: 3}, figures: {found: result.found}}\n"
+    code, said = k2run.run(
+        f"runbook: 1\nkind: readiness\nname: it\ntitle: It\nsections:\n  - name: Only\n    steps:\n{figures}"
+    )
+    assert code == 0, said
+    code, said = k2run("trend", "found")
+    assert code == 0, said
+    assert "leaked" not in said
