@@ -48,13 +48,13 @@ class Action:
     result: Any
     blast: Blast | None = None
 
-    @property
+    @cached_property
     def punctual(self) -> bool:
         """Whether it keeps its deadline by itself."""
         mark: Mark = self.call.__k2run__  # type: ignore[attr-defined]
         return mark.punctual
 
-    @property
+    @cached_property
     def connections(self) -> tuple[type[Connection], ...]:
         """The connections that a stack must have for this action."""
         return tuple(kind for kind in self.given.values() if issubclass(kind, Connection))

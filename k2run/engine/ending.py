@@ -57,7 +57,7 @@ class Ending:
                 action=step.action or "block",
                 outcome=attempt.outcome,
                 seconds=round(seconds, 6),
-                severity=step.severity.value,
+                severity=step.severity,
                 attempts=attempts,
                 headline="" if quiet else attempt.headline,
                 expected=expected(step),

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import signal
 import threading
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
+
+from k2run.heard_signals import listen
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
-    from types import FrameType
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PATIENCE = 3
@@ -49,20 +51,20 @@ class StopRequest:
         self.cleanup = threading.Event()
         self.name = ""
         self.count = 0
-        self._before: dict[int, Any] = {}
+        self._end: Callable[[], None] | None = None
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._hear) for number in STOP_SIGNALS}
+            self._end = listen(STOP_SIGNALS, self._hear)
         return self
 
     def __exit__(self, *exception: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        if self._end is not None:
+            self._end()
 
-    def _hear(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - the form of a signal handler
+    def _hear(self, number: signal.Signals) -> None:
         self.count += 1
-        self.name = self.name or signal.Signals(number).name
+        self.name = self.name or number.name
         self.run.set()
         if self.count >= PATIENCE:
             self.cleanup.set()

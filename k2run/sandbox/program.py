@@ -13,6 +13,8 @@ import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NoReturn
 
+from k2run.heard_signals import listen
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -46,8 +48,7 @@ def stop_signal() -> threading.Event:
     """
     threading.excepthook = _end_with_thread
     stopping = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stopping.set())
+    listen((signal.SIGTERM, signal.SIGINT), lambda _: stopping.set())
     return stopping
 
 

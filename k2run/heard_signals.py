@@ -1,0 +1,48 @@
+"""Signals, heard by a thread of their own.
+
+A handler runs between any two instructions of the main thread, also where that thread holds the lock of an event. A
+handler that sets the event then waits for this lock for ever, and so does the process. A handler here only passes the
+number on, through a queue made for that; a thread does what is to be done.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from queue import SimpleQueue
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+
+def listen(numbers: Iterable[signal.Signals], do: Callable[[signal.Signals], None]) -> Callable[[], None]:
+    """Have something done with each of these signals; in the main thread only.
+
+    Args:
+        numbers: Which signals.
+        do: What to do with one; in another thread than the caller's.
+
+    Returns:
+        What ends it: signals that came before are dealt with, and the handlers are again what they were.
+
+    Raises:
+        ValueError: This is not the main thread.
+    """
+    heard: SimpleQueue[int | None] = SimpleQueue()
+
+    def hear() -> None:
+        while (number := heard.get()) is not None:
+            do(signal.Signals(number))
+
+    before = {number: signal.signal(number, lambda number, _: heard.put(number)) for number in numbers}
+    thread = threading.Thread(target=hear, name="signals", daemon=True)
+    thread.start()
+
+    def end() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        heard.put(None)
+        thread.join()
+
+    return end
