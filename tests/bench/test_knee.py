@@ -13,13 +13,13 @@ QUICK = {"during": Duration(1), "warm_up": Duration(0.2)}
 
 @pytest.mark.no_cover
 def test_a_rate_that_two_clients_cannot_reach_is_beyond_the_knee(serve, nothing):
-    with serve("--delay", "5") as server:  # two at a time, each 5 ms: at most 400 a second
+    with serve("--delay", "20") as server:  # two at a time, each 20 ms: at most 100 a second
         result = knee(
             nothing,
             Deadline(60),
             url=server.url,
-            first=Rate(200),
-            most=Rate(3200),
+            first=Rate(50),
+            most=Rate(800),
             factor=4,
             closer=0,
             workers=2,
@@ -28,7 +28,7 @@ def test_a_rate_that_two_clients_cannot_reach_is_beyond_the_knee(serve, nothing)
     assert result.found
     assert result.why
     assert result.beyond is not None
-    assert result.rate < 400
+    assert result.rate < 100
     assert result.steps[-1].too_much
 
 
