@@ -86,9 +86,9 @@ class Pipeline:
         while last.left:
             try:
                 deadline.sleep(max(0.001, last.at + every - time.monotonic()))
+                before, last = last, self.look(target)
             except TimedOut as error:
                 done = f"{last.rows - first.rows:,} rows came, {last.left:,} messages are left"
                 raise TimedOut(f"{error.message}: {done}", hint=error.hint) from error
-            before, last = last, self.look(target)
             gap, most = max(gap, last.at - before.at), max(most, last.left)
         return Drained(first, last, gap, most)

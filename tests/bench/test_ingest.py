@@ -45,7 +45,7 @@ def test_what_a_held_consumer_is_behind_is_drained_without_a_backlog(platform):
     try:
         topics.produce(platform.kafka, Deadline(60), TOPIC, count=5000, template="trade", tag="held")
         with pytest.raises(TimedOut, match="messages are left"):
-            drain(platform, seconds=3, backlog=0)
+            drain(platform, seconds=8, backlog=0)
     finally:
         consumer.resume(Deadline(5))
     with pytest.raises(Unknown, match="no consumer group"):
