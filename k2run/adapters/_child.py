@@ -141,15 +141,11 @@ class Child:
             self._poll.register(self._exit, select.POLLIN)
         wait = SLICE_BLIND if self._exit is None else SLICE
         while self._process.poll() is None:
-            if self._exit is None and not self._heard:
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    self._process.wait(deadline.at_most(SLICE))
-            else:
-                for pipe, _ in self._poll.poll(deadline.at_most(wait) * 1000):
-                    if pipe in self._heard:
-                        self._hear(pipe)
-                    elif pipe != self._exit:
-                        self._feed()
+            for pipe, _ in self._poll.poll(deadline.at_most(wait) * 1000):
+                if pipe in self._heard:
+                    self._hear(pipe)
+                elif pipe != self._exit:
+                    self._feed()
 
     def _drain(self) -> None:
         """What the process itself printed is in the pipes by now; what others go on printing is not waited for."""

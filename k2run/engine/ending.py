@@ -44,7 +44,7 @@ class Ending:
     def record(self, attempt: Attempt, *, seconds: float = 0.0, attempts: int = 0) -> Outcome:
         """Keep it, and hand on what the step registers."""
         step, quiet = self._step, self._step.no_log
-        attempt, figures = self._figures(attempt) if step.figures else (attempt, {})
+        attempt, figures = self._figures(attempt)
         variables = self._hand_on(attempt)
         earned, maximum = self._points(attempt, step.points) if step.points is not None else (None, None)
         troubled = not satisfied(attempt.outcome)
@@ -83,7 +83,7 @@ class Ending:
 
     def _figures(self, attempt: Attempt) -> tuple[Attempt, dict[str, Any]]:
         """Evaluate the step's named figures; one that cannot be read fails the step."""
-        if not attempt.answered:
+        if not self._step.figures or not attempt.answered:
             return attempt, {}
         names = self._names(attempt)
         try:
@@ -145,7 +145,7 @@ def expected(step: Step) -> str:
     if step.action == "assert":
         return " and ".join(condition.text for condition in step.args["that"])
     conditions = (step.until, *step.expect) if step.until else step.expect
-    return " and ".join([condition.text for condition in conditions]) if conditions else ""
+    return " and ".join(condition.text for condition in conditions)
 
 
 def title(run: Execution, step: Step, local: dict[str, Any]) -> str:

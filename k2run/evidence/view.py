@@ -67,7 +67,7 @@ class StepView(Struct):
 
     path: str
     section: str
-    base: str
+    base: str = ""
     planned: OutlineStep | None = None
     started: StepStarted | None = None
     tries: list[StepTried] = field(default_factory=list)
@@ -77,6 +77,9 @@ class StepView(Struct):
     finished: StepFinished | None = None
     standing: Standing = Standing.WAITING
     order: tuple[int, int] = (_UNLISTED, 0)
+
+    def __post_init__(self) -> None:
+        self.base = base_path(self.path)
 
     def begin(self, event: StepStarted) -> None:
         """It begins."""
@@ -314,7 +317,7 @@ class RunView(Struct):
         section = self._section(planned.path, planned.name, planned.within)
         for step in planned.steps:
             self._ranks[step.path] = len(self._ranks)
-            self._add(StepView(path=step.path, section=section.path, base=base_path(step.path), planned=step))
+            self._add(StepView(path=step.path, section=section.path, planned=step))
 
     def _resume(self, event: RunResumed) -> None:
         """What the first part of the run said at its end no longer holds."""
@@ -338,19 +341,18 @@ class RunView(Struct):
         return section
 
     def _add(self, step: StepView) -> StepView:
-        step.order = (self._rank(step.path, step.base), len(self._steps))
+        step.order = (self._rank(step.path), len(self._steps))
         self._steps[step.path] = step
         self._section(step.section, "", None).add(step)
         return step
 
-    def _rank(self, path: str, base: str) -> int:
+    def _rank(self, path: str) -> int:
         """The place in the outline of a step, or of the nearest block around it that the outline names."""
         while path:
-            for candidate in (path, base):
+            for candidate in (path, base_path(path)):
                 if candidate in self._ranks:
                     return self._ranks[candidate]
             path = parent_path(path)
-            base = base_path(path)
         return _UNLISTED
 
     def _fresh(self, path: str, section: str) -> StepView:
@@ -358,21 +360,21 @@ class RunView(Struct):
         step = self._steps.get(path)
         if step is not None and step.standing is Standing.WAITING:
             return step
-        base = base_path(path)
-        planned = self._take_place_of(base, path)
+        fresh = StepView(path=path, section=section)
+        fresh.planned = self._take_place_of_base(fresh)
         if step is not None and (step.finished is None or step.finished.outcome is Outcome.INTERRUPTED):
             self.sections[step.section].drop(step)
-        return self._add(StepView(path=path, section=section, base=base, planned=planned))
+        return self._add(fresh)
 
-    def _take_place_of(self, base: str, path: str) -> OutlineStep | None:
+    def _take_place_of_base(self, step: StepView) -> OutlineStep | None:
         """The turns of a loop replace the one step that the outline could show for them."""
-        step = self._steps.get(base)
-        if step is None:
+        base = self._steps.get(step.base)
+        if base is None:
             return None
-        if base != path and step.standing is Standing.WAITING and base not in self._replaced:
-            self._replaced.add(base)
-            self.sections[step.section].drop(step)
-        return step.planned
+        if base.path != step.path and base.standing is Standing.WAITING and base.path not in self._replaced:
+            self._replaced.add(base.path)
+            self.sections[base.section].drop(base)
+        return base.planned
 
     def _ending(self, event: StepFinished) -> StepView:
         step = self._steps.get(event.step)

@@ -9,6 +9,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from k2run.errors import Interrupted, K2runError
+from k2run.heard_signals import listen
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -63,7 +64,7 @@ def at_the_same_time(stacks: Sequence[str]) -> int:
                 last[number] = line.strip()
 
     threads = [threading.Thread(target=tell, args=(number,), daemon=True) for number in range(len(runs))]
-    before = {number: signal.signal(number, _pass_on(runs)) for number in (signal.SIGINT, signal.SIGTERM)}
+    heed_no_more = listen((signal.SIGINT, signal.SIGTERM), lambda number: _pass_on(number, runs))
     try:
         for thread in threads:
             thread.start()
@@ -71,20 +72,15 @@ def at_the_same_time(stacks: Sequence[str]) -> int:
         for thread in threads:
             thread.join()
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        heed_no_more()
     return _summary(list(zip(stacks, codes, last, strict=True)))
 
 
-def _pass_on(runs: Sequence[subprocess.Popen[str]]) -> Callable[..., None]:
+def _pass_on(number: signal.Signals, runs: Sequence[subprocess.Popen[str]]) -> None:
     """A signal ends every run in its own good order."""
-
-    def hear(number: int, _frame: object) -> None:
-        for run in runs:
-            if run.poll() is None:
-                run.send_signal(number)
-
-    return hear
+    for run in runs:
+        if run.poll() is None:
+            run.send_signal(number)
 
 
 def _without_stacks(words: Sequence[str]) -> list[str]:

@@ -98,7 +98,7 @@ def series(view: RunView) -> Iterator[Series]:
 def _watched(step: StepView) -> str | None:
     """The field of the result that the step's expectation looks at, where it is a number."""
     finished = step.finished
-    if finished is None or not finished.expected:
+    if finished is None:
         return None
     fields: list[str] = _FIELD.findall(finished.expected)
     return next((field for field in fields if _number(finished.result, field) is not None), None)
