@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import gc
+import signal
 import sys
 from typing import Any
 
@@ -292,7 +293,8 @@ def prepare(program: Program) -> None:
     """Let an Invoke program read k2run's command lines: several files at once, and exit code 2 for what makes no sense.
 
     Invoke also forbids Python to keep compiled modules, which would be a third of the time of a short run; a tenth goes
-    into searches for cycles, while modules are loaded and at the very end.
+    into searches for cycles, while modules are loaded and at the very end. And whoever started k2run may have it ignore
+    the end of its children: then the system keeps no exit code, and every failed command would look like a good one.
 
     Args:
         program: The program that is running; its core options are parsed, its tasks are not yet.
@@ -300,6 +302,7 @@ def prepare(program: Program) -> None:
     sys.dont_write_bytecode = bool(sys.flags.dont_write_bytecode)
     gc.set_threshold(COLLECTED_AFTER)
     atexit.register(_leave)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     parse = program.parse_tasks
 
     def parse_tasks() -> None:

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING
 
+from k2run.adapters._spawned import Spawned, spawn
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -86,18 +88,7 @@ class Child:
     ) -> None:
         (out, its_out), (err, its_err) = self._pipes = _pipes()
         try:
-            self._process = subprocess.Popen(
-                words,
-                executable=program,
-                env=env,
-                cwd=cwd or None,
-                stdin=subprocess.PIPE if stdin else _nothing(),
-                stdout=its_out,
-                stderr=its_err,
-                bufsize=0,
-                start_new_session=_has_terminal(),
-                process_group=None if _has_terminal() else 0,
-            )
+            self._process = _process(words, program, env, cwd, stdin, (its_out, its_err))
         except BaseException:
             os.close(out)
             os.close(err)
@@ -125,7 +116,7 @@ class Child:
         if self._exit is None or self._unsent or not self._is_short(self._exit, deadline):
             self._converse(deadline)
         self._drain()
-        return self._process.returncode
+        return self._process.wait()
 
     def _is_short(self, its_end: int, deadline: Deadline) -> bool:
         """Whether it is over before its pipes matter: that is one wake-up instead of three."""
@@ -183,9 +174,11 @@ class Child:
         others = _descendants(process.pid)
         _signal(process.pid, others, signal.SIGTERM)
         patience = time.monotonic() + GRACE
-        while time.monotonic() < patience and (process.poll() is None or _group_lives(process.pid)):
-            time.sleep(0.01)
-        _signal(process.pid, others, signal.SIGKILL)
+        try:
+            while time.monotonic() < patience and (process.poll() is None or _group_lives(process.pid)):
+                time.sleep(0.01)
+        finally:
+            _signal(process.pid, others, signal.SIGKILL)
         process.wait()
 
     def close(self) -> None:
@@ -200,6 +193,35 @@ class Child:
     def last_words(self) -> str:
         """What it complained of at the end, or printed."""
         return (self.stderr.text() or self.stdout.text()).strip()
+
+
+def _process(
+    words: Sequence[str],
+    program: str | None,
+    env: Mapping[str, str] | None,
+    cwd: str,
+    stdin: bytes,
+    outputs: tuple[int, int],
+) -> subprocess.Popen[bytes] | Spawned:
+    """Start the process, the short way where there is one."""
+    alone = _has_terminal()
+    file = program or (words[0] if "/" in words[0] else "")
+    if file and not cwd and not stdin:
+        spawned = spawn(file, words, env=env, streams=(_nothing(), *outputs), alone=alone)
+        if spawned is not None:
+            return spawned
+    return subprocess.Popen(
+        words,
+        executable=program,
+        env=env,
+        cwd=cwd or None,
+        stdin=subprocess.PIPE if stdin else _nothing(),
+        stdout=outputs[0],
+        stderr=outputs[1],
+        bufsize=0,
+        start_new_session=alone,
+        process_group=None if alone else 0,
+    )
 
 
 def _pipes() -> tuple[tuple[int, int], tuple[int, int]]:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import pty
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -39,7 +40,7 @@ def test_a_line_runs_in_the_shell_and_keeps_both_outputs():
 
 
 PLAIN = ("false", "ls  -d   /", "sh -c true", "no-such-program at all", "sort --key=1 /dev/null", "echo -n -e x")
-MEANT = ("exit 3", "cd /", "A=1 env", "echo $0", "ls -d /us*", "test a = a", "true && false", "[ a = b ]", "echo ~", "")
+MEANT = ("exit 3", "cd /", "A=1 printenv A", "echo $0", "ls -d /us*", "test a = a", "true && false", "[ a = b ]", "")
 
 
 @pytest.mark.parametrize("line", [*PLAIN, *MEANT])
@@ -208,3 +209,42 @@ def test_no_file_descriptor_stays_open():
     for _ in range(20):
         shell.run(Deadline(10), "true", stdin="x")
     assert len(list(OPEN_FILES.iterdir())) <= before
+
+
+@pytest.mark.skipif(not OPEN_FILES.exists(), reason="the system does not list open files")
+@pytest.mark.parametrize("way", [{}, {"cwd": "/"}, {"stdin": "x"}])
+def test_a_command_finds_none_of_our_files_open(way, tmp_path):
+    ours = os.open(tmp_path / "ours", os.O_CREAT | os.O_RDWR)
+    os.set_inheritable(ours, True)
+    try:
+        assert shell.run(Deadline(10), "ls /proc/self/fd", **way).stdout.split() == ["0", "1", "2", "3"]
+    finally:
+        os.close(ours)
+
+
+@pytest.mark.parametrize("way", [{}, {"cwd": "/"}])
+def test_a_command_ignores_no_signal_that_python_ignores(way):
+    ignored = int(shell.run(Deadline(10), "grep SigIgn /proc/self/status", **way).stdout.split()[1], 16)
+    assert not ignored & (1 << signal.SIGPIPE - 1 | 1 << signal.SIGXFSZ - 1)
+
+
+TELLS = "from k2run.actions.deadline import Deadline; from k2run.adapters.shell import run; import os, signal; "
+
+
+@pytest.mark.parametrize("closed", [1, 2, 3])
+def test_without_standard_streams_of_our_own_outputs_are_not_mixed_up(closed, tmp_path):
+    told = tmp_path / "told"
+    tell = f"os.closerange(0, {closed}); told = run(Deadline(10), 'echo out; echo err >&2; cat'); "
+    tell += f"open({str(told)!r}, 'w').write(told.stdout + ' ' + told.stderr)"
+    subprocess.run([sys.executable, "-c", TELLS + tell], check=True)
+    assert told.read_text() == "out err"
+
+
+def test_an_exit_code_that_the_system_does_not_keep_is_unknown_and_not_0():
+    done = subprocess.run(
+        [sys.executable, "-c", f"{TELLS}signal.signal(signal.SIGCHLD, signal.SIG_IGN); run(Deadline(10), 'exit 3')"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "Unknown: the command has ended, and how is not known" in done.stderr

@@ -138,6 +138,28 @@ def test_a_failed_step_shows_cause_and_exits_with_one(k2run: Shell) -> None:
     assert "Learn to count" in out
 
 
+IGNORING = """\
+import os, signal, sys
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # what it starts inherits this
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
+def test_failed_commands_fail_also_where_the_end_of_children_was_to_be_ignored(k2run: Shell) -> None:
+    runbook = k2run.write("it.yaml", readiness("shell.run: {command: exit 3}", "shell.run: {command: exit 4, cwd: /}"))
+    done = subprocess.run(
+        [sys.executable, "-c", IGNORING, BIN / "k2run", "run", runbook, "--stack", "stack.yaml", "--plain"],
+        cwd=k2run.folder,
+        env={**os.environ, "K2RUN_HOME": str(k2run.folder / "home")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "exited 3" in done.stdout
+    assert "exited 4" in done.stdout
+
+
 def test_json_is_one_event_a_line(k2run: Shell) -> None:
     k2run.write("it.yaml", readiness("{name: A, assert: {that: true}}"))
     done = subprocess.run(
