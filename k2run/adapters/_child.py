@@ -116,7 +116,7 @@ class Child:
         if self._exit is None or self._unsent or not self._is_short(self._exit, deadline):
             self._converse(deadline)
         self._drain()
-        return self._process.wait()
+        return self._process.returncode
 
     def _is_short(self, its_end: int, deadline: Deadline) -> bool:
         """Whether it is over before its pipes matter: that is one wake-up instead of three."""

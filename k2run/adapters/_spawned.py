@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import signal
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from k2run.errors import Unknown
 
@@ -65,15 +65,7 @@ class Spawned:
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
-        self.returncode: int | None = None
-
-    def poll(self) -> int | None:
-        """Its exit code, if it has ended.
-
-        Raises:
-            Unknown: It has ended, and its exit code went to somebody else.
-        """
-        return self._ended(os.WNOHANG)
+        self.returncode: int | Any = None
 
     def wait(self) -> int:
         """Its exit code, as soon as it has ended.
@@ -81,11 +73,15 @@ class Spawned:
         Raises:
             Unknown: It has ended, and its exit code went to somebody else.
         """
-        while (code := self._ended(0)) is None:
-            pass
-        return code
+        self.poll(0)
+        return self.returncode
 
-    def _ended(self, flags: int) -> int | None:
+    def poll(self, flags: int = os.WNOHANG) -> int | None:
+        """Its exit code, if it has ended.
+
+        Raises:
+            Unknown: It has ended, and its exit code went to somebody else.
+        """
         if self.returncode is None:
             try:
                 pid, status = os.waitpid(self.pid, flags)

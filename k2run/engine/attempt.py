@@ -91,7 +91,7 @@ def judge(attempt: Attempt, expectations: Iterable[Expression], names: dict[str,
 def held(attempt: Attempt) -> Attempt:
     """Hold a result against the objectives of its own action: one missed, or not measured, fails the attempt."""
     judged = attempt.result.judged() if isinstance(attempt.result, Result) else []
-    if attempt.outcome is not Outcome.PASSED:
+    if not judged or attempt.outcome is not Outcome.PASSED:
         return attempt
     missed = [f"missed: {each.objective} ({each.says})" for each in judged if each.met is False]
     unseen = [each for each in judged if each.met is None and not each.excused]

@@ -145,7 +145,7 @@ def expected(step: Step) -> str:
     if step.action == "assert":
         return " and ".join(condition.text for condition in step.args["that"])
     conditions = (step.until, *step.expect) if step.until else step.expect
-    return " and ".join(condition.text for condition in conditions)
+    return " and ".join([condition.text for condition in conditions]) if conditions else ""
 
 
 def title(run: Execution, step: Step, local: dict[str, Any]) -> str:

@@ -110,7 +110,7 @@ class StepRunner:
                 raise leap_of(step.action, done.result)
             return done.outcome
         try:
-            local = run.variables.local(step.vars, **given)
+            local = run.variables.local(step.vars, **given) if step.vars else given
             if step.when is not None and not step.when.evaluate(run.variables.names(local)):
                 attempt = Attempt(outcome=Outcome.SKIPPED, message=f"not needed: {step.when.text} is false")
                 return self._ending(step, path, local).record(attempt)

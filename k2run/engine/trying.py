@@ -77,7 +77,7 @@ class Trying:
         last: Attempt | None = None
         repeats = step.until is not None or bool(step.retries)
         most = step.timeout or limit
-        seconds: float = min(most, limit)
+        seconds = min(float(most), float(limit))
         while True:
             self.attempts += 1
             due = None if step.within is None else began + step.within - time.monotonic()
@@ -103,7 +103,7 @@ class Trying:
             except TimedOut:
                 attempt.message = f"not within {limit} ({self.attempts} attempts): {attempt.message}"
                 return attempt
-            seconds = min(most, max(0.0, ends - time.monotonic()))
+            seconds = min(float(most), max(0.0, ends - time.monotonic()))
 
     def _once(self, deadline: Deadline) -> Attempt:
         """Do the action once and hold the result against what is expected."""
