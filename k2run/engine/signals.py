@@ -39,6 +39,8 @@ def requester(folder: Path) -> str:
 class StopRequest:
     """Listens for signals while a run goes on; works in the main thread only, elsewhere it does nothing.
 
+    A hangup that k2run was started to ignore (`nohup`) stays ignored.
+
     Attributes:
         run: Set by the first signal: the sections end.
         cleanup: Set by the third signal: `always` steps and undos end too.
@@ -55,7 +57,8 @@ class StopRequest:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            self._end = listen(STOP_SIGNALS, self._hear)
+            outlives = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+            self._end = listen([each for each in STOP_SIGNALS if each is not signal.SIGHUP or not outlives], self._hear)
         return self
 
     def __exit__(self, *exception: object) -> None:

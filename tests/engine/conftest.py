@@ -23,7 +23,7 @@ from k2run.stack import lifecycle
 from k2run.stack.loading import load_stack
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
 EMPTY_STACK = "stack: 1\nname: none\n"
 SLEEPERS = """\
@@ -94,10 +94,10 @@ class Bench:
     def journal(self) -> list[AnyEvent]:
         return read_journal(self.store.find_run("last"))
 
-    def command(self, *words: str, **more: Any) -> subprocess.Popen[str]:
-        """A k2run command as a process of its own."""
+    def command(self, *words: str, before: Sequence[str] = (), **more: Any) -> subprocess.Popen[str]:
+        """A k2run command as a process of its own; `before` stands before it on the line, such as `nohup`."""
         return subprocess.Popen(
-            [str(Path(sys.executable).parent / "k2run"), *words],
+            [*before, str(Path(sys.executable).parent / "k2run"), *words],
             cwd=self.folder,
             env={**os.environ, "K2RUN_HOME": str(self.store.home)},
             stdout=subprocess.PIPE,

@@ -122,6 +122,26 @@ def test_a_signal_ends_the_run_with_everything_undone(sleepers: Bench, number: s
     assert "Traceback" not in out
 
 
+def test_a_run_under_nohup_outlives_the_hangup_and_hears_the_other_signals(sleepers: Bench) -> None:
+    marker = sleepers.folder / "go"
+    path = sleepers.write(scenario(f"while [ ! -e {marker} ]; do sleep 0.05; done"))
+    where = ("--stack", str(sleepers.stack_file), "--plain")
+    process = sleepers.command("run", str(path), *where, before=["nohup"])
+    wait_until_broken(sleepers, process)
+    process.send_signal(signal.SIGHUP)
+    marker.touch()
+    out, _ = process.communicate(timeout=30)
+    assert process.returncode == 0, out
+    assert all_running(sleepers)
+    marker.unlink()
+    process = sleepers.command("run", str(path), *where, before=["nohup"])
+    wait_until_broken(sleepers, process)
+    process.send_signal(signal.SIGTERM)
+    out, _ = process.communicate(timeout=30)
+    assert process.returncode == 3, out
+    assert all_running(sleepers)
+
+
 def test_after_a_kill_the_next_command_names_what_is_broken_and_undo_and_resume_settle_it(sleepers: Bench) -> None:
     marker = sleepers.folder / "go"
     path = sleepers.write(scenario(f"while [ ! -e {marker} ]; do sleep 0.05; done"))
