@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import gc
+import os
 import signal
 import sys
 from typing import Any
@@ -303,6 +304,7 @@ def prepare(program: Program) -> None:
     gc.set_threshold(COLLECTED_AFTER)
     atexit.register(_leave)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    _fill_in_streams()
     parse = program.parse_tasks
 
     def parse_tasks() -> None:
@@ -323,6 +325,13 @@ def prepare(program: Program) -> None:
             program.collection = whole
 
     program.parse_tasks = parse_tasks  # type: ignore[method-assign] # Invoke has no hook between the two
+
+
+def _fill_in_streams() -> None:
+    """Standard streams that were closed before the start lead nowhere: no other file is to take their numbers."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.open(os.devnull, os.O_RDWR), mode, encoding="utf-8"))  # noqa: PTH123, SIM115
 
 
 def _leave() -> None:

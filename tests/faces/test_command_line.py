@@ -160,6 +160,22 @@ def test_failed_commands_fail_also_where_the_end_of_children_was_to_be_ignored(k
     assert "exited 4" in done.stdout
 
 
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_run_whose_standard_streams_are_closed_runs_to_its_end(k2run: Shell, closed: str) -> None:
+    runbook = k2run.write("it.yaml", readiness("shell.run: {command: 'echo out; echo err >&2; exit 3'}"))
+    done = subprocess.run(
+        ["/bin/sh", "-c", f'exec "$@" {closed}', "sh", BIN / "k2run", "run", runbook, "--stack", "stack.yaml"],
+        cwd=k2run.folder,
+        env={**os.environ, "K2RUN_HOME": str(k2run.folder / "home")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (1, "")
+    [journal] = (k2run.folder / "home").rglob("journal.jsonl")
+    assert "exited 3: err" in journal.read_text()
+
+
 def test_json_is_one_event_a_line(k2run: Shell) -> None:
     k2run.write("it.yaml", readiness("{name: A, assert: {that: true}}"))
     done = subprocess.run(
