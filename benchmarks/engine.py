@@ -36,7 +36,7 @@ sections:
   - name: Only
     steps:
 """
-SLOPES = 8
+SLOPES = 20
 """Turns of a slope for each run of a whole command."""
 STACK = "stack: 1\nname: none\n"
 

@@ -44,8 +44,8 @@ class Ending:
     def record(self, attempt: Attempt, *, seconds: float = 0.0, attempts: int = 0) -> Outcome:
         """Keep it, and hand on what the step registers."""
         step, quiet = self._step, self._step.no_log
-        attempt, figures = self._figures(attempt)
-        variables = self._hand_on(attempt)
+        attempt, figures = self._figures(attempt) if step.figures else (attempt, {})
+        variables = self._hand_on(attempt) if step.register or step.action == "set" else {}
         earned, maximum = self._points(attempt, step.points) if step.points is not None else (None, None)
         troubled = not satisfied(attempt.outcome)
         self._objected(attempt)
@@ -83,7 +83,7 @@ class Ending:
 
     def _figures(self, attempt: Attempt) -> tuple[Attempt, dict[str, Any]]:
         """Evaluate the step's named figures; one that cannot be read fails the step."""
-        if not self._step.figures or not attempt.answered:
+        if not attempt.answered:
             return attempt, {}
         names = self._names(attempt)
         try:

@@ -126,7 +126,8 @@ class StepRunner:
         """Do the step's action."""
         run, ending = self._run, self._ending(step, path, local)
         try:
-            args = step.args if step.action in WORDS else render(step.args, run.variables.names(local))
+            fixed = step.fixed or step.action in WORDS
+            args = step.args if fixed else render(step.args, run.variables.names(local))
         except ExpressionFailed as error:
             return ending.record(self._unresolved(error))
         if run.options.check and not is_done_anyway(run, step):

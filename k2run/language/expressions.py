@@ -141,6 +141,15 @@ def has_template(text: str) -> bool:
     return "{{" in text
 
 
+def is_fixed(value: Any) -> bool:
+    """Whether there is no template in a value: it renders to itself, whatever the scope."""
+    if isinstance(value, dict):
+        return all(map(is_fixed, value.values()))
+    if isinstance(value, list | tuple):
+        return all(map(is_fixed, value))
+    return not isinstance(value, Template)
+
+
 def render(value: Any, scope: Mapping[str, Any]) -> Any:
     """The value with every template in it rendered; mappings and lists are walked, expressions stay as they are.
 

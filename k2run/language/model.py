@@ -77,6 +77,7 @@ class Step(Struct, frozen=True, kw_only=True):
         path: Its address in the document, such as `sections[1].steps[0]`; unique, and stable across a resume.
         action: The name of the action, or "" for a block.
         args: The arguments as written; a string with `{{ }}` is a Template.
+        fixed: There is no Template in the arguments.
         expect: All must be true of `result`.
         until: Repeat until this is true of `result`, at most `retries` times or until `within` (or `timeout`) is over.
         every: Pause between two attempts.
@@ -94,6 +95,7 @@ class Step(Struct, frozen=True, kw_only=True):
     place: Place
     action: str
     args: dict[str, Any]
+    fixed: bool = False
     when: Expression | None = None
     loop: tuple[Any, ...] | Template | Expression | None = None
     loop_var: str = "item"

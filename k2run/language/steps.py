@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from k2run.language.arguments import read_arguments
+from k2run.language.expressions import is_fixed
 from k2run.language.keywords import KEYWORDS
 from k2run.language.model import Step
 from k2run.language.problems import did_you_mean
@@ -211,6 +212,7 @@ class Draft:
         self.fields["action"] = key
         self.result = Any if self.form is None or self.form.result is None else self.form.result
         self.fields["args"] = read_arguments(self.reading, self.form, self.value[key], (*self.path, key), self.scope)
+        self.fields["fixed"] = is_fixed(self.fields["args"])
         self.reading.uses_stack = self.reading.uses_stack or needs_stack(self.form, self.fields["args"])
         if key == "run":
             self._runs((*self.path, key))
