@@ -74,7 +74,7 @@ def run(
     Args:
         command: A line for `/bin/sh`, or a list of a program and its arguments. The shell is left out, as `make` does,
             where the line is nothing but a program and plain words.
-        env: Environment variables, beside those of k2run itself.
+        env: Environment variables, beside those that k2run was started with.
         cwd: Directory to run in.
         stdin: Text for its standard input.
         ok_codes: Exit codes that count as success.

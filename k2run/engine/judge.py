@@ -53,8 +53,9 @@ def judge_run(  # noqa: PLR0913 - the end of a run looks at all of it
         pending: What is still broken.
         remark: What else belongs into the verdict of a run that passed.
     """
-    steps = [step for step in latest(events) if ".run." not in step.step]
-    critical = [step.name for step in top_level(steps) if critical_failure(step)]
+    everything = latest(events)
+    steps = [step for step in everything if ".run." not in step.step]
+    critical = [step.name for step in top_level([step for step in steps if critical_failure(step)])]
     objectives = [] if isinstance(stopped, Interrupted) else list(judge_objectives(runbook, seconds, figures))
     missed = [_against(entry) for entry in objectives if entry.bound is not Bound.MET]
     scored = compute(runbook.score, steps, critical) if runbook.score else None
@@ -77,7 +78,7 @@ def judge_run(  # noqa: PLR0913 - the end of a run looks at all of it
         scored=scored,
         finished=RunFinished(
             outcome=outcome,
-            verdict=_verdict(outcome, against, latest(events), scored, remark),
+            verdict=_verdict(outcome, against, everything, scored, remark),
             exit_code=code,
             seconds=round(seconds, 3),
             reasons=against,
