@@ -19,6 +19,7 @@ from k2run.adapters import shell
 from k2run.errors import Interrupted, Refused, TimedOut, Unreachable
 
 OPEN_FILES = Path("/proc/self/fd")
+TELLS = "from k2run.actions.deadline import Deadline; from k2run.adapters.shell import run; import os, signal; "
 
 
 def alive(pid: int) -> bool:
@@ -40,7 +41,8 @@ def test_a_line_runs_in_the_shell_and_keeps_both_outputs():
 
 
 PLAIN = ("false", "ls  -d   /", "sh -c true", "no-such-program at all", "sort --key=1 /dev/null", "echo -n -e x")
-MEANT = ("exit 3", "cd /", "A=1 printenv A", "echo $0", "ls -d /us*", "test a = a", "true && false", "[ a = b ]", "")
+MEANT = ("exit 3", "cd /", "A=1 printenv A", "echo $0", "ls -d /us*", "test a = a", "true && false", "[ a = b ]")
+MEANT += ("echo ~", "")
 
 
 @pytest.mark.parametrize("line", [*PLAIN, *MEANT])
@@ -49,6 +51,14 @@ def test_a_line_does_what_the_shell_would_do_with_it(line):
     shells = subprocess.run(["/bin/sh", "-c", line], capture_output=True, text=True, check=False)
     assert (ours.exit_code, ours.stdout) == (shells.returncode, shells.stdout.rstrip("\n"))
     assert re.sub(r"[\d.]+", "", ours.stderr) == re.sub(r"[\d.]+", "", shells.stderr.rstrip("\n"))
+
+
+def test_a_line_has_the_whole_environment_that_we_were_started_with():
+    show = f"{TELLS}import subprocess; shells = subprocess.run('A=1 env', shell=True, capture_output=True, text=True); "
+    show += "print(run(Deadline(10), 'A=1 env').stdout == shells.stdout.rstrip())"
+    environment = {"PATH": os.environ["PATH"], "HOME": "/", "MARK": "ü = ?", "EMPTY": ""}
+    done = subprocess.run([sys.executable, "-c", show], env=environment, capture_output=True, check=True)
+    assert done.stdout == b"True\n"
 
 
 def test_a_program_is_looked_for_on_the_path_that_it_is_given(tmp_path):
@@ -226,9 +236,6 @@ def test_a_command_finds_none_of_our_files_open(way, tmp_path):
 def test_a_command_ignores_no_signal_that_python_ignores(way):
     ignored = int(shell.run(Deadline(10), "grep SigIgn /proc/self/status", **way).stdout.split()[1], 16)
     assert not ignored & (1 << signal.SIGPIPE - 1 | 1 << signal.SIGXFSZ - 1)
-
-
-TELLS = "from k2run.actions.deadline import Deadline; from k2run.adapters.shell import run; import os, signal; "
 
 
 @pytest.mark.parametrize("closed", [1, 2, 3])
