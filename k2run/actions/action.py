@@ -31,18 +31,12 @@ from typing import Any, TypeVar
 from msgspec import Struct, structs, to_builtins
 
 from k2run.language.quantities import encode_quantity
+from k2run.language.vocabulary import Effect
+
+__all__ = ["Blast", "Effect", "Judged", "Mark", "Result", "Striking", "Undo", "action", "fault"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 R = TypeVar("R")
-
-
-class Effect(StrEnum):
-    """What an action does to the stack."""
-
-    OBSERVES = "observes"
-    CHANGES = "changes"
-    DESTROYS = "destroys"
-    BREAKS = "breaks"
 
 
 class Blast(StrEnum):

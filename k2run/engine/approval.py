@@ -13,7 +13,6 @@ from k2run.engine.outline import all_steps
 from k2run.errors import UsageError
 
 if TYPE_CHECKING:
-    from k2run.actions.catalogue import Catalogue
     from k2run.engine.execution import Execution, Options
     from k2run.language.model import Runbook, Step
 
@@ -22,7 +21,7 @@ PATIENCE_S = 3600.0
 """Seconds that an approval is waited for; nothing was destroyed, so there is no hurry."""
 
 
-def check_approved(runbook: Runbook, catalogue: Catalogue, options: Options) -> None:
+def check_approved(runbook: Runbook, options: Options) -> None:
     """Refuse an unattended run whose destructive steps nobody approved.
 
     Raises:
@@ -31,19 +30,16 @@ def check_approved(runbook: Runbook, catalogue: Catalogue, options: Options) -> 
     if options.attended or options.yes or options.check:
         return
     for step in all_steps(runbook):
-        if needs_approval(step, catalogue):
+        if needs_approval(step):
             raise UsageError(
                 f"{step.place}: {step.action or 'the block'} needs approval, and nobody is there to give it",
                 hint="give it with --yes, or say `approve: false` on the step",
             )
 
 
-def needs_approval(step: Step, catalogue: Catalogue) -> bool:
+def needs_approval(step: Step) -> bool:
     """Whether somebody must approve a step: as it says, else when its action destroys something."""
-    if step.approve is not None:
-        return step.approve
-    action = catalogue.find(step.action) if step.action else None
-    return action is not None and action.effect is Effect.DESTROYS
+    return step.effect is Effect.DESTROYS if step.approve is None else step.approve
 
 
 def refusal(run: Execution, step: Step, path: str, local: dict[str, Any]) -> Attempt | None:
@@ -52,7 +48,7 @@ def refusal(run: Execution, step: Step, path: str, local: dict[str, Any]) -> Att
     Raises:
         Interrupted: The run was asked to end.
     """
-    if run.options.yes or not needs_approval(step, run.caller.catalogue):
+    if run.options.yes or not needs_approval(step):
         return None
     question = f"{title(run, step, local)}: {step.action} is to be done on {run.stack.name}. Go on?"
     deadline = Deadline(PATIENCE_S, run.stop)

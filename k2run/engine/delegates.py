@@ -12,12 +12,11 @@ from k2run.errors import UsageError
 from k2run.stack.loading import load_stack
 
 if TYPE_CHECKING:
-    from k2run.actions.catalogue import Catalogue
     from k2run.language.model import Runbook
     from k2run.stack.loading import Stack
 
 
-def check_delegates(runbook: Runbook, catalogue: Catalogue) -> None:
+def check_delegates(runbook: Runbook) -> None:
     """Refuse faults on other stacks: the undos of a run belong to the one stack that it holds.
 
     Raises:
@@ -27,8 +26,7 @@ def check_delegates(runbook: Runbook, catalogue: Catalogue) -> None:
         if not step.delegate:
             continue
         for part in (step, *step.block, *step.rescue, *step.always):
-            action = catalogue.find(part.action) if part.action else None
-            if part.action == "run" or (action is not None and action.effect in {Effect.BREAKS, Effect.DESTROYS}):
+            if part.action == "run" or part.effect in {Effect.BREAKS, Effect.DESTROYS}:
                 raise UsageError(
                     f"{part.place}: {part.action} cannot be delegated to {step.delegate}",
                     hint="a run holds one stack, and breaks nothing on others; run that runbook on the other stack",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
+from k2run.actions.action import Effect
 from k2run.engine.attempt import Attempt
 from k2run.engine.ending import Ending, expected, title
 from k2run.engine.events import Noted, Outcome
@@ -140,7 +141,7 @@ class Guided:
             name=title(run, step, ending.local),
             action=step.action,
             args={} if step.no_log or action is None else args,
-            effect=action.effect.value if action else "observes",
+            effect=step.effect or Effect.OBSERVES,
             says=action.summary if action else "",
             expected=expected(step),
             within=step.within,

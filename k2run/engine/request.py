@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from k2run.engine.guide import Guide
     from k2run.engine.journal import Observer
     from k2run.engine.store import Store
-    from k2run.language.model import Runbook, Step
+    from k2run.language.model import Runbook
     from k2run.stack.loading import Stack
 
 Inside = Callable[[Execution, StopRequest], None]
@@ -55,22 +55,15 @@ def check_allowed(request: Request) -> None:
     Raises:
         Protected: The runbook breaks something and is not allowed to, by name, or reaches further than the run may.
     """
-    check_approved(request.runbook, request.catalogue, request.options)
-    check_delegates(request.runbook, request.catalogue)
+    check_approved(request.runbook, request.options)
+    check_delegates(request.runbook)
     steps_before(request.runbook, request.options.start_at)
     check_blast(request.runbook, request.catalogue, request.options.max_blast)
     if not request.stack.protected or request.runbook.name in request.stack.allow:
         return
     for step in all_steps(request.runbook):
-        effect = effect_of(request, step)
-        if effect in {Effect.BREAKS, Effect.DESTROYS}:
+        if step.effect in {Effect.BREAKS, Effect.DESTROYS}:
             raise Protected(
-                f"{step.place}: {step.action} {effect} something; the stack {request.stack.name!r} is protected",
+                f"{step.place}: {step.action} {step.effect} something; the stack {request.stack.name!r} is protected",
                 hint=f"add {request.runbook.name!r} to `allow:` in {request.stack.path} if that is meant",
             )
-
-
-def effect_of(request: Request, step: Step) -> Effect | None:
-    """What a step does to the stack; None where that shows only when it is done."""
-    action = request.catalogue.find(step.action) if step.action else None
-    return action.effect if action is not None else None

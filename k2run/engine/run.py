@@ -12,7 +12,7 @@ from k2run.engine.lock import hold
 from k2run.engine.outline import all_steps
 from k2run.engine.past import ended, started
 from k2run.engine.people import Nobody
-from k2run.engine.request import check_allowed, effect_of
+from k2run.engine.request import check_allowed
 from k2run.engine.signals import StopRequest
 from k2run.engine.story import play, redaction, undo_stack
 from k2run.engine.undo import pending_undos
@@ -57,7 +57,7 @@ def run_inside(request: Request, signals: StopRequest) -> RunFinished:
         UsageError: The runbook has faults, or an input is missing or wrong.
     """
     check_allowed(request)
-    faults = [step.action for step in all_steps(request.runbook) if effect_of(request, step) is Effect.BREAKS]
+    faults = [step.action for step in all_steps(request.runbook) if step.effect is Effect.BREAKS]
     if faults:
         name = request.runbook.name
         raise UsageError(f"{name} breaks something itself ({faults[0]})", hint=f"do `k2run run {name}` on its own")

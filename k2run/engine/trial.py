@@ -35,7 +35,7 @@ def is_done_anyway(run: Execution, step: Step) -> bool:
         return step.action == SET.name
     action = run.caller.action(step.action)
     asks = any(issubclass(kind, Person) for kind in action.given.values())
-    return run.options.check == PROBE and action.effect is Effect.OBSERVES and not asks
+    return run.options.check == PROBE and step.effect is Effect.OBSERVES and not asks
 
 
 def resolved(run: Execution, step: Step, args: dict[str, Any]) -> Attempt:

@@ -141,7 +141,7 @@ class Trying:
             run.journal.record(
                 FaultStruck(step=self._path, action=step.action, name=str(step.name), began=round(struck[0], 6))
             )
-        elif run.undos and run.caller.action(step.action).effect is Effect.CHANGES:
+        elif run.undos and step.effect is Effect.CHANGES:
             run.undos.settle_by_step(self._path, step.action, self._args)
         return result
 

@@ -117,7 +117,7 @@ class Recovery:
         """Run a recovery runbook, and write its reports and its timeline."""
         runbook, suspect = repair.runbook, repair.suspect
         if self._auto:
-            refuse_to_destroy(runbook, self._catalogue)
+            refuse_to_destroy(runbook)
         known = {entry.name for entry in runbook.inputs} | set(runbook.vars)
         why = list(evidence_of(suspect)) if suspect is not None else []
         face = open_face("plain", sys.stdout) if self._auto else GuidedFace(sys.stdout, why)
@@ -142,15 +142,14 @@ class Recovery:
         return finished
 
 
-def refuse_to_destroy(runbook: Runbook, catalogue: Catalogue) -> None:
+def refuse_to_destroy(runbook: Runbook) -> None:
     """What cannot be taken back is not done without a person.
 
     Raises:
         Protected: The runbook destroys something.
     """
     for step in all_steps(runbook):
-        action = catalogue.find(step.action) if step.action else None
-        if action is not None and action.effect is Effect.DESTROYS:
+        if step.effect is Effect.DESTROYS:
             raise Protected(
                 f"{step.place}: {step.action} destroys something; nobody is there to allow it",
                 hint=f"`k2run recover {runbook.name}` on a terminal asks before each step",

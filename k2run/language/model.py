@@ -10,6 +10,7 @@ from msgspec import Struct, field
 from k2run.language.expressions import Expression, Template  # noqa: TC001 - msgspec resolves the types of fields at run time
 from k2run.language.place import Place  # noqa: TC001 - msgspec resolves the types of fields at run time
 from k2run.language.quantities import Duration
+from k2run.language.vocabulary import Effect  # noqa: TC001 - msgspec resolves the types of fields at run time
 
 
 class Kind(StrEnum):
@@ -78,6 +79,7 @@ class Step(Struct, frozen=True, kw_only=True):
         action: The name of the action, or "" for a block.
         args: The arguments as written; a string with `{{ }}` is a Template.
         fixed: There is no Template in the arguments.
+        effect: What the action does to the stack; None for a block and for the words of the language.
         expect: All must be true of `result`.
         until: Repeat until this is true of `result`, at most `retries` times or until `within` (or `timeout`) is over.
         every: Pause between two attempts.
@@ -96,6 +98,7 @@ class Step(Struct, frozen=True, kw_only=True):
     action: str
     args: dict[str, Any]
     fixed: bool = False
+    effect: Effect | None = None
     when: Expression | None = None
     loop: tuple[Any, ...] | Template | Expression | None = None
     loop_var: str = "item"

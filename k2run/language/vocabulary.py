@@ -5,6 +5,7 @@ The language does not know any adapter: it is handed a `Vocabulary`. Six words a
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
@@ -14,6 +15,15 @@ from k2run.language.quantities import Duration  # noqa: TC001 - msgspec resolves
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+
+class Effect(StrEnum):
+    """What an action does to the stack."""
+
+    OBSERVES = "observes"
+    CHANGES = "changes"
+    DESTROYS = "destroys"
+    BREAKS = "breaks"
 
 
 class ActionForm(Protocol):
@@ -32,6 +42,11 @@ class ActionForm(Protocol):
     @property
     def result(self) -> Any:
         """The type of its result."""
+        ...
+
+    @property
+    def effect(self) -> Effect | None:
+        """What it does to the stack; None for a word of the language."""
         ...
 
     @property
@@ -71,6 +86,7 @@ class Word(Struct, frozen=True):
     arguments: Any
     result: Any = None
     connections: tuple[type, ...] = ()
+    effect: Effect | None = None
 
 
 class RunArguments(Struct, frozen=True, forbid_unknown_fields=True):

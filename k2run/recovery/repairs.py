@@ -75,7 +75,7 @@ class Repair(Struct, frozen=True, kw_only=True):
             return replace(request, runbook=self.runbook, options=options)
         return replace(
             request,
-            runbook=_narrowed(self.runbook, request.catalogue),
+            runbook=_narrowed(self.runbook),
             inside=prove_alone(self.runbook),
             options=options,
         )
@@ -176,23 +176,23 @@ class Repairs:
             self._owed = [name for name in self._owed if not _covers(repair.runbook, self._runbooks[name])]
 
 
-def _narrowed(runbook: Runbook, catalogue: Catalogue) -> Runbook:
+def _narrowed(runbook: Runbook) -> Runbook:
     """A recovery without the proof that only a stack without other failures can give, and with a promise of its own."""
     promised = runbook.objective
     figures = () if promised.rto is None else (Expression(f"{REPAIRED} <= {float(promised.rto):g}"),)
     return replace(
         runbook,
-        sections=_repairing(runbook.sections, catalogue),
+        sections=_repairing(runbook.sections),
         steady_state=(),
         objective=replace(promised, rto=None, rpo=None, figures=figures),
     )
 
 
-def _repairing(sections: Sequence[Section], catalogue: Catalogue) -> tuple[Section, ...]:
+def _repairing(sections: Sequence[Section]) -> tuple[Section, ...]:
     """The sections before the proof; all of them, without a clock, where those before it repair nothing."""
     first = tuple(takewhile(_repairs, sections))
-    actions = (catalogue.find(step.action) for section in first for step in steps_within(section.steps) if step.action)
-    if any(action is not None and action.effect is not Effect.OBSERVES for action in actions):
+    steps = (step for section in first for step in steps_within(section.steps))
+    if any(step.effect not in {None, Effect.OBSERVES} for step in steps):
         return first
     return tuple(replace(section, clock="") for section in sections)
 

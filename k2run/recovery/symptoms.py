@@ -97,7 +97,7 @@ def look(runbooks: Sequence[Runbook], stack: Stack, catalogue: Catalogue, stop: 
         Interrupted: It was asked to end.
     """
     caller = Caller(catalogue, stack, lambda _step: Nobody())
-    questions = [question for runbook in runbooks for question in _questions(runbook, stack, caller)]
+    questions = [question for runbook in runbooks for question in _questions(runbook, stack)]
     answers = _ask(questions, caller, stop)
     shared: dict[tuple[str, str], set[str]] = {}
     for question in questions:
@@ -111,7 +111,7 @@ def look(runbooks: Sequence[Runbook], stack: Stack, catalogue: Catalogue, stop: 
 # --- what is to be asked ----------------------------------------------------------------------------------------------
 
 
-def _questions(runbook: Runbook, stack: Stack, caller: Caller) -> Iterator[_Question]:
+def _questions(runbook: Runbook, stack: Stack) -> Iterator[_Question]:
     variables = Variables({"stack": stack.facts(), "run": {}, "figures": {}}, resolve_inputs(runbook, {}), {})
     variables.enter(runbook.vars)
     for step in runbook.symptoms:
@@ -119,19 +119,17 @@ def _questions(runbook: Runbook, stack: Stack, caller: Caller) -> Iterator[_Ques
         if step.loop is not None:
             turns = [{step.loop_var: item} for item in loop_items(step.loop, variables.names())]
         for turn in turns:
-            yield _question(runbook, step, variables, turn, stack, caller)
+            yield _question(runbook, step, variables, turn, stack)
 
 
-def _question(  # noqa: PLR0913, PLR0917 - a step, and all that its arguments may name
-    runbook: Runbook, step: Step, variables: Variables, turn: dict[str, Any], stack: Stack, caller: Caller
-) -> _Question:
+def _question(runbook: Runbook, step: Step, variables: Variables, turn: dict[str, Any], stack: Stack) -> _Question:
     """One symptom, ready to be asked; what stands against asking is its answer already."""
     names: dict[str, Any] = {}
     args: Any = {}
     attempt: Attempt | None = None
     try:
         names = variables.names(variables.local(step.vars, **turn))
-        _require(step, names, stack, caller)
+        _require(step, names, stack)
         args = step.args if step.action in WORDS else render(step.args, names)
     except K2runError as error:
         attempt = _refused(error)
@@ -147,7 +145,7 @@ def _question(  # noqa: PLR0913, PLR0917 - a step, and all that its arguments ma
     )
 
 
-def _require(step: Step, names: dict[str, Any], stack: Stack, caller: Caller) -> None:
+def _require(step: Step, names: dict[str, Any], stack: Stack) -> None:
     """Refuse what does not apply here, and what would do more than look."""
     for service in step.requires:
         reason = stack.absent(service)
@@ -155,7 +153,7 @@ def _require(step: Step, names: dict[str, Any], stack: Stack, caller: Caller) ->
             raise NotApplicable(reason)
     if step.when is not None and not step.when.evaluate(names):
         raise NotApplicable(f"not needed: {step.when.text} is false")
-    if step.block or (step.action not in WORDS and caller.action(step.action).effect is not Effect.OBSERVES):
+    if step.block or step.effect not in {None, Effect.OBSERVES}:
         raise K2runError(
             f"a symptom only looks; {step.action or 'a block'} may do more", hint="use an observing action"
         )

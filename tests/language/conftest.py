@@ -26,6 +26,7 @@ class Form(Struct, frozen=True):
     arguments: Any
     result: Any = Any
     connections: tuple[type, ...] = ()
+    effect: Any = None
 
 
 class Kafka:

@@ -34,18 +34,16 @@ class Placed:
     Attributes:
         trail: The way to it in the document.
         section: The section it is in, if any.
-        effect: What its action does; None for a block and for the words of the language.
     """
 
     step: Step
     trail: Trail
     section: Section | None
-    effect: Effect | None
 
     @property
     def is_fault(self) -> bool:
         """Whether it breaks something."""
-        return self.effect is Effect.BREAKS
+        return self.step.effect is Effect.BREAKS
 
 
 @dataclass(frozen=True)
@@ -54,7 +52,6 @@ class Subject:
 
     runbook: Runbook
     document: Document
-    catalogue: Catalogue
 
     @cached_property
     def steps(self) -> tuple[Placed, ...]:
@@ -89,8 +86,7 @@ class Subject:
         return True
 
     def _placed(self, step: Step, section: Section | None) -> Iterator[Placed]:
-        action = self.catalogue.find(step.action) if "." in step.action else None
-        yield Placed(step, trail_of(step.path), section, action.effect if action else None)
+        yield Placed(step, trail_of(step.path), section)
         for inner in (*step.block, *step.rescue, *step.always):
             yield from self._placed(inner, section)
 
@@ -102,9 +98,7 @@ def open_subject(path: Path, catalogue: Catalogue) -> Subject:
         RunbookInvalid: It has problems; they come first.
     """
     text = read_text(path)
-    return Subject(
-        parse_runbook(text, str(path), catalogue, home=path.parent), read_document(text, str(path)), catalogue
-    )
+    return Subject(parse_runbook(text, str(path), catalogue, home=path.parent), read_document(text, str(path)))
 
 
 def trail_of(path: str) -> Trail:

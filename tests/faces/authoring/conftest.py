@@ -31,7 +31,7 @@ def subject(catalogue: Catalogue) -> Callable[[str], Subject]:
 
     def make(piece: str) -> Subject:
         text = whole(piece)
-        return Subject(parse_runbook(text, "runbook.yaml", catalogue), read_document(text, "runbook.yaml"), catalogue)
+        return Subject(parse_runbook(text, "runbook.yaml", catalogue), read_document(text, "runbook.yaml"))
 
     return make
 

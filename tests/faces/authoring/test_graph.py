@@ -39,7 +39,7 @@ sections:
 
 
 def flow(text: str, catalogue: Catalogue) -> Flow:
-    return flow_of(parse_runbook(text, "runbook.yaml", catalogue), catalogue)
+    return flow_of(parse_runbook(text, "runbook.yaml", catalogue))
 
 
 @pytest.fixture

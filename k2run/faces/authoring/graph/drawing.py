@@ -19,7 +19,7 @@ def draw(reference: str, *, as_svg: bool, output: str) -> None:
         output: The file to write to; "" prints it.
     """
     catalogue = Catalogue()
-    flow = flow_of(load_runbook(find_runbook(reference), catalogue), catalogue)
+    flow = flow_of(load_runbook(find_runbook(reference), catalogue))
     if as_svg or output.endswith(".svg"):
         from k2run.faces.authoring.graph.svg import svg
 

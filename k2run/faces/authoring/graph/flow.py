@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from k2run.actions.action import Effect
 
 if TYPE_CHECKING:
-    from k2run.actions.catalogue import Catalogue
     from k2run.language.model import Runbook, Section, Step
     from k2run.language.quantities import Duration
 
@@ -76,13 +75,13 @@ UNDOS = {"service.kill": "service.start", "service.stop": "service.start", "serv
 """What the undo of a fault is called, where its name says it; others undo themselves."""
 
 
-def flow_of(runbook: Runbook, catalogue: Catalogue) -> Flow:
+def flow_of(runbook: Runbook) -> Flow:
     """What there is to draw of a runbook."""
     promised = runbook.objective
     bounds = (("within", promised.within), ("rto", promised.rto), ("rpo", promised.rpo))
     promises = [f"{name} {_plain(value)}" for name, value in bounds if value is not None]
     promises += [str(figure) for figure in promised.figures]
-    draw = _Drawing(catalogue)
+    draw = _Drawing()
     lanes = [
         draw.lane("symptoms", "Symptoms", runbook.symptoms),
         draw.lane("steady", "Steady state", runbook.steady_state),
@@ -101,8 +100,7 @@ class _Drawing:
         broken: Whether a fault was met.
     """
 
-    def __init__(self, catalogue: Catalogue) -> None:
-        self._catalogue = catalogue
+    def __init__(self) -> None:
         self.broken = False
 
     def lane(self, key: str, title: str, steps: tuple[Step, ...]) -> Lane:
@@ -128,21 +126,20 @@ class _Drawing:
             named = [f"{name} of {len(steps)}" for name, steps in parts if steps]
             inner = [box for name, steps in parts for box in self._boxes(f"{key}_{name}", steps)]
             return [Box(key, str(step.name), ", ".join(named), Look.GROUP, marks), *inner]
-        look = self._look(step.action)
+        look = _look(step)
         self.broken = self.broken or look is Look.FAULT
         undo = UNDOS.get(step.action, "its own undo") if look is Look.FAULT else ""
         return [Box(key, str(step.name), step.action, look, marks, undo)]
 
-    def _look(self, name: str) -> Look:
-        if name.startswith("manual."):
-            return Look.PERSON
-        if name in ("wait", "set", "assert"):
-            return Look.WAIT if name == "wait" else Look.CHECK
-        action = self._catalogue.find(name) if "." in name else None
-        if action is None:
-            return Look.GROUP
-        looks = {Effect.BREAKS: Look.FAULT, Effect.OBSERVES: Look.CHECK}
-        return looks.get(action.effect, Look.CHANGE)
+
+def _look(step: Step) -> Look:
+    if step.action.startswith("manual."):
+        return Look.PERSON
+    if step.action in ("wait", "set", "assert"):
+        return Look.WAIT if step.action == "wait" else Look.CHECK
+    if step.effect is None:
+        return Look.GROUP
+    return {Effect.BREAKS: Look.FAULT, Effect.OBSERVES: Look.CHECK}.get(step.effect, Look.CHANGE)
 
 
 def _marks(step: Step) -> list[str]:
