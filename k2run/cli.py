@@ -31,7 +31,7 @@ OPTIONAL = {
 """Tasks whose first argument may be left out; options with values may follow it."""
 
 
-COLLECTED_AFTER = 10_000
+COLLECTED_AFTER = 50_000
 """New objects between two searches for cycles; Python's own 700 means seventy searches before a run has begun."""
 HELP = frozenset({"-h", "--help"})
 

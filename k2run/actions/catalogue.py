@@ -94,7 +94,7 @@ def describe(function: Callable[..., Any], mark: Mark) -> Action:
 
 def _default(value: Any) -> Any:
     if isinstance(value, list | dict | set):
-        return msgspec.field(default_factory=lambda: type(value)(value))
+        return msgspec.field(default_factory=value.copy)
     return value
 
 

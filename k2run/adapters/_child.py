@@ -8,9 +8,10 @@ import select
 import signal
 import subprocess
 import time
-from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING
+
+from msgspec import Struct, field
 
 from k2run.adapters._spawned import Spawned, spawn
 
@@ -34,8 +35,7 @@ KEPT = 32 * 1024
 """Bytes kept of the beginning, and again of the end, of each output."""
 
 
-@dataclass(slots=True)
-class Kept:
+class Kept(Struct):
     """An output in bounded memory: its beginning and its end."""
 
     size: int = 0
@@ -122,7 +122,7 @@ class Child:
         """Whether it is over before its pipes matter: that is one wake-up instead of three."""
         only_end = select.poll()
         only_end.register(its_end, select.POLLIN)
-        return bool(only_end.poll(deadline.at_most(HEAD_START) * 1000)) and self._process.poll() is not None
+        return bool(only_end.poll(min(HEAD_START, deadline.remaining()) * 1000)) and self._process.poll() is not None
 
     def _converse(self, deadline: Deadline) -> None:
         if self._process.stdin is not None:
@@ -141,11 +141,13 @@ class Child:
     def _drain(self) -> None:
         """What the process itself printed is in the pipes by now; what others go on printing is not waited for."""
         for _ in range(2 * PIPE // CHUNK):
-            full = [pipe for pipe, state in self._poll.poll(0) if state & select.POLLIN and pipe in self._heard]
-            if not full:
+            said = False
+            for pipe, state in self._poll.poll(0):
+                if state & select.POLLIN and pipe in self._heard:
+                    self._hear(pipe)
+                    said = True
+            if not said:
                 return
-            for pipe in full:
-                self._hear(pipe)
 
     def _hear(self, pipe: int) -> None:
         if data := os.read(pipe, CHUNK):

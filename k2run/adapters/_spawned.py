@@ -10,6 +10,8 @@ import signal
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from msgspec import Struct
+
 from k2run.errors import Unknown
 
 if TYPE_CHECKING:
@@ -38,34 +40,35 @@ def spawn(
         OSError: It cannot be run.
         ValueError: A word or a name of the environment has a character that the system does not take.
     """
-    if min(streams) <= 2 or not _keep_files_to_ourselves():  # noqa: PLR2004 - one that stands in another one's place
+    close_range = _close_range()
+    if close_range is None or min(streams) <= 2:  # noqa: PLR2004 - one that stands in another one's place
         return None
+    if close_range(3, LAST, CLOSE_RANGE_CLOEXEC):  # some libraries open their files for everybody
+        return None
+    (stdin, stdout, stderr), duplicate = streams, os.POSIX_SPAWN_DUP2
     pid = os.posix_spawn(
         program,
         list(words),
         _environment() if env is None else env,
-        file_actions=[(os.POSIX_SPAWN_DUP2, mine, its) for its, mine in enumerate(streams)],
+        file_actions=[(duplicate, stdin, 0), (duplicate, stdout, 1), (duplicate, stderr, 2)],
         setsigdef=IGNORED_BY_PYTHON,
         **({"setsid": True} if alone else {"setpgroup": 0}),
     )
     return Spawned(pid)
 
 
-class Spawned:
+class Spawned(Struct):
     """A process of which `subprocess` knows nothing, asked in the same words.
 
-    Args:
-        pid: Its number.
-
     Attributes:
+        pid: Its number.
         returncode: Its exit code, or minus the number of the signal that ended it; None as long as it runs.
+        stdin: Nothing: it is not fed.
     """
 
-    stdin = None
-
-    def __init__(self, pid: int) -> None:
-        self.pid = pid
-        self.returncode: int | Any = None
+    pid: int
+    returncode: int | Any = None
+    stdin: None = None
 
     def wait(self) -> int:
         """Its exit code, as soon as it has ended.
@@ -93,12 +96,6 @@ class Spawned:
             if pid:
                 self.returncode = os.waitstatus_to_exitcode(status)
         return self.returncode
-
-
-def _keep_files_to_ourselves() -> bool:
-    """See to it that the program finds none of k2run's files open; some libraries open theirs for everybody."""
-    close_range = _close_range()
-    return close_range is not None and close_range(3, LAST, CLOSE_RANGE_CLOEXEC) == 0
 
 
 @cache

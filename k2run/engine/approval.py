@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from k2run.actions.action import Effect
 from k2run.actions.deadline import Deadline
 from k2run.engine.attempt import Attempt
-from k2run.engine.ending import title
 from k2run.engine.events import Outcome
 from k2run.engine.outline import all_steps
 from k2run.errors import UsageError
 
 if TYPE_CHECKING:
-    from k2run.engine.execution import Execution, Options
+    from k2run.engine.execution import Options
+    from k2run.engine.turn import Turn
     from k2run.language.model import Runbook, Step
 
 YES, NO = "yes", "no"
@@ -42,17 +42,16 @@ def needs_approval(step: Step) -> bool:
     return step.effect is Effect.DESTROYS if step.approve is None else step.approve
 
 
-def refusal(run: Execution, step: Step, path: str, local: dict[str, Any]) -> Attempt | None:
+def refusal(turn: Turn) -> Attempt | None:
     """Ask for the approval of a step that needs one; how the step ends when it is not given, else None.
 
     Raises:
         Interrupted: The run was asked to end.
     """
-    if run.options.yes or not needs_approval(step):
-        return None
-    question = f"{title(run, step, local)}: {step.action} is to be done on {run.stack.name}. Go on?"
+    run = turn.run
+    question = f"{turn.name}: {turn.step.action} is to be done on {run.stack.name}. Go on?"
     deadline = Deadline(PATIENCE_S, run.stop)
-    answer = run.caller.person(path).ask(question, choices=[YES, NO], default=None, deadline=deadline)
+    answer = run.caller.person(turn.path).ask(question, choices=[YES, NO], default=None, deadline=deadline)
     if answer is not None and answer.text == YES:
         return None
     if answer is None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct
 from msgspec.structs import replace
 
-from k2run.actions.action import Result
+from k2run.actions.action import Judged, Result
 from k2run.engine.events import Outcome
 from k2run.errors import (
     ExpressionFailed,
@@ -32,7 +32,11 @@ _SHOWN = 80
 
 
 class Attempt(Struct, kw_only=True):
-    """What came of one attempt."""
+    """What came of one attempt.
+
+    Attributes:
+        judged: The objectives that the action itself was given.
+    """
 
     outcome: Outcome = Outcome.PASSED
     result: Any = None
@@ -40,6 +44,7 @@ class Attempt(Struct, kw_only=True):
     message: str = ""
     hint: str = ""
     answered: bool = False
+    judged: list[Judged] = []
 
     def failing(self, message: str, hint: str = "") -> Attempt:
         """The same attempt, found wanting; what was measured is kept."""
@@ -49,7 +54,7 @@ class Attempt(Struct, kw_only=True):
 def observed(result: Any) -> Attempt:
     """An action returned."""
     if isinstance(result, Result):
-        return Attempt(result=result, headline=result.headline(), answered=True)
+        return Attempt(result=result, headline=result.headline(), answered=True, judged=result.judged())
     return Attempt(result=result, headline="" if result is None else short(result), answered=True)
 
 
@@ -90,11 +95,8 @@ def judge(attempt: Attempt, expectations: Iterable[Expression], names: dict[str,
 
 def held(attempt: Attempt) -> Attempt:
     """Hold a result against the objectives of its own action: one missed, or not measured, fails the attempt."""
-    judged = attempt.result.judged() if isinstance(attempt.result, Result) else []
-    if not judged or attempt.outcome is not Outcome.PASSED:
-        return attempt
-    missed = [f"missed: {each.objective} ({each.says})" for each in judged if each.met is False]
-    unseen = [each for each in judged if each.met is None and not each.excused]
+    missed = [f"missed: {each.objective} ({each.says})" for each in attempt.judged if each.met is False]
+    unseen = [each for each in attempt.judged if each.met is None and not each.excused]
     ways = [*missed, *(f"not measured: {each.objective} ({each.says})" for each in unseen)]
     return attempt.failing("; ".join(ways)) if ways else attempt
 

@@ -81,10 +81,11 @@ class Caller:
         """
         action = self.action(name)
         arguments = convert_arguments(action, args)
-        given = {parameter: self._give(kind, deadline, step) for parameter, kind in action.given.items()}
+        for parameter, kind in action.given.items():
+            arguments[parameter] = self._give(kind, deadline, step)
 
         def work() -> Any:
-            returned = action.call(**given, **arguments)
+            returned = action.call(**arguments)
             return strike(returned, plan) if isinstance(returned, GeneratorType) else returned
 
         try:
@@ -121,12 +122,13 @@ def convert_arguments(action: Action, args: dict[str, Any]) -> dict[str, Any]:
 
 def _as_declared(action: Action, args: dict[str, Any]) -> dict[str, Any]:
     """The arguments; a computed quantity, where the action takes a plain number, as that number in base units."""
-    computed = [name for name, value in args.items() if isinstance(value, QUANTITIES)]
-    if not computed:
-        return args
-    kinds = argument_types(action.arguments)
-    numbers = [name for name in computed if name in kinds and not takes_quantity(kinds[name])]
-    return {**args, **{name: encode_quantity(args[name]) for name in numbers}}
+    declared = args
+    for name, value in args.items():
+        if isinstance(value, QUANTITIES):
+            kinds = argument_types(action.arguments)
+            if name in kinds and not takes_quantity(kinds[name]):
+                declared = {**declared, name: encode_quantity(value)}
+    return declared
 
 
 def strike(fault: Generator[Undo, None, Any], plan: Callable[[Undo], None] | None) -> Any:

@@ -10,9 +10,9 @@ from msgspec import Struct
 
 from k2run.actions.action import Effect
 from k2run.engine.attempt import Attempt
-from k2run.engine.ending import Ending, expected, title
 from k2run.engine.events import Noted, Outcome
 from k2run.engine.outcomes import satisfied
+from k2run.engine.turn import Turn, expected
 from k2run.engine.words import WORDS
 from k2run.errors import Interrupted
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from k2run.engine.execution import Execution
-    from k2run.language.model import Step
 
 
 class Move(StrEnum):
@@ -95,18 +94,18 @@ class Guided:
         self._run = execution
         self._previous: Callable[[], Outcome] | None = None
 
-    def act(self, step: Step, path: str, args: dict[str, Any], ending: Ending, do: Callable[[], Outcome]) -> Outcome:
+    def act(self, turn: Turn, args: dict[str, Any], do: Callable[[], Outcome]) -> Outcome:
         """Do a step as its guide decides.
 
         Raises:
             Interrupted: The guide ended the run.
         """
         while True:
-            planned = self._planned(step, path, args, ending)
+            planned = self._planned(turn, args)
             decision = self._heard(self._guide.before(planned, self._run.stop), planned)
             if decision.move is Move.SKIP:
                 message = f"skipped by {decision.by}" if decision.by else "skipped by hand"
-                return ending.record(Attempt(outcome=Outcome.SKIPPED, message=message))
+                return turn.ended(Attempt(outcome=Outcome.SKIPPED, message=message))
             if decision.move is Move.REDO and self._previous is not None:
                 self._previous()
                 continue
@@ -133,12 +132,12 @@ class Guided:
             raise Interrupted(f"ended by {decision.by or 'hand'} before the end of {planned.name!r}")
         return decision
 
-    def _planned(self, step: Step, path: str, args: dict[str, Any], ending: Ending) -> Planned:
-        run = self._run
+    def _planned(self, turn: Turn, args: dict[str, Any]) -> Planned:
+        run, step = self._run, turn.step
         action = None if step.action in WORDS else run.caller.action(step.action)
         return Planned(
-            path=path,
-            name=title(run, step, ending.local),
+            path=turn.path,
+            name=turn.name,
             action=step.action,
             args={} if step.no_log or action is None else args,
             effect=step.effect or Effect.OBSERVES,

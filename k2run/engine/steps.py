@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
-from k2run.engine.approval import refusal
+from k2run.engine.approval import needs_approval, refusal
 from k2run.engine.attempt import Attempt, judge
 from k2run.engine.caller import message_of
 from k2run.engine.choice import left_out
-from k2run.engine.ending import Ending, title
-from k2run.engine.events import Outcome, StepStarted
+from k2run.engine.events import Outcome
 from k2run.engine.leaps import LEAPS, Leap, leap_of, look
 from k2run.engine.outcomes import of_all, satisfied
 from k2run.engine.trial import is_done_anyway, resolved, unknown_yet
 from k2run.engine.trying import Trying, time_limit
+from k2run.engine.turn import Turn, title
 from k2run.engine.variables import loop_items
 from k2run.engine.words import WORDS
 from k2run.errors import ExpressionFailed, Interrupted, RunbookInvalid, StackInvalid, UsageError
@@ -72,7 +72,7 @@ class StepRunner:
         try:
             other = self._run.on(step.delegate)
         except (StackInvalid, RunbookInvalid) as error:
-            return self._ending(step, path, names).record(Attempt().failing(error.message, error.hint))
+            return self._at(step, path, names).ended(Attempt().failing(error.message, error.hint))
         names = {**names, "stack": other.stack.facts()}
         return StepRunner(other, self._section).run(replace(step, delegate=""), path, names)
 
@@ -80,9 +80,8 @@ class StepRunner:
         self, step: Step, outcome: Outcome, message: str, path: str = "", local: dict[str, Any] | None = None
     ) -> Outcome:
         """Record a step that is not run at all."""
-        return self._ending(step, path or self._run.prefix + step.path, local or {}).record(
-            Attempt(outcome=outcome, message=message)
-        )
+        turn = self._at(step, path or self._run.prefix + step.path, local or {})
+        return turn.ended(Attempt(outcome=outcome, message=message))
 
     def _loop(self, step: Step, path: str, names: dict[str, Any]) -> Outcome:
         """Run a step once for each item; the results of all turns are registered as a list."""
@@ -111,100 +110,102 @@ class StepRunner:
             return done.outcome
         try:
             local = run.variables.local(step.vars, **given) if step.vars else given
+            turn = self._at(step, path, local)
             if step.when is not None and not step.when.evaluate(run.variables.names(local)):
-                attempt = Attempt(outcome=Outcome.SKIPPED, message=f"not needed: {step.when.text} is false")
-                return self._ending(step, path, local).record(attempt)
+                return turn.ended(Attempt(outcome=Outcome.SKIPPED, message=f"not needed: {step.when.text} is false"))
         except ExpressionFailed as error:
-            return self._ending(step, path, given).record(self._unresolved(error))
+            return self._at(step, path, given).ended(self._unresolved(error))
         if step.block:
-            return self._block(step, path, local)
+            return self._block(turn)
         if step.action == RUN.name:
-            return self._runbook(step, path, local)
-        return self._leap(step, path, local) if step.action in LEAPS else self._act(step, path, local)
+            return self._runbook(turn)
+        return self._leap(turn) if step.action in LEAPS else self._act(turn)
 
-    def _act(self, step: Step, path: str, local: dict[str, Any]) -> Outcome:
+    def _act(self, turn: Turn) -> Outcome:
         """Do the step's action."""
-        run, ending = self._run, self._ending(step, path, local)
+        run, step = self._run, turn.step
         try:
             fixed = step.fixed or step.action in WORDS
-            args = step.args if fixed else render(step.args, run.variables.names(local))
+            args = step.args if fixed else render(step.args, run.variables.names(turn.local))
         except ExpressionFailed as error:
-            return ending.record(self._unresolved(error))
+            return turn.ended(self._unresolved(error))
         if run.options.check and not is_done_anyway(run, step):
-            return ending.record(resolved(run, step, args))
-        refused = None if run.options.check else refusal(run, step, path, local)
-        if refused is not None:
-            return ending.record(refused)
+            return turn.ended(resolved(run, step, args))
+        if needs_approval(step) and not (run.options.check or run.options.yes):
+            refused = refusal(turn)
+            if refused is not None:
+                return turn.ended(refused)
         if run.guided is None:
-            return self._do(step, path, local, args, ending)
-        return run.guided.act(step, path, args, ending, lambda: self._do(step, path, local, args, ending))
+            return self._do(turn, args)
+        return run.guided.act(turn, args, lambda: self._do(turn, args))
 
     def _unresolved(self, error: ExpressionFailed) -> Attempt:
         """A value of the step could not be computed; before a run that may only mean that it is not known yet."""
         return unknown_yet(error) if self._run.options.check else Attempt().failing(error.message, error.hint)
 
-    def _do(self, step: Step, path: str, local: dict[str, Any], args: dict[str, Any], ending: Ending) -> Outcome:
+    def _do(self, turn: Turn, args: dict[str, Any]) -> Outcome:
         """Do the action until the step is satisfied or its time is over."""
-        began = time.monotonic()
-        shown = {} if step.no_log or step.action in WORDS else args
-        trying = Trying(self._run, step, path, args, local)
-        self._started(step, path, local, shown, trying.limit)
+        step, began = turn.step, time.monotonic()
+        trying = Trying(turn, args, time_limit(step))
+        turn.begun({} if step.no_log or step.action in WORDS else args, trying.limit)
         attempt = trying.until_done()
-        return ending.record(attempt, seconds=time.monotonic() - began, attempts=trying.attempts)
+        return turn.ended(attempt, seconds=time.monotonic() - began, attempts=trying.attempts)
 
-    def _block(self, step: Step, path: str, local: dict[str, Any]) -> Outcome:
+    def _block(self, turn: Turn) -> Outcome:
         """Run a block: its steps until one fails, then `rescue`, and `always` whatever happened."""
         began = time.monotonic()
-        self._started(step, path, local, {})
+        turn.begun({})
         attempt, leap = Attempt(), None
         try:
-            failed = self._until_failure(step.block, f"{path}.block", local)
+            failed = self._until_failure(turn.step.block, f"{turn.path}.block", turn.local)
             if failed is not None:
-                attempt = self._rescue(step, path, failed, local)
+                attempt = self._rescue(turn, failed)
         except Leap as caught:
             leap, attempt = caught, Attempt(headline=caught.because)
         except Interrupted:
-            StepRunner(self._run.ending(), self._section).finish(step, path, local)
+            StepRunner(self._run.ending(), self._section).finish(turn)
             raise
-        left = self.finish(step, path, local)
+        left = self.finish(turn)
         if left is not None:
             attempt = attempt.failing(f"{left.name} failed in `always`")
-        outcome = self._ending(step, path, local).record(attempt, seconds=time.monotonic() - began, attempts=1)
+        outcome = turn.ended(attempt, seconds=time.monotonic() - began, attempts=1)
         if leap is not None:
             raise leap
         return outcome
 
-    def finish(self, step: Step, path: str, local: dict[str, Any]) -> Step | None:
+    def finish(self, turn: Turn) -> Step | None:
         """Run the `always` of a block; the step that failed in it, if one did."""
-        return self._until_failure(step.always, f"{path}.always", local)
+        return self._until_failure(turn.step.always, f"{turn.path}.always", turn.local)
 
-    def _runbook(self, step: Step, path: str, local: dict[str, Any]) -> Outcome:
+    def _runbook(self, turn: Turn) -> Outcome:
         """Run another runbook as this step."""
         from k2run.engine.nested import run_runbook
 
-        began = time.monotonic()
-        self._started(step, path, local, {}, time_limit(step))
+        step, began = turn.step, time.monotonic()
+        turn.begun({}, time_limit(step))
         try:
-            attempt = run_runbook(self._run, step, path, local, section=self._told)
+            attempt = run_runbook(self._run, step, turn.path, turn.local, section=self._told)
         except (ExpressionFailed, UsageError) as error:
             attempt = Attempt().failing(error.message, error.hint)
         if attempt.outcome is Outcome.PASSED and step.expect:
-            attempt = judge(attempt, step.expect, self._run.variables.names({**local, "result": attempt.result}))
-        return self._ending(step, path, local).record(attempt, seconds=time.monotonic() - began, attempts=1)
+            attempt = judge(attempt, step.expect, turn.names(attempt))
+        return turn.ended(attempt, seconds=time.monotonic() - began, attempts=1)
 
-    def _leap(self, step: Step, path: str, local: dict[str, Any]) -> Outcome:
+    def _leap(self, turn: Turn) -> Outcome:
         """Leave out the steps that follow, as the step says."""
+        step = turn.step
         try:
-            attempt = look(step.action, step.args, self._run.variables.names(local))
+            attempt = look(step.action, step.args, self._run.variables.names(turn.local))
         except ExpressionFailed as error:
-            return self._ending(step, path, local).record(Attempt().failing(error.message, error.hint))
-        self._ending(step, path, local).record(attempt)
+            return turn.ended(Attempt().failing(error.message, error.hint))
+        turn.ended(attempt)
         raise leap_of(step.action, attempt.result)
 
-    def _rescue(self, step: Step, path: str, failed: Step, local: dict[str, Any]) -> Attempt:
-        if not step.rescue:
+    def _rescue(self, turn: Turn, failed: Step) -> Attempt:
+        if not turn.step.rescue:
             return Attempt().failing(f"{failed.name} failed")
-        again = self._until_failure(step.rescue, f"{path}.rescue", {**local, "failed": str(failed.name)})
+        local = {**turn.local, "failed": str(failed.name)}
+        again = self._until_failure(turn.step.rescue, f"{turn.path}.rescue", local)
         if again is None:
             return Attempt(headline=f"rescued: {failed.name} had failed")
         return Attempt().failing(f"{failed.name} failed, and so did the rescue: {again.name}")
@@ -218,21 +219,6 @@ class StepRunner:
                 return step
         return None
 
-    def _started(
-        self, step: Step, path: str, local: dict[str, Any], args: dict[str, Any], limit: float | None = None
-    ) -> None:
-        self._run.journal.record(
-            StepStarted(
-                step=path,
-                section=self._told,
-                name=title(self._run, step, local),
-                action=step.action or "block",
-                args=args,
-                within=step.within,
-                timeout=limit,
-            )
-        )
-
-    def _ending(self, step: Step, path: str, local: dict[str, Any]) -> Ending:
-        section = self._section
-        return Ending(self._run, step, path, section=self._told, category=section.category, local=local)
+    def _at(self, step: Step, path: str, local: dict[str, Any]) -> Turn:
+        name = title(self._run, step, local)
+        return Turn(self._run, step, path, name, self._told, self._section.category, local)

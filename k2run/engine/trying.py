@@ -6,6 +6,8 @@ import time
 import traceback
 from typing import TYPE_CHECKING, Any
 
+from msgspec import Struct
+
 from k2run.actions.action import Effect, Undo
 from k2run.actions.deadline import Deadline
 from k2run.engine.attempt import Attempt, figures_in, held, judge, observed, refused
@@ -16,7 +18,7 @@ from k2run.errors import ExpressionFailed, K2runError, TimedOut
 from k2run.language.quantities import Duration
 
 if TYPE_CHECKING:
-    from k2run.engine.execution import Execution
+    from k2run.engine.turn import Turn
     from k2run.language.model import Step
 
 DEFAULT_TIMEOUT = Duration(60)
@@ -38,31 +40,20 @@ def time_limit(step: Step) -> Duration:
     return max(DEFAULT_TIMEOUT, step.within)
 
 
-class Trying:
+class Trying(Struct):
     """The attempts of one turn of a step.
 
-    Args:
-        execution: The run.
-        step: What to do.
-        path: The turn's path.
-        args: The action's arguments, rendered.
-        local: The step's own names.
-
     Attributes:
-        limit: Seconds that all attempts together may take.
+        turn: Which.
+        args: The action's arguments, rendered.
+        limit: How long all attempts together may take.
         attempts: How many there were.
     """
 
-    def __init__(
-        self, execution: Execution, step: Step, path: str, args: dict[str, Any], local: dict[str, Any]
-    ) -> None:
-        self._run = execution
-        self._step = step
-        self._path = path
-        self._args = args
-        self._local = local
-        self.limit = time_limit(step)
-        self.attempts = 0
+    turn: Turn
+    args: dict[str, Any]
+    limit: Duration
+    attempts: int = 0
 
     def until_done(self) -> Attempt:
         """Try until the step is satisfied, its retries are used up or its time is over; returns the last attempt.
@@ -71,7 +62,7 @@ class Trying:
             Interrupted: The run was asked to end.
             JournalLost: The journal cannot be written any more.
         """
-        step, limit = self._step, self.limit
+        step, limit = self.turn.step, self.limit
         began = time.monotonic()
         ends = began + limit
         last: Attempt | None = None
@@ -81,7 +72,7 @@ class Trying:
         while True:
             self.attempts += 1
             due = None if step.within is None else began + step.within - time.monotonic()
-            attempt = self._once(Deadline(seconds, self._run.stop, due))
+            attempt = self._once(Deadline(seconds, self.turn.run.stop, due))
             if last is not None and not attempt.answered and time.monotonic() >= ends:
                 attempt = last  # cut off by the end of the step: the one before it says more
             last = attempt
@@ -89,9 +80,9 @@ class Trying:
                 return attempt
             if step.retries is not None and self.attempts > step.retries:
                 return attempt
-            self._run.journal.record(
+            self.turn.run.journal.record(
                 StepTried(
-                    step=self._path,
+                    step=self.turn.path,
                     attempt=self.attempts,
                     headline=attempt.headline,
                     message=attempt.message,
@@ -99,7 +90,7 @@ class Trying:
                 )
             )
             try:
-                Deadline(ends - time.monotonic(), self._run.stop).sleep(step.every or DEFAULT_EVERY)
+                Deadline(ends - time.monotonic(), self.turn.run.stop).sleep(step.every or DEFAULT_EVERY)
             except TimedOut:
                 attempt.message = f"not within {limit} ({self.attempts} attempts): {attempt.message}"
                 return attempt
@@ -107,13 +98,15 @@ class Trying:
 
     def _once(self, deadline: Deadline) -> Attempt:
         """Do the action once and hold the result against what is expected."""
-        run, step = self._run, self._step
-        local = {**self._local, "attempt": self.attempts}
+        run, step = self.turn.run, self.turn.step
+        local = {**self.turn.local, "attempt": self.attempts}
         try:
             if step.action in WORDS:
-                attempt = WORDS[step.action](self._args, run.variables.names(local), deadline)
+                attempt = WORDS[step.action](self.args, run.variables.names(local), deadline)
             else:
-                attempt = held(observed(self._call(deadline)))
+                attempt = observed(self._call(deadline))
+                if attempt.judged:
+                    attempt = held(attempt)
         except Exception as error:  # noqa: BLE001 - the boundary of a step: whatever an action raises fails the step alone
             if not isinstance(error, K2runError):
                 run.debug("".join(traceback.format_exception(error)))
@@ -128,21 +121,21 @@ class Trying:
 
     def _call(self, deadline: Deadline) -> Any:
         """Call the action; a fault's undo is planned, and the recovery clock started, before it strikes."""
-        run, step = self._run, self._step
+        run, step = self.turn.run, self.turn.step
         struck: list[float] = []
 
         def plan(undo: Undo) -> None:
-            run.undos.plan(self._path, undo)
+            run.undos.plan(self.turn.path, undo)
             struck.append(run.journal.elapsed())
             run.fault_began(struck[0])
 
-        result = run.caller.call(step.action, self._args, deadline, step=self._path, plan=plan)
+        result = run.caller.call(step.action, self.args, deadline, step=self.turn.path, plan=plan)
         if struck:
             run.journal.record(
-                FaultStruck(step=self._path, action=step.action, name=str(step.name), began=round(struck[0], 6))
+                FaultStruck(step=self.turn.path, action=step.action, name=self.turn.name, began=round(struck[0], 6))
             )
         elif run.undos and step.effect is Effect.CHANGES:
-            run.undos.settle_by_step(self._path, step.action, self._args)
+            run.undos.settle_by_step(self.turn.path, step.action, self.args)
         return result
 
 

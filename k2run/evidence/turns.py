@@ -46,12 +46,12 @@ def listed(steps: Iterable[StepView]) -> Iterator[StepView | MoreTurns]:
     """Steps in their order; of a long loop the first turns, all that did not simply pass, and the rest in one."""
     for _, group in groupby(steps, key=attrgetter("base")):
         turns = list(group)
-        if len(turns) <= SHOWN_TURNS + 1:
+        if len(turns) <= SHOWN_TURNS + 1 or turns[0].is_block:
             yield from turns
             continue
         left, more = SHOWN_TURNS, []
         for turn in turns:
-            if turn.standing is not Standing.PASSED or turn.is_block:
+            if turn.standing is not Standing.PASSED:
                 yield turn
             elif left:
                 left -= 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct, field
@@ -61,6 +62,7 @@ class StepView(Struct):
 
     Attributes:
         base: Its path without the turn of its own loop.
+        action: The action that it does; `block` for a group of steps.
         standing: How it stands now.
         order: Its place among the steps of its section.
     """
@@ -68,6 +70,7 @@ class StepView(Struct):
     path: str
     section: str
     base: str = ""
+    action: str = ""
     planned: OutlineStep | None = None
     started: StepStarted | None = None
     tries: list[StepTried] = field(default_factory=list)
@@ -83,11 +86,11 @@ class StepView(Struct):
 
     def begin(self, event: StepStarted) -> None:
         """It begins."""
-        self.started, self.standing = event, Standing.RUNNING
+        self.started, self.action, self.standing = event, event.action, Standing.RUNNING
 
     def end(self, event: StepFinished) -> None:
         """It is over."""
-        self.finished, self.standing = event, standing_of(event)
+        self.finished, self.action, self.standing = event, event.action, standing_of(event)
 
     @property
     def name(self) -> str:
@@ -98,12 +101,6 @@ class StepView(Struct):
         if turn and self.planned is not None and name == (self.planned.name or self.action):
             return f"{name} ({int(turn) + 1})"
         return name
-
-    @property
-    def action(self) -> str:
-        """The action that it does; `block` for a group of steps."""
-        event = self.finished or self.started or self.planned
-        return event.action if event is not None else ""
 
     @property
     def tried(self) -> StepTried | None:
@@ -180,7 +177,7 @@ class SectionView(Struct):
 
     def in_order(self) -> list[StepView]:
         """Its steps as the runbook orders them, the turns of a loop and the steps of a block in their place."""
-        return sorted(self.steps, key=lambda step: step.order)
+        return sorted(self.steps, key=attrgetter("order"))
 
     def leaves(self) -> list[StepView]:
         """Its steps in order, without the blocks that only group them."""
@@ -317,7 +314,7 @@ class RunView(Struct):
         section = self._section(planned.path, planned.name, planned.within)
         for step in planned.steps:
             self._ranks[step.path] = len(self._ranks)
-            self._add(StepView(path=step.path, section=section.path, planned=step))
+            self._add(StepView(path=step.path, section=section.path, action=step.action, planned=step))
 
     def _resume(self, event: RunResumed) -> None:
         """What the first part of the run said at its end no longer holds."""
@@ -341,18 +338,19 @@ class RunView(Struct):
         return section
 
     def _add(self, step: StepView) -> StepView:
-        step.order = (self._rank(step.path), len(self._steps))
+        step.order = (self._rank(step.path, step.base), len(self._steps))
         self._steps[step.path] = step
         self._section(step.section, "", None).add(step)
         return step
 
-    def _rank(self, path: str) -> int:
+    def _rank(self, path: str, base: str) -> int:
         """The place in the outline of a step, or of the nearest block around it that the outline names."""
         while path:
-            for candidate in (path, base_path(path)):
-                if candidate in self._ranks:
-                    return self._ranks[candidate]
+            rank = self._ranks.get(path, self._ranks.get(base))
+            if rank is not None:
+                return rank
             path = parent_path(path)
+            base = base_path(path)
         return _UNLISTED
 
     def _fresh(self, path: str, section: str) -> StepView:

@@ -10,11 +10,11 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from k2run.actions.deadline import Deadline
-from k2run.engine.ending import title
 from k2run.engine.events import Outcome, SectionFinished, SectionStarted, StepFinished, StepStarted
 from k2run.engine.outcomes import of_all, satisfied
 from k2run.engine.run import run_inside
 from k2run.engine.steps import StepRunner
+from k2run.engine.turn import title
 from k2run.errors import Interrupted, K2runError, UsageError
 from k2run.language.model import Section
 from k2run.recovery.diagnosis import Diagnosis, Verdict, diagnose, diagnose_settled

@@ -10,10 +10,10 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from k2run.actions.action import Effect
-from k2run.engine.ending import expected
 from k2run.engine.events import ClockStopped, SectionFinished
 from k2run.engine.outcomes import satisfied
 from k2run.engine.outline import steps_within
+from k2run.engine.turn import expected
 from k2run.language.expressions import Expression, Template
 from k2run.recovery.alone import REPAIRED, prove_alone
 from k2run.recovery.order import Order

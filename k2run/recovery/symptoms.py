@@ -13,10 +13,10 @@ from k2run.actions.action import Effect
 from k2run.actions.deadline import Deadline
 from k2run.engine.attempt import Attempt, judge, observed
 from k2run.engine.caller import Caller, message_of
-from k2run.engine.ending import expected
 from k2run.engine.events import Outcome
 from k2run.engine.inputs import resolve_inputs
 from k2run.engine.people import Nobody
+from k2run.engine.turn import expected
 from k2run.engine.variables import Variables, loop_items
 from k2run.engine.words import WORDS
 from k2run.errors import Interrupted, K2runError, NotApplicable

@@ -1,59 +1,83 @@
-"""How a step ended, as the journal keeps it: what it earned, what it hands on, whether its objective was met."""
+"""One turn of a step as the journal keeps it: how it began and ended, what it earned and handed on."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from msgspec import Struct
+
 from k2run.actions.action import Effect, Result
-from k2run.engine.events import Bound, Objected, Outcome, StepFinished
+from k2run.engine.events import Bound, Objected, Outcome, StepFinished, StepStarted
 from k2run.engine.outcomes import satisfied
 from k2run.errors import ExpressionFailed
 from k2run.language.expressions import Template
 
 if TYPE_CHECKING:
+    from k2run.actions.action import Judged
     from k2run.engine.attempt import Attempt
     from k2run.engine.execution import Execution
     from k2run.language.model import Award, Points, Step
 
 _BOUNDS = {True: Bound.MET, False: Bound.MISSED, None: Bound.NOT_MEASURED}
+_UNCHANGING = frozenset({None, Effect.OBSERVES})
 UNJUDGED = frozenset({Outcome.SKIPPED, Outcome.NOT_APPLICABLE, Outcome.NOT_CONFIRMED, Outcome.INTERRUPTED})
 
 
-class Ending:
-    """The end of one turn of a step.
+class Turn(Struct, frozen=True):
+    """One turn of a step: its only one, or one of its loop.
 
-    Args:
-        execution: The run.
+    Attributes:
+        run: The run.
         step: The step.
         path: The turn's path.
+        name: The step's name, its templates filled in.
         section: Path of its section.
         category: The section's score category.
         local: The step's own names.
     """
 
-    def __init__(  # noqa: PLR0913 - where a turn stands
-        self, execution: Execution, step: Step, path: str, *, section: str, category: str, local: dict[str, Any]
-    ) -> None:
-        self._run = execution
-        self._step = step
-        self._path = path
-        self._section = section
-        self._category = category
-        self.local = local
+    run: Execution
+    step: Step
+    path: str
+    name: str
+    section: str
+    category: str
+    local: dict[str, Any]
 
-    def record(self, attempt: Attempt, *, seconds: float = 0.0, attempts: int = 0) -> Outcome:
-        """Keep it, and hand on what the step registers."""
-        step, quiet = self._step, self._step.no_log
+    def begun(self, args: dict[str, Any], limit: float | None = None) -> None:
+        """Keep that it has begun.
+
+        Args:
+            args: What of its arguments may be shown.
+            limit: Seconds that it may take.
+        """
+        step = self.step
+        self.run.journal.record(
+            StepStarted(
+                step=self.path,
+                section=self.section,
+                name=self.name,
+                action=step.action or "block",
+                args=args,
+                within=step.within,
+                timeout=limit,
+            )
+        )
+
+    def ended(self, attempt: Attempt, *, seconds: float = 0.0, attempts: int = 0) -> Outcome:
+        """Keep how it ended, and hand on what the step registers."""
+        step, quiet = self.step, self.step.no_log
         attempt, figures = self._figures(attempt) if step.figures else (attempt, {})
         variables = self._hand_on(attempt) if step.register or step.action == "set" else {}
         earned, maximum = self._points(attempt, step.points) if step.points is not None else (None, None)
         troubled = not satisfied(attempt.outcome)
-        self._objected(attempt)
-        self._run.journal.record(
+        for each in attempt.judged:
+            self._objected(each)
+        self.run.journal.record(
             StepFinished(
-                step=self._path,
-                section=self._section,
-                name=title(self._run, step, self.local),
+                step=self.path,
+                section=self.section,
+                name=self.name,
                 action=step.action or "block",
                 outcome=attempt.outcome,
                 seconds=round(seconds, 6),
@@ -69,43 +93,44 @@ class Ending:
                 objective=self._objective(attempt, seconds, step.within) if step.within is not None else None,
                 points=earned,
                 maximum=maximum,
-                category=(step.points.category or self._category) if step.points else "",
+                category=(step.points.category or self.category) if step.points else "",
                 figures=figures,
-                variables={} if quiet else {name: _plain(value) for name, value in variables.items()},
-                changed=self._changed(attempt),
+                variables={} if quiet or not variables else {n: _plain(value) for n, value in variables.items()},
+                changed=attempt.outcome is Outcome.PASSED and step.effect not in _UNCHANGING,
                 ignored=step.ignore_failure,
             )
         )
         return attempt.outcome
 
-    def _names(self, attempt: Attempt) -> dict[str, Any]:
-        return self._run.variables.names({**self.local, "result": attempt.result})
+    def names(self, attempt: Attempt) -> dict[str, Any]:
+        """What an expression that judges it may use."""
+        return self.run.variables.names({**self.local, "result": attempt.result})
 
     def _figures(self, attempt: Attempt) -> tuple[Attempt, dict[str, Any]]:
         """Evaluate the step's named figures; one that cannot be read fails the step."""
         if not attempt.answered:
             return attempt, {}
-        names = self._names(attempt)
+        names = self.names(attempt)
         try:
-            figures = {name: expression.evaluate(names) for name, expression in self._step.figures.items()}
+            figures = {name: expression.evaluate(names) for name, expression in self.step.figures.items()}
         except ExpressionFailed as error:
             return attempt.failing(error.message, error.hint), {}
-        self._run.figures.update(figures)
+        self.run.figures.update(figures)
         return attempt, figures
 
     def _hand_on(self, attempt: Attempt) -> dict[str, Any]:
         """What the steps after this one may use."""
         variables: dict[str, Any] = {}
-        if self._step.action == "set" and attempt.outcome is Outcome.PASSED:
+        if self.step.action == "set" and attempt.outcome is Outcome.PASSED:
             variables.update(attempt.result)
         if variables:
-            self._run.variables.register(variables)
-        if self._step.register:
-            variables[self._step.register] = attempt.result
-            if self._step.loop is None:
-                self._run.variables.register({self._step.register: attempt.result})
+            self.run.variables.register(variables)
+        if self.step.register:
+            variables[self.step.register] = attempt.result
+            if self.step.loop is None:
+                self.run.variables.register({self.step.register: attempt.result})
             else:
-                self._run.results[self._path] = attempt.result
+                self.run.results[self.path] = attempt.result
         return variables
 
     def _points(self, attempt: Attempt, points: Points) -> tuple[float | None, float]:
@@ -114,7 +139,7 @@ class Ending:
             return None, points.maximum
         if not points.awards:
             return (points.maximum if attempt.outcome is Outcome.PASSED else 0.0), points.maximum
-        return (_award(points.awards, self._names(attempt)) if attempt.answered else 0.0), points.maximum
+        return (_award(points.awards, self.names(attempt)) if attempt.answered else 0.0), points.maximum
 
     def _objective(self, attempt: Attempt, seconds: float, within: float) -> Bound:
         """Whether `within` was met; a step that did not pass has not met it."""
@@ -122,22 +147,11 @@ class Ending:
             return Bound.NOT_MEASURED
         return Bound.MET if attempt.outcome is Outcome.PASSED and seconds <= within else Bound.MISSED
 
-    def _objected(self, attempt: Attempt) -> None:
-        """Record the objectives that the step's action was given, before the step is over: they are then never lost."""
-        for each in attempt.result.judged() if isinstance(attempt.result, Result) else []:
-            self._run.journal.record(
-                Objected(
-                    objective=f"{title(self._run, self._step, self.local)}: {each.objective}",
-                    value="" if self._step.no_log else each.says,
-                    bound=_BOUNDS[each.met],
-                    step=self._path,
-                )
-            )
-
-    def _changed(self, attempt: Attempt) -> bool:
-        if "." not in self._step.action or attempt.outcome is not Outcome.PASSED:
-            return False
-        return self._run.caller.action(self._step.action).effect is not Effect.OBSERVES
+    def _objected(self, judged: Judged) -> None:
+        """Record an objective that the step's action was given, before the step is over: it is then never lost."""
+        says = "" if self.step.no_log else judged.says
+        objective = f"{self.name}: {judged.objective}"
+        self.run.journal.record(Objected(objective=objective, value=says, bound=_BOUNDS[judged.met], step=self.path))
 
 
 def expected(step: Step) -> str:
