@@ -60,11 +60,14 @@ def in_turn(commands: dict[str, Sequence[str]], cwd: Path, runs: int) -> dict[st
 
 
 def all_in_turn(commands: dict[str, Sequence[str]], cwd: Path, runs: int) -> dict[str, list[float]]:
-    """The times of each command, after one warm-up, run in turn."""
+    """The times of each command, after one warm-up, run in turn; every other turn backwards.
+
+    A command is slower or faster after some of the others, and these are not to be always the same.
+    """
     times: dict[str, list[float]] = {name: [] for name in commands}
     for turn in range(runs + 1):
-        for name, command in commands.items():
-            taken = seconds(command, cwd if name != "list" else ROOT)
+        for name in commands if turn % 2 else reversed(commands):
+            taken = seconds(commands[name], cwd if name != "list" else ROOT)
             if turn:
                 times[name].append(taken)
     return times
