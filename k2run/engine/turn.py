@@ -60,7 +60,7 @@ class Turn(Struct, frozen=True):
                 action=step.action or "block",
                 args=args,
                 within=step.within,
-                timeout=limit,
+                timeout=None if limit is None else float(limit),
             )
         )
 

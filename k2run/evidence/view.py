@@ -95,8 +95,11 @@ class StepView(Struct):
     @property
     def name(self) -> str:
         """What people call it; the turns of a loop that all have the same name are told apart by their number."""
-        events = (self.finished, self.started, self.planned)
-        name = next((event.name for event in events if event is not None and event.name), self.action)
+        name = self.action
+        for event in (self.finished, self.started, self.planned):
+            if event is not None and event.name:
+                name = event.name
+                break
         turn = self.path[len(self.base) + 1 :]
         if turn and self.planned is not None and name == (self.planned.name or self.action):
             return f"{name} ({int(turn) + 1})"

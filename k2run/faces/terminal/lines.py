@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import unicodedata
 from enum import StrEnum
+from functools import lru_cache
 from typing import NamedTuple
 
 from k2run.evidence.wording import Standing
 
 ELLIPSIS = "…"
+REPEATED = 1024
+"""Texts whose place in a column is remembered: names, words and times come again and again."""
 FILLED, UNFILLED = "━", "─"
 
 
@@ -85,12 +88,14 @@ def cut(text: str, width: int) -> str:
     return "".join(kept).rstrip() + ELLIPSIS
 
 
+@lru_cache(REPEATED)
 def left(text: str, width: int) -> str:
     """The text cut or padded to exactly `width` columns, flush left."""
     shown = cut(text, width)
     return shown + " " * (width - cells(shown))
 
 
+@lru_cache(REPEATED)
 def right(text: str, width: int) -> str:
     """The text cut or padded to exactly `width` columns, flush right."""
     shown = cut(text, width)
