@@ -96,6 +96,12 @@ def test_an_undo_is_on_disk_before_its_fault_strikes(sleepers: Bench) -> None:
     assert kinds == [UndoPlanned, FaultStruck, UndoPlanned, FaultStruck]
 
 
+def test_a_fault_is_told_by_the_name_that_its_step_has_in_this_run(sleepers: Bench) -> None:
+    sleepers.run(scenario("true").replace("Pause one", '"Pause one of {{ stack.name }}"'))
+    struck = [event.name for event in sleepers.seen if isinstance(event, FaultStruck)]
+    assert struck == ["Pause one of sleepers", "Kill two"]
+
+
 def test_a_step_that_does_what_an_undo_would_do_settles_it(sleepers: Bench) -> None:
     text = scenario("true").replace(
         "      - name: Work", "      - {name: Resume, service.resume: {service: one}}\n      - name: Work"
