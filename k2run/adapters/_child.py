@@ -122,7 +122,7 @@ class Child:
         """Whether it is over before its pipes matter: that is one wake-up instead of three."""
         only_end = select.poll()
         only_end.register(its_end, select.POLLIN)
-        return bool(only_end.poll(min(HEAD_START, deadline.remaining()) * 1000)) and self._process.poll() is not None
+        return bool(only_end.poll(deadline.at_most(HEAD_START) * 1000)) and self._process.poll() is not None
 
     def _converse(self, deadline: Deadline) -> None:
         if self._process.stdin is not None:

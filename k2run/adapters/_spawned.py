@@ -45,12 +45,11 @@ def spawn(
         return None
     if close_range(3, LAST, CLOSE_RANGE_CLOEXEC):  # some libraries open their files for everybody
         return None
-    (stdin, stdout, stderr), duplicate = streams, os.POSIX_SPAWN_DUP2
     pid = os.posix_spawn(
         program,
         list(words),
         _environment() if env is None else env,
-        file_actions=[(duplicate, stdin, 0), (duplicate, stdout, 1), (duplicate, stderr, 2)],
+        file_actions=[(os.POSIX_SPAWN_DUP2, mine, its) for its, mine in enumerate(streams)],
         setsigdef=IGNORED_BY_PYTHON,
         **({"setsid": True} if alone else {"setpgroup": 0}),
     )

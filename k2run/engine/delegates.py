@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from k2run.actions.action import Effect
 from k2run.engine.caller import Caller
 from k2run.engine.outline import all_steps
 from k2run.errors import UsageError
+from k2run.language.vocabulary import HARMS
 from k2run.stack.loading import load_stack
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def check_delegates(runbook: Runbook) -> None:
         if not step.delegate:
             continue
         for part in (step, *step.block, *step.rescue, *step.always):
-            if part.action == "run" or part.effect in {Effect.BREAKS, Effect.DESTROYS}:
+            if part.action == "run" or part.effect in HARMS:
                 raise UsageError(
                     f"{part.place}: {part.action} cannot be delegated to {step.delegate}",
                     hint="a run holds one stack, and breaks nothing on others; run that runbook on the other stack",

@@ -89,7 +89,7 @@ class Journal:
             self._seq += 1
             force_setattr(event, "seq", self._seq)
             force_setattr(event, "at", _now())
-            force_setattr(event, "t", round(time.monotonic() - self._began, 6))
+            force_setattr(event, "t", round(self.elapsed(), 6))
             line = _encoder.encode(event)
             if self._redact is not no_redaction:
                 line = self._redact(line.decode()).encode()

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct, field
 
-from k2run.actions.action import Effect
 from k2run.actions.catalogue import Catalogue
 from k2run.engine.approval import check_approved
 from k2run.engine.blast import check_blast
@@ -18,6 +17,7 @@ from k2run.engine.outline import all_steps
 from k2run.engine.people import Nobody
 from k2run.engine.signals import StopRequest
 from k2run.errors import Protected
+from k2run.language.vocabulary import HARMS
 
 if TYPE_CHECKING:
     from k2run.actions.person import Person
@@ -62,7 +62,7 @@ def check_allowed(request: Request) -> None:
     if not request.stack.protected or request.runbook.name in request.stack.allow:
         return
     for step in all_steps(request.runbook):
-        if step.effect in {Effect.BREAKS, Effect.DESTROYS}:
+        if step.effect in HARMS:
             raise Protected(
                 f"{step.place}: {step.action} {step.effect} something; the stack {request.stack.name!r} is protected",
                 hint=f"add {request.runbook.name!r} to `allow:` in {request.stack.path} if that is meant",

@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
-from k2run.actions.action import Effect, Result
+from k2run.actions.action import Result
 from k2run.engine.events import Bound, Objected, Outcome, StepFinished, StepStarted
 from k2run.engine.outcomes import satisfied
 from k2run.errors import ExpressionFailed
 from k2run.language.expressions import Template
+from k2run.language.vocabulary import ONLY_LOOKS
 
 if TYPE_CHECKING:
     from k2run.actions.action import Judged
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from k2run.language.model import Award, Points, Step
 
 _BOUNDS = {True: Bound.MET, False: Bound.MISSED, None: Bound.NOT_MEASURED}
-_UNCHANGING = frozenset({None, Effect.OBSERVES})
 UNJUDGED = frozenset({Outcome.SKIPPED, Outcome.NOT_APPLICABLE, Outcome.NOT_CONFIRMED, Outcome.INTERRUPTED})
 
 
@@ -60,7 +60,7 @@ class Turn(Struct, frozen=True):
                 action=step.action or "block",
                 args=args,
                 within=step.within,
-                timeout=None if limit is None else float(limit),
+                timeout=limit,
             )
         )
 
@@ -95,8 +95,8 @@ class Turn(Struct, frozen=True):
                 maximum=maximum,
                 category=(step.points.category or self.category) if step.points else "",
                 figures=figures,
-                variables={} if quiet or not variables else {n: _plain(value) for n, value in variables.items()},
-                changed=attempt.outcome is Outcome.PASSED and step.effect not in _UNCHANGING,
+                variables={} if quiet else {name: _plain(value) for name, value in variables.items()},
+                changed=attempt.outcome is Outcome.PASSED and step.effect not in ONLY_LOOKS,
                 ignored=step.ignore_failure,
             )
         )

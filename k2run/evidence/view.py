@@ -62,7 +62,6 @@ class StepView(Struct):
 
     Attributes:
         base: Its path without the turn of its own loop.
-        action: The action that it does; `block` for a group of steps.
         standing: How it stands now.
         order: Its place among the steps of its section.
     """
@@ -70,7 +69,6 @@ class StepView(Struct):
     path: str
     section: str
     base: str = ""
-    action: str = ""
     planned: OutlineStep | None = None
     started: StepStarted | None = None
     tries: list[StepTried] = field(default_factory=list)
@@ -86,24 +84,27 @@ class StepView(Struct):
 
     def begin(self, event: StepStarted) -> None:
         """It begins."""
-        self.started, self.action, self.standing = event, event.action, Standing.RUNNING
+        self.started, self.standing = event, Standing.RUNNING
 
     def end(self, event: StepFinished) -> None:
         """It is over."""
-        self.finished, self.action, self.standing = event, event.action, standing_of(event)
+        self.finished, self.standing = event, standing_of(event)
 
     @property
     def name(self) -> str:
         """What people call it; the turns of a loop that all have the same name are told apart by their number."""
-        name = self.action
-        for event in (self.finished, self.started, self.planned):
-            if event is not None and event.name:
-                name = event.name
-                break
+        events = (self.finished, self.started, self.planned)
+        name = next((event.name for event in events if event is not None and event.name), self.action)
         turn = self.path[len(self.base) + 1 :]
         if turn and self.planned is not None and name == (self.planned.name or self.action):
             return f"{name} ({int(turn) + 1})"
         return name
+
+    @property
+    def action(self) -> str:
+        """The action that it does; `block` for a group of steps."""
+        event = self.finished or self.started or self.planned
+        return event.action if event is not None else ""
 
     @property
     def tried(self) -> StepTried | None:
@@ -317,7 +318,7 @@ class RunView(Struct):
         section = self._section(planned.path, planned.name, planned.within)
         for step in planned.steps:
             self._ranks[step.path] = len(self._ranks)
-            self._add(StepView(path=step.path, section=section.path, action=step.action, planned=step))
+            self._add(StepView(path=step.path, section=section.path, planned=step))
 
     def _resume(self, event: RunResumed) -> None:
         """What the first part of the run said at its end no longer holds."""
@@ -341,19 +342,18 @@ class RunView(Struct):
         return section
 
     def _add(self, step: StepView) -> StepView:
-        step.order = (self._rank(step.path, step.base), len(self._steps))
+        step.order = (self._rank(step.path), len(self._steps))
         self._steps[step.path] = step
         self._section(step.section, "", None).add(step)
         return step
 
-    def _rank(self, path: str, base: str) -> int:
+    def _rank(self, path: str) -> int:
         """The place in the outline of a step, or of the nearest block around it that the outline names."""
         while path:
-            rank = self._ranks.get(path, self._ranks.get(base))
-            if rank is not None:
-                return rank
+            for candidate in (path, base_path(path)):
+                if candidate in self._ranks:
+                    return self._ranks[candidate]
             path = parent_path(path)
-            base = base_path(path)
         return _UNLISTED
 
     def _fresh(self, path: str, section: str) -> StepView:

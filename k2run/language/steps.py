@@ -213,7 +213,7 @@ class Draft:
         self.result = Any if self.form is None or self.form.result is None else self.form.result
         self.fields["args"] = read_arguments(self.reading, self.form, self.value[key], (*self.path, key), self.scope)
         self.fields["fixed"] = is_fixed(self.fields["args"])
-        self.fields["effect"] = self.form.effect if self.form is not None else None
+        self.fields["effect"] = self.form.effect
         self.reading.uses_stack = self.reading.uses_stack or needs_stack(self.form, self.fields["args"])
         if key == "run":
             self._runs((*self.path, key))

@@ -26,6 +26,12 @@ class Effect(StrEnum):
     BREAKS = "breaks"
 
 
+ONLY_LOOKS = frozenset({None, Effect.OBSERVES})
+"""Effects of steps that change nothing themselves: observing actions, blocks, and the words of the language."""
+HARMS = frozenset({Effect.BREAKS, Effect.DESTROYS})
+"""Effects that a stack is protected from."""
+
+
 class ActionForm(Protocol):
     """The form of one action: what may be written below its name."""
 

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 from msgspec.structs import replace
 
-from k2run.actions.action import Effect
 from k2run.engine.events import ClockStopped, SectionFinished
 from k2run.engine.outcomes import satisfied
 from k2run.engine.outline import steps_within
 from k2run.engine.turn import expected
 from k2run.language.expressions import Expression, Template
+from k2run.language.vocabulary import ONLY_LOOKS
 from k2run.recovery.alone import REPAIRED, prove_alone
 from k2run.recovery.order import Order
 
@@ -192,7 +192,7 @@ def _repairing(sections: Sequence[Section]) -> tuple[Section, ...]:
     """The sections before the proof; all of them, without a clock, where those before it repair nothing."""
     first = tuple(takewhile(_repairs, sections))
     steps = (step for section in first for step in steps_within(section.steps))
-    if any(step.effect not in {None, Effect.OBSERVES} for step in steps):
+    if any(step.effect not in ONLY_LOOKS for step in steps):
         return first
     return tuple(replace(section, clock="") for section in sections)
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec import Struct
 
-from k2run.actions.action import Effect
 from k2run.actions.deadline import Deadline
 from k2run.engine.attempt import Attempt, judge, observed
 from k2run.engine.caller import Caller, message_of
@@ -22,6 +21,7 @@ from k2run.engine.words import WORDS
 from k2run.errors import Interrupted, K2runError, NotApplicable
 from k2run.language.expressions import Template, render
 from k2run.language.quantities import encode_quantity
+from k2run.language.vocabulary import ONLY_LOOKS
 
 if TYPE_CHECKING:
     import threading
@@ -153,7 +153,7 @@ def _require(step: Step, names: dict[str, Any], stack: Stack) -> None:
             raise NotApplicable(reason)
     if step.when is not None and not step.when.evaluate(names):
         raise NotApplicable(f"not needed: {step.when.text} is false")
-    if step.block or step.effect not in {None, Effect.OBSERVES}:
+    if step.block or step.effect not in ONLY_LOOKS:
         raise K2runError(
             f"a symptom only looks; {step.action or 'a block'} may do more", hint="use an observing action"
         )

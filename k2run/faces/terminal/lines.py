@@ -10,9 +10,9 @@ from typing import NamedTuple
 from k2run.evidence.wording import Standing
 
 ELLIPSIS = "…"
+FILLED, UNFILLED = "━", "─"
 REPEATED = 1024
 """Texts whose place in a column is remembered: names, words and times come again and again."""
-FILLED, UNFILLED = "━", "─"
 
 
 class Tone(StrEnum):
