@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 CLOSE_RANGE_CLOEXEC = 1 << 2
 """From `linux/close_range.h`: the descriptors are not closed now, but by whatever program is started."""
 LAST = 2**31 - 1
-IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
+IGNORED_BY_PYTHON = frozenset({signal.SIGPIPE, signal.SIGXFSZ})
 """Signals that the interpreter ignores, and that other programs expect to end them."""
 
 
@@ -50,7 +50,7 @@ def spawn(
         list(words),
         _environment() if env is None else env,
         file_actions=[(os.POSIX_SPAWN_DUP2, mine, its) for its, mine in enumerate(streams)],
-        setsigdef=IGNORED_BY_PYTHON,
+        setsigdef=_not_ignored(),
         **({"setsid": True} if alone else {"setpgroup": 0}),
     )
     return Spawned(pid)
@@ -103,6 +103,16 @@ def _close_range() -> Callable[[int, int, int], int] | None:
     import ctypes
 
     return getattr(ctypes.CDLL(None), "close_range", None)
+
+
+@cache
+def _not_ignored() -> list[int]:
+    """The signals that a program is to find as they are by default: all that k2run was not started to ignore.
+
+    A program finds those with handlers so anyway; but about each that is not named the C library asks the system first.
+    """
+    ignored = {number for number in signal.valid_signals() if signal.getsignal(number) is signal.SIG_IGN}
+    return sorted(signal.valid_signals() - (ignored - IGNORED_BY_PYTHON))
 
 
 @cache
