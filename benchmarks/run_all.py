@@ -20,6 +20,7 @@ NAMES = (
     "history",
     "bench_http",
     "bench_produce",
+    "kafka_lag",
 )
 
 
