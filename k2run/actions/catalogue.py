@@ -33,8 +33,8 @@ class Action:
         name: `adapter.verb`.
         call: The function itself.
         given: Names of the parameters that the engine supplies, with their types (connections, deadline).
-        arguments: A struct of the step's own arguments; msgspec converts and checks with it.
-        parameters: The function's parameter for each argument (`from` is `from_` in Python).
+        arguments: A struct of the step's own arguments; msgspec converts and checks with it. Its fields are the
+            function's parameters, and are written without the `_` at their end (`from` is `from_` in Python).
         result: The type of what it returns.
         blast: How far a fault reaches; None for what is no fault.
     """
@@ -44,7 +44,6 @@ class Action:
     effect: Effect
     given: dict[str, type]
     arguments: type[msgspec.Struct]
-    parameters: dict[str, str]
     result: Any
     blast: Blast | None = None
 
@@ -74,22 +73,19 @@ def describe(function: Callable[..., Any], mark: Mark) -> Action:
     """Read a marked function's signature into an `Action`."""
     hints = get_type_hints(function, include_extras=True)
     given: dict[str, type] = {}
-    parameters: dict[str, str] = {}
     fields: list[tuple[str, Any] | tuple[str, Any, Any]] = []
     for name, parameter in inspect.signature(function).parameters.items():
         kind = hints[name]
         if isinstance(kind, type) and issubclass(kind, Connection | Deadline | Person):
             given[name] = kind
             continue
-        written = name.rstrip("_")
-        parameters[written] = name
         fields.append(
-            (written, kind) if parameter.default is parameter.empty else (written, kind, _default(parameter.default))
+            (name, kind) if parameter.default is parameter.empty else (name, kind, _default(parameter.default))
         )
-    arguments = msgspec.defstruct(mark.name, fields, frozen=True, kw_only=True, forbid_unknown_fields=True)
-    return Action(
-        mark.name, function, mark.effect, given, arguments, parameters, _result(hints.get("return")), mark.blast
+    arguments = msgspec.defstruct(
+        mark.name, fields, frozen=True, kw_only=True, forbid_unknown_fields=True, rename=lambda name: name.rstrip("_")
     )
+    return Action(mark.name, function, mark.effect, given, arguments, _result(hints.get("return")), mark.blast)
 
 
 def _default(value: Any) -> Any:

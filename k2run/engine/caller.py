@@ -7,7 +7,7 @@ from types import GeneratorType
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from msgspec.structs import astuple
+from msgspec.structs import asdict
 
 from k2run.actions.connection import Connection
 from k2run.actions.deadline import Deadline
@@ -117,7 +117,7 @@ def convert_arguments(action: Action, args: dict[str, Any]) -> dict[str, Any]:
         struct = msgspec.convert(_as_declared(action, args), action.arguments, dec_hook=decode_quantity)
     except msgspec.ValidationError as error:
         raise AuthorError(f"{action.name}: {error}", hint=f"see `k2run doc {action.name}`") from error
-    return dict(zip(action.parameters.values(), astuple(struct), strict=True))
+    return asdict(struct)
 
 
 def _as_declared(action: Action, args: dict[str, Any]) -> dict[str, Any]:

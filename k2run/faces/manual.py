@@ -54,7 +54,7 @@ def argument_rows(action: Action) -> list[tuple[str, str, str, str]]:
     """The arguments of an action: name, type, default, meaning."""
     words = described_arguments(action.doc)
     return [
-        (f"`{entry.encode_name}`", f"`{_kind(entry.type)}`", _default(entry), words.get(entry.name, ""))
+        (f"`{entry.encode_name}`", f"`{_kind(entry.type)}`", _default(entry), words.get(entry.encode_name, ""))
         for entry in msgspec.structs.fields(action.arguments)
     ]
 

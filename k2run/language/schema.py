@@ -219,7 +219,9 @@ def _action(form: ActionForm, schemas: Iterator[dict[str, Any]]) -> dict[str, An
     words = described_arguments(doc)
     arguments = fields(form.arguments)
     required = [field.encode_name for field in arguments if field.required]
-    properties = {field.encode_name: _argument(field, next(schemas), words.get(field.name, "")) for field in arguments}
+    properties = {
+        field.encode_name: _argument(field, next(schemas), words.get(field.encode_name, "")) for field in arguments
+    }
     made = _closed(properties, required=required, says=" ".join(doc.split("\n\n", 1)[0].split()))
     return made if required else {**made, "type": ["object", "null"]}
 

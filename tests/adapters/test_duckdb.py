@@ -33,7 +33,7 @@ def test_the_query_action_describes_itself_and_each_of_its_arguments():
     action = Catalogue().find("duckdb.query")
     assert action is not None
     assert action.connections == (Iceberg,)
-    assert all(f"{argument}: " in action.doc for argument in action.arguments.__struct_fields__)
+    assert all(f"{argument}: " in action.doc for argument in action.arguments.__struct_encode_fields__)
 
 
 @pytest.mark.parametrize("name", ["trades", "market_data.trades", '"market_data"."trades"'])

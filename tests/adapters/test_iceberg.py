@@ -45,7 +45,7 @@ def test_every_iceberg_action_describes_itself_and_each_of_its_arguments():
     assert len(found) == 12
     for action in found:
         assert action.connections == (Iceberg,)
-        for argument in action.arguments.__struct_fields__:
+        for argument in action.arguments.__struct_encode_fields__:
             assert f"{argument}: " in action.doc, (action.name, argument)
 
 

@@ -53,7 +53,7 @@ def test_every_kafka_action_describes_itself_and_each_of_its_arguments():
     for action in found:
         assert action.connections == (Kafka,)
         assert action.summary.endswith((".", "unknown.", ":")), action.name
-        for argument in action.arguments.__struct_fields__:
+        for argument in action.arguments.__struct_encode_fields__:
             assert f"{argument}: " in action.doc, (action.name, argument)
 
 
