@@ -2,8 +2,8 @@
 
     python benchmarks/engine.py [--runs 5] [--only NAME]
 
-Prints a line per figure: the median, the bar, and whether it holds. Commands are run in turn (A B A B …), so that a
-machine whose speed drifts treats both alike.
+Prints a line per figure: the median, the bar, and whether it holds. Commands are run in turn (A B, B A, …), so that a
+machine whose speed drifts treats all alike.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import tempfile
 import threading
 import time
 from contextlib import contextmanager
+from itertools import cycle, permutations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,13 +61,15 @@ def in_turn(commands: dict[str, Sequence[str]], cwd: Path, runs: int) -> dict[st
 
 
 def all_in_turn(commands: dict[str, Sequence[str]], cwd: Path, runs: int) -> dict[str, list[float]]:
-    """The times of each command, after one warm-up, run in turn; every other turn backwards.
+    """The times of each command, after one warm-up, run in turn; each turn in another order.
 
-    A command is slower or faster after some of the others, and these are not to be always the same.
+    A command is up to a tenth slower or faster after some of the others. Over all orders each comes after each of the
+    others equally often.
     """
     times: dict[str, list[float]] = {name: [] for name in commands}
+    orders = cycle(permutations(commands))
     for turn in range(runs + 1):
-        for name in commands if turn % 2 else reversed(commands):
+        for name in next(orders):
             taken = seconds(commands[name], cwd if name != "list" else ROOT)
             if turn:
                 times[name].append(taken)
