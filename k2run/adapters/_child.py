@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct, field
 
-from k2run.adapters._spawned import Spawned, spawn
+from k2run.errors import Unknown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -88,7 +88,19 @@ class Child:
     ) -> None:
         (out, its_out), (err, its_err) = self._pipes = _pipes()
         try:
-            self._process = _process(words, program, env, cwd, stdin, (its_out, its_err))
+            alone = _has_terminal()
+            self._process = subprocess.Popen(
+                words,
+                executable=program,
+                env=env,
+                cwd=cwd or None,
+                stdin=subprocess.PIPE if stdin else _nothing(),
+                stdout=its_out,
+                stderr=its_err,
+                bufsize=0,
+                start_new_session=alone,
+                process_group=None if alone else 0,
+            )
         except BaseException:
             os.close(out)
             os.close(err)
@@ -112,6 +124,7 @@ class Child:
         Raises:
             TimedOut: It did not end in time.
             Interrupted: The run was asked to end.
+            Unknown: It has ended, and its exit code went to somebody else.
         """
         if self._exit is None or self._unsent or not self._is_short(self._exit, deadline):
             self._converse(deadline)
@@ -122,7 +135,7 @@ class Child:
         """Whether it is over before its pipes matter: that is one wake-up instead of three."""
         only_end = select.poll()
         only_end.register(its_end, select.POLLIN)
-        return bool(only_end.poll(deadline.at_most(HEAD_START) * 1000)) and self._process.poll() is not None
+        return bool(only_end.poll(deadline.at_most(HEAD_START) * 1000)) and self._has_ended()
 
     def _converse(self, deadline: Deadline) -> None:
         if self._process.stdin is not None:
@@ -131,12 +144,30 @@ class Child:
         if self._exit is not None:
             self._poll.register(self._exit, select.POLLIN)
         wait = SLICE_BLIND if self._exit is None else SLICE
-        while self._process.poll() is None:
+        while not self._has_ended():
             for pipe, _ in self._poll.poll(deadline.at_most(wait) * 1000):
                 if pipe in self._heard:
                     self._hear(pipe)
                 elif pipe != self._exit:
                     self._feed()
+
+    def _has_ended(self) -> bool:
+        """Whether it has ended; if so, its exit code is known.
+
+        `Popen.poll` would take an exit code that the system has not kept for 0.
+        """
+        process = self._process
+        if process.returncode is None:
+            try:
+                pid, status = os.waitpid(process.pid, os.WNOHANG)
+            except ChildProcessError as error:
+                raise Unknown(
+                    "the command has ended, and how is not known: its exit code went to somebody else",
+                    hint="is SIGCHLD ignored, or does another part of this process wait for all children?",
+                ) from error
+            if pid:
+                process.returncode = os.waitstatus_to_exitcode(status)
+        return process.returncode is not None
 
     def _drain(self) -> None:
         """What the process itself printed is in the pipes by now; what others go on printing is not waited for."""
@@ -195,35 +226,6 @@ class Child:
     def last_words(self) -> str:
         """What it complained of at the end, or printed."""
         return (self.stderr.text() or self.stdout.text()).strip()
-
-
-def _process(
-    words: Sequence[str],
-    program: str | None,
-    env: Mapping[str, str] | None,
-    cwd: str,
-    stdin: bytes,
-    outputs: tuple[int, int],
-) -> subprocess.Popen[bytes] | Spawned:
-    """Start the process, the short way where there is one."""
-    alone = _has_terminal()
-    file = program or (words[0] if "/" in words[0] else "")
-    if file and not cwd and not stdin:
-        spawned = spawn(file, words, env=env, streams=(_nothing(), *outputs), alone=alone)
-        if spawned is not None:
-            return spawned
-    return subprocess.Popen(
-        words,
-        executable=program,
-        env=env,
-        cwd=cwd or None,
-        stdin=subprocess.PIPE if stdin else _nothing(),
-        stdout=outputs[0],
-        stderr=outputs[1],
-        bufsize=0,
-        start_new_session=alone,
-        process_group=None if alone else 0,
-    )
 
 
 def _pipes() -> tuple[tuple[int, int], tuple[int, int]]:

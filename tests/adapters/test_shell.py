@@ -247,9 +247,10 @@ def test_without_standard_streams_of_our_own_outputs_are_not_mixed_up(closed, tm
     assert told.read_text() == "out err"
 
 
-def test_an_exit_code_that_the_system_does_not_keep_is_unknown_and_not_0():
+@pytest.mark.parametrize("way", ["'exit 3'", "'exit 3', cwd='/'", "'cat; exit 3', stdin='x'", "'sleep 0.2; exit 3'"])
+def test_an_exit_code_that_the_system_does_not_keep_is_unknown_and_not_0(way):
     done = subprocess.run(
-        [sys.executable, "-c", f"{TELLS}signal.signal(signal.SIGCHLD, signal.SIG_IGN); run(Deadline(10), 'exit 3')"],
+        [sys.executable, "-c", f"{TELLS}signal.signal(signal.SIGCHLD, signal.SIG_IGN); run(Deadline(10), {way})"],
         capture_output=True,
         text=True,
         check=False,
