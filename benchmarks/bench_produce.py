@@ -18,13 +18,12 @@ from typing import TYPE_CHECKING
 
 from confluent_kafka import Producer
 from no_services import no_services
-from sandbox_programs import free_port, programs
+from sandbox_programs import free_port, programs, until_up
 
 from k2run.actions.deadline import Deadline
 from k2run.adapters._kafka.link import Kafka
 from k2run.bench.actions import produce
 from k2run.bench.producing import SETTINGS
-from k2run.errors import K2runError
 from k2run.language.quantities import Duration, Size
 
 if TYPE_CHECKING:
@@ -82,20 +81,6 @@ def ours(bootstrap: str, services: Services, messages: int, size: int) -> float:
     return met.rate
 
 
-def until_up(bootstrap: str, services: Services) -> None:
-    """Write a little, again and again, until the broker takes it."""
-    end = time.monotonic() + 30
-    while True:
-        try:
-            ours(bootstrap, services, 1000, 100)
-        except K2runError:
-            if time.monotonic() > end:
-                raise
-            time.sleep(0.2)
-        else:
-            return
-
-
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--messages", type=int, default=100_000, help="of each turn")
@@ -109,7 +94,7 @@ def main() -> None:
     ):
         bootstrap = f"127.0.0.1:{free_port()}"
         run.start("broker", "--port", bootstrap.rpartition(":")[2])
-        until_up(bootstrap, services)
+        until_up(lambda: ours(bootstrap, services, 1000, 100))
         rates = [
             (ours(bootstrap, services, given.messages, given.size), bare(bootstrap, given.messages, given.size))
             for _ in range(given.rounds)

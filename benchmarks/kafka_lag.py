@@ -15,30 +15,15 @@ import tempfile
 import time
 from pathlib import Path
 
-from sandbox_programs import free_port, programs
+from sandbox_programs import free_port, programs, until_up
 
 from k2run.actions.deadline import Deadline
 from k2run.adapters import kafka as actions
 from k2run.adapters._kafka.link import Kafka
-from k2run.errors import K2runError
 
 BAR_S = 2.0
 TOPIC = "bench-lag"
 GROUP = "bench-lag-group"
-
-
-def until_up(kafka: Kafka) -> None:
-    """Ask again and again until the broker answers."""
-    end = time.monotonic() + 30
-    while True:
-        try:
-            actions.cluster(kafka, Deadline(5))
-        except K2runError:
-            if time.monotonic() > end:
-                raise
-            time.sleep(0.2)
-        else:
-            return
 
 
 def fill(kafka: Kafka, partitions: int, messages: int) -> None:
@@ -67,7 +52,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="k2-lag-") as name, programs(Path(name)) as run:
         kafka = Kafka(bootstrap=f"127.0.0.1:{free_port()}")
         run.start("broker", "--port", kafka.bootstrap.rpartition(":")[2])
-        until_up(kafka)
+        until_up(lambda: actions.cluster(kafka, Deadline(5)))
         fill(kafka, given.partitions, given.messages)
         taken = [seconds(kafka, given.messages) for _ in range(given.rounds)]
     print(

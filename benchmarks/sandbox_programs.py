@@ -6,13 +6,16 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import httpx
 
+from k2run.errors import K2runError
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 KEY = {"X-API-Key": "k2-dev-api-key-2026"}
@@ -57,6 +60,20 @@ def programs(directory: Path) -> Iterator[Programs]:
         yield started
     finally:
         started.stop()
+
+
+def until_up(ask: Callable[[], object]) -> None:
+    """Ask again and again, for at most 30 s, until a program that was just started answers."""
+    end = time.monotonic() + 30
+    while True:
+        try:
+            ask()
+        except K2runError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.2)
+        else:
+            return
 
 
 def rows_answered(client: httpx.Client, **params: object) -> int:

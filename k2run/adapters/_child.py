@@ -36,6 +36,7 @@ KEPT = 32 * 1024
 """Bytes kept of the beginning, and again of the end, of each output."""
 
 _looking = threading.Lock()
+"""Held by the one command whose end is looked for without sleeping."""
 
 
 class Kept(Struct):

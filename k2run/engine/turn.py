@@ -95,7 +95,7 @@ class Turn(Struct, frozen=True):
                 maximum=maximum,
                 category=(step.points.category or self.category) if step.points else "",
                 figures=figures,
-                variables=_all_plain(variables) if variables and not quiet else {},
+                variables={k: _plain(v) for k, v in variables.items()} if variables and not quiet else {},
                 changed=attempt.outcome is Outcome.PASSED and step.effect not in ONLY_LOOKS,
                 ignored=step.ignore_failure,
             )
@@ -181,10 +181,6 @@ def _award(awards: tuple[Award, ...], names: dict[str, Any]) -> float:
         except ExpressionFailed:
             continue
     return 0.0
-
-
-def _all_plain(values: dict[str, Any]) -> dict[str, Any]:
-    return {name: _plain(value) for name, value in values.items()}
 
 
 def _plain(value: Any) -> Any:
