@@ -8,7 +8,7 @@ WORKDIR /src
 COPY pyproject.toml ./
 # An environment of its own: the system's Python may refuse packages from elsewhere. pip compiles what it installs.
 RUN python3 -m venv /opt/k2run \
-    && python3 -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb')); print(*p['project']['dependencies'], *p['build-system']['requires'], sep='\n')" > requirements.txt \
+    && python3 -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb')); broker = [need for need in p['project']['optional-dependencies']['sandbox'] if not need.startswith('k2run')]; print(*p['project']['dependencies'], *broker, *p['build-system']['requires'], sep='\n')" > requirements.txt \
     && /opt/k2run/bin/pip install --no-cache-dir -r requirements.txt
 
 FROM requirements AS build
@@ -25,4 +25,4 @@ USER k2
 WORKDIR /home/k2
 ENV PATH=/opt/k2run/bin:$PATH PYTHONUNBUFFERED=1
 # Each service overrides it; alone, the image says what is in it.
-CMD ["python", "-m", "k2run.sandbox.stream", "--help"]
+CMD ["python", "-m", "k2run.k2.platform.stream", "--help"]

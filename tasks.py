@@ -1,16 +1,18 @@
 """The tasks of the repository: those of k2run itself, and those for its development."""
 
 import sys
+from importlib.util import find_spec
+from shlex import quote
 
 from invoke import Collection, Context, Exit, task
 from invoke.main import program
 
-sys.dont_write_bytecode = bool(sys.flags.dont_write_bytecode)  # Invoke set it: every start would compile k2run anew
+sys.dont_write_bytecode = bool(sys.flags.dont_write_bytecode)  # Invoke set it: every start would compile k2run again
 
-from k2run.cli import TASKS, prepare  # noqa: E402 - what comes from here on is kept compiled
+from k2run.cli.program import TASKS, adopt  # noqa: E402 - what comes from here on is kept compiled
 
 COMPILED = {"PYTHONDONTWRITEBYTECODE": ""}
-"""Tests start hundreds of processes; each would compile all that it imports anew where a machine forbids to keep it."""
+"""Tests start hundreds of processes; each would compile its imports again where a machine forbids to keep them."""
 
 
 @task(
@@ -18,48 +20,60 @@ COMPILED = {"PYTHONDONTWRITEBYTECODE": ""}
     help={
         "only": "a path to narrow it to",
         "slow": "the slow matrices alone: every fault with every ending, real browsers, repeated kills",
+        "part": "one of so many equal parts of the slow ones: 3/7 is every seventh, from the third on",
         "coverage": "measure coverage too",
     },
 )
-def test(c: Context, only: str = "tests", slow: bool = False, coverage: bool = True) -> None:
+def test(c: Context, only: str = "tests", slow: bool = False, part: str = "1/1", coverage: bool = True) -> None:
     """Run what must hold: format, lint, types, tests; with --slow the matrices that take long."""
+    if find_spec("pytest") is None:
+        print(f"error: {sys.executable} has no pytest", file=sys.stderr)
+        raise Exit("  hint: `sh install.sh dev` installs what the tests need", code=5)
     if slow:
-        if not c.run(f"pytest -n 2 --dist loadgroup -m slow {only}", env=COMPILED, warn=True, pty=False):
-            raise Exit(code=1)
+        _run(c, f"pytest -n 2 --dist loadgroup -m slow --part {part} {only}")
         return
-    checks = ["ruff format --check .", "ruff check .", "mypy"]
-    for check in checks if only == "tests" else []:
+    for check in ["ruff format --check .", "ruff check .", "mypy"] if only == "tests" else []:
         print(f"$ {check}", flush=True)
-        if not c.run(check, warn=True, pty=False):
-            raise Exit(code=1)
+        _run(c, check)
     measured = "--cov --cov-report=term:skip-covered" if coverage and only == "tests" else ""
-    command = f"pytest -n 2 --dist loadgroup -m 'not slow' {measured} {only}"
-    if not c.run(command, env=COMPILED, warn=True, pty=False):
+    _run(c, f"pytest -n 2 --dist loadgroup -m 'not slow' {measured} {only}")
+
+
+def _run(c: Context, module: str) -> None:
+    """Run a module by this Python, which need not be the one that PATH leads to; end with 1 when it fails."""
+    if not c.run(f"{quote(sys.executable)} -m {module}", env=COMPILED, warn=True, pty=False):
         raise Exit(code=1)
 
 
 @task(auto_shortflags=False, help={"only": "name of one benchmark"})
 def bench(c: Context, only: str = "") -> None:
     """Measure k2run against its bars and its peers; prints figures and ratios."""
-    if not c.run(f"python benchmarks/run_all.py {only}", warn=True, pty=False):
+    if not c.run(f"{quote(sys.executable)} benchmarks/run_all.py {only}", warn=True, pty=False):
         raise Exit(code=1)
+
+
+@task(auto_shortflags=False, help={"into": "folder for the pages"})
+def site(c: Context, into: str = "site") -> None:
+    """Build the documentation site from docs/; a broken link or a page in no menu is an error."""
+    _run(c, f"sphinx -q -W --keep-going -n -b html docs {quote(into)}")
+    print(f"{into}/index.html")
 
 
 @task(auto_shortflags=False)
 def schema(c: Context) -> None:
-    """Write the JSON Schemas under schemas/ anew from the code."""
-    from k2run.faces.schemas import main
+    """Write the JSON Schemas under schemas/ from the code."""
+    from k2run.authoring.schemas import main
 
     main()
 
 
 @task(auto_shortflags=False)
 def pages(c: Context) -> None:
-    """Write the generated pages under docs/ anew from the code."""
-    from k2run.faces.authoring.pages import main
+    """Write the generated pages under docs/ from the code."""
+    from k2run.authoring.pages import main
 
     main()
 
 
-namespace = Collection(*TASKS, test, bench, schema, pages)
-prepare(program)
+namespace = Collection(*TASKS, test, bench, schema, pages, site)
+adopt(program)

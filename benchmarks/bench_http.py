@@ -166,7 +166,7 @@ def peak(services: Services, seconds: float, rounds: int, locust: list[str]) -> 
         try:
             for _ in range(rounds):
                 met = http(services, Deadline(60), url=server.url, workers=WORKERS, during=Duration(seconds))
-                ours.append(met.rate)
+                ours.append(met.rate or 0.0)
                 theirs.append(by_locust(locust, server.url, seconds))
         finally:
             os.sched_setaffinity(0, cores)

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
@@ -36,7 +36,9 @@ title: One step that does nothing
 sections:
   - name: Only
     steps:
+      - assert: {that: true}
 """
+"""With one check, for a run in which nothing is checked has not passed."""
 SLOPES = 20
 """Turns of a slope for each run of a whole command."""
 STACK = "stack: 1\nname: none\n"
@@ -55,12 +57,12 @@ def environment(home: Path) -> dict[str, str]:
     return {**os.environ, "K2RUN_HOME": str(home / ".k2run"), "PYTHONDONTWRITEBYTECODE": ""}
 
 
-def in_turn(commands: dict[str, Sequence[str]], cwd: Path, runs: int) -> dict[str, float]:
+def in_turn(commands: Mapping[str, Sequence[str]], cwd: Path, runs: int) -> dict[str, float]:
     """The median time of each command, after one warm-up, run in turn."""
     return {name: statistics.median(taken) for name, taken in all_in_turn(commands, cwd, runs).items()}
 
 
-def all_in_turn(commands: dict[str, Sequence[str]], cwd: Path, runs: int) -> dict[str, list[float]]:
+def all_in_turn(commands: Mapping[str, Sequence[str]], cwd: Path, runs: int) -> dict[str, list[float]]:
     """The times of each command, after one warm-up, run in turn; each turn in another order.
 
     A command is up to a tenth slower or faster after some of the others. Over all orders each comes after each of the
@@ -102,7 +104,7 @@ def chaos(folder: Path, name: str, method: list[dict[str, object]]) -> list[str]
 def start_up(folder: Path, runs: int) -> None:
     """A one-step no-op against `invoke --list` and against a one-action Chaos Toolkit experiment."""
     path = runbook(folder, "no-op", "      - set: {done: true}\n")
-    idle = {
+    idle: dict[str, object] = {
         "type": "action",
         "name": "none",
         "provider": {"type": "python", "module": "os.path", "func": "basename", "arguments": {"p": "a"}},

@@ -18,8 +18,8 @@ from pathlib import Path
 from sandbox_programs import free_port, programs, until_up
 
 from k2run.actions.deadline import Deadline
-from k2run.adapters import kafka as actions
-from k2run.adapters._kafka.link import Kafka
+from k2run.adapters.kafka import actions
+from k2run.adapters.kafka.client import Kafka
 
 BAR_S = 2.0
 TOPIC = "bench-lag"

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from k2run.stack.loading import load_stack
 from k2run.stack.services import Services
+from k2run.stack.stack import load_stack
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 import httpx
 from sandbox_programs import KEY, Programs, free_port, programs
 
-from k2run.sandbox.trade import Market
+from k2run.k2.platform.trade import Market
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,8 +35,8 @@ NOBODY = "127.0.0.1:9"
 
 
 def write_table(warehouse: Path, rows: int) -> None:
-    from k2run.sandbox import table
-    from k2run.sandbox.rows import trade_columns
+    from k2run.k2.platform import table
+    from k2run.k2.platform.rows import trade_columns
 
     trades = table.open_table(table.open_catalog(warehouse), table.TRADES)
     market, end = Market(SYMBOLS, seed=7, first_trade=1), time.time_ns() // 1000

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from k2run.sandbox import table
+from k2run.k2.platform import table
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,7 +41,7 @@ def free_port() -> str:
 
 def start(name: str, log: Path, *options: str) -> subprocess.Popen[bytes]:
     with log.open("ab") as file:
-        return subprocess.Popen([sys.executable, "-m", f"k2run.sandbox.{name}", *options], stdout=file, stderr=file)
+        return subprocess.Popen([sys.executable, "-m", f"k2run.k2.platform.{name}", *options], stdout=file, stderr=file)
 
 
 def wait_for(holds: Callable[[], bool], seconds: float = 120.0) -> None:

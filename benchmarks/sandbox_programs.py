@@ -26,7 +26,7 @@ def free_port() -> int:
 
 
 def free_ports(many: int) -> list[int]:
-    """Ports that nobody else has, and that are not the same."""
+    """Distinct ports that are free."""
     with ExitStack() as held:
         probes = [held.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(many)]
         return [int(probe.getsockname()[1]) for probe in probes]
@@ -41,7 +41,7 @@ class Programs:
 
     def start(self, name: str, *options: object) -> None:
         with (self.directory / f"{name}.log").open("wb") as log:
-            command = [sys.executable, "-m", f"k2run.sandbox.{name}", *map(str, options)]
+            command = [sys.executable, "-m", f"k2run.k2.platform.{name}", *map(str, options)]
             self._running.append(subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True))
 
     def stop(self) -> None:

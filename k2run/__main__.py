@@ -1,5 +1,5 @@
 """`python -m k2run` is the console script `k2run`."""
 
-from k2run.cli import main
+from k2run.cli.program import main
 
 main()

@@ -7,18 +7,18 @@ The family says who must act, and the command line turns it into an exit code:
     │   ├── RunbookInvalid                    its problems, each with a place
     │   ├── ExpressionFailed                  an expression could not be evaluated on the values it met
     │   └── UsageError                        a wrong option, an unknown run, a missing file
-    ├── OperatorError                         the stack, or the machine k2run runs on
+    ├── OperatorError                exit 5   the stack, or the machine k2run runs on: a place, a port, a program
     │   ├── StackInvalid             exit 2   the stack file is wrong
     │   ├── StackBusy                exit 4   another run holds the stack
-    │   ├── StackUnavailable         exit 5   could not be reached or started
-    │   ├── Unsettled                exit 1   an earlier run left faults in place
-    │   ├── Protected                exit 2   the stack refuses faults from this runbook
-    │   └── JournalLost              exit 1   the journal cannot be written (disk full, read-only)
-    ├── ActionError                           an action could not do its work; the step fails
+    │   ├── StackUnavailable                  could not be reached or started
+    │   ├── Unsettled                exit 6   refused: an earlier run left faults in place
+    │   ├── Protected                exit 6   refused: the stack allows no faults from this runbook
+    │   └── JournalLost                       the journal cannot be written (disk full, read-only); exit 1 in a run
+    ├── ActionError                           an action failed; the step fails; exit 5 outside a run
     │   ├── Unreachable                       no answer from the system
     │   ├── Refused                           the system answered no (password, permission, bad request)
     │   ├── Unknown                           nothing to judge: no series, no rows, no such thing to see
-    │   ├── NotApplicable                     this stack has no such service or connection
+    │   ├── NotApplicable                     this stack has no such service or connection; exit 2 outside a run
     │   ├── NotConfirmed                      a person should have answered, and none was there
     │   └── TimedOut                          the deadline of the step passed
     └── Interrupted                  exit 3   a person or the system asked the run to end
@@ -26,7 +26,7 @@ The family says who must act, and the command line turns it into an exit code:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,19 +35,21 @@ if TYPE_CHECKING:
 
 
 class K2runError(Exception):
-    """An error with a sentence for the user and the way out.
+    """An error with a message for the user and a hint for fixing it.
 
     Args:
         message: What happened, and where; one sentence without a full stop.
         hint: What to do next; may be empty.
+        result: What was found all the same: `register` hands it on.
     """
 
     exit_code: ClassVar[int] = 1
 
-    def __init__(self, message: str, *, hint: str = "") -> None:
+    def __init__(self, message: str, *, hint: str = "", result: Any = None) -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
+        self.result = result
 
     def __str__(self) -> str:
         return f"{self.message} ({self.hint})" if self.hint else self.message
@@ -72,12 +74,18 @@ class ExpressionFailed(AuthorError):
     """An expression could not be evaluated on the values it met (a missing field, a None compared)."""
 
 
+class NotWhole(ExpressionFailed):
+    """An expression looks at what is not known: a text that was cut, an answer that could not be read."""
+
+
 class UsageError(AuthorError):
     """The command line asks for something that does not exist or cannot be done."""
 
 
 class OperatorError(K2runError):
     """The stack, or the machine that k2run runs on, needs attention."""
+
+    exit_code = 5
 
 
 class StackInvalid(OperatorError):
@@ -95,17 +103,17 @@ class StackBusy(OperatorError):
 class StackUnavailable(OperatorError):
     """The stack could not be reached or started."""
 
-    exit_code = 5
-
 
 class Unsettled(OperatorError):
     """An earlier run ended without undoing its faults."""
+
+    exit_code = 6
 
 
 class Protected(OperatorError):
     """The stack is protected and the runbook is not allowed to break it."""
 
-    exit_code = 2
+    exit_code = 6
 
 
 class JournalLost(OperatorError):
@@ -113,7 +121,7 @@ class JournalLost(OperatorError):
 
 
 class ActionError(K2runError):
-    """An action could not do its work."""
+    """An action failed."""
 
 
 class Unreachable(ActionError):

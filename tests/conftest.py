@@ -6,6 +6,7 @@ import contextlib
 import io
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
@@ -24,6 +25,7 @@ COSTLY = (
     "faulty",
     "docker_host",
     "postgres_server",
+    "weed",
     "minio",
     "rest_catalog",
     "broker",
@@ -33,13 +35,32 @@ COSTLY = (
 """Fixtures of a session that take seconds to start, or go on working while they wait."""
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give tests that share something costly to one worker of xdist: it is started once."""
+def pytest_configure() -> None:
+    """Hear a hangup that was to be ignored, and do nothing: programs that tests start would inherit "ignored" (nohup).
+
+    A handler is reset to the default when a program is started; an ignored signal stays ignored.
+    """
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, lambda *_: None)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--part", default="1/1", metavar="N/M", help="every M-th test, from the N-th on")
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Generator[None]:
+    """Give tests that share something costly to one worker of xdist, where it is started once; keep the part wanted."""
     for item in items:
         shared = next((name for name in COSTLY if name in getattr(item, "fixturenames", ())), None)
         if shared and not item.get_closest_marker("xdist_group"):
             item.add_marker(pytest.mark.xdist_group(shared))
+    yield
+    first, every = map(int, config.getoption("--part").split("/"))
+    wanted = items[first - 1 :: every]
+    if len(wanted) < len(items):
+        config.hook.pytest_deselected(items=[item for item in items if item not in wanted])
+        items[:] = wanted
 
 
 @pytest.hookimpl(wrapper=True, trylast=True)

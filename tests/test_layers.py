@@ -1,8 +1,9 @@
-"""Imports point one way."""
+"""Imports point one way, inside functions and for types alone too."""
 
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -10,39 +11,105 @@ import pytest
 ROOT = Path(__file__).parent.parent / "k2run"
 pytestmark = pytest.mark.no_cover
 
-LAYERS = ["language", "actions", "stack", "engine", "adapters", "bench", "evidence", "recovery", "faces", "sandbox"]
+LAYERS = [
+    "language",
+    "actions",
+    "stack",
+    "engine",
+    "adapters",
+    "bench",
+    "evidence",
+    "recovery",
+    "terminal",
+    "app",
+    "authoring",
+    "daemon",
+    "web",
+    "cli",
+]
+"""Each imports only from those before it. `k2` stands apart: it may import anything, and nothing imports it."""
 
 
 def imported(path: Path) -> set[str]:
-    """The layers that a module imports from, type-only imports too."""
+    """The packages of k2run that a module imports from."""
     names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.module:
             names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
         elif isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
-    ours = (name.split(".") for name in names if name.startswith("k2run."))
-    return {parts[1] for parts in ours} & {*LAYERS}
+    return {parts[1] for name in names if (parts := name.split("."))[0] == "k2run" and len(parts) > 1}
 
 
 @pytest.mark.parametrize("layer", LAYERS)
-def test_a_layer_imports_only_from_those_above_it(layer: str) -> None:
-    allowed = {*LAYERS[: LAYERS.index(layer) + 1]} if layer != "sandbox" else {"sandbox"}
+def test_a_layer_imports_only_from_those_before_it(layer: str) -> None:
+    allowed = {*LAYERS[: LAYERS.index(layer) + 1]}
     wrong = {
         str(path.relative_to(ROOT)): sorted(found)
         for path in sorted((ROOT / layer).rglob("*.py"))
-        if (found := imported(path) - allowed)
+        if (found := (imported(path) & {*LAYERS}) - allowed)
     }
     assert not wrong
 
 
-def test_an_adapter_imports_neither_the_engine_nor_another_adapter() -> None:
-    wrong = []
-    for path in sorted((ROOT / "adapters").glob("[a-z]*.py")):
-        for node in ast.walk(ast.parse(path.read_text())):
-            module = node.module if isinstance(node, ast.ImportFrom) else None
-            if module and module.startswith(("k2run.engine", "k2run.adapters.")):
-                private = module.removeprefix("k2run.adapters.").startswith("_")
-                if not private:
-                    wrong.append(f"{path.name}: {module}")
+def test_every_folder_is_a_layer_or_k2() -> None:
+    folders = {path.name for path in ROOT.iterdir() if (path / "__init__.py").exists()}
+    assert folders == {*LAYERS, "k2"}
+
+
+def test_nothing_outside_k2_imports_it() -> None:
+    wrong = [
+        str(path.relative_to(ROOT))
+        for path in sorted(ROOT.rglob("*.py"))
+        if path.relative_to(ROOT).parts[0] != "k2" and "k2" in imported(path)
+    ]
     assert not wrong
+
+
+K2S_NAMES = re.compile(r"market\.crypto|trades_v2|iceberg-writer|TradeV2|\bBINANCE\b")
+EXAMPLES = {"authoring/manual.py"}
+"""Examples in generated pages name a topic and a table of the shipped stack."""
+
+
+def test_no_general_module_contains_the_names_of_k2() -> None:
+    wrong = {
+        name: sorted(found)
+        for path in sorted(ROOT.rglob("*.py"))
+        if (name := str(path.relative_to(ROOT))) not in EXAMPLES
+        and not name.startswith("k2/")
+        and (found := {*K2S_NAMES.findall(path.read_text(encoding="utf-8"))})
+    }
+    assert not wrong
+
+
+def test_the_embedded_platform_imports_of_k2run_only_itself_and_signals() -> None:
+    wrong = {
+        str(path.relative_to(ROOT)): sorted(found)
+        for path in sorted((ROOT / "k2" / "platform").rglob("*.py"))
+        if (found := imported(path) - {"k2", "signals"})
+    }
+    assert not wrong
+
+
+def test_an_adapter_imports_neither_the_engine_nor_the_actions_of_another_adapter() -> None:
+    systems = {path.stem for path in (ROOT / "adapters").glob("[a-z]*.py")}
+    wrong = []
+    for path in sorted((ROOT / "adapters").rglob("*.py")):
+        own = path.relative_to(ROOT / "adapters").parts[0].removesuffix(".py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.ImportFrom) or not node.module:
+                continue
+            for name in (node.module, *(f"{node.module}.{alias.name}" for alias in node.names)):
+                _, layer, system, *rest = [*name.split("."), "", ""]
+                actions = layer == "adapters" and system != own and (system in systems or "actions" in rest)
+                if layer == "engine" or actions:
+                    wrong.append(f"{path.relative_to(ROOT)}: {name}")
+    assert not wrong
+
+
+def test_the_page_on_the_architecture_names_every_folder() -> None:
+    page = (ROOT.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
+    named = {
+        line.split("/")[0].strip() for line in page.splitlines() if line.startswith("  ") and "/" in line.split()[0]
+    }
+    assert {*LAYERS, "k2"} <= named

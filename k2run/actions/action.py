@@ -11,8 +11,8 @@ Args:
 
 Parameters whose type is a `Connection` come from the stack, a `Deadline` from the engine, the rest from the step.
 
-A fault is a generator: it yields each `Undo` *before* it strikes, then strikes and returns its result. The engine puts
-the undo on disk before it lets the generator go on.
+A fault is a generator: it yields each `Undo` first, then injects the fault and returns its result. The engine writes
+the undo to disk before it resumes the generator.
 
     @fault("service.pause")
     def pause(services: Services, deadline: Deadline, service: str) -> Striking[Paused]:
@@ -71,13 +71,13 @@ Striking = Generator[Undo, None, R]
 
 
 class Judged(Struct, frozen=True, kw_only=True):
-    """An objective that an action was given, held against what it measured.
+    """An objective that an action was given, compared with what it measured.
 
     Attributes:
         objective: As the runbook writes it: `p99 < 500ms`.
         met: None when it was not measured.
         says: What was measured, with the margin: `412 ms, 18 % to spare`.
-        excused: That it could not be measured is nobody's failure: there was nothing yet to hold it against.
+        excused: That it could not be measured is no failure: there was nothing to compare it with yet.
     """
 
     objective: str
@@ -94,6 +94,16 @@ class Result(Struct, frozen=True, kw_only=True):
 
     source: str = ""
 
+    @property
+    def outcome(self) -> str:
+        """What is registered of a step that did not pass says otherwise."""
+        return "passed"
+
+    @property
+    def message(self) -> str:
+        """Why the step did not pass."""
+        return ""
+
     def headline(self) -> str:
         """The measured value in a few words, shown beside the expectation."""
         shown = [
@@ -107,6 +117,10 @@ class Result(Struct, frozen=True, kw_only=True):
         """The objectives that the action was given by its arguments; the engine records them."""
         return []
 
+    def beside(self) -> dict[str, str]:
+        """Texts that are too long for the journal, by the field that they belong to: each gets a file beside it."""
+        return {}
+
     def plain(self) -> dict[str, Any]:
         """The result as JSON types, for the journal."""
         built: dict[str, Any] = to_builtins(self, enc_hook=encode_quantity, str_keys=True)
@@ -118,12 +132,14 @@ class Mark(Struct, frozen=True):
 
     Attributes:
         punctual: It never outlives its deadline by more than a fraction of a second, and hears a request to stop.
+        undone_by: The only actions that a fault may plan as its undo; those of its own adapter when there are none.
     """
 
     name: str
     effect: Effect
     blast: Blast | None = None
     punctual: bool = False
+    undone_by: tuple[str, ...] = ()
 
 
 def action(
@@ -146,11 +162,19 @@ def action(
     return mark
 
 
-def fault(name: str, *, blast: Blast = Blast.SERVICE) -> Callable[[F], F]:
-    """Mark a generator function as a fault: it yields its `Undo` before it strikes.
+def fault(name: str, *, blast: Blast = Blast.SERVICE, undone_by: str | tuple[str, ...] = ()) -> Callable[[F], F]:
+    """Mark a generator function as a fault: it yields its `Undo` before it injects the fault.
 
     Args:
         name: `adapter.verb`.
         blast: How far it reaches; `--max-blast` limits what a run may do.
+        undone_by: The only actions that it may plan as its undo; any of its own adapter when it does not say. `k2run
+            undo` plays nothing else from a journal.
     """
-    return action(name, effect=Effect.BREAKS, blast=blast)
+    names = (undone_by,) if isinstance(undone_by, str) else undone_by
+
+    def mark(function: F) -> F:
+        function.__k2run__ = Mark(name, Effect.BREAKS, blast, undone_by=names)  # type: ignore[attr-defined]
+        return function
+
+    return mark

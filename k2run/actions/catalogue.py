@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import inspect
 import pkgutil
 from collections.abc import Generator
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
 import msgspec
 
+from k2run.actions.action import Effect
 from k2run.actions.connection import Connection
 from k2run.actions.deadline import Deadline
 from k2run.actions.person import Person
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import ModuleType
 
-    from k2run.actions.action import Blast, Effect, Mark
+    from k2run.actions.action import Blast, Mark
 
 ENTRY_POINTS = "k2run.adapters"
 
@@ -52,6 +54,13 @@ class Action:
         """Whether it keeps its deadline by itself."""
         mark: Mark = self.call.__k2run__  # type: ignore[attr-defined]
         return mark.punctual
+
+    def may_plan(self, undo: str) -> bool:
+        """Whether this fault can have planned an action of that name as its undo."""
+        mark: Mark = self.call.__k2run__  # type: ignore[attr-defined]
+        if mark.effect is not Effect.BREAKS:
+            return False
+        return undo in mark.undone_by if mark.undone_by else undo.partition(".")[0] == self.name.partition(".")[0]
 
     @cached_property
     def connections(self) -> tuple[type[Connection], ...]:
@@ -103,7 +112,8 @@ def _result(returned: Any) -> Any:
 class Catalogue:
     """All actions that can be found, imported only when asked for.
 
-    Built-in adapters are the modules of `k2run.adapters`; others come from the entry-point group `k2run.adapters`.
+    Built-in adapters are the modules of `k2run.adapters` and its packages with a module `actions`; others come from the
+    entry-point group of that name: `tides = "package.module"`, or `"kafka.tides" = …` for more actions of an adapter.
     """
 
     package: str = "k2run.adapters"
@@ -115,6 +125,10 @@ class Catalogue:
             self._found[name] = self._look_up(name)
         return self._found[name]
 
+    def undoes(self, name: str) -> bool:
+        """Whether some fault can have planned the action of that name as its undo; imports every adapter."""
+        return any(action.may_plan(name) for action in self.all())
+
     def names(self) -> list[str]:
         """Every action's name, sorted; imports every adapter (but no client library)."""
         return sorted(action.name for action in self.all())
@@ -122,41 +136,62 @@ class Catalogue:
     def all(self) -> Iterator[Action]:
         """Every action, adapter by adapter."""
         for adapter in self.adapters():
-            module = self._module(adapter)
-            if module is None:
-                continue
-            for _, function in inspect.getmembers(module, inspect.isfunction):
-                mark = getattr(function, "__k2run__", None)
-                if mark is not None and mark.name.partition(".")[0] == adapter:
-                    yield self._found.get(mark.name) or self._found.setdefault(mark.name, describe(function, mark))  # type: ignore[misc]
+            for module in self._modules(adapter):
+                for _, function in inspect.getmembers(module, inspect.isfunction):
+                    mark = getattr(function, "__k2run__", None)
+                    if mark is not None and mark.name.partition(".")[0] == adapter:
+                        yield self._found.get(mark.name) or self._found.setdefault(mark.name, describe(function, mark))  # type: ignore[misc]
 
     def adapters(self) -> list[str]:
         """The names of all adapters."""
         package = importlib.import_module(self.package)
-        own = [module.name for module in pkgutil.iter_modules(package.__path__) if not module.name.startswith("_")]
-        return sorted({*own, *_third_party()})
+        own = [
+            module.name
+            for module in pkgutil.iter_modules(package.__path__)
+            if not module.name.startswith("_") and (not module.ispkg or self._has_actions(module.name))
+        ]
+        return sorted({*own, *_entry_points()})
+
+    def _has_actions(self, adapter: str) -> bool:
+        return importlib.util.find_spec(f"{self.package}.{adapter}.actions") is not None
 
     def _look_up(self, name: str) -> Action | None:
         adapter, _, verb = name.partition(".")
         if not adapter.isidentifier() or not verb.isidentifier():
             return None
-        module = self._module(adapter)
-        function = getattr(module, verb, None) or getattr(module, f"{verb}_", None)
-        mark = getattr(function, "__k2run__", None)
-        return describe(function, mark) if function is not None and mark is not None and mark.name == name else None
+        for module in self._modules(adapter):
+            function = getattr(module, verb, None) or getattr(module, f"{verb}_", None)
+            mark = getattr(function, "__k2run__", None)
+            if function is not None and mark is not None and mark.name == name:
+                return describe(function, mark)
+        return None
 
-    def _module(self, adapter: str) -> ModuleType | None:
+    def _modules(self, adapter: str) -> Iterator[ModuleType]:
+        """The modules with the actions of an adapter, imported one by one: the built-in one, then those of others."""
+        own = self._own(adapter)
+        if own is not None:
+            yield own
+        for point, module in _entry_points().get(adapter, {}).items():
+            if own is None or point != adapter:
+                yield importlib.import_module(module)
+
+    def _own(self, adapter: str) -> ModuleType | None:
         path = f"{self.package}.{adapter}"
         try:
-            return importlib.import_module(path)
+            found = importlib.import_module(path)
+            return importlib.import_module(f"{path}.actions") if hasattr(found, "__path__") else found
         except ModuleNotFoundError as error:
-            if error.name != path:
+            if error.name not in {path, f"{path}.actions"}:
                 raise
-        third = _third_party().get(adapter)
-        return importlib.import_module(third) if third else None
+        return None
 
 
-def _third_party() -> dict[str, str]:
+@cache
+def _entry_points() -> dict[str, dict[str, str]]:
+    """Modules by adapter and entry point: `tides`, or `kafka.tides` for further actions of an adapter."""
     from importlib.metadata import entry_points
 
-    return {point.name: point.value for point in entry_points(group=ENTRY_POINTS)}
+    found: dict[str, dict[str, str]] = {}
+    for point in sorted(entry_points(group=ENTRY_POINTS), key=lambda point: point.name):
+        found.setdefault(point.name.partition(".")[0], {})[point.name] = point.value
+    return found

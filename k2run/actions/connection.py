@@ -71,3 +71,11 @@ class Connection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
             raise StackInvalid(
                 f"connections.{cls.key} of the stack {site.name!r}: {error}", hint="see `k2run doc` for its settings"
             ) from error
+
+    def at(self, step: str) -> Self:  # noqa: ARG002 - most systems are the same for all steps
+        """This connection for one step.
+
+        Args:
+            step: The step's path; "" where a call belongs to none.
+        """
+        return self

@@ -39,6 +39,10 @@ class Deadline:
             raise TimedOut(f"not done within {self.seconds:g}s", hint="raise the step's timeout, or find what is slow")
         return left
 
+    def has_passed(self, within: float = 0.0) -> bool:
+        """Whether nothing is left, or nothing will be in `within` seconds."""
+        return self._at - time.monotonic() <= within
+
     def to_objective(self) -> float | None:
         """Seconds left until the objective is missed, below zero when it is; None when the step has none."""
         return None if self._due is None else self._due - time.monotonic()

@@ -19,7 +19,7 @@ class Answer(Struct, frozen=True, kw_only=True):
 
     Attributes:
         text: The answer itself.
-        by: Who gave it; empty when nobody was there and the default was taken.
+        by: Who gave it; empty when no operator answered and the default was taken.
     """
 
     text: str
@@ -40,9 +40,9 @@ class Person(ABC):
         Args:
             question: What to show.
             choices: The possible answers; empty for free text.
-            default: Taken when nobody is there, or nobody answers in time.
+            default: Taken when no operator is there, or none answers in time.
             deadline: How long to wait.
 
         Returns:
-            The answer, or None when nobody is there and no default is declared.
+            The answer, or None when no operator is there and no default is declared.
         """

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from k2run.actions.action import Result, action
 from k2run.actions.deadline import Deadline
-from k2run.adapters._iceberg import queries
-from k2run.adapters._iceberg.catalog import Iceberg, judged, open_table
+from k2run.actions.excerpt import beginning
+from k2run.adapters.iceberg import queries
+from k2run.adapters.iceberg.catalog import Iceberg, judged, open_table
 from k2run.errors import AuthorError, Refused, Unknown
 from k2run.language.quantities import Size
 
@@ -191,4 +192,4 @@ def _opened(
 
 
 def _shown(value: Any) -> str:
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)[:40]
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else beginning(str(value), 40)

@@ -1,4 +1,4 @@
-"""A person in the loop: confirm, choose, type, note. With nobody there the declared default is taken, and said so."""
+"""A person in the loop: confirm, choose, type, note. Without one the default is taken, and the result says so."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Reply(Result, frozen=True, kw_only=True):
 
     Attributes:
         answer: The answer.
-        by: Who gave it; empty when nobody was there and the default was taken.
+        by: Who gave it; empty when no operator answered and the default was taken.
     """
 
     answer: str
@@ -23,7 +23,7 @@ class Reply(Result, frozen=True, kw_only=True):
 
     def headline(self) -> str:
         """The answer and who gave it."""
-        return f"{self.answer} ({self.by or 'default, nobody there'})"
+        return f"{self.answer} ({self.by or 'default, no operator'})"
 
 
 def _ask(
@@ -32,7 +32,7 @@ def _ask(
     question = f"{question} (for {assignee})" if assignee else question
     answer = person.ask(question, choices=choices, default=default, deadline=deadline)
     if answer is None:
-        raise NotConfirmed("nobody was there to answer", hint="run it on a terminal, or declare a default")
+        raise NotConfirmed("no operator was there to answer", hint="run it on a terminal, or declare a default")
     return answer
 
 
@@ -42,7 +42,7 @@ def confirm(person: Person, deadline: Deadline, that: str, default: str | None =
 
     Args:
         that: What is to be confirmed, as a statement: "The quick reference is printed".
-        default: `yes` or `no`, taken when nobody answers; without it the step is recorded as not confirmed.
+        default: `yes` or `no`, taken when no operator answers; without it the step is recorded as not confirmed.
         assignee: Who should answer; shown with the question.
     """
     answer = _ask(person, deadline, that, [YES, NO], default, assignee)
@@ -65,7 +65,7 @@ def choose(
     Args:
         question: What to decide.
         choices: The possible answers.
-        default: The one taken when nobody answers; without it the step is recorded as not confirmed.
+        default: The one taken when no operator answers; without it the step is recorded as not confirmed.
         assignee: Who should answer; shown with the question.
     """
     answer = _ask(person, deadline, question, choices, default, assignee)
@@ -78,7 +78,7 @@ def input_(person: Person, deadline: Deadline, question: str, default: str | Non
 
     Args:
         question: What to ask for.
-        default: Taken when nobody answers; without it the step is recorded as not confirmed.
+        default: Taken when no operator answers; without it the step is recorded as not confirmed.
         assignee: Who should answer; shown with the question.
     """
     answer = _ask(person, deadline, question, [], default, assignee)
@@ -87,7 +87,7 @@ def input_(person: Person, deadline: Deadline, question: str, default: str | Non
 
 @action("manual.note")
 def note(person: Person, deadline: Deadline, text: str, assignee: str = "") -> Reply:
-    """Show a note and wait until it was read; with nobody there it is only recorded.
+    """Show a note and wait until it was read; without an operator it is only recorded.
 
     Args:
         text: What to show.

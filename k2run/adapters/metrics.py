@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from k2run.actions.action import Result, action
 from k2run.actions.deadline import Deadline
-from k2run.adapters._web import Request, send
+from k2run.adapters.http.client import Request, send
 from k2run.errors import NotApplicable, Refused, Unknown
 from k2run.language.quantities import Duration
 from k2run.stack.services import Services

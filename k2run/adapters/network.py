@@ -13,7 +13,7 @@ from msgspec import Struct
 from k2run.actions.action import Effect, Result, Striking, Undo, action, fault
 from k2run.actions.connection import Connection
 from k2run.actions.deadline import Deadline
-from k2run.adapters._api import Api
+from k2run.adapters.http.json_api import Api
 from k2run.errors import NotApplicable, Refused
 from k2run.language.quantities import Duration, Rate
 
@@ -106,7 +106,7 @@ def links(network: Network, deadline: Deadline) -> Lines:
     return Lines(count=len(found), troubled=troubled, links=found, source=network.url)
 
 
-@fault("network.cut")
+@fault("network.cut", undone_by="network.mend")
 def cut(
     network: Network, deadline: Deadline, link: str, how: Literal["silent", "refused"] = "silent"
 ) -> Striking[Line]:
@@ -116,7 +116,8 @@ def cut(
 
     Args:
         link: Name of the link.
-        how: `silent`: nothing goes through and nobody is told, as a broken cable; `refused`: connections end at once.
+        how: `silent`: nothing goes through and neither side is told, as with a broken cable; `refused`: connections
+            end at once.
     """
     _known(network, deadline, link)
     if how == "silent":
@@ -127,7 +128,7 @@ def cut(
     return _known(network, deadline, link)
 
 
-@fault("network.delay")
+@fault("network.delay", undone_by="network.mend")
 def delay(
     network: Network,
     deadline: Deadline,
@@ -152,7 +153,7 @@ def delay(
     return _known(network, deadline, link)
 
 
-@fault("network.lose")
+@fault("network.lose", undone_by="network.mend")
 def lose(network: Network, deadline: Deadline, link: str, percent: float, way: Way = "both") -> Striking[Line]:
     """Lose some packets of a link: TCP repeats them, so the link stutters. Undone by mending it.
 
@@ -168,7 +169,7 @@ def lose(network: Network, deadline: Deadline, link: str, percent: float, way: W
     return _known(network, deadline, link)
 
 
-@fault("network.throttle")
+@fault("network.throttle", undone_by="network.mend")
 def throttle(network: Network, deadline: Deadline, link: str, rate: Rate, way: Way = "both") -> Striking[Line]:
     """Let no more than so many bytes a second through a link. Undone by mending it.
 
@@ -185,7 +186,7 @@ def throttle(network: Network, deadline: Deadline, link: str, rate: Rate, way: W
     return _known(network, deadline, link)
 
 
-@fault("network.reset")
+@fault("network.reset", undone_by="network.mend")
 def reset(
     network: Network, deadline: Deadline, link: str, percent: float = 100, after: Duration = NO_TIME
 ) -> Striking[Line]:
@@ -203,7 +204,7 @@ def reset(
     return _known(network, deadline, link)
 
 
-@fault("network.fail")
+@fault("network.fail", undone_by="network.mend")
 def fail(network: Network, deadline: Deadline, link: str, percent: float = 100, status: int = 500) -> Striking[Line]:
     """Answer requests on a link with an error, in the place of the server. Undone by mending it.
 

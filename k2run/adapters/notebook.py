@@ -2,13 +2,215 @@
 
 from __future__ import annotations
 
+import re
 import time
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
 
 from k2run.actions.action import Effect, Result, action
 from k2run.actions.deadline import Deadline
-from k2run.adapters import _notebook as notebooks
-from k2run.adapters._notebook import MARKS, Section, Trouble
-from k2run.errors import Refused
+from k2run.actions.excerpt import beginning
+from k2run.adapters._bounded_calls import punctually
+from k2run.adapters._extras import require
+from k2run.errors import Refused, Unknown
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from nbclient import NotebookClient
+    from nbformat import NotebookNode
+
+    from k2run.actions.deadline import Deadline
+
+MARKS = ["✗", "✘", "❌", "⚠", r"\bNo data\b", r"\b0 rows\b"]
+"""What a cell prints when it swallows an exception."""
+_ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+_HEADING = re.compile(r"^#{1,3}\s+(.+)$", re.MULTILINE)
+_SHOWN = 200
+
+
+class Trouble(Struct, frozen=True, kw_only=True):
+    """A line of a cell's output that means trouble; `cell` counts all cells from 1."""
+
+    cell: int
+    section: str
+    says: str
+
+
+class Section(Struct, frozen=True, kw_only=True):
+    """The cells below one heading; `seconds` is None where the notebook keeps no times."""
+
+    title: str
+    cells: int
+    seconds: float | None
+    troubles: int
+
+
+class Reading(Struct, frozen=True, kw_only=True):
+    """What the code cells of a notebook say.
+
+    Attributes:
+        silent: Numbers of the code cells that were not executed.
+    """
+
+    cells: int
+    errors: list[Trouble]
+    marks: list[Trouble]
+    sections: list[Section]
+    silent: list[int]
+
+
+def load_notebook(path: str) -> tuple[Path, NotebookNode]:
+    """The notebook at a path.
+
+    Raises:
+        Unknown: There is nothing.
+        Refused: It is no notebook.
+    """
+    require("notebook", "nbclient", "ipykernel")
+    import nbformat
+
+    place = Path(path).expanduser().absolute()
+    try:
+        return place, nbformat.reads(place.read_text(encoding="utf-8"), as_version=4)  # type: ignore[no-untyped-call]
+    except FileNotFoundError:
+        raise Unknown(f"there is no notebook {place}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise Refused(f"{place} cannot be read: {error}") from error
+    except Exception as error:  # nbformat raises what its validators do
+        raise Refused(f"{place} is not a notebook: {beginning(str(error).splitlines()[0], _SHOWN)}") from error
+
+
+def save_notebook(notebook: NotebookNode, path: str) -> Path:
+    """Write a notebook, its folder too.
+
+    Raises:
+        Refused: It cannot be written there.
+    """
+    import nbformat
+
+    place = Path(path).expanduser().absolute()
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text(nbformat.writes(notebook), encoding="utf-8")  # type: ignore[no-untyped-call]
+    except OSError as error:
+        raise Refused(f"{place} cannot be written: {error.strerror}") from error
+    return place
+
+
+def run_cells(notebook: NotebookNode, deadline: Deadline, folder: Path, kernel: str) -> None:
+    """Run every cell in a new kernel, errors or not; the notebook then has the outputs.
+
+    Raises:
+        Refused: There is no such kernel, or it died.
+        TimedOut: The deadline passed first; the kernel is gone by then.
+    """
+    from jupyter_client.kernelspec import NoSuchKernel
+    from nbclient import NotebookClient
+    from nbclient.exceptions import DeadKernelError
+
+    settings: dict[str, Any] = {"kernel_name": kernel} if kernel else {}
+    client = NotebookClient(
+        notebook,
+        allow_errors=True,
+        timeout=None,
+        shutdown_kernel="immediate",
+        resources={"metadata": {"path": str(folder)}},
+        **settings,
+    )
+    try:
+        punctually(client.async_execute(), deadline)
+    except NoSuchKernel as error:
+        raise Refused(f"there is no Jupyter kernel {error.name!r}", hint="name one with `kernel: python3`") from error
+    except DeadKernelError as error:
+        raise Refused(
+            "the notebook's kernel died", hint="out of memory? see the last cell that has an output"
+        ) from error
+    finally:
+        _kill(client)
+
+
+def _kill(client: NotebookClient) -> None:
+    """No kernel outlives the step, not even one that does not listen."""
+    provisioner = getattr(client.km, "provisioner", None)
+    process = getattr(provisioner, "process", None)
+    if process is not None and process.poll() is None:
+        process.kill()
+        process.wait()
+
+
+def read_outputs(notebook: NotebookNode, marks: Iterable[str]) -> Reading:
+    """What its cells say, and which lines mean trouble.
+
+    Args:
+        notebook: With or without outputs.
+        marks: Regular expressions.
+
+    Raises:
+        Refused: One of them is none.
+    """
+    try:
+        pattern = re.compile("|".join(f"(?:{mark})" for mark in marks)) if marks else None
+    except re.error as error:
+        raise Refused(f"marks: not a regular expression: {error}") from error
+    errors: list[Trouble] = []
+    marked: list[Trouble] = []
+    times: dict[str, list[float | None]] = {}
+    silent = []
+    title = ""
+    for number, cell in enumerate(notebook.cells, start=1):
+        if cell.cell_type == "markdown" and (heading := _HEADING.search(cell.source)):
+            title = heading[1].strip()
+        if cell.cell_type != "code" or not cell.source.strip():
+            continue
+        times.setdefault(title, []).append(_seconds(cell))
+        if cell.execution_count is None:
+            silent.append(number)
+        for output in cell.outputs:
+            if output.output_type == "error":
+                says = beginning(f"{output.ename}: {output.evalue}", _SHOWN)
+                errors.append(Trouble(cell=number, section=title, says=says))
+            elif pattern is not None:
+                marked += [
+                    Trouble(cell=number, section=title, says=beginning(line.strip(), _SHOWN))
+                    for line in _text(output).splitlines()
+                    if pattern.search(line)
+                ]
+    troubled = [trouble.section for trouble in (*errors, *marked)]
+    sections = [_section(title, spent, troubled.count(title)) for title, spent in times.items()]
+    return Reading(cells=sum(map(len, times.values())), errors=errors, marks=marked, sections=sections, silent=silent)
+
+
+def _section(title: str, spent: list[float | None], troubles: int) -> Section:
+    known = [seconds for seconds in spent if seconds is not None]
+    return Section(title=title, cells=len(spent), seconds=round(sum(known), 3) if known else None, troubles=troubles)
+
+
+def _seconds(cell: NotebookNode) -> float | None:
+    """How long a cell took, as its metadata has it."""
+    times = cell.metadata.get("execution", {})
+    begun, done = times.get("iopub.execute_input"), times.get("shell.execute_reply")
+    return (_moment(done) - _moment(begun)).total_seconds() if begun and done else None
+
+
+def _moment(text: str) -> datetime:
+    return datetime.fromisoformat(text)
+
+
+def _text(output: NotebookNode) -> str:
+    """What an output shows as text, without colours."""
+    said = output.text if output.output_type == "stream" else output.get("data", {}).get("text/plain", "")
+    return _ANSI.sub("", said)
+
+
+def worst(reading: Reading) -> Iterator[str]:
+    """The troubles in words, errors first."""
+    for trouble in (*reading.errors, *reading.marks):
+        yield f"cell {trouble.cell}{f' ({trouble.section})' if trouble.section else ''}: {trouble.says}"
+
 
 SHOWN = 3
 
@@ -62,13 +264,13 @@ def execute(
         marks: Regular expressions that mean trouble in a line of output.
         allow_troubles: Whether errors and marks are only counted, not a failure of the step.
     """
-    place, notebook = notebooks.load(path)
+    place, notebook = load_notebook(path)
     started = time.monotonic()
     try:
-        notebooks.execute(notebook, deadline, place.parent if not folder else place.parent.joinpath(folder), kernel)
+        run_cells(notebook, deadline, place.parent if not folder else place.parent.joinpath(folder), kernel)
     finally:
-        saved = str(notebooks.save(notebook, save)) if save else ""
-    return _judged(str(place), notebooks.read(notebook, marks), time.monotonic() - started, saved, allow_troubles)
+        saved = str(save_notebook(notebook, save)) if save else ""
+    return _judged(str(place), read_outputs(notebook, marks), time.monotonic() - started, saved, allow_troubles)
 
 
 @action("notebook.inspect")
@@ -82,17 +284,15 @@ def inspect(path: str, marks: list[str] = MARKS, allow_troubles: bool = False) -
         marks: Regular expressions that mean trouble in a line of output.
         allow_troubles: Whether all that is only counted, not a failure of the step.
     """
-    place, notebook = notebooks.load(path)
-    reading = notebooks.read(notebook, marks)
+    place, notebook = load_notebook(path)
+    reading = read_outputs(notebook, marks)
     if reading.silent and not allow_troubles:
         raise Refused(f"{place}: {len(reading.silent)} of {reading.cells} code cells were not executed")
     return _judged(str(place), reading, None, "", allow_troubles)
 
 
-def _judged(
-    place: str, reading: notebooks.Reading, seconds: float | None, saved: str, allow_troubles: bool
-) -> Executed:
-    troubles = list(notebooks.worst(reading))
+def _judged(place: str, reading: Reading, seconds: float | None, saved: str, allow_troubles: bool) -> Executed:
+    troubles = list(worst(reading))
     if troubles and not allow_troubles:
         more = f" (and {len(troubles) - SHOWN} more)" if len(troubles) > SHOWN else ""
         raise Refused(

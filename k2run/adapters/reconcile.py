@@ -8,21 +8,24 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from k2run.actions.action import Result, action
+from k2run.actions.action import Effect, Result, action
 from k2run.actions.deadline import Deadline
-from k2run.adapters._iceberg.catalog import Iceberg, open_table
-from k2run.adapters._kafka import offsets, reading
-from k2run.adapters._kafka.link import Kafka, Link
+from k2run.adapters._documents import MISREAD
+from k2run.adapters.iceberg.catalog import Iceberg, open_table
+from k2run.adapters.kafka import consumer as reading
+from k2run.adapters.kafka import offsets
+from k2run.adapters.kafka.client import Kafka, Link
 from k2run.errors import Refused, Unknown
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from confluent_kafka import Message
 
 SHOWN = 5
 ROUNDS_S = 1.0
 """Seconds between two looks at the table, at least."""
+FLUSH_S = 20.0
 _MOST = 3_000_000
 """Messages; their ids are held in memory."""
 
@@ -31,7 +34,7 @@ class Reconciled(Result, frozen=True, kw_only=True):
     """What became of the messages of a topic.
 
     Attributes:
-        messages: How many messages with an id were looked at.
+        messages: How many messages with an id were compared.
         ids: How many different ids they have.
         repeated: Messages whose id was in the topic before: it is right that the table has them once.
         unreadable: Messages without a readable id; they are no loss of the table's.
@@ -55,6 +58,24 @@ class Reconciled(Result, frozen=True, kw_only=True):
         return f"{self.messages:,} messages: {self.lost:,} lost, {self.duplicated:,} duplicated"
 
 
+class Resent(Result, frozen=True, kw_only=True):
+    """What was written to a topic again.
+
+    Attributes:
+        messages: How many messages the group has read and the topic still has.
+        resent: How many of them the table did not have.
+        ids: A few of their ids.
+    """
+
+    messages: int
+    resent: int
+    ids: list[str] = []
+
+    def headline(self) -> str:
+        """Such as `200 of 12,040 messages written again`."""
+        return f"{self.resent:,} of {self.messages:,} messages written again"
+
+
 @action("reconcile.topic")
 def topic(
     kafka: Kafka,
@@ -76,7 +97,7 @@ def topic(
         table: Name of the table.
         column: The field of the message, and column of the table, with the id.
         after: Leave out what is before these offsets, by partition, such as `before.high` of kafka.watermarks.
-        wait: Look again until all have come or the step's time is over; once only when false.
+        wait: Check again until all have arrived or the step's time is up; only once when false.
 
     Raises:
         Unknown: There are no messages to look for.
@@ -129,7 +150,7 @@ def _ids(link: Link, topic: str, spans: Mapping[int, offsets.Span], column: str)
 def _id(message: Message, decoder: msgspec.json.Decoder[Any]) -> str | None:
     try:
         one = decoder.decode(message.value() or b"").id
-    except msgspec.DecodeError:
+    except MISREAD:
         return None
     return None if one is None else str(one)
 
@@ -149,3 +170,78 @@ def _settled(
         if not missing or not wait or deadline.remaining() < 2 * look_s + ROUNDS_S:
             return stored, max(0, first - missing)
         deadline.sleep(max(ROUNDS_S, look_s))  # a large table costs the stack something to look at
+
+
+@action("reconcile.resend", effect=Effect.CHANGES)
+def resend(
+    kafka: Kafka, iceberg: Iceberg, deadline: Deadline, topic: str, table: str, group: str, column: str = "message_id"
+) -> Resent:
+    """Write those messages of a topic again that its consumer has read and the table does not have.
+
+    For a table that lost a file: whoever fills the table from the topic then puts them into it again, and once, because
+    the table does not have them. Messages after the group's offsets are on their way and left alone.
+
+    Args:
+        topic: Name of the topic; its messages are JSON objects.
+        table: Name of the table.
+        group: The consumer group that fills the table.
+        column: The field of the message, and column of the table, with the id.
+
+    Raises:
+        Refused: There are more than three million messages, or some were not acknowledged.
+    """
+    link = Link(kafka, deadline)
+    spans = offsets.spans(link, topic)
+    read = offsets.committed(link, group, topic, spans)
+    past = {
+        number: offsets.Span(span.low, min(span.high, read.get(number) or 0))
+        for number, span in spans.items()
+        if min(span.high, read.get(number) or 0) > span.low
+    }
+    stored = _stored(iceberg, deadline, table, column)
+    missing, messages = _missing(link, topic, past, column, stored)
+    failed = _write(link, topic, list(missing.values())) if missing else 0
+    if failed:
+        raise Refused(f"{failed:,} of {len(missing):,} messages were not acknowledged", hint="do this step again")
+    return Resent(
+        messages=messages, resent=len(missing), ids=list(missing)[:SHOWN], source=f"{link.source}, {iceberg.source}"
+    )
+
+
+def _stored(iceberg: Iceberg, deadline: Deadline, table: str, column: str) -> set[str]:
+    found = open_table(iceberg, deadline, table).scan(selected_fields=(column,)).to_arrow()
+    return set(map(str, found[column].to_pylist()))
+
+
+def _missing(
+    link: Link, topic: str, spans: Mapping[int, offsets.Span], column: str, stored: set[str]
+) -> tuple[dict[str, Message], int]:
+    """The messages whose id is not stored, by their id, and how many were compared."""
+    count = sum(span.high - span.low for span in spans.values())
+    if count > _MOST:
+        raise Refused(f"{count:,} messages are too many to compare", hint="rebuild the table from its source instead")
+    decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(
+        msgspec.defstruct("Identified", [("id", Any)], rename={"id": column})
+    )
+    found: dict[str, Message] = {}
+    for message in reading.between(link, topic, spans) if spans else ():
+        one = _id(message, decoder)
+        if one is not None and one not in stored:
+            found[one] = message
+    return found, count
+
+
+def _write(link: Link, topic: str, messages: Sequence[Message]) -> int:
+    """Write messages as they were; returns how many were not acknowledged."""
+    failed = 0
+
+    def settled(error: Any, _message: Any) -> None:
+        nonlocal failed
+        failed += error is not None
+
+    with link.judged(f"write to {topic!r}"):
+        producer = link.producer({"acks": "all"})
+        for message in messages:
+            producer.produce(topic, message.value(), message.key(), on_delivery=settled)
+            producer.poll(0)
+        return failed + producer.flush(link.deadline.at_most(FLUSH_S))

@@ -10,7 +10,7 @@ from msgspec import structs
 
 from k2run.actions.action import Effect, Result, Striking, Undo, action, fault
 from k2run.actions.deadline import Deadline
-from k2run.adapters._burdens import LONGEST, Burdened, begin, name_of, relief
+from k2run.adapters.host.stress import LONGEST, Burdened, begin, name_of, relief
 from k2run.errors import NotApplicable, Refused, StackUnavailable
 from k2run.language.quantities import Duration
 from k2run.stack.model import RunBy
@@ -31,7 +31,7 @@ class Reset(Result, frozen=True, kw_only=True):
 
     Attributes:
         pid: Its process; None when it ended at once, as one with a broken configuration does.
-        changed: It was started anew.
+        changed: It was restarted.
         seconds: How long that took.
     """
 
@@ -41,13 +41,13 @@ class Reset(Result, frozen=True, kw_only=True):
     seconds: float
 
     def headline(self) -> str:
-        """Such as `consumer started anew` or `consumer ended at once`."""
+        """Such as `consumer restarted` or `consumer ended at once`."""
         if self.pid is None:
             return f"{self.service} ended at once"
-        return f"{self.service} {'started anew' if self.changed else 'left as it was'}"
+        return f"{self.service} {'restarted' if self.changed else 'left as it was'}"
 
 
-@fault("settings.change")
+@fault("settings.change", undone_by="settings.restore")
 def change(
     services: Services,
     deadline: Deadline,
@@ -79,7 +79,7 @@ def change(
     return _start_as(services, deadline, other, settle)
 
 
-@fault("settings.skew_clock")
+@fault("settings.skew_clock", undone_by="settings.restore")
 def skew_clock(
     services: Services, deadline: Deadline, service: str, by: Duration, behind: bool = False
 ) -> Striking[Reset]:
@@ -132,7 +132,7 @@ def restore(services: Services, deadline: Deadline, service: str) -> Reset:
     return _reset(backend, service, changed=changed, began=began)
 
 
-@fault("settings.crash_loop")
+@fault("settings.crash_loop", undone_by=("service.start", "host.relieve"))
 def crash_loop(
     services: Services, deadline: Deadline, service: str, every: Duration = TWO_SECONDS, at_most: Duration = LONGEST
 ) -> Striking[Burdened]:
@@ -150,7 +150,7 @@ def crash_loop(
     """
     found = services.find(service)
     if found.run is RunBy.EXTERNAL or services.backend(service).status().pid is None:
-        raise Refused(f"{service} does not run, or k2run does not run it")
+        raise Refused(f"{service} is not running, or k2run does not run it")
     burden = name_of("crash")
     yield Undo(action="service.start", args={"service": service}, says=f"start {service}")
     yield relief(burden, f"let {service} live")

@@ -11,9 +11,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from k2run.actions.action import Effect, Result, action
+from k2run.actions.action import Effect, action
 from k2run.actions.deadline import Deadline
-from k2run.adapters._child import Child
+from k2run.actions.excerpt import beginning, ending
+from k2run.adapters._command import Child, Printed
 from k2run.errors import Refused, Unreachable
 
 if TYPE_CHECKING:
@@ -35,16 +36,17 @@ _SHELLS_OWN = frozenset(
 """First words that a shell does not look for on PATH."""
 
 
-class Finished(Result, frozen=True, kw_only=True):
+class Finished(Printed, frozen=True, kw_only=True):
     """A command that ended by itself.
 
     Attributes:
         exit_code: Its exit code; minus the number of the signal that ended it.
-        stdout: What it printed, without the last line break; of very long output the beginning and the end.
+        stdout: What it printed, without the last line break; of more than 8 MiB the beginning and the end.
         stderr: Its complaints, likewise.
         stdout_bytes: How much it printed.
         stderr_bytes: How much it complained.
         elapsed_ms: From the start to the end of the process.
+        truncated: Only the beginning and the end of one of them are here; what an expression would find is unknown.
     """
 
     exit_code: int
@@ -53,10 +55,11 @@ class Finished(Result, frozen=True, kw_only=True):
     stdout_bytes: int
     stderr_bytes: int
     elapsed_ms: float
+    truncated: bool = False
 
     def headline(self) -> str:
         """The exit code and the last line printed."""
-        last = self.stdout.rsplit("\n", 1)[-1][:80]
+        last = beginning(self.stdout.rsplit("\n", 1)[-1], 80)
         return f"exit {self.exit_code}" + (f", {last}" if last else "")
 
 
@@ -90,22 +93,24 @@ def run(
     finally:
         child.close()
     elapsed = time.perf_counter() - started
-    if exit_code not in ok_codes:
-        raise Refused(f"{_shown(command)} {_ending(exit_code)}{_quoted(child.last_words())}")
-    return Finished(
+    finished = Finished(
         exit_code=exit_code,
         stdout=child.stdout.text(),
         stderr=child.stderr.text(),
         stdout_bytes=child.stdout.size,
         stderr_bytes=child.stderr.size,
         elapsed_ms=round(elapsed * 1000, 3),
+        truncated=child.stdout.truncated or child.stderr.truncated,
     )
+    if exit_code not in ok_codes:
+        raise Refused(f"{_shown(command)} {_ending(exit_code)}{_quoted(child.last_words())}", result=finished)
+    return finished
 
 
 def _start(command: str | list[str], extra: Mapping[str, str], cwd: str, stdin: bytes) -> Child:
     argv = ["/bin/sh", "-c", command] if isinstance(command, str) else command
-    if not argv:
-        raise Refused("the command is empty")
+    if not argv or not argv[0]:
+        raise Refused("the command has no program", hint="what gave its name? a template can fill in nothing")
     env = {**os.environ, **extra} if extra else None
     try:
         program = _without_shell(command, extra.get("PATH")) if isinstance(command, str) else None
@@ -139,11 +144,11 @@ def _shown(command: str | list[str]) -> str:
 
     text = command if isinstance(command, str) else shlex.join(command)
     line = " ".join(text.split())
-    return f"`{line[:100]}…`" if len(line) > 100 else f"`{line}`"  # noqa: PLR2004 - characters that fit a line
+    return f"`{beginning(line, 100)}`"
 
 
 def _quoted(said: str) -> str:
-    return f": {said[-QUOTED:]}" if said else ""
+    return f": {ending(said, QUOTED)}" if said else ""
 
 
 def _ending(code: int) -> str:

@@ -7,11 +7,11 @@ machine, as that of a container does.
 from __future__ import annotations
 
 import json
-import subprocess
 from typing import TYPE_CHECKING, Any
 
 from k2run.actions.action import Blast, Effect, Result, Striking, Undo, action, fault
 from k2run.actions.deadline import Deadline
+from k2run.adapters._command import run
 from k2run.errors import NotApplicable, Refused, TimedOut, Unknown
 from k2run.language.quantities import Duration, Rate
 
@@ -76,7 +76,7 @@ def queue(deadline: Deadline, interface: str, namespace: str = "") -> Queue:
     )
 
 
-@fault("tc.shape", blast=Blast.HOST)
+@fault("tc.shape", blast=Blast.HOST, undone_by="tc.clear")
 def shape(
     deadline: Deadline,
     interface: str,
@@ -162,15 +162,15 @@ def _tc(deadline: Deadline, namespace: str, words: Sequence[str]) -> str:
     """What `tc` answers."""
     command = ["tc", *(["-n", namespace] if namespace else []), *words]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=deadline.remaining())
+        done = run(command, deadline)
     except FileNotFoundError:
         raise NotApplicable("there is no `tc` on this machine", hint="it comes with iproute2, on Linux") from None
-    except subprocess.TimeoutExpired:
+    except TimedOut:
         raise TimedOut(f"tc has not answered within {deadline.seconds:g}s") from None
-    if not done.returncode:
+    if not done.exit_code:
         return done.stdout
     said = done.stderr.strip().splitlines()
-    why = said[-1] if said else f"it ended with exit code {done.returncode}"
+    why = said[-1] if said else f"it ended with exit code {done.exit_code}"
     if any(sign in done.stderr for sign in _IMPOSSIBLE):
         raise NotApplicable(
             f"packets cannot be shaped here: {why}", hint="needs CAP_NET_ADMIN, and sch_netem or sch_tbf"

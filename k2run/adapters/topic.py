@@ -1,4 +1,4 @@
-"""What may be wrong with a topic: messages that nobody can read, that come twice, late or in another form; settings.
+"""What may be wrong with a topic: unreadable messages, messages that come twice, late or in another form; settings.
 
 A message cannot be taken back out of a topic. The undo of such a fault waits until the group that reads the topic is
 past the messages; those that stay behind are told in the result, by their offsets.
@@ -6,17 +6,24 @@ past the messages; those that stay behind are told in the result, by their offse
 
 from __future__ import annotations
 
-import random
+import hashlib
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from k2run.actions.action import Blast, Effect, Result, Striking, Undo, action, fault
 from k2run.actions.deadline import Deadline
-from k2run.adapters._kafka import load, offsets, reading, trades
-from k2run.adapters._kafka.link import Kafka, Link
+from k2run.adapters._documents import MISREAD
+from k2run.adapters.kafka import consumer as reading
+from k2run.adapters.kafka import offsets
+from k2run.adapters.kafka import producer as load
+from k2run.adapters.kafka.client import Kafka, Link
+from k2run.adapters.kafka.topics import create_topic, delete_topic
+from k2run.atomic_write import rewritten
 from k2run.errors import Refused, Unknown
 from k2run.language.quantities import Duration
+from k2run.stack.services import Services
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -54,12 +61,40 @@ class Read(Result, frozen=True, kw_only=True):
     """A group is past the messages.
 
     Attributes:
-        left: How many it had still to read when it was looked at first.
+        left: How many it had still to read at the first check.
     """
 
     topic: str
     group: str
     left: int
+
+
+class Deleted(Result, frozen=True, kw_only=True):
+    """A topic is gone.
+
+    Attributes:
+        partitions: How many it had.
+        kept: How many messages, not read yet, are kept until it is made again.
+    """
+
+    topic: str
+    partitions: int
+    kept: int
+
+
+class MadeAgain(Result, frozen=True, kw_only=True):
+    """A topic that was deleted is there.
+
+    Attributes:
+        created: It was made just now.
+        changed: It was made, or kept messages were written to it.
+        written: How many that were.
+    """
+
+    topic: str
+    created: bool
+    changed: bool
+    written: int
 
 
 class Configured(Result, frozen=True, kw_only=True):
@@ -69,11 +104,11 @@ class Configured(Result, frozen=True, kw_only=True):
     settings: dict[str, str]
 
 
-@fault("topic.poison", blast=Blast.DATA)
+@fault("topic.poison", blast=Blast.DATA, undone_by="topic.await_read")
 def poison(
     kafka: Kafka, deadline: Deadline, topic: str, group: str, count: int = 1, value: str = NOT_A_TRADE, key: str = ""
 ) -> Striking[Troubled]:
-    """Write messages that nobody can read. Undone when the group is past them.
+    """Write unreadable messages. Undone when the group is past them.
 
     Blast radius: every reader of the topic; the messages stay in it.
 
@@ -84,10 +119,10 @@ def poison(
         value: What is in them.
         key: Their key, which chooses the partition; they are spread when it is empty.
     """
-    return (yield from _trouble(kafka, deadline, topic, group, [(key.encode() or None, value.encode())] * count))
+    return (yield from trouble(kafka, deadline, topic, group, [(key.encode() or None, value.encode())] * count))
 
 
-@fault("topic.duplicate", blast=Blast.DATA)
+@fault("topic.duplicate", blast=Blast.DATA, undone_by="topic.await_read")
 def duplicate(kafka: Kafka, deadline: Deadline, topic: str, group: str, count: int = 100) -> Striking[Troubled]:
     """Write the newest messages of a topic once more. Undone when the group is past them.
 
@@ -102,64 +137,10 @@ def duplicate(kafka: Kafka, deadline: Deadline, topic: str, group: str, count: i
         Unknown: The topic holds no messages.
     """
     found = _newest(kafka, deadline, topic, count)
-    return (yield from _trouble(kafka, deadline, topic, group, found))
+    return (yield from trouble(kafka, deadline, topic, group, found))
 
 
-@fault("topic.disorder", blast=Blast.DATA)
-def disorder(
-    kafka: Kafka,
-    deadline: Deadline,
-    topic: str,
-    group: str,
-    count: int = 1000,
-    late: Duration = A_MINUTE,
-    seed: int = 1,
-) -> Striking[Troubled]:
-    """Write trades whose times are up to `late` ago, in no order. Undone when the group is past them.
-
-    Blast radius: every reader of the topic; the trades stay in it.
-
-    Args:
-        topic: Name of the topic.
-        group: Consumer group that has to get past them.
-        count: How many.
-        late: How late the latest is.
-        seed: The same seed gives the same disorder.
-    """
-    shuffled = random.Random(seed)  # noqa: S311 - an order, not a secret
-    prefix = f"K2RUN-late-{shuffled.getrandbits(24):06x}-"
-    made = trades.trades(prefix, seed, trades.SYMBOLS)
-    messages = []
-    for _ in range(_bounded(count)):
-        key, value = next(made)
-        trade = msgspec.json.decode(value)
-        trade["timestamp"] -= int(shuffled.random() * late * 1e6)
-        messages.append((key, msgspec.json.encode(trade)))
-    return (yield from _trouble(kafka, deadline, topic, group, messages, prefix))
-
-
-@fault("topic.flood", blast=Blast.DATA)
-def flood(
-    kafka: Kafka, deadline: Deadline, topic: str, group: str, count: int = 100_000, seed: int = 1
-) -> Striking[Troubled]:
-    """Write a burst of trades as fast as the cluster takes them. Undone when the group is past them.
-
-    Blast radius: every reader of the topic falls behind; the trades stay in it.
-
-    Args:
-        topic: Name of the topic.
-        group: Consumer group that has to get past them.
-        count: How many.
-        seed: The same seed gives the same market, with new ids.
-    """
-    from itertools import islice
-
-    prefix = f"K2RUN-flood-{random.getrandbits(24):06x}-"
-    messages = islice(trades.trades(prefix, seed, trades.SYMBOLS), count)
-    return (yield from _trouble(kafka, deadline, topic, group, messages, prefix))
-
-
-@fault("topic.change_schema", blast=Blast.DATA)
+@fault("topic.change_schema", blast=Blast.DATA, undone_by="topic.await_read")
 def change_schema(
     kafka: Kafka,
     deadline: Deadline,
@@ -191,7 +172,7 @@ def change_schema(
     for key, value in _newest(kafka, deadline, topic, count):
         try:
             before = msgspec.json.decode(value, type=dict[str, Any])
-        except msgspec.DecodeError:
+        except MISREAD:
             continue
         after = {rename.get(name, name): entry for name, entry in before.items() if name not in drop}
         changed.append((key, msgspec.json.encode({**after, **set})))
@@ -199,7 +180,7 @@ def change_schema(
         raise Refused(
             f"none of the newest messages of {topic!r} is a JSON object", hint="topic.poison breaks any kind of topic"
         )
-    return (yield from _trouble(kafka, deadline, topic, group, changed))
+    return (yield from trouble(kafka, deadline, topic, group, changed))
 
 
 @action("topic.await_read")
@@ -217,7 +198,7 @@ def await_read(kafka: Kafka, deadline: Deadline, topic: str, group: str, ends: d
     link = Link(kafka, deadline)
     spans = offsets.spans(link, topic)
     if any(end > (spans[number].high if number in spans else 0) for number, end in ends.items()):
-        return Read(topic=topic, group=group, left=0, source=link.source)  # a topic made anew has none of them
+        return Read(topic=topic, group=group, left=0, source=link.source)  # a recreated topic has none of them
     goal = ends or {number: span.high for number, span in spans.items() if span.high}
     first: int | None = None
     while True:
@@ -229,7 +210,7 @@ def await_read(kafka: Kafka, deadline: Deadline, topic: str, group: str, ends: d
         deadline.sleep(_LOOK_S)
 
 
-@fault("topic.configure", blast=Blast.DATA)
+@fault("topic.configure", blast=Blast.DATA, undone_by="topic.reconfigure")
 def configure(kafka: Kafka, deadline: Deadline, topic: str, settings: dict[str, str | int]) -> Striking[Configured]:
     """Change settings of a topic, such as its retention. Undone by giving it the old ones.
 
@@ -262,17 +243,101 @@ def reconfigure(kafka: Kafka, deadline: Deadline, topic: str, settings: dict[str
     return Configured(topic=topic, settings=_settings(link, topic), source=link.source)
 
 
+@fault("topic.delete", blast=Blast.DATA, undone_by="topic.make_again")
+def delete(services: Services, kafka: Kafka, deadline: Deadline, topic: str, group: str) -> Striking[Deleted]:
+    """Delete a topic. Undone by making it again with its old settings and writing what the group had not read into it.
+
+    Blast radius: every reader and writer of the topic. What the group has read does not come back, nor what is written
+    in the moment of the deletion: hold who writes to it before.
+
+    Args:
+        topic: Name of the topic.
+        group: Consumer group; what it has not read is kept on this machine until the undo.
+
+    Raises:
+        Refused: The group has too much to read.
+    """
+    link = Link(kafka, deadline)
+    numbers = offsets.partitions(link, topic)
+    kept = kept_file(services, topic)
+    unread = _unread(link, topic, group)
+    yield Undo(
+        action="topic.make_again",
+        args={"topic": topic, "partitions": len(numbers), "settings": _settings(link, topic)},
+        says=f"make the topic {topic} again",
+    )
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    rewritten(kept, msgspec.json.encode(unread))
+    delete_topic(kafka, deadline, topic)
+    return Deleted(topic=topic, partitions=len(numbers), kept=len(unread), source=link.source)
+
+
+@action("topic.make_again", effect=Effect.CHANGES)
+def make_again(
+    services: Services,
+    kafka: Kafka,
+    deadline: Deadline,
+    topic: str,
+    partitions: int,
+    settings: dict[str, str] = {},
+) -> MadeAgain:
+    """Make a topic that `topic.delete` deleted, and write what was kept of it; one that is there stays as it is.
+
+    Args:
+        topic: Name of the topic.
+        partitions: How many.
+        settings: Settings of its own.
+    """
+    link = Link(kafka, deadline)
+    created = topic not in offsets.topic_names(link)
+    if created:
+        create_topic(kafka, deadline, topic, partitions, settings=dict(settings))
+    kept = kept_file(services, topic)
+    messages = msgspec.json.decode(kept.read_bytes(), type=list[Written]) if kept.exists() else []
+    if messages:
+        receipts = load.send(link, topic, messages)
+        load.settled(link, topic, receipts)
+    kept.unlink(missing_ok=True)
+    return MadeAgain(
+        topic=topic, created=created, changed=created or bool(messages), written=len(messages), source=link.source
+    )
+
+
+def kept_file(services: Services, topic: str) -> Path:
+    """Where the messages are that a group had not read when its topic was deleted."""
+    return Path(services.stack.state) / "scratch" / f"topic-{hashlib.sha256(topic.encode()).hexdigest()[:16]}.k2run"
+
+
+def _unread(link: Link, topic: str, group: str) -> list[Written]:
+    """The messages that a group has still to read.
+
+    Raises:
+        Refused: They are too many.
+    """
+    spans = {number: span for number, span in offsets.spans(link, topic).items() if span.high}
+    if not spans:
+        return []
+    at = offsets.committed(link, group, topic, spans)
+    starts = {number: max(span.low, at[number] or 0) for number, span in spans.items()}
+    unread = {number: span._replace(low=starts[number]) for number, span in spans.items() if starts[number] < span.high}
+    count = sum(span.high - span.low for span in unread.values())
+    if count > _MOST:
+        raise Refused(f"{group} has still to read {count:,} messages of {topic}", hint=f"at most {_MOST:,} are kept")
+    found = reading.between(link, topic, unread) if unread else ()
+    return [(_bytes(raw.key()), _bytes(raw.value()) or b"") for raw in found]
+
+
 # --- what they share -------------------------------------------------------------------------------------------------
 
 
-def _trouble(
+def trouble(
     kafka: Kafka, deadline: Deadline, topic: str, group: str, messages: Iterable[Written], prefix: str = ""
 ) -> Striking[Troubled]:
     """Write messages; the undo, planned before, waits until the group has read all that was in the topic then."""
     link = Link(kafka, deadline)
     offsets.partitions(link, topic)  # a mistyped name must not become a new topic
     if group not in offsets.groups(link):
-        raise Unknown(f"there is no consumer group {group!r} at {kafka.bootstrap}", hint="nobody reads the topic yet")
+        raise Unknown(f"there is no consumer group {group!r} at {kafka.bootstrap}", hint="no consumer reads it yet")
     yield Undo(
         action="topic.await_read",
         args={"topic": topic, "group": group},
@@ -291,7 +356,7 @@ def _trouble(
 
 def _newest(kafka: Kafka, deadline: Deadline, topic: str, count: int) -> list[Written]:
     link = Link(kafka, deadline)
-    found = reading.newest(link, topic, offsets.spans(link, topic), _bounded(count))
+    found = reading.newest(link, topic, offsets.spans(link, topic), bounded(count))
     if not found:
         raise Unknown(f"the topic {topic!r} at {kafka.bootstrap} holds no messages")
     return [(_bytes(raw.key()), _bytes(raw.value()) or b"") for raw in reversed(found)]
@@ -301,7 +366,8 @@ def _bytes(value: Any) -> bytes | None:
     return value.encode() if isinstance(value, str) else value
 
 
-def _bounded(count: int) -> int:
+def bounded(count: int) -> int:
+    """Refuse to write no message, or more than 100,000."""
     if not 0 < count <= _MOST:
         raise Refused(f"{count:,} messages cannot be made that way", hint=f"between 1 and {_MOST:,}")
     return count

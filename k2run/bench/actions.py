@@ -10,32 +10,34 @@ import msgspec
 
 from k2run.actions.action import Effect, action
 from k2run.actions.deadline import Deadline
-from k2run.adapters._iceberg import queries
-from k2run.adapters._iceberg.catalog import Iceberg, judged, open_table
-from k2run.adapters._target import target
-from k2run.adapters._tls import TRUSTING_THE_SYSTEM, Tls
-from k2run.adapters._web import IDEMPOTENT, identified, with_query
+from k2run.adapters.http.client import IDEMPOTENT, identified, with_query
+from k2run.adapters.http.target import target
+from k2run.adapters.http.tls import TRUSTING_THE_SYSTEM, Tls
+from k2run.adapters.iceberg import queries
+from k2run.adapters.iceberg.catalog import Iceberg, judged, open_table
 from k2run.bench.baseline import NO_RUNS, Baselines, fingerprint
 from k2run.bench.consume import consume
-from k2run.bench.ingest import ingest
+from k2run.bench.formatting import in_ms
 from k2run.bench.judging import judge
-from k2run.bench.knee import knee
+from k2run.bench.latency import decoded
 from k2run.bench.pace import NONE, TEN_SECONDS, paced
-from k2run.bench.pipeline import pipeline
 from k2run.bench.plan import Ask, Outcome, Plan
 from k2run.bench.produce import produce
 from k2run.bench.repeat import repeat
-from k2run.bench.result import SATURATED, Measured
+from k2run.bench.result import Measured
+from k2run.bench.saturation import FIRST, MOST, ONE_SECOND, THREE_SECONDS, Knee, refuse, seek
 from k2run.bench.thresholds import Threshold
 from k2run.bench.watch import Used, Watch
 from k2run.errors import Refused
 from k2run.language.quantities import Duration, Rate, Size
 from k2run.stack.services import Services
 
-__all__ = ["consume", "http", "ingest", "knee", "pipeline", "produce", "query"]
+__all__ = ["consume", "http", "knee", "produce", "query"]
 
 GIBIBYTE = Size(2**30)
 PORTS = {"http": 80, "https": 443}
+NOTEWORTHY = 0.1
+"""Share of a closed loop's time that is the generator's own, from which on the rate is not the service's alone."""
 MOST_AT_ONCE = 100
 """Connections of an open loop, unless the step says otherwise."""
 
@@ -51,8 +53,8 @@ class HttpLoad(Measured, frozen=True, kw_only=True):
         lost_processes: Generators that died; their requests are missing.
         given_up: There were more errors than allowed, and the load ended early.
         used: What the services that were watched used of their machine.
-        generator_cpu: Share of one core that the generator used; from 0.9 on it may have been the limit itself.
-        generator_late_ms: The longest that it sent a request too late although a connection was free (open loop).
+        generator_cpu: Share of one core that the generator used; waiting for a moment to come is part of it.
+        generator_share: Closed loop: share of a worker's time in which it waited for the generator itself.
         warm_up_requests: Requests before anything counted.
     """
 
@@ -64,7 +66,7 @@ class HttpLoad(Measured, frozen=True, kw_only=True):
     given_up: bool
     used: dict[str, Used]
     generator_cpu: float
-    generator_late_ms: float
+    generator_share: float | None
     warm_up_requests: int
 
     @classmethod
@@ -83,17 +85,28 @@ class HttpLoad(Measured, frozen=True, kw_only=True):
             workers=plan.workers,
             given_up=plan.most_errors is not None and sum(outcome.errors.values()) > plan.most_errors,
             generator_cpu=round(outcome.cpu, 3),
-            generator_late_ms=round(outcome.late_ms, 3),
+            generator_share=None if plan.rate else _share(outcome),
             warm_up_requests=outcome.skipped,
             **more,
         )
 
     def headline(self) -> str:
         """Such as `p50 5.1 ms, p99 7.9 ms (n=8,120), 812/s, no errors`."""
-        limit = ", the generator may be the limit" if self.generator_cpu >= SATURATED else ""
+        own = self.generator_share or 0.0
+        limit = f", {own:.0%} of the time the generator's own" if own >= NOTEWORTHY else ""
         lost = f", {self.lost_processes} generators DIED" if self.lost_processes else ""
         given_up = ", given up" if self.given_up else ""
         return super().headline() + limit + lost + given_up
+
+    def _longest(self) -> list[str]:
+        return [f"max {in_ms(self.max_ms)}"] if self.loop == "closed" and self.max_ms is not None else []
+
+
+def _share(outcome: Outcome) -> float:
+    """What part of a worker's turn passes between an answer and the next request, pauses left out."""
+    late, good = decoded([outcome.lateness]), decoded([outcome.histogram])
+    turn = late.mean + good.mean
+    return round(late.mean / turn, 3) if turn else 0.0
 
 
 class QueryLoad(Measured, frozen=True, kw_only=True):
@@ -203,6 +216,70 @@ def http(
     return judge(met, thresholds, outcome, baselines)
 
 
+@action("bench.knee", effect=Effect.CHANGES)
+def knee(
+    services: Services,
+    deadline: Deadline,
+    service: str = "",
+    path: str = "",
+    url: str = "",
+    params: dict[str, Any] = {},
+    each: list[dict[str, Any]] = [],
+    headers: dict[str, str] = {},
+    rows: str = "",
+    first: Rate = FIRST,
+    most: Rate = MOST,
+    factor: float = 1.5,
+    closer: int = 2,
+    during: Duration = THREE_SECONDS,
+    warm_up: Duration = ONE_SECOND,
+    workers: int = 100,
+) -> Knee:
+    """Raise the rate of requests until the service does not keep up, and name the last rate that it kept up with.
+
+    A rate is too much when fewer than 95 % of its requests a second are answered, when more than 1 % of them fail or
+    are empty, or when p95 is more than three times that of the first rate; and when that is so again at once. It ends
+    as well where p95 is not measured, because the generator itself was late. Between the last rate kept up with and
+    the first that was too much it looks closer. Latencies count from the moment a request should have started.
+
+    Args:
+        service: The service to ask; its URL and headers come from the stack.
+        path: Path below the service's URL.
+        url: A whole URL, instead of a service.
+        params: Query parameters of every request.
+        each: Query parameters that take turns, request by request.
+        headers: Sent beside those of the service.
+        rows: Path to the rows in a JSON answer, such as `data`; an answer without rows counts as empty.
+        first: The rate to begin with, such as `50/s`; the service has to be at ease with it.
+        most: The rate to end with when nothing gives way before.
+        factor: By how much each rate is higher than the one before.
+        closer: How many rates to try between the last that was kept up with and the first that was too much.
+        during: How long each rate is measured.
+        warm_up: Time at each rate before anything counts.
+        workers: Connections at once, at most.
+    """
+    refuse(first, most, factor, during)
+
+    def offer(rate: float) -> HttpLoad:
+        return http(
+            services,
+            deadline,
+            service=service,
+            path=path,
+            url=url,
+            params=params,
+            each=each,
+            headers=headers,
+            rows=rows,
+            rate=Rate(rate),
+            during=during,
+            warm_up=warm_up,
+            workers=workers,
+        )
+
+    return seek(offer, rates=(first, most), factor=factor, closer=closer)
+
+
 @action("bench.query")
 def query(
     iceberg: Iceberg,
@@ -259,10 +336,11 @@ def query(
 def _generate(plan: Plan, processes: int, dask: str, deadline: Deadline) -> tuple[Outcome, int]:
     """What all generators met together, and how many of them died."""
     from k2run.bench.load import generate
-    from k2run.bench.spread import merge, split, together
+    from k2run.bench.union import merge
+    from k2run.bench.workers import split, together
 
     outcomes, lost = together(generate, split(plan, max(1, processes)), dask, deadline)
-    return merge(outcomes), lost
+    return merge(outcomes, lost), lost
 
 
 class _Request(NamedTuple):

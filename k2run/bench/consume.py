@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 
-from k2run.actions.action import Result, action
+from k2run.actions.action import Judged, Result, action
 from k2run.actions.deadline import Deadline
-from k2run.adapters._kafka import offsets as where
-from k2run.adapters._kafka.link import Kafka, Link
-from k2run.adapters._kafka.offsets import Span
+from k2run.adapters.kafka import offsets as where
+from k2run.adapters.kafka.client import Kafka, Link
+from k2run.adapters.kafka.offsets import Span
 from k2run.bench.consuming import Read, Reading, dealt, read, split
+from k2run.bench.formatting import per_second
 from k2run.bench.pace import NONE, Pace, paced
 from k2run.bench.result import SATURATED
-from k2run.bench.shown import per_second
 from k2run.bench.watch import Used, Watch
 from k2run.errors import AuthorError, Unknown
 from k2run.language.quantities import Duration
@@ -59,6 +59,11 @@ class ConsumeLoad(Result, frozen=True, kw_only=True):
     used: dict[str, Used]
     generator_cpu: float
 
+    def judged(self) -> list[Judged]:
+        """A reader that is lost makes the step fail, whatever else is expected of it."""
+        lost = Judged(objective="no reader is lost", met=False, says=f"{self.lost_processes} died")
+        return [lost] if self.lost_processes else []
+
     def headline(self) -> str:
         """Such as `310,000/s, 62 MB/s (n=600,000), 4 workers`."""
         limit = ", the reader may be the limit" if self.generator_cpu >= SATURATED * self.processes else ""
@@ -103,7 +108,7 @@ def consume(
         settings: Of librdkafka's consumer, such as `{fetch.message.max.bytes: 1048576}`.
         watch: Services whose use of processor and memory is measured, such as the broker.
     """
-    from k2run.bench.spread import together
+    from k2run.bench.workers import together
 
     if workers < 1 or processes < 1 or processes > workers:
         raise AuthorError("bench.consume needs at least one worker, and no more processes than workers")

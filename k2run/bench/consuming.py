@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct, structs
 
-from k2run.adapters._kafka.link import ANSWER_S, Kafka, Link, Setting
-from k2run.adapters._kafka.offsets import UNCOMMITTED, Span
-from k2run.bench.calm import calm
+from k2run.adapters.kafka.client import ANSWER_S, Kafka, Link, Setting
+from k2run.adapters.kafka.offsets import UNCOMMITTED, Span
+from k2run.bench.no_gc import calm
 from k2run.bench.pace import Pace
-from k2run.bench.spread import part_of
+from k2run.bench.workers import part_of
 from k2run.errors import Unreachable
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def read(plan: Reading, deadline: Deadline) -> Read:
     """Read with one consumer for each share, each in a thread of its own.
 
     Raises:
-        Unreachable: Nobody listens at the address, or a partition stopped answering.
+        Unreachable: Nothing listens at the address, or a partition stopped answering.
         TimedOut: The deadline passed first.
         Interrupted: The run was asked to end.
     """

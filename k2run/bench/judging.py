@@ -8,8 +8,8 @@ from msgspec import structs
 
 from k2run.actions.action import Judged
 from k2run.bench.baseline import NoBaseline
-from k2run.bench.regression import changes
-from k2run.bench.shown import figure, in_ms, per_second
+from k2run.bench.formatting import figure, in_ms, per_second
+from k2run.bench.regression import change, drift, sample_of
 from k2run.bench.thresholds import METRICS, REGRESSION, Kind
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class Measure(Judged, frozen=True, kw_only=True):
 
     Attributes:
         value: What was measured: seconds, a rate a second, a number, or a share from 0 to 1.
-        bound: What it was held against, in the same unit.
+        bound: What it was compared with, in the same unit.
         margin: What is left of the bound, as a share of it; negative when it was missed.
     """
 
@@ -49,8 +49,10 @@ def judge(measured: M, thresholds: Sequence[Threshold], outcome: Outcome, baseli
         outcome: The same load as it came in: whether a threshold ended it before its time.
         baselines: Where regressions are measured from.
     """
+    lost = getattr(measured, "lost_processes", 0)
+    whole = [Measure(objective="no generator is lost", met=False, says=f"{lost} died")] if lost else []
     judged = [_early(_judge(measured, each, baselines), outcome.lost) for each in thresholds]
-    return structs.replace(measured, thresholds=judged)
+    return structs.replace(measured, thresholds=[*whole, *judged])
 
 
 def _early(judged: Measure, lost: Mapping[str, str]) -> Measure:
@@ -71,14 +73,23 @@ def _judge(measured: Measured, threshold: Threshold, baselines: Baselines) -> Me
         case Kind.PART:
             return _part(measured, threshold)
         case Kind.RATE:
-            return _plain(threshold, measured.rate, per_second(measured.rate, DIGITS))
+            return _rate(measured, threshold)
         case _:
             return _plain(threshold, measured.samples, f"{measured.samples:,}")
+
+
+def _rate(measured: Measured, threshold: Threshold) -> Measure:
+    if measured.rate is None:
+        apart = f"all generators measured at once for only {measured.overlap:.0%} of the time"
+        return _unmeasured(threshold, "a generator died" if getattr(measured, "lost_processes", 0) else apart)
+    return _plain(threshold, measured.rate, per_second(measured.rate, DIGITS))
 
 
 def _time(measured: Measured, threshold: Threshold) -> Measure:
     percentile = measured.percentiles.get(threshold.metric)
     value = percentile.value_ms if percentile else getattr(measured, f"{threshold.metric}_ms")
+    if value is None and measured.tardy and (percentile is None or percentile.blurred):
+        return _unmeasured(threshold, measured.generator)
     if value is None:
         needs = f"it needs {percentile.needs:,} samples, and there were {measured.samples:,}" if percentile else ""
         return _unmeasured(threshold, needs or "there were no samples")
@@ -121,20 +132,27 @@ def _unmeasured(threshold: Threshold, why: str, *, excused: bool = False) -> Mea
 
 
 def _regression(measured: Measured, threshold: Threshold, baselines: Baselines) -> Measure:
-    """A change that chance explains is no regression."""
+    """A change that is within the spread of earlier runs is no regression; a drift of those that passed is one."""
     try:
-        earlier = baselines.find(threshold.baseline, measured.load)
+        baseline = baselines.find(threshold.baseline, measured.load)
     except NoBaseline as none:
         return _unmeasured(threshold, str(none), excused=none.excused)
-    found = changes(earlier.histogram, measured.histogram, [threshold.quantile])
-    if not found:
-        return _unmeasured(threshold, f"too few samples for {threshold.quantile}, here or in {earlier.run}")
-    value, bound = found[0].ratio - 1 if found[0].shown else 0.0, threshold.bound.value
+    name = threshold.quantile
+    percentile = measured.percentiles[name]
+    now = sample_of(percentile)
+    before, spread = ([one for run in runs if (one := run.sample(name))] for runs in (baseline.runs, baseline.spread))
+    if now is None and percentile.blurred:
+        return _unmeasured(threshold, measured.generator)
+    if now is None or not before:
+        return _unmeasured(threshold, f"too few samples for {name}, here or {baseline.says()}")
+    found = change(name, before, now, spread)
+    value, bound, says = found.ratio - 1 if found.shown else 0.0, threshold.bound.value, f"{name}: {found.says()}"
+    if baseline.can_drift and (drifting := drift([*(one.value for one in before), now.value])):
+        value, says = max(value, drifting.whole - 1), f"{says}; {drifting.says()}"
+    says = f"{says}; {baseline.says()}"
+    if found.is_weak and not found.shown and not threshold.holds(found.high - 1):
+        return _unmeasured(threshold, says, excused=True)
+    margin = (bound - value) / bound if bound else None
     return Measure(
-        objective=threshold.text,
-        met=threshold.holds(value),
-        says=f"{found[0].says()}; against {earlier.run} #{earlier.seq}",
-        value=value,
-        bound=bound,
-        margin=(bound - value) / bound if bound else None,
+        objective=threshold.text, met=threshold.holds(value), says=says, value=value, bound=bound, margin=margin
     )

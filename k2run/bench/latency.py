@@ -29,6 +29,10 @@ Z95 = 1.96
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99, "p999": 0.999}
 
 
+BLUR_MS, BLUR = 0.3, 0.1
+"""How far a percentile may be off because requests were sent late, in milliseconds or as a share of it."""
+
+
 class Percentile(Struct, frozen=True, kw_only=True):
     """One percentile in milliseconds; None is not measured.
 
@@ -36,12 +40,14 @@ class Percentile(Struct, frozen=True, kw_only=True):
         low_ms: Lower end of its 95 % confidence interval, from order statistics (no distribution is assumed).
         high_ms: Upper end.
         needs: Samples that it needs.
+        blurred: Whether it is not measured because the generator sent too many requests late.
     """
 
     value_ms: float | None
     low_ms: float | None = None
     high_ms: float | None = None
     needs: int = 0
+    blurred: bool = False
 
 
 class Spread(Struct, frozen=True, kw_only=True):
@@ -118,21 +124,42 @@ class Latencies:
         encoded = self._histogram().encode()
         return encoded.decode("ascii") if isinstance(encoded, bytes) else str(encoded)
 
-    def spread(self) -> Spread:
-        """Percentiles, each only where enough samples lie beyond it."""
+    def spread(self, *, sure: Latencies | None = None, late: str = "") -> Spread:
+        """Percentiles, each only where enough samples lie beyond it and the generator has no real part in it.
+
+        Args:
+            sure: The same latencies less what of each may be the generator's; the truth lies between the two.
+            late: What is said where the two are too far apart.
+        """
         count = len(self)
-        percentiles = {name: self._percentile(quantile, count) for name, quantile in QUANTILES.items()}
-        missing = [f"{name} needs {one.needs:,}" for name, one in percentiles.items() if one.value_ms is None]
+        percentiles = {name: self._percentile(quantile, count, sure) for name, quantile in QUANTILES.items()}
+        few = [f"{name} needs {one.needs:,}" for name, one in percentiles.items() if count < one.needs]
+        blurred = [name for name, one in percentiles.items() if one.blurred]
+        reasons = [f"{', '.join(few)} samples, and there are {count:,}"] if few else []
+        if blurred:
+            reasons.append(f"{', '.join(blurred)}: {late}")
+        mean = sure is None or not _is_blurred(self.mean, sure.mean)
+        longest = sure is None or not _is_blurred(self.most, sure.most)
         return Spread(
             samples=count,
             percentiles=percentiles,
-            mean_ms=_ms(self._total / count) if count else None,
+            mean_ms=_ms(self.mean) if count and mean else None,
             min_ms=_ms(self._least) if count else None,
-            max_ms=_ms(self._most) if count else None,
-            not_measured=f"{', '.join(missing)} samples, and there are {count:,}" if missing else "",
+            max_ms=_ms(self._most) if count and longest else None,
+            not_measured="; ".join(reasons),
         )
 
-    def _percentile(self, quantile: float, count: int) -> Percentile:
+    @property
+    def mean(self) -> float:
+        """Seconds; 0 without samples."""
+        return self._total / self._samples if self._samples else 0.0
+
+    @property
+    def most(self) -> float:
+        """The longest, in seconds; 0 without samples."""
+        return self._most
+
+    def _percentile(self, quantile: float, count: int, sure: Latencies | None) -> Percentile:
         needs = needed(quantile)
         if count < needs:
             return Percentile(value_ms=None, needs=needs)
@@ -142,13 +169,30 @@ class Latencies:
             histogram.get_value_at_percentile(100 * min(1.0, at)) / 1000
             for at in (quantile, quantile - half, quantile + half + 1 / count)
         )
+        if sure is not None and _is_blurred(value / 1000, sure._at(quantile)):  # noqa: SLF001 - another one of its kind
+            return Percentile(value_ms=None, needs=needs, blurred=True)
         return Percentile(value_ms=value, low_ms=low, high_ms=high, needs=needs)
+
+    def _at(self, quantile: float) -> float:
+        return float(self._histogram().get_value_at_percentile(100 * quantile)) / 1_000_000
 
     def _histogram(self) -> HdrHistogram:
         for micros, count in self._fresh.items():
             self._kept.record_value(max(1, min(LONGEST * 1_000_000, micros)), count)
         self._fresh.clear()
         return self._kept
+
+
+def _is_blurred(seconds: float, at_least: float) -> bool:
+    """Whether too much of a figure may be the generator's."""
+    return (seconds - at_least) * 1000 > max(BLUR_MS, BLUR * seconds * 1000)
+
+
+def decoded(encoded: Sequence[str]) -> Latencies:
+    """Encoded histograms as one; empty ones are left out."""
+    made = Latencies()
+    made.add([one for one in encoded if one])
+    return made
 
 
 def counts(encoded: str) -> list[tuple[float, int]]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from msgspec import Struct
 
 from k2run.actions.deadline import Deadline
-from k2run.bench.limits import Limit, limits_of
+from k2run.bench.early_stop import Limit, limits_of
 from k2run.bench.thresholds import Threshold
 from k2run.errors import Refused
 from k2run.language.quantities import Duration

@@ -1,4 +1,4 @@
-"""What a load writes: made-up trades, given values, or bytes of a set size."""
+"""What a load writes: synthetic messages, given values, or bytes of a set size."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
-from k2run.adapters._kafka.load import given
-from k2run.adapters._kafka.trades import trades
+from k2run.adapters.kafka.producer import given
+from k2run.adapters.kafka.templates import template_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,13 +24,15 @@ class Payloads(Struct, frozen=True, kw_only=True):
     """Endless messages.
 
     Attributes:
-        prefix: Of the trade_id of made-up trades, which a number follows; empty for `values` or `size`.
-        symbols: Of made-up trades.
+        template: Of synthetic messages; empty for `values` or `size`.
+        prefix: Of the ids of synthetic messages.
+        symbols: The keys of synthetic messages.
         values: They take turns.
         size: Bytes of values made up from the seed, which cannot be compressed; 0 for `values`.
         keys: Of `values`, or of values of a size; they take turns.
     """
 
+    template: str = ""
     prefix: str = ""
     symbols: list[str] = []
     values: list[bytes] = []
@@ -40,8 +42,9 @@ class Payloads(Struct, frozen=True, kw_only=True):
 
     def messages(self) -> Iterator[dict[str, Any]]:
         """The messages, as librdkafka's client takes them; none comes again before many others have."""
-        if self.prefix:
-            return ({"key": key, "value": value} for key, value in trades(self.prefix, self.seed, self.symbols))
+        if self.template:
+            made = template_of(self.template).messages(self.prefix, self.seed, self.symbols)
+            return ({"key": key, "value": value} for key, value in made)
         length = POOL - POOL % (len(self.keys) or 1) or len(self.keys)  # so that keys go on evenly
         pool = [{"key": key, "value": value} for key, value in islice(given(self._values(), self.keys), length)]
         return cycle(pool)

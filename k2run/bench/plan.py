@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from k2run.adapters._tls import Tls
+from k2run.adapters.http.tls import Tls
 from k2run.bench.pace import Pace
 
 
@@ -54,13 +54,21 @@ class Outcome(Struct, frozen=True, kw_only=True):
         histogram: Latencies of the good answers, encoded; in an open loop from the intended start.
         failed: Latencies of the errors, encoded.
         started: Requests that count, sent or still waiting for a connection.
-        seconds: From the first request that counts to the last answer.
+        seconds: The window: the planned time, or from the first request that counts to the last one's start.
+        answered: Good answers that came within the window; None where each of them did.
+        began: When the window began (Unix time).
+        overlap: Of several generators: the share of the window in which all of them measured.
+        missing: Of several generators: how many died, and what they measured with them.
         errors: How many, by class: `status 500`, `timeout`, `connection refused`.
+        own_errors: Requests that the generator itself could not send, by class: `too many open files`.
         empty: Good answers without content or without rows; their latencies are not among the good ones.
         size: Bytes of the bodies of good answers.
         statuses: How many answers had which status.
+        lateness: How late the generator sent each request, encoded; empty where it has nothing to be late for.
+        sure: Latencies of the good answers less what is in doubt of them, encoded; empty where nothing is.
+        tardy: Good answers whose request was sent so late that their latency is not the service's.
+        from_send: Latencies of the good answers from the moment the request was really sent, encoded.
         cpu: Share of one core that the generator itself used.
-        late_ms: The longest that the generator sent a request later than intended although a connection was free.
         skipped: Requests of the warm-up.
         lost: Of each threshold that ended the load before its time, why it can no longer be met.
     """
@@ -73,7 +81,15 @@ class Outcome(Struct, frozen=True, kw_only=True):
     empty: int
     size: int
     statuses: dict[int, int]
-    cpu: float
-    late_ms: float
     skipped: int
+    answered: int | None = None
+    began: float = 0.0
+    overlap: float = 1.0
+    missing: int = 0
+    own_errors: dict[str, int] = {}
+    lateness: str = ""
+    sure: str = ""
+    tardy: int = 0
+    from_send: str = ""
+    cpu: float = 0.0
     lost: dict[str, str] = {}

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from k2run.actions.action import Effect, action
 from k2run.actions.deadline import Deadline
-from k2run.adapters._kafka import offsets
-from k2run.adapters._kafka.link import Kafka, Link, Setting
-from k2run.adapters._kafka.topics import create_topic
-from k2run.adapters._kafka.trades import SYMBOLS
+from k2run.adapters.kafka import offsets
+from k2run.adapters.kafka.client import Kafka, Link, Setting
+from k2run.adapters.kafka.templates import Template, template_of
+from k2run.adapters.kafka.topics import create_topic
 from k2run.bench.baseline import NO_RUNS, Baselines, fingerprint
 from k2run.bench.judging import judge
 from k2run.bench.pace import NONE, TEN_SECONDS, paced
@@ -45,8 +45,7 @@ class ProduceLoad(Measured, frozen=True, kw_only=True):
         lost_processes: Of these, those that died; their messages are missing.
         given_up: There were more errors than allowed, and the load ended early.
         used: What the services that were watched used of their machine.
-        generator_cpu: Share of one core that the writing thread used; from 0.9 on it may have been the limit itself.
-        generator_late_ms: The longest that a message was written too late although there was room (open loop).
+        generator_cpu: Share of one core that the writing thread used.
         warm_up_messages: Messages before anything counted.
         trade_id_prefix: With `template: trade`: what the trade_id of each of these trades begins with.
     """
@@ -61,7 +60,6 @@ class ProduceLoad(Measured, frozen=True, kw_only=True):
     given_up: bool
     used: dict[str, Used]
     generator_cpu: float
-    generator_late_ms: float
     warm_up_messages: int
     trade_id_prefix: str
 
@@ -82,7 +80,6 @@ class ProduceLoad(Measured, frozen=True, kw_only=True):
             waiting=plan.most_waiting,
             given_up=plan.most_errors is not None and sum(outcome.errors.values()) > plan.most_errors,
             generator_cpu=round(outcome.cpu, 3),
-            generator_late_ms=round(outcome.late_ms, 3),
             warm_up_messages=outcome.skipped,
             trade_id_prefix=plan.payloads.prefix,
             **more,
@@ -90,7 +87,8 @@ class ProduceLoad(Measured, frozen=True, kw_only=True):
 
     def headline(self) -> str:
         """Such as `p50 5.1 ms, p99 7.9 ms (n=812,000), 81,200/s, no errors, 43.3 MB/s`."""
-        limit = ", the generator may be the limit" if self.generator_cpu >= SATURATED else ""
+        full = self.loop == "closed" and self.generator_cpu >= SATURATED
+        limit = ", the generator may be the limit" if full else ""
         lost = f", {self.lost_processes} generators DIED" if self.lost_processes else ""
         given_up = ", given up" if self.given_up else ""
         return f"{super().headline()}, {self.mb_per_s:.3g} MB/s{limit}{lost}{given_up}"
@@ -104,10 +102,10 @@ def produce(
     topic: str,
     baselines: Baselines = NO_RUNS,
     size: Size | None = None,
-    template: Literal["", "trade"] = "",
+    template: Template | None = None,
     values: list[Any] = [],
     keys: list[str] = [],
-    symbols: list[str] = SYMBOLS,
+    symbols: list[str] = [],
     partitions: int = 0,
     rate: Rate | None = None,
     during: Duration | None = None,
@@ -131,10 +129,10 @@ def produce(
     Args:
         topic: Name of the topic; it must be there, unless `partitions` says how to make it.
         size: Bytes of each value, made up so that they cannot be compressed.
-        template: Instead of a size: `trade` makes up K2 trades, keyed by symbol.
+        template: Instead of a size: a template of messages; `trade` makes up those of a market, keyed by symbol.
         values: Instead of a size: the values, over and over; text is written as it is, anything else as JSON.
         keys: The keys, over and over, for `size` and `values`; without any the client spreads the messages.
-        symbols: With `template: trade`: the currency pairs, of which the first trades most.
+        symbols: With `template: trade`: the currency pairs, of which the first trades most (three by default).
         partitions: Makes the topic with so many, where it is not there yet.
         rate: Messages a second, such as `500/s`, which makes it an open loop.
         during: How long to measure (10s, unless `iterations` says how much).
@@ -154,11 +152,14 @@ def produce(
         watch: Services whose use of processor and memory is measured, such as the broker.
     """
     from k2run.bench.producing import Writing, split, write
-    from k2run.bench.spread import merge, together
+    from k2run.bench.union import merge
+    from k2run.bench.workers import together
 
     pace = paced(during, iterations, warm_up, deadline, thresholds, rate or 0.0)
     if waiting < 1 or processes < 1:
         raise AuthorError("bench.produce: `waiting` and `processes` must be above 0")
+    if template and not symbols:
+        symbols = [*template_of(template).symbols]
     plan = Writing(
         kafka=kafka,
         topic=topic,
@@ -178,10 +179,10 @@ def produce(
     offsets.partitions(Link(kafka, deadline), topic)  # a mistyped name must not become a new topic
     with Watch(services, watch) as watched:
         outcomes, lost = together(write, split(plan, processes), dask, deadline)
-    outcome = merge(outcomes)
+    outcome = merge(outcomes, lost)
     load = fingerprint(
         "bench.produce",
-        asked=[topic, size, template, values, keys, symbols],
+        asked=[topic, size, str(template or ""), values, keys, symbols],
         paced=[plan.rate, waiting, processes, settings],
     )
     met = ProduceLoad.met(plan, outcome, load=load, processes=processes, lost_processes=lost, used=watched.used())
@@ -189,12 +190,13 @@ def produce(
 
 
 def _payloads(
-    size: Size | None, template: str, values: list[Any], keys: list[str], symbols: list[str], seed: int
+    size: Size | None, template: Template | None, values: list[Any], keys: list[str], symbols: list[str], seed: int
 ) -> Payloads:
-    if (size is not None) + bool(template) + bool(values) != 1 or size == 0 or not symbols:
+    if (size is not None) + bool(template) + bool(values) != 1 or size == 0:
         raise AuthorError("bench.produce needs one of `size` (above 0), `template: trade` and a list of `values`")
     return Payloads(
-        prefix=trade_prefix() if template else "",
+        template=str(template or ""),
+        prefix=id_prefix() if template else "",
         symbols=symbols,
         values=[value.encode() if isinstance(value, str) else json.dumps(value).encode() for value in values],
         size=int(size or 0),
@@ -203,8 +205,8 @@ def _payloads(
     )
 
 
-def trade_prefix() -> str:
-    """What the trade ids of one load begin with, and those of no other."""
+def id_prefix() -> str:
+    """What the ids of the messages of one load begin with, and those of no other."""
     return f"K2RUN-bench-{os.urandom(3).hex()}-"
 
 

@@ -10,19 +10,20 @@ import math
 import time
 from abc import ABC, abstractmethod
 from array import array
+from collections import deque
 from functools import partial
-from itertools import count, islice
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from msgspec import structs
 
-from k2run.adapters._kafka import load
-from k2run.adapters._kafka.link import Kafka, Link, Setting
-from k2run.bench.calm import calm
+from k2run.adapters.kafka import producer as load
+from k2run.adapters.kafka.client import Kafka, Link, Setting
+from k2run.bench.no_gc import calm
 from k2run.bench.pace import Pace
 from k2run.bench.payloads import Payloads
-from k2run.bench.spread import part_of
-from k2run.bench.tally import Tally
+from k2run.bench.tally import TARDY_S, Tally
+from k2run.bench.workers import part_of
 from k2run.errors import Refused
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 
 SETTINGS: dict[str, Setting] = load.SETTINGS | {"linger.ms": 5, "queue.buffering.max.kbytes": 256 * 1024}
 """linger.ms as librdkafka has it by itself: it is part of every latency."""
+SETTLED_S = 0.1
+"""Seconds within which a client that does not stand still has sent what was written, or taken in what has come."""
 BATCH = 100
 """Messages that a closed loop writes between two looks at acknowledgements."""
 FOLD = 10_000
@@ -68,7 +71,7 @@ def write(plan: Writing, deadline: Deadline) -> Outcome:
     """Put the load on, and say what came of it.
 
     Raises:
-        Unreachable: Nobody listens at the address at all.
+        Unreachable: Nothing listens at the address.
         TimedOut: The deadline passed first.
         Interrupted: The run was asked to end.
     """
@@ -103,18 +106,25 @@ def _own(prefix: str, n: int) -> str:
 
 
 class WritingLoop(ABC):
-    """One run of a plan."""
+    """One run of a plan.
+
+    Attributes:
+        held_s: Seconds without a look at acknowledgements that are more than the loop's own work between two looks.
+    """
+
+    held_s: float
 
     def __init__(self, plan: Writing, link: Link) -> None:
         self.plan = plan
         self.messages = plan.payloads.messages()
         self.begin = self.end = 0.0
         self.started = self.skipped = 0
-        self.late = 0.0
         self._link = link
         self.tally = Tally(limits=plan.limits)
         self.size = 0
         self.producer = self._open()
+        self._heard = self._due = time.monotonic()
+        self._holds: deque[tuple[float, float]] = deque()
 
     def run(self) -> Outcome:
         """Warm up, measure, wait for the last acknowledgements."""
@@ -150,18 +160,39 @@ class WritingLoop(ABC):
 
     def poll(self, seconds: float) -> None:
         """Take in acknowledgements, waited for at most so long."""
-        self.producer.poll(self._link.deadline.at_most(seconds) if seconds else 0)
+        wait = self._link.deadline.at_most(seconds) if seconds else 0.0
+        now = time.monotonic()
+        self._hold(now, now - self._heard)
+        self._due = now + wait
+        self.producer.poll(wait)
+        self._heard = time.monotonic()
+        self._hold(self._heard, self._heard - self._due)
+
+    def _hold(self, now: float, seconds: float) -> None:
+        """Note a while in which this process could not hear, nor its client send, though it should have."""
+        if seconds > self.held_s:
+            self._holds.append((now, seconds))
+            while now - self._holds[0][0] > self.plan.timeout:
+                self._holds.popleft()
+
+    def held(self, written: float, heard: float) -> float:
+        """How many seconds this process stood still while a message was to be sent, or its acknowledgement to be heard.
+
+        In between the message is the cluster's, whatever this process does.
+        """
+        if not self._holds:
+            return 0.0
+        sent, asked = written + SETTLED_S, heard - SETTLED_S
+        return sum(seconds for end, seconds in self._holds if written < end and (end - seconds < sent or asked < end))
 
     def failed(self, error: KafkaError, seconds: float | None = None) -> None:
         """Count a message that the cluster does not have, or at least did not say so."""
-        self.tally.last = time.monotonic()
         self.tally.errors[error.str().removeprefix("Message failed: ").lower()] += 1
         if seconds is not None:
             self.tally.failed.record(seconds)
 
     def never_written(self, seconds: float) -> None:
         """Count a message that waited too long for those before it."""
-        self.tally.last = time.monotonic()
         self.tally.failure("not written in time", seconds)
 
     def _is_given_up(self) -> bool:
@@ -179,21 +210,27 @@ class WritingLoop(ABC):
         }
         return self._link.producer(settings)
 
+    @abstractmethod
+    def window(self) -> tuple[float, int | None]:
+        """When the window of the rate ends (monotonic), and how many acknowledgements came in it; None for all."""
+
     def _outcome(self, cpu: float) -> Outcome:
-        ended_early = self.plan.iterations or self._is_given_up() or self.tally.lost
-        over = self.tally.last if ended_early else max(self.tally.last, self.end)
+        end, answered = self.window()
         measured = self.tally.outcome(
             started=self.started,
             skipped=self.skipped,
-            seconds=max(0.0, over - self.begin),
+            seconds=max(0.0, end - self.begin),
+            answered=answered,
+            begin=self.begin,
             cpu=cpu,
-            late_ms=self.late * 1000,
         )
         return structs.replace(measured, size=self.size)
 
 
 class ClosedWriting(WritingLoop):
     """So many messages on their way at any time."""
+
+    held_s = 0.05
 
     def __init__(self, plan: Writing, link: Link) -> None:
         super().__init__(plan, link)
@@ -204,10 +241,17 @@ class ClosedWriting(WritingLoop):
         before = len(self._fresh)
         super().poll(seconds)
         if len(self._fresh) > before:
-            self.tally.last = time.monotonic()
+            self.tally.last = now = time.monotonic()
+            if self._holds and self._holds[-1][0] > now - max(fresh := self._fresh[before:]):
+                del self._fresh[before:]
+                self.tally.took_in_doubt(fresh, [self.held(now - latency, now) for latency in fresh])
         if len(self._fresh) >= FOLD or not len(self.producer):
             self.tally.took_all(self._fresh)
             del self._fresh[:]
+
+    def window(self) -> tuple[float, int | None]:
+        """Until the last acknowledgement: what is written is only in librdkafka's queue until then."""
+        return self.tally.last, None
 
     def keep_writing(self) -> None:
         """Write a batch whenever there is room."""
@@ -261,25 +305,48 @@ class ClosedWriting(WritingLoop):
 class OpenWriting(WritingLoop):
     """Messages at a set rate, whatever becomes of them."""
 
+    held_s = TARDY_S
+
+    def __init__(self, plan: Writing, link: Link) -> None:
+        super().__init__(plan, link)
+        self._room_since = -math.inf
+        self._in_window = 0
+
+    def window(self) -> tuple[float, int | None]:
+        """The planned time, or until a threshold was lost."""
+        cut = self._is_given_up() or self.tally.lost
+        end = min(self.end, self.tally.last) if cut else self.end
+        return (end, self._in_window) if self._in_window else (self.tally.last, None)
+
     def keep_writing(self) -> None:
         """Message number n belongs to a fixed moment, whatever happened to those before it."""
-        begun = self.begin - self.plan.warm_up
-        for n in count():
+        begun, warm_up = self.begin - self.plan.warm_up, round(self.plan.warm_up * self.plan.rate)
+        counted = self.plan.iterations or round(self.plan.seconds * self.plan.rate)
+        self.begin = begun + warm_up / self.plan.rate
+        self.end = begun + (warm_up + counted) / self.plan.rate
+        for n in range(warm_up + counted):
             intended = begun + n / self.plan.rate
-            if self.is_over(intended):
+            if self._is_cut(intended):
                 return
             self._await(intended)
-            counts = intended >= self.begin
+            counts = n >= warm_up
             self.started += counts
             self.skipped += not counts
-            if self._has_room_by(intended + self.plan.timeout):
-                self.producer.produce(
-                    self.plan.topic,
-                    **next(self.messages),
-                    on_delivery=partial(self._told, intended) if counts else _nothing,
-                )
-            elif counts:
+            self._write(intended, counts=counts)
+
+    def _is_cut(self, now: float) -> bool:
+        return self._is_given_up() or (bool(self.plan.limits) and self.tally.is_lost(now - self.begin))
+
+    def _write(self, intended: float, *, counts: bool) -> None:
+        if not self._has_room_by(intended + self.plan.timeout):
+            if counts:
                 self.never_written(time.monotonic() - intended)
+            return
+        late = max(0.0, time.monotonic() - max(intended, self._room_since))
+        if counts:
+            self.tally.lateness.record(late)
+        told = partial(self._told, intended, late) if counts else self._warmed_up
+        self.producer.produce(self.plan.topic, **next(self.messages), on_delivery=told)
 
     def _await(self, moment: float) -> None:
         """Take in acknowledgements until then, and at least those that are there."""
@@ -289,24 +356,31 @@ class OpenWriting(WritingLoop):
         while wait > 0:
             self.poll(min(wait, LOOK_S))
             wait = moment - time.monotonic()
-        if self.has_room():
-            self.late = max(self.late, -wait)
 
     def _has_room_by(self, moment: float) -> bool:
+        """Wait for room; what waits for it is not the generator's to answer for."""
         while not self.has_room():
             if time.monotonic() > moment:
                 return False
             self.poll(LOOK_S)
+            self._room_since = time.monotonic()
         return True
 
-    def _told(self, intended: float, error: KafkaError | None, message: Message) -> None:
-        seconds = time.monotonic() - intended
+    def _told(self, intended: float, late: float, error: KafkaError | None, message: Message) -> None:
+        now = time.monotonic()
         if error is None:
-            self.tally.last = intended + seconds
-            self.tally.took(seconds)
+            self.tally.last = now
+            deaf = now - self._due  # of this very look, which has not ended yet
+            held = self.held(intended + late, now) + (deaf if deaf > self.held_s else 0.0)
+            self.tally.took(now - intended, late + held)
+            self._in_window += now <= self.end
             self.size += len(message)
         else:
-            self.failed(error, seconds)
+            self.failed(error, now - intended)
+
+    def _warmed_up(self, error: KafkaError | None, _message: Message) -> None:
+        """The acknowledgement of a message of the warm-up, which may come within the window."""
+        self._in_window += error is None and self.begin <= time.monotonic() <= self.end
 
 
 def _nothing(_error: KafkaError | None, _message: Message) -> None:

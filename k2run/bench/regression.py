@@ -1,102 +1,190 @@
-"""Whether the latencies of two loads differ, or only look as if they did."""
+"""Whether a load differs from earlier ones, or only as much as runs differ from each other by themselves.
+
+What one run measures varies within the run (other requests would have given another p99) and from run to run (another
+day, a busy neighbour). The second is mostly the larger part, and no single run knows it: it comes from the runs before.
+"""
 
 from __future__ import annotations
 
-import random
-from bisect import bisect_left
-from itertools import accumulate
+from math import exp, log, sqrt
+from statistics import NormalDist, fmean, linear_regression, variance
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from k2run.bench.latency import QUANTILES, counts, needed
+from k2run.bench.latency import Z95
+from k2run.bench.student import quantile, two_sided
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-DRAWS = 1000
-"""Resamples behind an interval: its ends are then good to about a tenth of its width."""
-TAILS = (0.025, 0.975)
-"""Of the 95 % interval."""
-SEED = 20260121
-"""The same two loads always give the same interval."""
+    from k2run.bench.latency import Percentile
+
+SURE = 0.05
+"""A difference that chance alone brings about more rarely than this is one."""
+SURE_OF_DRIFT = 0.01
+"""The same of a drift, which is looked for beside the difference."""
+FEWEST = 3
+"""Runs from which on their own spread is known; two figures may be alike by chance."""
+ASSUMED = 0.1
+"""Spread between runs (standard deviation, as a share) where there are fewer: what a shared machine easily shows."""
+RESOLUTION = 0.001
+"""Share by which figures differ because they are kept in three digits."""
+RATE = "rate"
+"""The figure of a load that is no latency."""
+FEWEST_FOR_DRIFT = 5
+"""Runs from which on a drift is told from chance."""
+
+
+class Sample(Struct, frozen=True, kw_only=True):
+    """A figure of one run, above 0.
+
+    Attributes:
+        value: Milliseconds, or a rate a second.
+        error: Its standard error within the run, as a share.
+    """
+
+    value: float
+    error: float
 
 
 class Change(Struct, frozen=True, kw_only=True):
-    """How a percentile changed from one load to another.
+    """How a figure changed from earlier runs to a later one.
 
     Attributes:
-        name: Which percentile: p50 …
-        before_ms: What it was.
-        after_ms: What it is.
+        name: Which figure: p50 …, or rate.
+        before: What it was, the geometric mean of several runs.
+        after: What it is.
         ratio: After over before.
-        low: Lower end of the ratio's 95 % interval, by bootstrap.
+        low: Lower end of the interval that the ratio lies in by chance alone around what was measured.
         high: Its upper end.
+        runs: Earlier runs that the spread between runs is known from.
     """
 
     name: str
-    before_ms: float
-    after_ms: float
+    before: float
+    after: float
     ratio: float
     low: float
     high: float
+    runs: int
 
     @property
     def shown(self) -> bool:
-        """Whether it is more than chance among the samples of the two loads."""
+        """Whether it is more than runs differ by themselves."""
         return self.low > 1 or self.high < 1
 
+    @property
+    def is_weak(self) -> bool:
+        """Whether the spread between runs is assumed, because there are too few of them."""
+        return self.runs < FEWEST
+
     def says(self) -> str:
-        """In words: `p99 12 % slower (8 % to 17 %)`, `p99: no difference shown (-4 % to +6 %)`."""
-        if not self.shown:
-            return f"{self.name}: no difference shown ({_percent(self.low)} to {_percent(self.high)})"
-        way = "slower" if self.ratio > 1 else "faster"
-        return f"{self.name} {_percent(self.ratio)}, {way} ({_percent(self.low)} to {_percent(self.high)})"
+        """In words: `+12 %, slower (+8 % to +17 %), beyond the spread of 8 runs`."""
+        interval = f"({percent(self.low)} to {percent(self.high)})"
+        if self.shown:
+            return f"{percent(self.ratio)}, {self._way()} {interval}, beyond {self._spread()}"
+        if self.is_weak:
+            return f"not enough runs to tell: {percent(self.ratio)} {interval} with {self._spread()}"
+        return f"no difference beyond {self._spread()} {interval}"
+
+    def _way(self) -> str:
+        if self.name == RATE:
+            return "higher" if self.ratio > 1 else "lower"
+        return "slower" if self.ratio > 1 else "faster"
+
+    def _spread(self) -> str:
+        if not self.is_weak:
+            return f"the spread of {self.runs} runs"
+        return f"the {ASSUMED:.0%} assumed between runs, {self.runs} of which {'is' if self.runs == 1 else 'are'} known"
 
 
-def changes(before: str, after: str, names: Sequence[str] = tuple(QUANTILES)) -> list[Change]:
-    """How the percentiles changed that the samples of both loads can carry.
+class Drift(Struct, frozen=True, kw_only=True):
+    """A figure that goes one way from run to run.
 
-    Each load is resampled, and the ratio of the percentiles of the two resamples taken, `DRAWS` times. A percentile of
-    a resample is the one of the samples at a rank that follows a beta distribution, so that nothing is copied. That
-    knows the spread within each load; what differs from run to run beyond it (another day, another neighbour) it
-    cannot know.
+    Attributes:
+        each: By how much it changes from one run to the next, as a ratio.
+        whole: By how much it has changed from the first of the runs to the last one.
+        runs: How many they are.
+    """
+
+    each: float
+    whole: float
+    runs: int
+
+    def says(self) -> str:
+        """In words: `drifting: +8 % a run over the last 10 runs, +100 % in all`."""
+        return f"drifting: {percent(self.each)} a run over the last {self.runs} runs, {percent(self.whole)} in all"
+
+
+def change(name: str, before: Sequence[Sample], after: Sample, spread: Sequence[Sample], *, among: int = 1) -> Change:
+    """How a figure changed, with the interval that the spread between runs leaves.
+
+    The logarithms of a figure over the runs are taken as normal; the interval is the prediction interval of one more
+    run, ȳ ± t(n-1) s √(1/m + 1) (Hahn and Meeker, Statistical Intervals, 1991, section 4.7), with s from the n runs of
+    `spread` and ȳ over the m runs of `before`. Where the later run has fewer samples than those, its larger error
+    within the run is added. With fewer runs than `FEWEST`, `ASSUMED` stands for what their spread would tell.
 
     Args:
-        before: Histogram of the earlier load, encoded.
-        after: Histogram of the later one.
-        names: Which percentiles.
+        name: Which figure.
+        before: The earlier runs that it is compared with.
+        after: The later run.
+        spread: Runs that should be alike; their spread is what runs differ by themselves.
+        among: How many figures of the load are told together: all of them hold at once in 95 of 100 cases (Bonferroni).
     """
-    one, other = _Samples(before), _Samples(after)
-    return [_change(name, one, other) for name in names if min(one.size, other.size) >= needed(QUANTILES[name])]
+    within = max(fmean(one.error**2 for one in spread), RESOLUTION**2)
+    if len(spread) < FEWEST:
+        between, far = ASSUMED**2 + within, NormalDist().inv_cdf(1 - SURE / among / 2)
+    else:
+        between = max(variance(log(one.value) for one in spread), within)
+        far = quantile(SURE / among, len(spread) - 1)
+    half = far * sqrt(between * (1 + 1 / len(before)) + max(0.0, after.error**2 - within))
+    mean = fmean(log(one.value) for one in before)
+    by = log(after.value) - mean
+    return Change(
+        name=name,
+        before=exp(mean),
+        after=after.value,
+        ratio=exp(by),
+        low=exp(by - half),
+        high=exp(by + half),
+        runs=len(spread),
+    )
 
 
-class _Samples:
-    """The samples of a histogram by their rank."""
+def drift(values: Sequence[float]) -> Drift | None:
+    """Where figures above 0, oldest first, go one way: how fast. None where chance explains it, or they are too few.
 
-    def __init__(self, histogram: str) -> None:
-        found = counts(histogram)
-        self._values = [value for value, _ in found]
-        self._ranks = list(accumulate(number for _, number in found))
-        self.size = self._ranks[-1] if found else 0
-
-    def at(self, share: float) -> float:
-        """The value below which this share of the samples lies, in milliseconds."""
-        rank = min(max(share, 0.0) * self.size, self.size)
-        return self._values[min(bisect_left(self._ranks, rank), len(self._values) - 1)]
-
-
-def _change(name: str, one: _Samples, other: _Samples) -> Change:
-    quantile, chance = QUANTILES[name], random.Random(SEED)  # noqa: S311 - statistics, not secrets
-    ratios = sorted(_resampled(other, quantile, chance) / _resampled(one, quantile, chance) for _ in range(DRAWS))
-    low, high = (ratios[round(tail * (DRAWS - 1))] for tail in TAILS)
-    before, after = one.at(quantile), other.at(quantile)
-    return Change(name=name, before_ms=before, after_ms=after, ratio=after / before, low=low, high=high)
+    A line through the logarithms, by least squares; its slope is compared with its standard error (Student's t with
+    n - 2 degrees of freedom).
+    """
+    runs = len(values)
+    if runs < FEWEST_FOR_DRIFT or min(values) <= 0:
+        return None
+    logs = [log(value) for value in values]
+    slope, start = linear_regression(range(runs), logs)
+    rest = sum((one - start - slope * at) ** 2 for at, one in enumerate(logs)) / (runs - 2)
+    error = sqrt(max(rest, RESOLUTION**2) / (runs * (runs**2 - 1) / 12))
+    if two_sided(slope / error, runs - 2) >= SURE_OF_DRIFT:
+        return None
+    return Drift(each=exp(slope), whole=exp(slope * (runs - 1)), runs=runs)
 
 
-def _resampled(samples: _Samples, quantile: float, chance: random.Random) -> float:
-    return samples.at(chance.betavariate(samples.size * quantile, samples.size * (1 - quantile) + 1))
+def sample_of(percentile: Percentile | None) -> Sample | None:
+    """A percentile as one run measured it; None where it did not.
+
+    Half its 95 % interval on the scale of logarithms is 1.96 standard errors (Woodruff, JASA 47, 1952).
+    """
+    if percentile is None or not percentile.value_ms or not percentile.low_ms or not percentile.high_ms:
+        return None
+    return Sample(value=percentile.value_ms, error=log(percentile.high_ms / percentile.low_ms) / (2 * Z95))
 
 
-def _percent(ratio: float) -> str:
+def sample_of_rate(rate: float | None, answers: int) -> Sample | None:
+    """A rate as one run measured it; its error is that of a count."""
+    return Sample(value=rate, error=1 / sqrt(answers)) if rate and answers else None
+
+
+def percent(ratio: float) -> str:
+    """A ratio as a change: `+12 %`."""
     return f"{100 * (ratio - 1):+.3g} %" if ratio != 1 else "0 %"

@@ -31,7 +31,7 @@ class Repeated:
 
 
 def repeat(once: Callable[[], int], pace: Pace, deadline: Deadline) -> Repeated:
-    """Do it once, then until the warm-up is over, then count.
+    """Do it once, then until the warm-up has ended, then count.
 
     Args:
         once: Does it and says how much it found; nothing found is an empty answer.

@@ -1,16 +1,18 @@
-"""What every load has in common once it is over: latencies, rate, errors and empty answers, each apart."""
+"""What every finished load has in common: latencies, rate, errors and empty answers, each apart."""
 
 from __future__ import annotations
 
 from typing import Any, Self
 
 from k2run.actions.action import Judged, Result
+from k2run.bench.formatting import figure, in_ms, per_second
 from k2run.bench.judging import Measure
-from k2run.bench.latency import QUANTILES, Latencies, Percentile, Spread
+from k2run.bench.latency import QUANTILES, Latencies, Percentile, Spread, decoded
 from k2run.bench.plan import Outcome
-from k2run.bench.shown import in_ms, per_second
 from k2run.errors import Unknown
 
+TOGETHER = 0.95
+"""Share of the window in which all generators have to measure, for their answers to be one rate."""
 SATURATED = 0.9
 """Share of a core from which on a generator itself is likely to be the limit."""
 
@@ -22,13 +24,22 @@ class Measured(Result, frozen=True, kw_only=True):
 
     Attributes:
         samples: Good answers: as wanted, and not empty.
-        rate: Good answers a second.
-        seconds: From the first request that counts to the last answer.
+        rate: Good answers a second within the window; None where several generators did not measure at the same
+            time, or one of them died.
+        seconds: The window of the rate: the time that was planned, or from the first request to the last one's start.
+        late_answers: Good answers that came after the window; they count as samples, not towards the rate.
         errors: Requests that failed; `errors_by_class` says how.
+        own_errors: Requests that the generator itself could not send, and how often; they say nothing of the service.
         error_ratio: Errors over all requests that count, 0 to 1.
         empty: Answers without content or rows, which are neither good nor errors.
         percentiles: Each percentile with its 95 % confidence interval.
         not_measured: Why some percentiles are missing.
+        lateness: How late the generator sent the requests; None where it cannot be late.
+        tardy: Good answers whose request was sent so late that their latency is not the service's alone.
+        generator: What is to be said of the generator where it was late; else empty.
+        overlap: Of several generators: the share of the window in which all of them measured, 0 to 1.
+        from_send: Latencies from the moment a request was really sent. A service that stands still is forgiven the
+            requests that had to wait for it, so this is no measure of what users wait.
         failed: The latencies of errors.
         histogram: All latencies of good answers (HdrHistogram V2, base64).
         thresholds: What the step promised, each judged, with its margin.
@@ -36,7 +47,7 @@ class Measured(Result, frozen=True, kw_only=True):
     """
 
     samples: int
-    rate: float
+    rate: float | None
     seconds: float
     p50_ms: float | None
     p90_ms: float | None
@@ -54,6 +65,13 @@ class Measured(Result, frozen=True, kw_only=True):
     not_measured: str
     failed: Spread
     histogram: str
+    late_answers: int = 0
+    own_errors: dict[str, int] = {}
+    lateness: Spread | None = None
+    tardy: int = 0
+    generator: str = ""
+    overlap: float = 1.0
+    from_send: Spread | None = None
     thresholds: list[Measure] = []
     load: str = ""
 
@@ -64,7 +82,13 @@ class Measured(Result, frozen=True, kw_only=True):
         Raises:
             Unknown: There was no good answer at all.
         """
-        good, failed = _spread(outcome.histogram), _spread(outcome.failed)
+        late, sent = decoded([outcome.lateness]), decoded([outcome.from_send])
+        sure = decoded([outcome.sure]) if outcome.sure else None
+        latencies = decoded([outcome.histogram])
+        generator = _late(outcome, late, len(latencies))
+        good = latencies.spread(sure=sure, late=generator)
+        failed = decoded([outcome.failed]).spread()
+        answered = good.samples if outcome.answered is None else outcome.answered
         errors = sum(outcome.errors.values())
         requests = good.samples + errors + outcome.empty
         if not good.samples:
@@ -76,7 +100,7 @@ class Measured(Result, frozen=True, kw_only=True):
         return cls(
             source=source,
             samples=good.samples,
-            rate=round(good.samples / outcome.seconds, 3) if outcome.seconds else 0.0,
+            rate=_rate(answered, outcome),
             seconds=round(outcome.seconds, 3),
             p50_ms=p50,
             p90_ms=p90,
@@ -94,6 +118,13 @@ class Measured(Result, frozen=True, kw_only=True):
             not_measured=good.not_measured,
             failed=failed,
             histogram=outcome.histogram,
+            late_answers=max(0, good.samples - answered),
+            own_errors=outcome.own_errors,
+            lateness=late.spread() if len(late) else None,
+            tardy=outcome.tardy,
+            generator=generator,
+            overlap=round(outcome.overlap, 4),
+            from_send=sent.spread() if len(sent) else None,
             **more,
         )
 
@@ -105,20 +136,44 @@ class Measured(Result, frozen=True, kw_only=True):
         """Such as `p50 5.1 ms, p99 7.9 ms (n=8,120), 812/s, no errors`."""
         bad = f"{self.errors:,} errors" if self.errors else "no errors"
         empty = f", {self.empty:,} empty" if self.empty else ""
-        shown = ", ".join(self._shown(name) for name in ("p50", "p99"))
-        return f"{shown} (n={self.samples:,}), {per_second(self.rate)}, {bad}{empty}"
+        shown = ", ".join([*(self._shown(name) for name in ("p50", "p99")), *self._longest()])
+        rate = "rate not measured" if self.rate is None else per_second(self.rate)
+        return f"{shown} (n={self.samples:,}), {rate}, {bad}{empty}{self._own()}"
+
+    def _longest(self) -> list[str]:
+        """The longest latency, where the percentiles do not tell of it: in a closed loop a stall is one sample."""
+        return []
 
     def _shown(self, name: str) -> str:
         percentile = self.percentiles[name]
+        if percentile.blurred:
+            return f"{name} not measured"
         if percentile.value_ms is None:
             return f"{name} needs {percentile.needs:,} samples"
         return f"{name} {in_ms(percentile.value_ms)}"
 
+    def _own(self) -> str:
+        """What is the generator's own, and not the service's."""
+        parts = [f"{count:,} requests not sent by the generator: {why}" for why, count in self.own_errors.items()]
+        if self.overlap < TOGETHER:
+            parts.append(f"the generators measured at once for only {self.overlap:.0%} of the time")
+        if any(percentile.blurred for percentile in self.percentiles.values()):
+            parts.append(self.generator)
+        return "".join(f", {part}" for part in parts)
 
-def _spread(encoded: str) -> Spread:
-    latencies = Latencies()
-    latencies.add([encoded])
-    return latencies.spread()
+
+def _rate(answered: int, outcome: Outcome) -> float | None:
+    if outcome.overlap < TOGETHER or outcome.missing:
+        return None
+    return round(answered / outcome.seconds, 3) if outcome.seconds else 0.0
+
+
+def _late(outcome: Outcome, late: Latencies, answers: int) -> str:
+    """Such as `the generator was late by up to 541 ms, too late for 12 % of the answers`."""
+    if not outcome.tardy:
+        return ""
+    how = f"was late by up to {in_ms(late.most * 1000)}, too late for" if len(late) else "stood still, too long for"
+    return f"the generator {how} {figure(100 * outcome.tardy / max(1, answers))} % of the answers"
 
 
 def _how(outcome: Outcome, requests: int) -> str:

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from msgspec import Struct
 
-from k2run.language.notation import Misread, Notation
 from k2run.language.problems import did_you_mean
-from k2run.language.quantities import Duration, Rate
+from k2run.language.quantities import Duration, Misread, Notation, Rate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -75,7 +74,7 @@ class Threshold(Notation):
         quantile: Of a regression, the percentile that it is about: the median unless it names another, since tails
             differ from run to run by themselves.
         operator: A key of `OPERATORS`.
-        bound: What the metric is held against.
+        bound: What the metric is compared with.
         baseline: Of a regression, what it is measured from.
     """
 
@@ -197,7 +196,7 @@ def _baseline(found: re.Match[str], metric: str, compares: str) -> str:
     if metric != REGRESSION:
         if named is not None:
             hint = f"write {found['metric']} regression < 10% vs {named}" if found["metric"] in PERCENTILES else ""
-            raise _misread(found, "baseline", "only a regression is held against a baseline", hint)
+            raise _misread(found, "baseline", "only a regression is compared with a baseline", hint)
         return ""
     if compares not in {"<", "<="}:
         raise _misread(found, "operator", "a regression has an upper bound", "write regression < 10%")

@@ -44,6 +44,9 @@ class Connection(asyncio.Protocol):
         busy: A request is under way.
         closed: It can take no request any more.
         intended: When the request under way should have started (monotonic).
+        sent: When it was sent.
+        late: How long after it could be sent the request under way was sent, in seconds.
+        doubt: How much shorter its latency might have been, had it and those before it been sent in time.
         rested: Seconds that it had been idle, after an earlier answer, before the request under way; 0 for its first.
     """
 
@@ -62,8 +65,11 @@ class Connection(asyncio.Protocol):
         "_wants_close",
         "busy",
         "closed",
+        "doubt",
         "intended",
+        "late",
         "rested",
+        "sent",
     )
 
     def __init__(self, listener: Listener, selector: StampedSelector, *, keep_body: bool) -> None:
@@ -73,7 +79,7 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self.busy = False
         self.closed = False
-        self.intended = self.rested = self._idle_since = 0.0
+        self.intended = self.sent = self.late = self.doubt = self.rested = self._idle_since = 0.0
         self._reset()
 
     def send(self, request: bytes, intended: float) -> None:
@@ -81,7 +87,8 @@ class Connection(asyncio.Protocol):
         self._reset()
         self.busy = True
         self.intended = intended
-        self.rested = time.monotonic() - self._idle_since if self._idle_since else 0.0
+        self.sent = time.monotonic()
+        self.rested = self.sent - self._idle_since if self._idle_since else 0.0
         cast("asyncio.Transport", self._transport).write(request)
 
     def is_unanswered(self) -> bool:

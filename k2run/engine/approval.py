@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 
 from k2run.actions.action import Effect
 from k2run.actions.deadline import Deadline
-from k2run.engine.attempt import Attempt
 from k2run.engine.events import Outcome
 from k2run.engine.outline import all_steps
+from k2run.engine.step_record import Attempt
 from k2run.errors import UsageError
 
 if TYPE_CHECKING:
     from k2run.engine.execution import Options
-    from k2run.engine.turn import Turn
+    from k2run.engine.step_record import Turn
     from k2run.language.model import Runbook, Step
 
 YES, NO = "yes", "no"
@@ -22,7 +22,7 @@ PATIENCE_S = 3600.0
 
 
 def check_approved(runbook: Runbook, options: Options) -> None:
-    """Refuse an unattended run whose destructive steps nobody approved.
+    """Refuse an unattended run with destructive steps that are not approved.
 
     Raises:
         UsageError: There are such steps; the message names the first.
@@ -32,13 +32,13 @@ def check_approved(runbook: Runbook, options: Options) -> None:
     for step in all_steps(runbook):
         if needs_approval(step):
             raise UsageError(
-                f"{step.place}: {step.action or 'the block'} needs approval, and nobody is there to give it",
+                f"{step.place}: {step.action or 'the block'} needs approval, and there is no operator to give it",
                 hint="give it with --yes, or say `approve: false` on the step",
             )
 
 
 def needs_approval(step: Step) -> bool:
-    """Whether somebody must approve a step: as it says, else when its action destroys something."""
+    """Whether a step needs approval: as it says, else when its action destroys something."""
     return step.effect is Effect.DESTROYS if step.approve is None else step.approve
 
 
@@ -55,5 +55,5 @@ def refusal(turn: Turn) -> Attempt | None:
     if answer is not None and answer.text == YES:
         return None
     if answer is None:
-        return Attempt(outcome=Outcome.NOT_CONFIRMED, message="nobody approved it")
+        return Attempt(outcome=Outcome.NOT_CONFIRMED, message="not approved by an operator")
     return Attempt().failing(f"not approved by {answer.by or 'the person asked'}")

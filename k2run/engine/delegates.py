@@ -5,15 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from k2run.engine.caller import Caller
+from k2run.engine.dispatch import Caller
 from k2run.engine.outline import all_steps
 from k2run.errors import UsageError
 from k2run.language.vocabulary import HARMS
-from k2run.stack.loading import load_stack
+from k2run.stack.stack import load_stack
 
 if TYPE_CHECKING:
     from k2run.language.model import Runbook
-    from k2run.stack.loading import Stack
+    from k2run.stack.stack import Stack
 
 
 def check_delegates(runbook: Runbook) -> None:

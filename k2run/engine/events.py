@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any
+from typing import Any, ClassVar
 
+import msgspec
 from msgspec import Struct
 
 
@@ -35,11 +36,21 @@ class Event(Struct, frozen=True, kw_only=True, tag_field="event", omit_defaults=
         seq: Its number in the journal, from 1.
         at: UTC time, ISO 8601.
         t: Seconds since the run started, monotonic.
+        said: The fields that may hold text from outside, in which secrets are masked; all others are structure. With
+            each stands how many levels of its keys are names that k2run or the runbook gave.
+        compared: Fields whose text is compared with others: a secret that is an ordinary word stays there.
+        kept: Fields that k2run works with again: what is a secret there is kept by reference to its source.
+        secrets: These references, by what stands for the secret: where it is read, and how it is written.
     """
+
+    said: ClassVar[dict[str, int]] = {}
+    compared: ClassVar[tuple[str, ...]] = ()
+    kept: ClassVar[dict[str, int]] = {}
 
     seq: int = 0
     at: str = ""
     t: float = 0.0
+    secrets: dict[str, tuple[str, str]] = {}
 
 
 class OutlineStep(Struct, frozen=True, kw_only=True):
@@ -80,6 +91,9 @@ class OutlineBand(Struct, frozen=True, kw_only=True):
 
 class RunStarted(Event, frozen=True, kw_only=True, tag="run_started"):
     """The run exists; nothing has been done yet."""
+
+    said: ClassVar[dict[str, int]] = {"title": 0, "owner": 0}
+    kept: ClassVar[dict[str, int]] = {"inputs": 1, "options": 2}
 
     run: str
     runbook: str
@@ -127,13 +141,21 @@ class StackChanged(Event, frozen=True, kw_only=True, tag="stack_changed"):
 class SectionStarted(Event, frozen=True, kw_only=True, tag="section_started"):
     """A section begins."""
 
+    said: ClassVar[dict[str, int]] = {"name": 0}
+
     section: str
     name: str
     within: float | None = None
 
 
 class SectionFinished(Event, frozen=True, kw_only=True, tag="section_finished"):
-    """A section is over."""
+    """A section has ended.
+
+    Attributes:
+        message: Why it failed, where that is not because of one of its steps.
+    """
+
+    said: ClassVar[dict[str, int]] = {"name": 0, "message": 0}
 
     section: str
     name: str
@@ -141,10 +163,13 @@ class SectionFinished(Event, frozen=True, kw_only=True, tag="section_finished"):
     seconds: float
     within: float | None = None
     objective: Bound | None = None
+    message: str = ""
 
 
 class StepStarted(Event, frozen=True, kw_only=True, tag="step_started"):
     """A step begins. `step` is its path, with `#n` for the n-th turn of a loop."""
+
+    said: ClassVar[dict[str, int]] = {"name": 0, "args": 1}
 
     step: str
     section: str
@@ -158,6 +183,8 @@ class StepStarted(Event, frozen=True, kw_only=True, tag="step_started"):
 class StepTried(Event, frozen=True, kw_only=True, tag="step_tried"):
     """One attempt of a step that repeats `until` something is true, and it was not."""
 
+    said: ClassVar[dict[str, int]] = {"headline": 0, "message": 0, "result": 1}
+
     step: str
     attempt: int
     headline: str = ""
@@ -166,7 +193,7 @@ class StepTried(Event, frozen=True, kw_only=True, tag="step_tried"):
 
 
 class StepFinished(Event, frozen=True, kw_only=True, tag="step_finished"):
-    """A step is over: the outcome, what was measured, and what was expected of it.
+    """A step has ended: the outcome, what was measured, and what was expected of it.
 
     Attributes:
         headline: The measured value in a few words.
@@ -177,7 +204,15 @@ class StepFinished(Event, frozen=True, kw_only=True, tag="step_finished"):
         maximum: The most it could earn.
         changed: The action may have changed the stack.
         variables: What the step set for the steps after it (`register`, `set`).
+        leap: The `stop` or `skip_section`, it or one inside of it, that left out the steps after it.
     """
+
+    said: ClassVar[dict[str, int]] = {
+        **dict.fromkeys(("name", "headline", "expected", "message", "hint"), 0),
+        "result": 1,
+        "figures": 1,
+    }
+    kept: ClassVar[dict[str, int]] = {"variables": 2, "leap": 1}
 
     step: str
     section: str
@@ -202,10 +237,27 @@ class StepFinished(Event, frozen=True, kw_only=True, tag="step_finished"):
     variables: dict[str, Any] = {}
     changed: bool = False
     ignored: bool = False
+    leap: dict[str, Any] = {}
+
+
+class ValueKept(Event, frozen=True, kw_only=True, tag="value_kept"):
+    """What a resumed run must find as the first start computed it: the items of a loop, or what `now()` gave.
+
+    Attributes:
+        of: Path of the step with the loop, or of the variable.
+    """
+
+    kept: ClassVar[dict[str, int]] = {"value": 1}
+
+    of: str
+    value: Any
 
 
 class UndoPlanned(Event, frozen=True, kw_only=True, tag="undo_planned"):
-    """On disk before the fault strikes: how to put back what it breaks."""
+    """On disk before the fault is injected: how to undo what it breaks."""
+
+    said: ClassVar[dict[str, int]] = {"says": 0}
+    kept: ClassVar[dict[str, int]] = {"args": 1}
 
     undo: str
     step: str
@@ -218,8 +270,10 @@ class FaultStruck(Event, frozen=True, kw_only=True, tag="fault_struck"):
     """The fault has happened.
 
     Attributes:
-        began: When it was let go, in seconds since the run started; the recovery clock runs from here.
+        began: When it was injected, in seconds since the run started; the recovery clock runs from here.
     """
+
+    said: ClassVar[dict[str, int]] = {"name": 0}
 
     step: str
     action: str
@@ -230,12 +284,16 @@ class FaultStruck(Event, frozen=True, kw_only=True, tag="fault_struck"):
 class UndoStarted(Event, frozen=True, kw_only=True, tag="undo_started"):
     """An undo begins."""
 
+    said: ClassVar[dict[str, int]] = {"says": 0}
+
     undo: str
     says: str
 
 
 class UndoFinished(Event, frozen=True, kw_only=True, tag="undo_finished"):
-    """An undo is over; failed ones stay pending."""
+    """An undo has ended; failed ones stay pending."""
+
+    said: ClassVar[dict[str, int]] = {"says": 0, "message": 0}
 
     undo: str
     says: str
@@ -247,6 +305,8 @@ class UndoFinished(Event, frozen=True, kw_only=True, tag="undo_finished"):
 
 class ClockStopped(Event, frozen=True, kw_only=True, tag="clock_stopped"):
     """A clock was read: time from its start, with the error that the sampling allows."""
+
+    said: ClassVar[dict[str, int]] = {"message": 0}
 
     clock: str
     seconds: float
@@ -260,6 +320,9 @@ class ClockStopped(Event, frozen=True, kw_only=True, tag="clock_stopped"):
 class Asked(Event, frozen=True, kw_only=True, tag="asked"):
     """A person is asked something."""
 
+    said: ClassVar[dict[str, int]] = {"question": 0}
+    compared: ClassVar[tuple[str, ...]] = ("choices", "default")
+
     step: str
     question: str
     choices: list[str] = []
@@ -268,7 +331,9 @@ class Asked(Event, frozen=True, kw_only=True, tag="asked"):
 
 
 class Answered(Event, frozen=True, kw_only=True, tag="answered"):
-    """The answer, and who gave it; `by` is empty when nobody was there."""
+    """The answer, and who gave it; `by` is empty without an operator."""
+
+    compared: ClassVar[tuple[str, ...]] = ("answer",)
 
     step: str
     answer: str
@@ -277,6 +342,8 @@ class Answered(Event, frozen=True, kw_only=True, tag="answered"):
 
 class Noted(Event, frozen=True, kw_only=True, tag="noted"):
     """A remark of the engine that belongs to the record."""
+
+    said: ClassVar[dict[str, int]] = {"message": 0, "hint": 0}
 
     message: str
     level: str = "info"  # info, warning, error
@@ -289,6 +356,8 @@ class Objected(Event, frozen=True, kw_only=True, tag="objective_judged"):
     Attributes:
         step: The step that it was given to; empty when it is one of the whole run.
     """
+
+    said: ClassVar[dict[str, int]] = {"objective": 0, "value": 0}
 
     objective: str
     value: str
@@ -318,14 +387,20 @@ class Scored(Event, frozen=True, kw_only=True, tag="scored"):
     Attributes:
         score: 0 to 100, over what was judged.
         coverage: The share of all points that could be judged, 0 to 1.
+        unattended: The share of the points that need no person that could be judged; None where all need one.
+        why: Why it is that band.
         missing: What would have to change for a go, most points first.
     """
+
+    said: ClassVar[dict[str, int]] = {"missing": 0, "for_a_person": 0, "not_applicable": 0}
 
     score: float
     coverage: float
     lines: list[ScoreLine]
+    unattended: float | None = None
     band: str = ""
     light: str = ""
+    why: str = ""
     go: bool | None = None
     missing: list[str] = []
     for_a_person: list[str] = []
@@ -333,11 +408,14 @@ class Scored(Event, frozen=True, kw_only=True, tag="scored"):
 
 
 class RunFinished(Event, frozen=True, kw_only=True, tag="run_finished"):
-    """The run is over.
+    """The run has ended.
 
     Attributes:
         verdict: One sentence: "go, subject to 4 items for a person".
+        partial: Only a part of the runbook was asked for, so its success says nothing of the whole.
     """
+
+    said: ClassVar[dict[str, int]] = {"verdict": 0, "reasons": 0, "pending_undos": 0}
 
     outcome: Outcome
     verdict: str
@@ -345,6 +423,7 @@ class RunFinished(Event, frozen=True, kw_only=True, tag="run_finished"):
     seconds: float
     reasons: list[str] = []
     pending_undos: list[str] = []
+    partial: bool = False
 
 
 AnyEvent = (
@@ -356,6 +435,7 @@ AnyEvent = (
     | StepStarted
     | StepTried
     | StepFinished
+    | ValueKept
     | UndoPlanned
     | FaultStruck
     | UndoStarted
@@ -368,3 +448,7 @@ AnyEvent = (
     | Scored
     | RunFinished
 )
+
+_decoder: msgspec.json.Decoder[AnyEvent] = msgspec.json.Decoder(AnyEvent)
+decode_event = _decoder.decode
+"""The event of one line of a journal; what is none is a `msgspec.DecodeError`."""

@@ -3,31 +3,80 @@
 from __future__ import annotations
 
 import threading
+import time
 from copy import copy
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-from k2run.engine.choice import steps_before
-from k2run.errors import Interrupted
+from k2run.engine.events import ValueKept
+from k2run.engine.masking import Sources, plain
+from k2run.engine.outline import steps_before
+from k2run.errors import Interrupted, K2runError
+from k2run.language.model import Kind
+from k2run.language.quantities import Duration
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from k2run.engine.caller import Caller
     from k2run.engine.delegates import Delegates
-    from k2run.engine.events import Outcome
+    from k2run.engine.dispatch import Caller
     from k2run.engine.guide import Guided
     from k2run.engine.journal import Journal
-    from k2run.engine.past import Past
+    from k2run.engine.replay import Past
+    from k2run.engine.step_record import Attempt
     from k2run.engine.undo import UndoStack
     from k2run.engine.variables import Variables
     from k2run.language.model import Runbook
-    from k2run.stack.loading import Stack
+    from k2run.stack.stack import Stack
+
+
+class Limit:
+    """The end of the time of one block or runbook.
+
+    Args:
+        seconds: How long it may take from now.
+        name: Whose it is, for people.
+    """
+
+    __slots__ = ("_at", "name", "seconds")
+
+    def __init__(self, seconds: Duration, name: str) -> None:
+        self.seconds = seconds
+        self.name = name
+        self._at = time.monotonic() + seconds
+
+    def left(self) -> float:
+        """Seconds that are left; none or less when it has passed."""
+        return self._at - time.monotonic()
+
+    @property
+    def says(self) -> str:
+        """What to tell of whatever did not end in time."""
+        return f"not done within {self.seconds}"
+
+
+class OutOfTime(K2runError):
+    """The time of what is around a step has run out; it ends what is inside, up to the owner of the limit.
+
+    Attributes:
+        limit: Which.
+    """
+
+    def __init__(self, limit: Limit) -> None:
+        super().__init__(f"{limit.says}, the limit of {limit.name!r}", hint="raise its timeout, or find what is slow")
+        self.limit = limit
+
+
+def within(limits: tuple[Limit, ...], seconds: Duration) -> Duration:
+    """A step's own time, or what is left of the time around it where that is less."""
+    return Duration(max(0.0, min([seconds, *(limit.left() for limit in limits)]))) if limits else seconds
+
 
 T = TypeVar("T")
+_NONE_LEFT = object()
 
 
 class Options(Struct, frozen=True, kw_only=True):
@@ -42,8 +91,8 @@ class Options(Struct, frozen=True, kw_only=True):
         start_at: The step (its name, id or path) at which the run begins; those before it are left out.
         check: `resolve` calls nothing, `probe` calls what only observes; "" is a real run.
         yes: Destructive steps are approved in advance.
-        guided: Somebody decides before each step.
-        attended: Somebody is there to answer.
+        guided: An operator decides before each step.
+        attended: An operator is there to answer.
         inbox: They answer from another process, through the run's folder.
         by: Who asked for it, where that is known.
         known_for: Seconds for which the failure was known before a recovery of it began; its clocks count them.
@@ -81,17 +130,25 @@ class Execution:
 
         cleanup: Set when even what runs at the end is asked to end.
         delegates: Finds other stacks.
+        sources: Where its secrets are read again.
+        nested: Runs the runbook of a step.
 
     Attributes:
+        asks_nobody: Set when the run ends before its time: there are no more prompts.
         figures: Figures recorded so far.
         facts: Names that the engine gives to every expression.
         ended_early: Why no further section is run, where that speaks against the run.
         ended_well: The same, where it does not.
+        late: Sections that were not done within their hard limits, in sentences.
+        unproven: What failed of that which was to prove a recovery; empty when nothing did.
         prefix: What stands before the paths of its steps; not empty for a runbook that a step runs.
         section: The section that this step belongs to.
         around: The execution that this step belongs to.
         before: Paths of the steps before the one at which the run begins.
         results: What the turns of the loops under way gave, by their paths.
+        failures: What a rescue may know of the steps that failed, by their paths.
+        limits: Hard limits of what is around, the outermost first.
+        tags: What its sections inherit from the step that runs its runbook.
     """
 
     def __init__(  # noqa: PLR0913 - the parts of a run meet here and nowhere else
@@ -109,7 +166,10 @@ class Execution:
         past: Past,
         cleanup: threading.Event | None = None,
         delegates: Delegates | None = None,
+        sources: Sources | None = None,
+        nested: Callable[..., Attempt],
     ) -> None:
+        self.nested = nested
         self.folder = folder
         self.runbook = runbook
         self.stack = stack
@@ -118,9 +178,10 @@ class Execution:
         self.undos = undos
         self.variables = variables
         self.options = options
-        self.stop = stop
+        self.stop = self.asks_nobody = stop
         self.cleanup = cleanup or threading.Event()
         self.delegates = delegates
+        self.sources = sources or Sources(runbook.source, runbook.home, stack, {})
         self.past = past
         self.figures = past.figures()
         self.facts = {
@@ -130,9 +191,14 @@ class Execution:
         }
         variables.know(self.facts)
         self.results: dict[str, Any] = {}
+        self.failures: dict[str, dict[str, Any]] = {}
+        self.tags: frozenset[str] = frozenset()
+        self.limits: tuple[Limit, ...] = ()
         self.first_fault = past.first_fault
         self.ended_early = ""
         self.ended_well = ""
+        self.unproven = ""
+        self.late: list[str] = []
         self.prefix = ""
         self.section = ""
         self.around: Execution | None = None
@@ -144,25 +210,49 @@ class Execution:
         self.past = past
         self.figures.clear()
         self.figures.update(past.figures())
-        self.first_fault = past.first_fault
+        if self.runbook.kind is not Kind.RECOVERY:  # what a recovery finds broken was broken before it began
+            self.first_fault = past.first_fault
+
+    def keep(self, of: str, value: T) -> T:
+        """A value as the first start of this run computed it; the journal keeps it for a resume.
+
+        Args:
+            of: Path of what it belongs to.
+            value: As it is computed now; what is no longer the same gives way to what is kept.
+        """
+        try:
+            now = plain(value)
+        except NotImplementedError:  # it has no plain form
+            return value
+        if of not in self.past.kept:
+            self.journal.record(ValueKept(of=of, value=value))
+            return value
+        known: T = self.past.kept[of]
+        return value if self.journal.same(now, known) else known
 
     def check_stop(self) -> None:
         """Raise when the run has been asked to end.
 
         Raises:
             Interrupted: It has.
+            OutOfTime: An enclosing hard limit has run out.
         """
         if self.stop.is_set():
             raise Interrupted("the run was asked to end")
+        for limit in self.limits:
+            if limit.left() <= 0:
+                raise OutOfTime(limit)
 
     def fault_began(self, at: float) -> None:
-        """A fault is let go; the first one starts the recovery clock."""
+        """A fault is injected; the first one starts the recovery clock."""
         if self.first_fault is None:
             self.first_fault = at
         if self.around is not None:
             self.around.fault_began(at)
 
-    def inside(self, runbook: Runbook, variables: Variables, path: str, section: str) -> Execution:
+    def inside(
+        self, runbook: Runbook, variables: Variables, path: str, section: str, tags: frozenset[str]
+    ) -> Execution:
         """The execution of a runbook that a step runs: the same run, with names, figures and a clock of its own.
 
         Args:
@@ -170,18 +260,19 @@ class Execution:
             variables: What its expressions see.
             path: Path of the step.
             section: Path of the step's section.
+            tags: Those of the step, with what it inherits.
         """
         child = copy(self)
         child.around, child.runbook, child.variables = self, runbook, variables
         child.prefix, child.section = f"{path}.run.", section
-        child.options = replace(self.options, tags=frozenset(), start_at="")
+        child.options, child.tags = replace(self.options, start_at=""), tags
         child.past = self.past.below(child.prefix)
         child.figures = child.past.figures()
         child.facts = {**self.facts, "figures": child.figures}
         variables.know(child.facts)
         child.first_fault = child.past.first_fault
-        child.ended_early = child.ended_well = ""
-        child.before = frozenset()
+        child.ended_early = child.ended_well = child.unproven = ""
+        child.before, child.late = frozenset(), []
         return child
 
     @property
@@ -203,8 +294,22 @@ class Execution:
     def ending(self) -> Execution:
         """The same execution for what runs although the run was asked to end."""
         last = copy(self)
-        last.stop = self.cleanup
+        last.stop, last.limits = self.cleanup, ()
+        last.around = self  # a fault in there starts the clock of this one
         return last
+
+    def limited(self, seconds: Duration, name: str) -> Execution:
+        """The same execution for what has to end within some time: its last limit is that one."""
+        inner = copy(self)
+        inner.around = self  # a fault in there starts the clock of this one
+        inner.limits = (*self.limits, Limit(seconds, name))
+        return inner
+
+    @property
+    def against(self) -> list[str]:
+        """What speaks against the run beside its steps."""
+        ended = [self.ended_early] if self.ended_early and self.ended_early not in self.late else []
+        return [*self.late, *ended]
 
     def missing(self, services: Sequence[str]) -> str:
         """Why a step that requires these services does not apply to this stack; empty when it does."""
@@ -214,41 +319,38 @@ class Execution:
                 return reason
         return ""
 
-    def debug(self, text: str) -> None:
-        """Keep a traceback beside the journal, for whoever repairs the action."""
-        with (self.folder / "debug.log").open("a") as file:
-            file.write(self.stack.redact(text) + "\n")
-
-    def each(self, turns: Sequence[T], do: Callable[[T], Outcome], *, at_once: int) -> list[Outcome]:
+    def each(self, turns: Sequence[T], do: Callable[[T], None], *, at_once: int) -> None:
         """Do something for each of several turns, one after the other or several at once.
 
         Raises:
             Exception: The first error that ended a turn, after all of them are over.
         """
-        if at_once <= 1:
-            outcomes = []
-            for turn in turns:
-                self.check_stop()
-                outcomes.append(do(turn))
-            return outcomes
-        return _at_once(turns, do, at_once)
+
+        def unless_stopped(turn: T) -> None:
+            self.check_stop()
+            do(turn)
+
+        if at_once > 1:
+            _at_once(turns, unless_stopped, at_once)
+            return
+        for turn in turns:
+            unless_stopped(turn)
 
 
-def _at_once(turns: Sequence[T], do: Callable[[T], Outcome], at_once: int) -> list[Outcome]:
-    """A few threads share the turns; results stay in the order of the turns."""
-    waiting = iter(enumerate(turns))
+def _at_once(turns: Sequence[T], do: Callable[[T], None], at_once: int) -> None:
+    """A few threads share the turns."""
+    waiting = iter(turns)
     lock = threading.Lock()
-    outcomes: dict[int, Outcome] = {}
     errors: list[BaseException] = []
 
     def work() -> None:
         while not errors:
             with lock:
-                number, turn = next(waiting, (None, None))
-            if number is None:
+                turn = next(waiting, _NONE_LEFT)
+            if turn is _NONE_LEFT:
                 return
             try:
-                outcomes[number] = do(turn)  # type: ignore[arg-type]
+                do(turn)  # type: ignore[arg-type]
             except BaseException as error:  # noqa: BLE001 - carried over to the thread that waits for all
                 errors.append(error)
 
@@ -259,4 +361,3 @@ def _at_once(turns: Sequence[T], do: Callable[[T], Outcome], at_once: int) -> li
         thread.join()
     if errors:
         raise errors[0]
-    return [outcomes[number] for number in sorted(outcomes)]

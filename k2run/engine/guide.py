@@ -1,4 +1,4 @@
-"""Somebody who leads a run step by step: asked before each step, and after one that failed."""
+"""A guide for a run: asked before each step, and after one that failed."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from k2run.actions.action import Effect
-from k2run.engine.attempt import Attempt
+from k2run.engine.builtin_actions import WORDS
 from k2run.engine.events import Noted, Outcome
 from k2run.engine.outcomes import satisfied
-from k2run.engine.turn import Turn, expected
-from k2run.engine.words import WORDS
+from k2run.engine.step_record import Attempt, Turn, expected
+from k2run.engine.wall import said
 from k2run.errors import Interrupted
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ class Move(StrEnum):
     NEXT = "next"  # do the step; after a step: go on
     SKIP = "skip"  # leave the step out
     REDO = "redo"  # before a step: do the one before it again; after a step: do it again
+    NOTE = "note"  # keep a note, and ask again
     ABORT = "abort"  # end the run: what it broke is undone
 
 
@@ -92,6 +94,7 @@ class Guided:
     def __init__(self, guide: Guide, execution: Execution) -> None:
         self._guide = guide
         self._run = execution
+        self._ending = execution.asks_nobody
         self._previous: Callable[[], Outcome] | None = None
 
     def act(self, turn: Turn, args: dict[str, Any], do: Callable[[], Outcome]) -> Outcome:
@@ -101,8 +104,11 @@ class Guided:
             Interrupted: The guide ended the run.
         """
         while True:
+            turn.run.check_stop()
+            if self._ending.is_set():  # an ending run does not prompt
+                return do()
             planned = self._planned(turn, args)
-            decision = self._heard(self._guide.before(planned, self._run.stop), planned)
+            decision = self._decided(turn, planned, self._guide.before)
             if decision.move is Move.SKIP:
                 message = f"skipped by {decision.by}" if decision.by else "skipped by hand"
                 return turn.ended(Attempt(outcome=Outcome.SKIPPED, message=message))
@@ -110,27 +116,47 @@ class Guided:
                 self._previous()
                 continue
             self._previous = do
-            return self._done(planned, do)
+            return self._done(turn, planned, do)
 
-    def _done(self, planned: Planned, do: Callable[[], Outcome]) -> Outcome:
+    def _done(self, turn: Turn, planned: Planned, do: Callable[[], Outcome]) -> Outcome:
         """Do it, and again for as long as the guide says so."""
         while True:
             outcome = do()
-            if satisfied(outcome):
-                return outcome
-            if self._heard(self._guide.after(planned, outcome, self._run.stop), planned).move is not Move.REDO:
+            if satisfied(outcome) or self._ending.is_set():
                 return outcome
 
-    def _heard(self, decision: Decision, planned: Planned) -> Decision:
-        """Keep the notes; end the run when that was decided."""
-        for note in decision.notes:
-            by = f"{decision.by}: " if decision.by else ""
-            self._run.journal.record(Noted(message=f"{by}{note}", hint=f"noted at: {planned.name}"))
-        self._run.check_stop()
-        if decision.move is Move.ABORT:
-            self._run.stop.set()
+            def ask(planned: Planned, stop: threading.Event, outcome: Outcome = outcome) -> Decision:
+                return self._guide.after(planned, outcome, stop)
+
+            if self._decided(turn, planned, ask).move is not Move.REDO:
+                return outcome
+
+    def _decided(self, turn: Turn, planned: Planned, ask: Callable[[Planned, threading.Event], Decision]) -> Decision:
+        """Ask the guide, and keep the notes; a guide that is gone (its terminal was closed) has ended the run.
+
+        Raises:
+            Interrupted: The run ends; what it runs although it ends goes on without a guide.
+        """
+        decision = Decision(move=Move.NOTE)
+        while decision.move is Move.NOTE:
+            try:
+                decision = ask(replace(planned, elapsed=self._elapsed()), self._ending)
+            except Exception as error:  # noqa: BLE001 - whatever happens to who leads, what was broken is undone
+                self._run.journal.wall.fell("the guide", error)
+                decision = Decision(move=Move.ABORT, by=f"the loss of its guide ({said(error)})")
+            for note in decision.notes:
+                by = f"{decision.by}: " if decision.by else ""
+                self._run.journal.record(Noted(message=f"{by}{note}", hint=f"noted at: {planned.name}"))
+            turn.run.check_stop()
+        if decision.move is not Move.ABORT and not self._ending.is_set():
+            return decision
+        self._ending.set()
+        if turn.run.stop is self._ending:
             raise Interrupted(f"ended by {decision.by or 'hand'} before the end of {planned.name!r}")
-        return decision
+        return Decision()  # a step of `always`: it runs, and there is no prompt for those after it
+
+    def _elapsed(self) -> float:
+        return self._run.journal.elapsed() - (self._run.first_fault or 0.0)
 
     def _planned(self, turn: Turn, args: dict[str, Any]) -> Planned:
         run, step = self._run, turn.step
@@ -145,7 +171,7 @@ class Guided:
             expected=expected(step),
             within=step.within,
             hint=step.on_failure,
-            elapsed=run.journal.elapsed() - (run.first_fault or 0.0),
+            elapsed=self._elapsed(),
             rto=run.runbook.objective.rto,
             can_redo=self._previous is not None,
         )

@@ -5,37 +5,76 @@ from __future__ import annotations
 import os
 import threading
 import time
+from contextlib import contextmanager, suppress
 from functools import lru_cache
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 from msgspec.structs import force_setattr
 
-from k2run.engine.events import AnyEvent, Event
+from k2run.engine.events import AnyEvent, Event, Noted, RunFinished, RunStarted, decode_event
+from k2run.engine.masking import masked
+from k2run.engine.wall import Wall
 from k2run.errors import JournalLost, UsageError
 from k2run.language.quantities import encode_quantity
+from k2run.owned import open_own
+from k2run.stack.redactor import Redactor
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+
+RESERVE = ".reserve"
+SIZE = 128 * 1024
+"""Bytes: the events of `always`, of some hundred undos and of the verdict, and what a started service writes."""
+
+
+class Reserve:
+    """A file in a run's folder that is nothing but room.
+
+    Args:
+        folder: The run's folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / RESERVE
+
+    def keep(self) -> None:
+        """Take the room; where there is too little, nothing is kept."""
+        try:
+            file = os.open(self._path, os.O_CREAT | os.O_WRONLY, 0o600)
+        except OSError:
+            return
+        try:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file, 0, SIZE)
+            else:
+                os.write(file, bytes(SIZE))
+        except OSError:
+            self.release()
+        finally:
+            os.close(file)
+
+    def release(self) -> None:
+        """Give the room back; nothing happens when there is none."""
+        with suppress(OSError):
+            self._path.unlink()
+
+
 JOURNAL = "journal.jsonl"
+_BLOCK = 16 * 1024
+"""Bytes that are read first from the end of a journal."""
 
 _encoder = msgspec.json.Encoder(enc_hook=encode_quantity)
-_decoder: msgspec.json.Decoder[AnyEvent] = msgspec.json.Decoder(AnyEvent)
 
 
 class Observer(Protocol):
-    """Sees every event after it is on disk. Must be quick and must not raise."""
+    """Sees every event after it is on disk. Must be quick; what it raises is kept from the run."""
 
     def see(self, event: AnyEvent) -> None:
         """Take note of an event."""
         ...
-
-
-def no_redaction(text: str) -> str:
-    """The redaction of a stack without secrets."""
-    return text
 
 
 class Journal:
@@ -44,78 +83,148 @@ class Journal:
     Args:
         folder: The run's folder; must exist.
         observers: Told of every event, in order.
-        redact: Takes secrets out of the text of an event.
+        redact: Takes secrets out of the texts of an event.
         after: The events already in the file, when a run is resumed.
+        wall: Between the run and the observers.
+        copy: Where what is durable (what has to be undone) is kept a second time.
+
+    Attributes:
+        lost: Why the run may not go on: an event could not be written, or only with the room that was kept for the end.
+        wall: Keeps what is done for people from ending the run.
+        reserve: The room that is kept for the end.
 
     Raises:
         JournalLost: The file cannot be opened.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - where it is written, and who sees it
         self,
         folder: Path,
         observers: Sequence[Observer] = (),
         *,
-        redact: Callable[[str], str] = no_redaction,
+        redact: Redactor | None = None,
         after: Sequence[AnyEvent] = (),
+        wall: Wall | None = None,
+        copy: Path | None = None,
     ) -> None:
         self.path = folder / JOURNAL
         self.lost: JournalLost | None = None
+        self.wall = wall or Wall(folder)
+        self.reserve = Reserve(folder)
+        self._copy = copy
+        self._gone = False
+        self._unbound = 0
         self._observers = observers
-        self._redact = redact
+        self._redact = redact or Redactor()
         self._lock = threading.RLock()
         self._seq = after[-1].seq if after else 0
         self._began = time.monotonic() - (after[-1].t if after else 0.0)
         try:
-            self._file = os.open(self.path, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o644)
+            self._file = open_own(self.path, os.O_CREAT | os.O_APPEND | os.O_WRONLY)
         except OSError as error:
             raise _cannot_write(self.path, error) from error
+        self.reserve.keep()
+
+    @contextmanager
+    def unbound(self) -> Iterator[None]:
+        """Meanwhile nothing is kept from being done by a journal that is lost: what ends a run goes on without it."""
+        with self._lock:
+            self._unbound += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._unbound -= 1
 
     def elapsed(self) -> float:
         """Seconds since the run started."""
         return time.monotonic() - self._began
 
-    def record(self, event: Event, *, durable: bool = False) -> None:
+    def record(self, event: Event, *, durable: bool = False, ours: bool = False) -> None:
         """Append an event; when this returns, the event is with the operating system.
 
         Args:
             event: What happened.
             durable: Also wait until it is on the disk itself (for undos: they must outlive a power cut).
+            ours: Its words are k2run's own, so an ordinary word of them stays although it is a secret.
 
         Raises:
-            JournalLost: It could not be written. Later events are shown to the observers, but not kept.
+            JournalLost: It, or one before it, could not be written, so nothing more may be begun. The observers are
+                shown the event nevertheless.
         """
         with self._lock:
             self._seq += 1
             force_setattr(event, "seq", self._seq)
             force_setattr(event, "at", _now())
             force_setattr(event, "t", round(self.elapsed(), 6))
-            line = _encoder.encode(event)
-            if self._redact is not no_redaction:
-                line = self._redact(line.decode()).encode()
-                event = _decoder.decode(line)
-            failure = self._write(line + b"\n", durable=durable)
+            event, line = self._masked(event, ours=ours)
+            if not self._gone:
+                self._keep(line + b"\n", durable=durable)
+            if durable and self._copy is not None:
+                with (
+                    suppress(OSError, UsageError),
+                    os.fdopen(open_own(self._copy, os.O_CREAT | os.O_APPEND | os.O_WRONLY), "ab") as file,
+                ):
+                    file.write(line + b"\n")
             for observer in self._observers:
-                observer.see(event)  # type: ignore[arg-type]
+                try:
+                    observer.see(event)  # type: ignore[arg-type]
+                except BaseException as error:  # noqa: BLE001 - who looks on never ends a run, not even by an exit
+                    self.wall.fell(type(observer).__name__, error)
+            for remark in self._redact.take_remarks():
+                self.record(Noted(message=remark, level="warning", hint="choose a longer secret"), ours=True)
+            failure = None if self._unbound else self.lost
         if failure is not None:
             raise failure
 
-    def _write(self, line: bytes, *, durable: bool) -> JournalLost | None:
-        """Write a whole line; the first failure is returned, later ones are known already."""
-        if self.lost is not None:
-            return None
+    def same(self, one: Any, other: Any) -> bool:
+        """Whether two plain values are the same but for secrets, which one of them may have lost in a journal."""
+        return bool(self._redact.clean(one) == self._redact.clean(other))
+
+    def _masked(self, event: Event, *, ours: bool) -> tuple[Event, bytes]:
+        """An event without secrets, and its line."""
+        line = _encoder.encode(event)
+        if not self._redact.may_be_in(line):
+            return event, line
+        made = masked(event, self._redact, ours=ours)
+        return made, (line if made is event else _encoder.encode(made))
+
+    def _keep(self, line: bytes, *, durable: bool) -> None:
+        """Write a whole line; when there is no room, with that which was kept for the end."""
         try:
-            if os.write(self._file, line) != len(line):
-                raise OSError(28, "only a part of the line fitted")  # noqa: TRY301 - the same way out as a full disk
+            self._write(line, durable=durable)
+        except OSError as error:
+            self.lost = self.lost or _cannot_write(self.path, error)
+            self.reserve.release()
+            try:
+                self._write(line, durable=durable)
+            except OSError:
+                self._gone = True
+
+    def _write(self, line: bytes, *, durable: bool) -> None:
+        """Write a whole line, or nothing.
+
+        Raises:
+            OSError: It could not be written.
+        """
+        written = 0
+        try:
+            written = os.write(self._file, line)
+            if written != len(line):
+                raise OSError(28, "No space left on device")  # noqa: TRY301 - the same way out as a full disk
             if durable:
                 os.fdatasync(self._file) if hasattr(os, "fdatasync") else os.fsync(self._file)
-        except OSError as error:
-            self.lost = _cannot_write(self.path, error)
-        return self.lost
+        except OSError:
+            with suppress(OSError):  # the part of it would stand in the middle of the file
+                os.ftruncate(self._file, os.fstat(self._file).st_size - written)
+            raise
 
     def close(self) -> None:
         """Close the file; the journal stays readable."""
-        os.close(self._file)
+        with self._lock:
+            self._gone = True  # the number of the file may be another one's from here on
+            self.reserve.release()
+            os.close(self._file)
 
 
 def _now() -> str:
@@ -146,21 +255,71 @@ def read_journal(path: Path) -> list[AnyEvent]:
         UsageError: There is no such journal, or a line in its middle cannot be read.
     """
     file = path / JOURNAL if path.is_dir() else path
+    events, unread = read_lines(path)
+    if unread:
+        raise UsageError(
+            f"{file}:{unread[0]} is not an event: the file was damaged, or changed by hand",
+            hint="`k2run undo` puts back what such a run left broken, as far as it can be known",
+        )
+    return events
+
+
+def read_lines(path: Path) -> tuple[list[AnyEvent], list[int]]:
+    """The events of a journal that can be read, and the numbers of the lines in its middle that cannot.
+
+    Raises:
+        UsageError: There is no such journal.
+    """
+    file = path / JOURNAL if path.is_dir() else path
     try:
         lines = file.read_bytes().split(b"\n")
     except OSError as error:
         raise UsageError(f"no journal at {file}", hint="`k2run history` lists the runs") from error
     events: list[AnyEvent] = []
+    unread: list[int] = []
     for number, line in enumerate(lines[:-1], start=1):
         try:
-            events.append(_decoder.decode(line))
-        except msgspec.DecodeError as error:
-            if number == len(lines) - 1:
-                break
-            raise UsageError(
-                f"{file}:{number} is not an event: {error}", hint="the file was changed by hand"
-            ) from error
-    return events
+            events.append(decode_event(line))
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            if number < len(lines) - 1:
+                unread.append(number)
+    return events, unread
+
+
+def ends_of(folder: Path) -> tuple[RunStarted | None, RunFinished | None]:
+    """The first event of a run and, if it has ended, its last one; None for what is missing or cannot be read."""
+    try:
+        with (folder / JOURNAL).open("rb") as file:
+            first = _decoded(file.readline())
+        last = next(newest_first(folder), None)
+    except OSError:
+        return None, None
+    return (first if isinstance(first, RunStarted) else None), (last if isinstance(last, RunFinished) else None)
+
+
+def newest_first(folder: Path) -> Iterator[AnyEvent]:
+    """The events of a run from the last one back, read as far as they are asked for; unreadable lines are left out.
+
+    Raises:
+        OSError: The journal cannot be read.
+    """
+    with (folder / JOURNAL).open("rb") as file:
+        position, size, rest = file.seek(0, os.SEEK_END), _BLOCK, b""
+        while position:
+            position, end = max(0, position - size), position
+            file.seek(position)
+            first, *lines = (file.read(end - position) + rest).split(b"\n")
+            yield from filter(None, map(_decoded, reversed(lines)))
+            rest = first
+            size *= 2  # a line longer than a block is not copied again and again
+        yield from filter(None, [_decoded(rest)])
+
+
+def _decoded(line: bytes) -> AnyEvent | None:
+    try:
+        return decode_event(line)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
 
 
 def cut_torn_tail(path: Path) -> None:

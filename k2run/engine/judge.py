@@ -3,22 +3,35 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
-from k2run.engine.events import Bound, Objected, Outcome, RunFinished, Scored, StepFinished
-from k2run.engine.outcomes import satisfied
+from k2run.engine.events import (
+    Answered,
+    Asked,
+    Bound,
+    ClockStopped,
+    Objected,
+    Outcome,
+    RunFinished,
+    Scored,
+    StepFinished,
+)
+from k2run.engine.outcomes import nothing_judged, satisfied, went_wrong
+from k2run.engine.outline import BEFORE, LEFT_OUT
 from k2run.engine.score import compute, latest
-from k2run.errors import ExpressionFailed, Interrupted, K2runError
+from k2run.errors import ExpressionFailed, Interrupted, JournalLost, K2runError
 from k2run.language.quantities import Duration
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from k2run.engine.events import AnyEvent
-    from k2run.language.model import Runbook
+    from k2run.language.model import Runbook, Score
 
+NO_CLOCKS: dict[str, str] = {}
 _INSIDE = re.compile(r"\.(?:block|rescue|always)\[")
 
 
@@ -55,41 +68,115 @@ def judge_run(  # noqa: PLR0913 - the end of a run looks at all of it
     """
     everything = latest(events)
     steps = [step for step in everything if ".run." not in step.step]
-    critical = [step.name for step in top_level([step for step in steps if critical_failure(step)])]
-    objectives = [] if isinstance(stopped, Interrupted) else list(judge_objectives(runbook, seconds, figures))
+    broken = top_level([step for step in steps if critical_failure(step)])
+    critical = {step.name: went_wrong(step.name, step.outcome) for step in broken}
+    not_stopped = unmet_clocks(events)
+    objectives = (
+        [] if isinstance(stopped, Interrupted) else list(judge_objectives(runbook, seconds, figures, not_stopped))
+    )
     missed = [_against(entry) for entry in objectives if entry.bound is not Bound.MET]
-    scored = compute(runbook.score, steps, critical) if runbook.score else None
+    part = part_of(runbook, everything)
+    scored = _scored(runbook, steps, events, critical) if runbook.score and not part else None
     ended = [str(stopped)] if stopped is not None and not isinstance(stopped, Interrupted) else []
     if ended:
         objectives, missed = [], []
-    failed = [f"{name} failed" for name in critical]
+    failed = [went_wrong(step.name, step.outcome) for step in broken]
     against = [
         *ended,
         *failed,
         *missed,
+        *(f"not recovered: {why}" for why in not_stopped.values() if not missed),
         *(reason for reason in reasons if reason not in failed),  # a step that ended the run is told once
         *(f"still broken: {says}" for says in pending),
     ]
     if scored is not None and scored.go is False and not critical:
-        against.append(f"score {scored.score:g} is below {runbook.score.go:g}")  # type: ignore[union-attr]
+        against += _short_of(runbook.score, scored)  # type: ignore[arg-type]
     outcome, code = _outcome(stopped, against)
+    if outcome is Outcome.PASSED and not remark and nothing_judged(everything):
+        outcome, code = Outcome.NOT_APPLICABLE, 1
+        against = [_nothing(everything)]
     return Judgement(
         objectives=objectives,
         scored=scored,
         finished=RunFinished(
             outcome=outcome,
-            verdict=_verdict(outcome, against, everything, scored, remark),
+            verdict="; ".join(filter(None, (_verdict(outcome, against, everything, scored, remark), part))),
             exit_code=code,
             seconds=round(seconds, 3),
             reasons=against,
             pending_undos=pending,
+            partial=bool(part),
         ),
     )
 
 
+def part_of(runbook: Runbook, steps: Sequence[StepFinished]) -> str:
+    """What a run of a part left out, for its verdict: a part has no score and is no go; empty for a whole run."""
+    left = (step for step in steps if step.outcome is Outcome.SKIPPED)
+    out = {step.step: step.message for step in left if step.message.startswith((BEFORE, LEFT_OUT))}
+    if not out:
+        return ""
+    whole = [step.path for section in runbook.sections for step in section.steps]
+    why = ", ".join(sorted({message.removeprefix(LEFT_OUT.removesuffix("--")) for message in out.values()}))
+    done = sum(path not in out for path in whole)
+    return f"only a part: {done} of {len(whole)} steps, the others were not checked ({why})"
+
+
+def _scored(
+    runbook: Runbook, steps: list[StepFinished], events: Sequence[AnyEvent], critical: dict[str, str]
+) -> Scored | None:
+    """The score over all steps with points: one that the run did not reach is not judged."""
+    if runbook.score is None:
+        return None
+    asked = {event.step for event in events if isinstance(event, Asked | Answered)}
+    paths = [step.step for step in steps]
+    missed = [
+        StepFinished(
+            step=step.path,
+            section=section.path,
+            name=str(step.name),
+            action=step.action,
+            outcome=Outcome.SKIPPED,
+            seconds=0.0,
+            message="not reached",
+            maximum=step.points.maximum,
+            category=step.points.category or section.category,
+        )
+        for section in runbook.sections
+        for step in section.steps
+        if step.points is not None and not any(path == step.path or path.startswith(f"{step.path}#") for path in paths)
+    ]
+    return compute(runbook.score, [*steps, *missed], critical, asked)
+
+
+def _short_of(score: Score, scored: Scored) -> list[str]:
+    """What keeps a run without critical failures from a go."""
+    value = (
+        [f"score {scored.score:g} is below {score.go:g}"] if score.go is not None and scored.score < score.go else []
+    )
+    lacking = [scored.why] if score.coverage is not None and scored.why in scored.missing else []
+    return [*value, *lacking] or ["no points were judged"]
+
+
+def _nothing(steps: Sequence[StepFinished]) -> str:
+    """Why a run has no verdict: what became of its steps instead of a check."""
+    counts = Counter(step.outcome for step in top_level(steps))
+    became = ", ".join(
+        f"{counts[outcome]} {words}"
+        for outcome, words in (
+            (Outcome.NOT_APPLICABLE, "not applicable"),
+            (Outcome.NOT_CONFIRMED, "waiting for a person"),
+            (Outcome.SKIPPED, "skipped"),
+        )
+        if counts[outcome]
+    )
+    return "nothing was checked" + (f" (steps: {became})" if became else "")
+
+
 def critical_failure(step: StepFinished) -> bool:
     """Whether this step alone fails the run."""
-    return step.severity == "critical" and not step.ignored and not satisfied(step.outcome)
+    cut_off = step.outcome is Outcome.INTERRUPTED  # the run has been ended: that speaks for itself
+    return step.severity == "critical" and not step.ignored and not satisfied(step.outcome) and not cut_off
 
 
 def top_level(steps: Sequence[StepFinished]) -> list[StepFinished]:
@@ -97,8 +184,16 @@ def top_level(steps: Sequence[StepFinished]) -> list[StepFinished]:
     return [step for step in steps if _INSIDE.search(step.step) is None]
 
 
-def judge_objectives(runbook: Runbook, seconds: float, figures: dict[str, Any]) -> list[Objected]:
-    """Hold the run against what the runbook promises."""
+def unmet_clocks(events: Sequence[AnyEvent]) -> dict[str, str]:
+    """Why the clocks of the run that did not stop by their condition did not, by their names."""
+    read = {event.clock: event.message for event in events if isinstance(event, ClockStopped) and not event.step}
+    return {clock: why for clock, why in read.items() if why}
+
+
+def judge_objectives(
+    runbook: Runbook, seconds: float, figures: dict[str, Any], not_stopped: Mapping[str, str] = NO_CLOCKS
+) -> list[Objected]:
+    """Hold the run against what the runbook promises; a clock that did not stop by its condition has missed it."""
     promised = runbook.objective
     found: list[Objected] = []
     if promised.within is not None:
@@ -108,8 +203,12 @@ def judge_objectives(runbook: Runbook, seconds: float, figures: dict[str, Any]) 
         )
     for name, limit in (("rto", promised.rto), ("rpo", promised.rpo)):
         if limit is not None:
-            found.append(_limit(name, limit, figures.get(name)))
+            found.append(_limit(name, limit, figures.get(name), not_stopped.get(name, "")))
     for expression in promised.figures:
+        open_clocks = [not_stopped[name] for name in sorted(expression.names & not_stopped.keys())]
+        if open_clocks:
+            found.append(Objected(objective=expression.text, value="; ".join(open_clocks), bound=Bound.MISSED))
+            continue
         try:
             bound = Bound.MET if expression.evaluate({**figures, "figures": figures}) else Bound.MISSED
             value = ", ".join(f"{name} = {figures[name]}" for name in sorted(expression.names & figures.keys()))
@@ -126,8 +225,10 @@ def _against(entry: Objected) -> str:
     return f"objective not measured: {entry.objective}"
 
 
-def _limit(name: str, limit: float, value: Any) -> Objected:
+def _limit(name: str, limit: float, value: Any, why_not: str = "") -> Objected:
     text = f"{name} within {limit}" if isinstance(limit, Duration) else f"{name} at most {limit:g}"
+    if why_not:
+        return Objected(objective=text, value=why_not, bound=Bound.MISSED)
     if not isinstance(value, int | float):
         return Objected(objective=text, value="not measured", bound=Bound.NOT_MEASURED)
     return Objected(objective=text, value=str(value), bound=Bound.MET if value <= limit else Bound.MISSED)
@@ -137,7 +238,7 @@ def _outcome(stopped: K2runError | None, against: list[str]) -> tuple[Outcome, i
     if isinstance(stopped, Interrupted):
         return Outcome.INTERRUPTED, Interrupted.exit_code
     if stopped is not None:
-        return Outcome.FAILED, stopped.exit_code
+        return Outcome.FAILED, 1 if isinstance(stopped, JournalLost) else stopped.exit_code
     return (Outcome.FAILED, 1) if against else (Outcome.PASSED, 0)
 
 
@@ -148,6 +249,8 @@ def _verdict(
     decides = scored is not None and scored.go is not None
     if outcome is Outcome.INTERRUPTED:
         return "interrupted"
+    if outcome is Outcome.NOT_APPLICABLE:
+        return f"not applicable: {against[0]}"
     if outcome is Outcome.FAILED:
         return f"{'no-go' if decides else 'failed'}: {'; '.join(against[:3])}" + (
             f" and {len(against) - 3} more" if len(against) > 3 else ""  # noqa: PLR2004 - three reasons fit a line

@@ -1,15 +1,19 @@
-"""The outline of a run as its first event tells it, so that every view knows what is to come."""
+"""The steps of a runbook: which there are, and which of them a run selects."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from k2run.engine.events import OutlineBand, OutlineCategory, OutlineSection, OutlineStep
+from k2run.errors import UsageError
 from k2run.language.model import Kind
+from k2run.language.problems import did_you_mean
+from k2run.language.vocabulary import RUN
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from k2run.engine.execution import Execution, Options
     from k2run.language.model import Runbook, Section, Step
 
 
@@ -74,3 +78,91 @@ def _step(step: Step, category: str) -> OutlineStep:
         points=points.maximum if points else 0.0,
         category=(points.category or category) if points else "",
     )
+
+
+ALWAYS_TAG = "always"
+
+
+def steps_before(runbook: Runbook, start_at: str) -> frozenset[str]:
+    """The paths of the steps before the one at which a run begins; steady state and `always` are never left out.
+
+    Args:
+        runbook: What is run.
+        start_at: Name, id, path or a unique part of the name of a step that stands in a section; "" begins at the top.
+
+    Raises:
+        UsageError: No step is called so, or several are.
+    """
+    if not start_at:
+        return frozenset()
+    steps = [step for section in runbook.sections for step in section.steps]
+    names = [str(step.name) for step in steps]
+    exact = [number for number, step in enumerate(steps) if start_at in {str(step.name), step.id, step.path}]
+    fitting = exact or [number for number, name in enumerate(names) if start_at.lower() in name.lower()]
+    if len(fitting) == 1:
+        return frozenset(step.path for step in steps[: fitting[0]])
+    if fitting:
+        which = "; ".join(f"{names[number]} ({steps[number].path})" for number in fitting[:5])
+        raise UsageError(f"--start-at {start_at!r} fits {len(fitting)} steps", hint=f"give the path of one: {which}")
+    hint = did_you_mean(start_at, names) or "`--list-steps` shows them"
+    raise UsageError(f"--start-at: there is no step {start_at!r} in a section of {runbook.name}", hint=hint)
+
+
+def check_tags(runbook: Runbook, options: Options) -> None:
+    """Refuse a tag that nothing has: the run would leave out everything, or nothing, and seem to have done its work.
+
+    Raises:
+        UsageError: No step, section or runbook that is run has it.
+    """
+    known = _tags(runbook) | {ALWAYS_TAG}
+    for option, tags in (("--tags", options.tags), ("--skip-tags", options.skip_tags)):
+        for tag in sorted(tags - known):
+            named = ", ".join(sorted(known - {ALWAYS_TAG}))
+            hint = did_you_mean(tag, known) or (f"its tags are {named}" if named else "it has no tags")
+            raise UsageError(f"{option}: no step of {runbook.name} has the tag {tag!r}", hint=hint)
+
+
+def _tags(runbook: Runbook) -> frozenset[str]:
+    """The tags of a runbook's sections and steps, and of the runbooks that it runs."""
+    own = (section.tags for section in runbook.sections)
+    return frozenset[str]().union(*own, *(step.tags for step in all_steps(runbook)), *map(_tags, runbook.runs.values()))
+
+
+BEFORE, LEFT_OUT = "before --start-at ", "left out by --"
+"""How the reasons begin for which a run leaves a step out; the judgement of a run knows a part by them."""
+
+
+def left_out(step: Step, inherited: frozenset[str], run: Execution) -> str:
+    """Why a run leaves a step out; empty when it does not.
+
+    Args:
+        step: The step.
+        inherited: The tags of its section, of the blocks around it, and of the step that runs its runbook.
+        run: The run.
+    """
+    options = run.options
+    if step.path in run.before:
+        return f"{BEFORE}{options.start_at}"
+    if not (options.tags or options.skip_tags):
+        return ""
+    tags = step.tags | inherited
+    if options.skip_tags & tags:
+        return f"{LEFT_OUT}skip-tags {','.join(sorted(options.skip_tags & tags))}"
+    wanted = options.tags | {ALWAYS_TAG}
+    if options.tags and not (wanted & tags or any(wanted & inner for inner in _tags_within(step, run.runbook))):
+        return f"{LEFT_OUT}tags {','.join(sorted(options.tags))}"
+    return ""
+
+
+def _tags_within(step: Step, runbook: Runbook) -> Iterator[frozenset[str]]:
+    """The tags of all that is inside of a block, or of the runbook that a step runs, however deep."""
+    for inner in (*step.block, *step.rescue, *step.always):
+        yield inner.tags
+        yield from _tags_within(inner, runbook)
+    if step.action == RUN.name:
+        book = runbook.runs.get(str(step.args.get("runbook")))
+        for section in book.sections if book else ():
+            yield section.tags
+            for inner in section.steps:
+                yield inner.tags
+                yield from _tags_within(inner, book or runbook)

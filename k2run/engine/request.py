@@ -1,4 +1,4 @@
-"""What is asked of the engine, and what a stack allows of it."""
+"""What a run is asked to do, and what its stack allows: protection, approvals, blast radius."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct, field
 
+from k2run.actions.action import Blast
 from k2run.actions.catalogue import Catalogue
 from k2run.engine.approval import check_approved
-from k2run.engine.blast import check_blast
-from k2run.engine.choice import steps_before
 from k2run.engine.delegates import check_delegates
 from k2run.engine.execution import Execution, Options
-from k2run.engine.outline import all_steps
-from k2run.engine.people import Nobody
-from k2run.engine.signals import StopRequest
-from k2run.errors import Protected
+from k2run.engine.interrupts import StopRequest
+from k2run.engine.outline import all_steps, check_tags, steps_before
+from k2run.engine.prompts import Nobody
+from k2run.errors import Protected, UsageError
+from k2run.language.problems import did_you_mean
 from k2run.language.vocabulary import HARMS
 
 if TYPE_CHECKING:
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from k2run.engine.journal import Observer
     from k2run.engine.store import Store
     from k2run.language.model import Runbook
-    from k2run.stack.loading import Stack
+    from k2run.stack.stack import Stack
+
 
 Inside = Callable[[Execution, StopRequest], None]
 
@@ -58,6 +59,7 @@ def check_allowed(request: Request) -> None:
     check_approved(request.runbook, request.options)
     check_delegates(request.runbook)
     steps_before(request.runbook, request.options.start_at)
+    check_tags(request.runbook, request.options)
     check_blast(request.runbook, request.catalogue, request.options.max_blast)
     if not request.stack.protected or request.runbook.name in request.stack.allow:
         return
@@ -66,4 +68,31 @@ def check_allowed(request: Request) -> None:
             raise Protected(
                 f"{step.place}: {step.action} {step.effect} something; the stack {request.stack.name!r} is protected",
                 hint=f"add {request.runbook.name!r} to `allow:` in {request.stack.path} if that is meant",
+            )
+
+
+def check_blast(runbook: Runbook, catalogue: Catalogue, most: str) -> None:
+    """Refuse a runbook one of whose faults reaches further than a run may.
+
+    Args:
+        runbook: What is to be run.
+        catalogue: Where its actions are found.
+        most: The `--max-blast` of the run; no limit when empty.
+
+    Raises:
+        Protected: A fault reaches further.
+        UsageError: There is no such limit.
+    """
+    if not most:
+        return
+    if most not in set(Blast):
+        raise UsageError(
+            f"a blast radius is {', '.join(Blast)}, not {most!r}", hint=did_you_mean(most, Blast) or "--max-blast data"
+        )
+    for step in all_steps(runbook):
+        action = catalogue.find(step.action) if step.action else None
+        if action is not None and action.blast is not None and action.blast.reaches_past(Blast(most)):
+            raise Protected(
+                f"{step.place}: {step.action} reaches the {action.blast}; this run may reach no further than {most}",
+                hint=f"--max-blast {action.blast} allows it",
             )

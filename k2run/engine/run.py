@@ -1,29 +1,34 @@
-"""Begins runs, goes on with them and undoes what they left, each while it holds the stack."""
+"""Starts runs, resumes them and undoes what they left, each while it holds the stack."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from k2run.actions.action import Effect
-from k2run.engine.caller import Caller
-from k2run.engine.inputs import resolve_inputs, restore_inputs
-from k2run.engine.journal import Journal, cut_torn_tail, read_journal
-from k2run.engine.lock import hold
+from k2run.actions.catalogue import Catalogue
+from k2run.engine.dispatch import Caller
+from k2run.engine.input_values import resolve_inputs, restore_inputs
+from k2run.engine.interrupts import StopRequest
+from k2run.engine.journal import JOURNAL, Journal, cut_torn_tail, read_journal
+from k2run.engine.lifecycle import play, undo_stack
+from k2run.engine.masking import Sources
 from k2run.engine.outline import all_steps
-from k2run.engine.past import ended, started
-from k2run.engine.people import Nobody
+from k2run.engine.prompts import Nobody
+from k2run.engine.replay import COMMAND, ended, since_down, started
 from k2run.engine.request import check_allowed
-from k2run.engine.signals import StopRequest
-from k2run.engine.story import play, redaction, undo_stack
-from k2run.engine.undo import pending_undos
+from k2run.engine.store import hold
+from k2run.engine.undo import leftover
 from k2run.errors import Unsettled, UsageError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from k2run.engine.events import RunFinished
+    from k2run.engine.journal import Observer
     from k2run.engine.request import Request
     from k2run.engine.store import Store
+    from k2run.engine.undo import Leftover
+    from k2run.stack.stack import Stack
 
 
 def run(request: Request) -> RunFinished:
@@ -42,7 +47,8 @@ def run(request: Request) -> RunFinished:
     folder = store.new_run(request.runbook.name, request.runbook.source, trial=bool(request.options.check))
     with StopRequest() as signals, hold(store.stack_folder(stack.name), stack.name, folder.name):
         settle_or_refuse(store, stack.name)
-        store.mark_open(stack.name, folder.name)
+        if not request.options.check:
+            store.mark_open(stack.name, folder.name)
         return play(request, folder, inputs, signals, past=())
 
 
@@ -67,7 +73,7 @@ def run_inside(request: Request, signals: StopRequest) -> RunFinished:
 
 
 def resume(request: Request, folder: Path) -> RunFinished:
-    """Go on with a run that was interrupted or died; what is still broken is undone first.
+    """Resume a run that was interrupted or died; what is still broken is undone first.
 
     Raises:
         UsageError: The run has ended.
@@ -83,8 +89,17 @@ def resume(request: Request, folder: Path) -> RunFinished:
         if other != folder:
             settle_or_refuse(store, stack.name)
         store.mark_open(stack.name, folder.name)
-        cut_torn_tail(folder / "journal.jsonl")
-        inputs = restore_inputs(request.runbook, started(past).inputs, request.options.extra, stack)
+        cut_torn_tail(folder / JOURNAL)
+        stopped = store.down_since(stack.name, past[-1].at) if past else None
+        if stopped is not None:
+            journal = Journal(folder, redact=stack.redact, after=past, copy=store.undo_copy(stack.name))
+            for event in since_down(past, stopped):
+                journal.record(event, durable=True)
+            journal.close()
+            past = read_journal(folder)
+        sources = Sources(request.runbook.source, request.runbook.home, stack, request.options.extra)
+        begun = started(sources.recalled(past[:1]))
+        inputs = restore_inputs(request.runbook, begun.inputs, request.options.extra, stack)
         return play(request, folder, inputs, signals, past=past)
 
 
@@ -94,31 +109,51 @@ def settle_or_refuse(store: Store, stack: str) -> None:
     Raises:
         Unsettled: They are; the message says what is broken.
     """
-    folder = store.open_run(stack)
-    pending = pending_undos(read_journal(folder)) if folder else []
-    if folder and pending:
-        broken = "; ".join(entry.says for entry in reversed(pending))
-        raise Unsettled(
-            f"{folder.name} ended without undoing its faults on {stack!r}; still to do: {broken}",
-            hint=f"`k2run undo` does it, `k2run resume {folder.name}` does it and goes on",
-        )
+    left = leftover(store, stack)
+    if left is None or not left:
+        return
+    if left.unknown:
+        raise Unsettled(left.unknown, hint="`k2run undo` puts back what can be known; then a run may start")
+    broken = "; ".join(entry.says for entry in left.pending)
+    raise Unsettled(
+        f"{left.run} ended without undoing its faults on {stack!r}; still to do: {broken}",
+        hint=f"`k2run undo` does it, `k2run resume {left.run}` does it and goes on",
+    )
 
 
-def undo(request: Request, folder: Path) -> list[str]:
+def undo(left: Leftover, stack: Stack, store: Store, observers: tuple[Observer, ...], sources: Sources) -> list[str]:
     """Play what a dead run left to undo.
 
+    Args:
+        left: The run, and what it left.
+        stack: The stack.
+        store: The k2run home.
+        observers: Told of what is undone.
+        sources: Where the secrets of its undos are read again.
+
     Returns:
-        What could not be undone, for people.
+        What could not be undone, or is not known, for people.
+
+    Raises:
+        StackBusy: A run holds the stack; it undoes what it broke by itself.
     """
-    store, stack = request.store, request.stack
-    with StopRequest() as signals, hold(store.stack_folder(stack.name), stack.name, f"undo of {folder.name}"):
-        cut_torn_tail(folder / "journal.jsonl")
-        events = read_journal(folder)
-        journal = Journal(folder, request.observers, redact=redaction(stack, request.runbook), after=events)
-        caller = Caller(request.catalogue, stack, lambda _step: Nobody())
-        undos = undo_stack(journal, caller, signals, events)
-        failed = undos.play_all(by="k2run undo")
+    with StopRequest() as signals, hold(store.stack_folder(stack.name), stack.name, f"undo of {left.run}"):
+        if left.folder is None:
+            store.mark_closed(left.stack)
+            return [left.unknown]
+        cut_torn_tail(left.folder / JOURNAL)
+        copy = store.undo_copy(left.stack)
+        journal = Journal(left.folder, observers, redact=stack.redact, after=left.events, copy=copy)
+        caller = Caller(Catalogue(), stack, lambda _step: Nobody())
+        events = list(left.events)
+        stopped = store.down_since(left.stack, events[-1].at) if events else None
+        if stopped is not None:
+            for event in since_down(events, stopped):
+                journal.record(event, durable=True)
+                events.append(event)
+        undos = undo_stack(journal, caller, signals, events, sources)
+        failed = undos.play_all(by=COMMAND)
         journal.close()
         if not undos:
-            store.mark_closed(stack.name)
-        return failed
+            store.mark_closed(left.stack)
+        return [*failed, *([left.unknown] if left.unknown else [])]

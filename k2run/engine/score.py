@@ -6,23 +6,30 @@ from typing import TYPE_CHECKING
 
 from k2run.engine.events import Outcome, Scored, ScoreLine, StepFinished
 from k2run.engine.outcomes import satisfied
+from k2run.engine.replay import without_tries_before
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable, Sequence
 
+    from k2run.engine.events import AnyEvent
     from k2run.language.model import Band, Category, Score
 
 
-def latest(events: Iterable[object]) -> list[StepFinished]:
-    """The last record of each step, in order of first appearance: a resumed run may have repeated some."""
+def latest(events: Sequence[AnyEvent]) -> list[StepFinished]:
+    """The last record of each step, in order of first appearance: a resumed run may have repeated some.
+
+    Of what was tried several times only the last try counts.
+    """
     finished: dict[str, StepFinished] = {}
-    for event in events:
+    for event in without_tries_before(events):
         if isinstance(event, StepFinished):
             finished[event.step] = event
     return list(finished.values())
 
 
-def compute(score: Score, steps: list[StepFinished], critical_failures: list[str]) -> Scored:
+def compute(
+    score: Score, steps: list[StepFinished], critical_failures: dict[str, str], asked: Collection[str] = ()
+) -> Scored:
     """Add up the points.
 
     A category of weight P whose steps can bring in M points, of which J were judged and E earned, brings E·P/M of
@@ -32,32 +39,72 @@ def compute(score: Score, steps: list[StepFinished], critical_failures: list[str
     Args:
         score: What the runbook declares.
         steps: How its steps ended.
-        critical_failures: Names of critical steps that failed; with any of them there is no go.
+        critical_failures: By the names of critical steps that went wrong, what is said of each; with any of them there
+            is no go.
+        asked: Paths of steps that asked a person; what was not confirmed needs one too.
     """
     lines = [_line(category, steps) for category in score.categories]
     judged = sum(line.judged for line in lines)
     total = sum(line.points for line in lines)
     value = min(100.0, 100 * sum(line.earned for line in lines) / judged) if judged else 0.0
-    band = _band(score, value, critical=bool(critical_failures))
-    go = None if score.go is None else bool(judged) and value >= score.go and not critical_failures
+    alone = [step for step in steps if step.step not in asked and step.outcome is not Outcome.NOT_CONFIRMED]
+    unattended = _share(score, steps, alone)
+    lacking = _lacking(score, unattended)
+    band, why = _banding(score, value, critical_failures, lacking)
+    go = None if score.go is None else bool(judged) and value >= score.go and not critical_failures and not lacking
     return Scored(
         score=round(value, 2),
         coverage=round(judged / total, 4) if total else 0.0,
         lines=lines,
         band=band.name if band else "",
+        unattended=None if unattended is None else round(unattended, 4),
         light="red" if critical_failures else band.light if band else "",
+        why=why,
         go=go,
-        missing=_missing(steps, critical_failures),
+        missing=[*_missing(steps, critical_failures), *([lacking] if lacking else [])],
         for_a_person=[step.name for step in steps if step.outcome is Outcome.NOT_CONFIRMED],
         not_applicable=[f"{step.name}: {step.message}" for step in steps if step.outcome is Outcome.NOT_APPLICABLE],
     )
 
 
-def _band(score: Score, value: float, *, critical: bool) -> Band | None:
-    """The band of a score; a critical failure leaves only the red ones, whatever the points say."""
-    possible = [band for band in score.bands if band.light == "red"] if critical else score.bands
-    reached = [band for band in possible if value >= band.at_least]
-    return max(reached, key=lambda band: band.at_least, default=None)
+def _banding(score: Score, value: float, critical: dict[str, str], lacking: str) -> tuple[Band | None, str]:
+    """The band of a score and why it is that one: a critical failure leaves only red ones, too little judged no green.
+
+    No points judged are no band at all.
+    """
+    by_points = _band(score.bands, value)
+    if critical:
+        first, *others = critical.values()
+        more = f" (and {len(others)} more)" if others else ""
+        red = [band for band in score.bands if band.light == "red"]
+        return _band(red, value), f"{first}{more}, which is critical"
+    if lacking:
+        return _band([band for band in score.bands if band.light != "green"], value), lacking
+    return by_points, f"{value:.4g} is at least {by_points.at_least:g}" if by_points else ""
+
+
+def _band(bands: Iterable[Band], value: float) -> Band | None:
+    return max((band for band in bands if value >= band.at_least), key=lambda band: band.at_least, default=None)
+
+
+def _share(score: Score, steps: list[StepFinished], alone: list[StepFinished]) -> float | None:
+    """How much was judged of the points that need no person, weighed by category; None where there are none."""
+    names = {category.name: category.points for category in score.categories}
+    reachable = {name: sum(step.maximum or 0 for step in steps if step.category == name) for name in names}
+    weighed = [
+        ((step.maximum or 0) * names[step.category] / reachable[step.category], step.points is not None)
+        for step in alone
+        if step.category in names and step.maximum
+    ]
+    total = sum(points for points, _ in weighed)
+    return sum(points for points, judged in weighed if judged) / total if total else None
+
+
+def _lacking(score: Score, unattended: float | None) -> str:
+    """What a go misses of the share that has to be judged; empty when nothing, or where none is declared."""
+    if score.coverage is None or unattended is None or 100 * unattended >= score.coverage:
+        return ""
+    return f"{100 * unattended:.0f} % of the points that need no person were judged, {score.coverage:g} % are needed"
 
 
 def _line(category: Category, steps: list[StepFinished]) -> ScoreLine:
@@ -73,7 +120,7 @@ def _line(category: Category, steps: list[StepFinished]) -> ScoreLine:
     )
 
 
-def _missing(steps: list[StepFinished], critical_failures: list[str]) -> list[str]:
+def _missing(steps: list[StepFinished], critical_failures: dict[str, str]) -> list[str]:
     """What would have to change for a go: critical failures first, then what lost most points."""
     lost = sorted(
         (step for step in steps if step.points is not None and (step.maximum or 0) > step.points),

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from k2run.actions.deadline import Deadline
+from k2run.engine.builtin_actions import WORDS
 from k2run.engine.events import Bound, ClockStopped, Noted, Outcome
-from k2run.engine.leaps import Leap, RunStopped
-from k2run.engine.outcomes import of_all, satisfied
+from k2run.engine.execution import Limit, OutOfTime
+from k2run.engine.outcomes import of_all, satisfied, went_wrong
 from k2run.engine.outline import ALWAYS, STEADY_AFTER, STEADY_BEFORE
-from k2run.engine.section_account import SectionAccount, bound_of
+from k2run.engine.section_events import SectionAccount, bound_of
+from k2run.engine.sequence import RunStopped, Several, weigh
+from k2run.engine.step_record import judge, observed, title
 from k2run.engine.steps import StepRunner
-from k2run.errors import ExpressionFailed
-from k2run.language.model import AfterFailure, Kind, Section, Severity, Step
+from k2run.errors import ExpressionFailed, Interrupted, K2runError
+from k2run.language.expressions import render
+from k2run.language.model import AfterFailure, Backoff, Kind, Section, Step
 from k2run.language.quantities import Duration
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from k2run.engine.execution import Execution
+    from k2run.language.model import Step
+
 
 RECOVERY_LIMIT = Duration(120)
 STEADY_PERIOD = 0.25
@@ -34,19 +41,36 @@ class SectionRunner:
     def __init__(self, execution: Execution) -> None:
         self._run = execution
         self._recovered = False
-        self._unproven = False
 
     def run_all(self) -> None:
-        """Steady state, sections, steady state again; a recovery begins where nothing is steady.
+        """Steady state, sections, steady state again, all within the hard limit of the runbook.
 
         Raises:
             Interrupted: The run was asked to end.
+            OutOfTime: A hard limit around the runbook has run out.
         """
+        run = self._run
+        if run.runbook.timeout is None:
+            self._all()
+            return
+        around, run.limits = run.limits, (*run.limits, Limit(run.runbook.timeout, run.runbook.name))
+        limit = run.limits[-1]
+        try:
+            self._all()
+        except OutOfTime as over:
+            if over.limit is not limit:
+                raise
+        finally:
+            run.limits = around
+        if limit.left() <= 0:
+            run.ended_early = f"the run was {limit.says}"
+            run.journal.record(Noted(message=run.ended_early, level="error"))
+
+    def _all(self) -> None:
+        """Steady state, sections, steady state again; a recovery begins where nothing is steady."""
         runbook = self._run.runbook
         first = () if runbook.kind is Kind.RECOVERY else runbook.steady_state
-        if first and not satisfied(self._plain_section(STEADY_BEFORE, "Steady state", first)):
-            self._run.ended_early = "the stack was not in its steady state, so nothing was broken"
-            self._run.journal.record(Noted(message=self._run.ended_early, level="error"))
+        if first and not self._is_steady(first):
             return
         for section in runbook.sections:
             self._run.check_stop()
@@ -55,6 +79,19 @@ class SectionRunner:
         if runbook.steady_state and self._run.first_fault is not None and not self._recovered:
             self._run.undos.play_all(by=self._run.runner, inside=self._run.prefix)
             self._recover(None)
+
+    def _is_steady(self, steps: Sequence[Step]) -> bool:
+        """Whether the steady state holds; a scenario whose steady state cannot be checked here breaks nothing."""
+        outcome = self._plain_section(STEADY_BEFORE, "Steady state", steps)
+        if not satisfied(outcome):
+            self._run.ended_early = "the stack was not in its steady state, so nothing was broken"
+            self._run.journal.record(Noted(message=self._run.ended_early, level="error"))
+            return False
+        if outcome is Outcome.NOT_APPLICABLE and self._run.runbook.kind is Kind.SCENARIO:
+            message = "no step of the steady state applies to this stack, so nothing was broken"
+            self._run.journal.record(Noted(message=message, level="warning"))
+            return False
+        return True
 
     def run_always(self) -> None:
         """The steps that run whatever happened."""
@@ -66,31 +103,62 @@ class SectionRunner:
         account = SectionAccount(self._run, section)
         ended = account.ended()
         if ended is not None:
-            return self._walk(section, ended)
+            if ended.message:
+                self._late(section, ended.message)
+            return self._walk(section, ended.outcome)
         account.begin()
-        outcome = Outcome.SKIPPED
-        if not self._not_needed(section):
-            outcome = self._steps(section)
-            if section.clock == "rto" and satisfied(outcome):
-                self._unproven = False
-                outcome = of_all([outcome, self._recover(section)])
-            elif not satisfied(outcome):
-                self._unproven = True
-            elif section.clock == "detect" and satisfied(outcome):
-                self._detected(section)
-        account.end(outcome)
+        late = len(self._run.late)
+        try:
+            outcome = Outcome.SKIPPED if self._not_needed(section) else self._needed(section)
+        except BaseException as error:
+            account.cut(error)
+            raise
+        account.end(outcome, "; ".join(self._run.late[late:]))
+        return outcome
+
+    def _late(self, section: Section, message: str) -> Outcome:
+        """A section was not done within its hard limit, which is a failure of its own."""
+        self._run.late.append(message)
+        if section.after_failure is AfterFailure.END_RUN:
+            self._run.ended_early = message
+        return Outcome.FAILED
+
+    def _needed(self, section: Section) -> Outcome:
+        """Run a section's steps, and the clock that stops with them."""
+        outcome = self._steps(section)
+        if not satisfied(outcome):
+            self._failed(section)
+        elif section.clock == "rto":
+            self._run.unproven = ""
+            return of_all([outcome, self._recover(section)])
+        elif section.clock == "detect":
+            self._detected(section)
         return outcome
 
     def _walk(self, section: Section, outcome: Outcome) -> Outcome:
         """Bring back what an ended section handed on; its steps are all finished, so nothing is done."""
-        self._run.variables.enter(section.vars)
-        self._recovered = self._recovered or section.clock == "rto"
+        self._enter(section)
+        proven = section.clock == "rto" and self._run.runbook.kind is not Kind.RECOVERY  # a recovery is checked again
+        self._recovered = self._recovered or proven
+        if not satisfied(outcome):
+            self._failed(section)
         return outcome if outcome is Outcome.SKIPPED else self._steps(section)
+
+    def _failed(self, section: Section) -> None:
+        """A recovery is proven by all of its sections; elsewhere the one that stops the clock is the proof."""
+        if section.clock == "rto" or self._run.runbook.kind is Kind.RECOVERY:
+            self._run.unproven = self._run.unproven or f"the section {section.name!r} failed"
+
+    def _enter(self, section: Section) -> None:
+        run = self._run
+        run.variables.enter(
+            section.vars, lambda name, value: run.keep(f"{run.prefix}{section.path}.vars.{name}", value)
+        )
 
     def _not_needed(self, section: Section) -> bool:
         """Whether the section's `when` is false; enters its variables when it is not."""
         try:
-            self._run.variables.enter(section.vars)
+            self._enter(section)
             return section.when is not None and not section.when.evaluate(self._run.variables.names())
         except ExpressionFailed as error:
             self._run.journal.record(Noted(message=error.message, hint=error.hint, level="error"))
@@ -103,48 +171,63 @@ class SectionRunner:
         missing = self._run.missing(section.requires)
         if missing:
             return of_all([runner.leave_out(step, Outcome.NOT_APPLICABLE, missing) for step in section.steps])
-        if section.parallel > 1:
-            return self._at_once(section, runner)
-        outcomes: list[Outcome] = []
-        left = ""
+        if section.timeout is None:
+            return self._in_order(section, runner, self._run, lambda _step: None)
+        run, began = self._run.limited(section.timeout, section.name), set[str]()
+        limit = run.limits[-1]
+        try:
+            outcome = self._in_order(section, StepRunner(run, section), run, lambda step: began.add(step.path))
+        except OutOfTime as over:
+            if over.limit is not limit:
+                raise
+        else:
+            if limit.left() > 0:
+                return outcome
         for step in section.steps:
-            self._run.check_stop()
-            if left:
-                runner.leave_out(step, Outcome.SKIPPED, left)
-                continue
-            try:
-                outcomes.append(weigh(step, runner.run(step)))
-            except Leap as leap:
-                left = self._leapt(leap)
-            else:
-                left = self._after(section, step, outcomes[-1])
-        return of_all(outcomes)
+            if step.path not in began:
+                runner.leave_out(step, Outcome.SKIPPED, f"not reached: the section {section.name!r} was {limit.says}")
+        return self._late(section, f"the section {section.name!r} was {limit.says}")
 
-    def _after(self, section: Section, step: Step, outcome: Outcome) -> str:
+    def _in_order(
+        self, section: Section, runner: StepRunner, run: Execution, begins: Callable[[Step], object]
+    ) -> Outcome:
+        """Run the steps of a section in order, or at once."""
+
+        def do(step: Step) -> Outcome:
+            begins(step)
+            return runner.run(step)
+
+        def leave(step: Step, why: str) -> None:
+            begins(step)
+            runner.leave_out(step, Outcome.SKIPPED, why)
+
+        several = Several(
+            run,
+            do,
+            weigh=weigh,
+            after=lambda step, outcome, was: self._after(section, step, outcome, was),
+            leave=leave,
+        )
+        outcome = several.run(section.steps, at_once=section.parallel)
+        if isinstance(several.leap, RunStopped):
+            self._stopped(several.leap)
+        return outcome
+
+    def _after(self, section: Section, step: Step, outcome: Outcome, was: Outcome) -> str:
         """Why the steps after this one are left out; empty when they are not."""
         if outcome is not Outcome.FAILED or section.after_failure is AfterFailure.CONTINUE:
             return ""
+        why = went_wrong(title(self._run, step, {}), was)
         if section.after_failure is AfterFailure.END_RUN:
-            self._run.ended_early = f"{step.name} failed"
-        return f"not reached: {step.name} failed"
+            self._run.ended_early = why
+        return f"not reached: {why}"
 
-    def _at_once(self, section: Section, runner: StepRunner) -> Outcome:
-        """Run all steps of a section at once."""
-        try:
-            return of_all(self._run.each(section.steps, runner.run, at_once=section.parallel))
-        except Leap as leap:
-            self._leapt(leap)
-            return Outcome.PASSED
-
-    def _leapt(self, leap: Leap) -> str:
-        """Why the steps that follow are left out."""
-        if not isinstance(leap, RunStopped):
-            return f"left out: {leap.because}" if leap.because else "left out by skip_section"
+    def _stopped(self, leap: RunStopped) -> None:
+        """What is left of the runbook is left out."""
         if leap.passed:
             self._run.ended_well = f"stopped: {leap.because}"
         else:
             self._run.ended_early = f"stopped: {leap.because}"
-        return f"not reached: the run was stopped: {leap.because}"
 
     def _plain_section(self, path: str, name: str, steps: Sequence[Step]) -> Outcome:
         """Run steps that belong to the runbook rather than to a section of it."""
@@ -157,11 +240,13 @@ class SectionRunner:
         if run.first_fault is None:
             return Outcome.PASSED
         objective = run.runbook.objective.rto
+        if run.past.recovered:  # an earlier part of this run has stopped it
+            return self._steady_again()
         if not run.runbook.steady_state:
             self._stop_clock(run.journal.elapsed() - run.first_fault, objective, "")
             return Outcome.PASSED
         patience = max(RECOVERY_LIMIT, 2 * (objective or 0), (section and section.within) or 0)
-        if self._unproven and run.runbook.kind is Kind.RECOVERY:
+        if run.unproven and run.runbook.kind is Kind.RECOVERY:
             patience = 0.0  # its own steps or proof failed: something else has to be done, not waited for
         give_up = run.journal.elapsed() + patience
         while True:
@@ -173,14 +258,21 @@ class SectionRunner:
                 return Outcome.FAILED
             run.stop.wait(STEADY_PERIOD)
             run.check_stop()
+        if run.unproven:
+            unproven = f"the steady state holds, but the recovery is not proven: {run.unproven}"
+            self._stop_clock(run.journal.elapsed() - run.first_fault, objective, unproven)
+            return Outcome.FAILED
         self._stop_clock(run.journal.elapsed() - run.first_fault, objective, "")
-        return self._plain_section(
-            STEADY_AFTER, "Steady state again", [_again(step) for step in run.runbook.steady_state]
-        )
+        return self._steady_again()
+
+    def _steady_again(self) -> Outcome:
+        """Look at the steady state once more, for the record."""
+        steps = [_again(step) for step in self._run.runbook.steady_state]
+        return self._plain_section(STEADY_AFTER, "Steady state again", steps) if steps else Outcome.PASSED
 
     def _holds(self) -> bool:
         """Look at the steady state once, without a record of its own."""
-        from k2run.engine.probe import holds
+        from k2run.engine.sections import holds
 
         return all(holds(self._run, step) for step in self._run.runbook.steady_state)
 
@@ -191,12 +283,14 @@ class SectionRunner:
             return
         seconds = Duration(round(run.journal.elapsed() - run.first_fault, 3))
         run.figures["detect"] = seconds
-        period = max((float(step.every or 1) for step in section.steps if step.until is not None), default=0.0)
+        period = max((_period(step) for step in section.steps if step.until is not None), default=0.0)
         run.journal.record(ClockStopped(clock="detect", seconds=float(seconds), error=period))
 
     def _stop_clock(self, seconds: float, objective: Duration | None, message: str) -> None:
+        """Read the recovery clock; with a message it did not stop by its condition, so there is no figure of it."""
         bound = Bound.MISSED if message else bound_of(objective, seconds, measured=True)
-        self._run.figures["rto"] = Duration(round(seconds, 3))
+        if not message:
+            self._run.figures["rto"] = Duration(round(seconds, 3))
         self._run.journal.record(
             ClockStopped(
                 clock="rto",
@@ -210,11 +304,9 @@ class SectionRunner:
         )
 
 
-def weigh(step: Step, outcome: Outcome) -> Outcome:
-    """A step's outcome as its section counts it: only a critical one that is not ignored can fail it."""
-    if not satisfied(outcome) and (step.ignore_failure or step.severity is not Severity.CRITICAL):
-        return Outcome.PASSED
-    return Outcome.FAILED if outcome is Outcome.UNKNOWN else outcome
+def _period(step: Step) -> float:
+    """Seconds between two looks of a repeated step, at most."""
+    return float(step.every.most if isinstance(step.every, Backoff) else step.every or 1)
 
 
 def _again(step: Step) -> Step:
@@ -222,3 +314,32 @@ def _again(step: Step) -> Step:
     from msgspec.structs import replace
 
     return replace(step, path=step.path.replace(STEADY_BEFORE, STEADY_AFTER, 1))
+
+
+LOOK = 10.0
+"""Seconds that one look may take when the step sets no `timeout`."""
+
+
+def holds(run: Execution, step: Step) -> bool:
+    """Whether the step's expectation is true right now.
+
+    Raises:
+        Interrupted: The run was asked to end.
+    """
+    deadline = Deadline(step.timeout or LOOK, run.stop)
+    try:
+        names = run.variables.names(run.variables.local(step.vars))
+        if step.when is not None and not step.when.evaluate(names):
+            return True
+        if step.requires and run.missing(step.requires):
+            return True
+        if step.action in WORDS:
+            attempt = WORDS[step.action](step.args, names, deadline)
+        else:
+            attempt = observed(run.caller.call(step.action, render(step.args, names), deadline, step=step.path))
+        expectations = (*((step.until,) if step.until else ()), *step.expect)
+        return judge(attempt, expectations, {**names, "result": attempt.result}).outcome is Outcome.PASSED
+    except Interrupted:
+        raise
+    except K2runError:
+        return False

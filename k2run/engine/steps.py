@@ -3,30 +3,31 @@
 from __future__ import annotations
 
 import time
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
 from k2run.engine.approval import needs_approval, refusal
-from k2run.engine.attempt import Attempt, judge
-from k2run.engine.caller import message_of
-from k2run.engine.choice import left_out
+from k2run.engine.builtin_actions import WORDS
+from k2run.engine.dispatch import message_of
+from k2run.engine.dry_run import is_done_anyway, resolved, unknown_yet
 from k2run.engine.events import Outcome
-from k2run.engine.leaps import LEAPS, Leap, leap_of, look
-from k2run.engine.outcomes import of_all, satisfied
-from k2run.engine.trial import is_done_anyway, resolved, unknown_yet
-from k2run.engine.trying import Trying, time_limit
-from k2run.engine.turn import Turn, title
+from k2run.engine.execution import OutOfTime, within
+from k2run.engine.outcomes import satisfied, went_wrong
+from k2run.engine.outline import left_out
+from k2run.engine.retry import Tries, Trying, judge_step, time_limit
+from k2run.engine.sequence import LEAPS, Leap, Several, leap_of, look, stronger, weigh
+from k2run.engine.step_record import UNJUDGED, Attempt, Turn, absence, failure_of, title, without_turn
 from k2run.engine.variables import loop_items
-from k2run.engine.words import WORDS
-from k2run.errors import ExpressionFailed, Interrupted, RunbookInvalid, StackInvalid, UsageError
-from k2run.language.expressions import render
-from k2run.language.model import Severity
-from k2run.language.vocabulary import RUN
+from k2run.errors import ExpressionFailed, Interrupted, JournalLost, RunbookInvalid, StackInvalid, UsageError
+from k2run.language.expressions import is_fixed, names_in, render
+from k2run.language.vocabulary import ASSERT, RUN, SET
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterator
 
+    from k2run.engine.events import StepFinished
     from k2run.engine.execution import Execution
     from k2run.language.model import Section, Step
 
@@ -37,11 +38,13 @@ class StepRunner:
     Args:
         execution: The run that they belong to.
         section: Their section.
+        tags: What they inherit from the blocks around them; from their section alone when there are none.
     """
 
-    def __init__(self, execution: Execution, section: Section) -> None:
+    def __init__(self, execution: Execution, section: Section, tags: frozenset[str] = frozenset()) -> None:
         self._run = execution
         self._section = section
+        self._tags = tags or execution.tags | section.tags
         self._told = execution.section or section.path
 
     def run(self, step: Step, path: str = "", local: dict[str, Any] | None = None) -> Outcome:
@@ -57,24 +60,77 @@ class StepRunner:
             JournalLost: The journal cannot be written any more.
         """
         path, names = path or self._run.prefix + step.path, local or {}
-        if step.delegate:
-            return self._elsewhere(step, path, names)
-        reason = left_out(step, self._section, self._run.options, self._run.before)
+        reason = left_out(step, self._tags, self._run)
         if reason:
             return self.leave_out(step, Outcome.SKIPPED, reason, path, names)
+        done = self._run.past.steps.get(path)
+        if done is not None:
+            return self._again(step, path, names, done)
+        if step.when is not None and not (step.loop is not None and _by_item(step)):
+            ended = self._not_needed(step, path, names)
+            if ended is not None:
+                return ended
+        return self._elsewhere(step, path, names) if step.delegate else self._wanted(step, path, names)
+
+    def _wanted(self, step: Step, path: str, names: dict[str, Any]) -> Outcome:
+        """Run a step that is not left out, where the stack has what it requires."""
         missing = self._run.missing(step.requires)
         if missing:
             return self.leave_out(step, Outcome.NOT_APPLICABLE, missing, path, names)
         return self._turn(step, path, names) if step.loop is None else self._loop(step, path, names)
 
     def _elsewhere(self, step: Step, path: str, names: dict[str, Any]) -> Outcome:
-        """Run a step on the stack that it is delegated to."""
+        """Run a step on the stack that it is delegated to; what it requires is required of that one."""
         try:
             other = self._run.on(step.delegate)
         except (StackInvalid, RunbookInvalid) as error:
             return self._at(step, path, names).ended(Attempt().failing(error.message, error.hint))
         names = {**names, "stack": other.stack.facts()}
-        return StepRunner(other, self._section).run(replace(step, delegate=""), path, names)
+        return StepRunner(other, self._section, self._tags)._wanted(step, path, names)  # noqa: SLF001 - the same, elsewhere
+
+    def _not_needed(self, step: Step, path: str, given: dict[str, Any]) -> Outcome | None:
+        """Record a step whose `when` is false, or cannot be evaluated; None when it is to be run."""
+        run = self._run
+        try:
+            names = run.variables.names(run.variables.local(step.vars, **given) if step.vars else given)
+            if step.when is None or step.when.evaluate(names):
+                return None
+        except ExpressionFailed as error:
+            return self._at(step, path, given).ended(self._unresolved(error))
+        return self.leave_out(step, Outcome.SKIPPED, f"not needed: {step.when.text} is false", path, given)
+
+    def _again(self, step: Step, path: str, given: dict[str, Any], done: StepFinished) -> Outcome:
+        """What an earlier part of this run has done is not repeated: what it handed on returns."""
+        run = self._run
+        why = absence(step, done)
+        if why:
+            run.variables.leave_out(str(step.register), why)
+        if not satisfied(done.outcome):
+            run.failures[without_turn(path)] = failure_of(done)
+        run.variables.register(done.variables)
+        if step.register and step.loop is not None:
+            run.results[path] = done.variables.get(step.register)
+        if step.block:
+            self._walk(step, path, given)
+        if done.leap:
+            leap = leap_of(done.leap["action"], done.leap)
+            leap.outcome = done.outcome
+            raise leap
+        return done.outcome
+
+    def _within(self, block: Step) -> StepRunner:
+        """What runs the steps of a block: they inherit its tags."""
+        return StepRunner(self._run, self._section, self._tags | block.tags) if block.tags else self
+
+    def _walk(self, step: Step, path: str, given: dict[str, Any]) -> None:
+        """Bring back what the steps of an ended block handed on: those that have a record."""
+        local = self._run.variables.local(step.vars, **given) if step.vars else given
+        for part in ("block", "rescue", "always"):
+            for number, inner in enumerate(getattr(step, part)):
+                inside = f"{path}.{part}[{number}]"
+                if {inside, f"{inside}#0"} & self._run.past.steps.keys():
+                    with suppress(Leap):
+                        self._within(step).run(inner, inside, local)
 
     def leave_out(
         self, step: Step, outcome: Outcome, message: str, path: str = "", local: dict[str, Any] | None = None
@@ -88,33 +144,42 @@ class StepRunner:
         run = self._run
         try:
             items = loop_items(step.loop, run.variables.names(names))
+            if not (step.no_log or is_fixed(step.loop)):
+                items = run.keep(path, items)
         except (ExpressionFailed, TypeError) as error:
             outcome = Outcome.SKIPPED if run.options.check else Outcome.FAILED
             return self.leave_out(step, outcome, message_of(error)[0], path, names)
+        if not items:
+            if step.register:
+                run.variables.register({step.register: []})
+            message = "the loop has no items, so nothing was checked"
+            return self.leave_out(step, Outcome.NOT_APPLICABLE, message, path, names)
         turns = [(f"{path}#{number}", {**names, step.loop_var: item}) for number, item in enumerate(items)]
-        outcome = of_all(run.each(turns, lambda turn: self._turn(step, *turn), at_once=step.parallel))
+        several: Several[tuple[str, dict[str, Any]]] = Several(
+            run,
+            lambda turn: self._turn(step, *turn),
+            leave=lambda turn, why: self.leave_out(step, Outcome.SKIPPED, why, *turn),
+        )
+        outcome = several.run(turns, at_once=step.parallel)
         if step.register:
-            run.variables.register({step.register: [run.results.pop(turn, None) for turn, _ in turns]})
-        return outcome
+            run.variables.register({step.register: [run.results.pop(turn) for turn, _ in turns]})
+        return _handing_on(several.leap, outcome)
 
     def _turn(self, step: Step, path: str, given: dict[str, Any]) -> Outcome:
         """Run a step once (or one turn of its loop), unless an earlier part of this run has done so."""
         run = self._run
-        done = run.past.steps.get(path)
-        if done is not None:
-            run.variables.register(done.variables)
-            if step.register and step.loop is not None:
-                run.results[path] = done.variables.get(step.register)
-            if step.action in LEAPS and done.outcome is Outcome.PASSED:
-                raise leap_of(step.action, done.result)
-            return done.outcome
+        if step.loop is not None:
+            done = run.past.steps.get(path)
+            if done is not None:
+                return self._again(step, path, given, done)
+            ended = None if step.when is None else self._not_needed(step, path, given)
+            if ended is not None:
+                return ended
         try:
             local = run.variables.local(step.vars, **given) if step.vars else given
-            turn = self._at(step, path, local)
-            if step.when is not None and not step.when.evaluate(run.variables.names(local)):
-                return turn.ended(Attempt(outcome=Outcome.SKIPPED, message=f"not needed: {step.when.text} is false"))
         except ExpressionFailed as error:
             return self._at(step, path, given).ended(self._unresolved(error))
+        turn = self._at(step, path, local)
         if step.block:
             return self._block(turn)
         if step.action == RUN.name:
@@ -125,8 +190,8 @@ class StepRunner:
         """Do the step's action."""
         run, step = self._run, turn.step
         try:
-            fixed = step.fixed or step.action in WORDS
-            args = step.args if fixed else render(step.args, run.variables.names(turn.local))
+            late = step.fixed or step.action in {ASSERT.name, SET.name}  # these render their own arguments
+            args = step.args if late else render(step.args, run.variables.names(turn.local))
         except ExpressionFailed as error:
             return turn.ended(self._unresolved(error))
         if run.options.check and not is_done_anyway(run, step):
@@ -141,55 +206,148 @@ class StepRunner:
 
     def _unresolved(self, error: ExpressionFailed) -> Attempt:
         """A value of the step could not be computed; before a run that may only mean that it is not known yet."""
-        return unknown_yet(error) if self._run.options.check else Attempt().failing(error.message, error.hint)
+        return unknown_yet(error) if self._run.options.check else Attempt().unresolved(error)
 
     def _do(self, turn: Turn, args: dict[str, Any]) -> Outcome:
-        """Do the action until the step is satisfied or its time is over."""
-        step, began = turn.step, time.monotonic()
-        trying = Trying(turn, args, time_limit(step))
+        """Do the action until the step is satisfied or its time has run out."""
+        run, step, began = self._run, turn.step, time.monotonic()
+        trying = Trying(turn, args, within(run.limits, time_limit(step, args)))
         turn.begun({} if step.no_log or step.action in WORDS else args, trying.limit)
-        attempt = trying.until_done()
+        with self._in_any_case(turn, began):
+            attempt = trying.until_done()
         return turn.ended(attempt, seconds=time.monotonic() - began, attempts=trying.attempts)
 
     def _block(self, turn: Turn) -> Outcome:
         """Run a block: its steps until one fails, then `rescue`, and `always` whatever happened."""
         began = time.monotonic()
         turn.begun({})
-        attempt, leap = Attempt(), None
-        try:
-            failed = self._until_failure(turn.step.block, f"{turn.path}.block", turn.local)
-            if failed is not None:
-                attempt = self._rescue(turn, failed)
-        except Leap as caught:
-            leap, attempt = caught, Attempt(headline=caught.because)
-        except Interrupted:
-            StepRunner(self._run.ending(), self._section).finish(turn)
-            raise
-        left = self.finish(turn)
-        if left is not None:
-            attempt = attempt.failing(f"{left.name} failed in `always`")
-        outcome = turn.ended(attempt, seconds=time.monotonic() - began, attempts=1)
-        if leap is not None:
-            raise leap
-        return outcome
+        with self._in_any_case(turn, began):
+            try:
+                attempt, leap, tries = self._block_and_rescue(turn)
+            except BaseException:
+                self._last(turn)
+                raise
+            last = self._last(turn)
+        if last.failed is not None:
+            attempt = attempt.failing(f"{self._says(last, turn)} in `always`")
+        leap = stronger(leap, last.leap)
+        outcome = turn.ended(attempt, seconds=time.monotonic() - began, attempts=tries, leap=leap)
+        return _handing_on(leap, outcome)
 
-    def finish(self, turn: Turn) -> Step | None:
-        """Run the `always` of a block; the step that failed in it, if one did."""
-        return self._until_failure(turn.step.always, f"{turn.path}.always", turn.local)
+    def _block_and_rescue(self, turn: Turn) -> tuple[Attempt, Leap | None, int]:
+        """The first two parts of a block: how it ended, the leap out of it, its tries; a leap leaves out the rescue."""
+        first, attempt, tries = self._first(turn)
+        if first is None:
+            known = {"name": turn.name, "step": turn.path, "message": attempt.message}
+            return *self._rescued(turn, attempt, known, None), tries
+        if first.failed is None:
+            return attempt, first.leap, tries
+        known = self._run.failures.get(f"{turn.path}.block{_place(first.failed)}", {})
+        return *self._rescued(turn, attempt, known, first.leap), tries
+
+    def _first(self, turn: Turn) -> tuple[Several[Step] | None, Attempt, int]:
+        """The steps of a block, in its last try: None where the block failed, and not by one of them."""
+        if turn.step.timeout is None:
+            tries = Tries(self._run, turn)
+            return *self._tried(turn, tries), tries.number
+        run = self._run.limited(turn.step.timeout, turn.name)
+        limit, runner, tries = run.limits[-1], StepRunner(run, self._section, self._tags), Tries(run, turn)
+        try:
+            first, attempt = runner._tried(turn, tries)
+        except OutOfTime as over:
+            if over.limit is not limit:
+                raise
+            return None, Attempt().failing(limit.says), tries.number
+        return (
+            (None, Attempt().failing(limit.says), tries.number) if limit.left() <= 0 else (first, attempt, tries.number)
+        )
+
+    def _tried(self, turn: Turn, tries: Tries) -> tuple[Several[Step] | None, Attempt]:
+        """Run the steps of a block until a try is what it is to be, or the last one."""
+        while True:
+            first = self._until_failure(turn, "block", tries.names())
+            attempt = tries.judged(_of_try(first, self._says(first, turn)))
+            why = "" if first.leap is not None else tries.another(attempt)
+            if why is not None:
+                itself = first.failed is None and first.leap is None and attempt.outcome is not first.outcome
+                said = replace(attempt, message=f"{attempt.message} ({why})") if why else attempt
+                return None if itself else first, said
+
+    def _rescued(
+        self, turn: Turn, block: Attempt, known: dict[str, Any], leap: Leap | None
+    ) -> tuple[Attempt, Leap | None]:
+        """Run the rescue of a block that failed; a leap leaves it out.
+
+        Args:
+            turn: The block's.
+            block: How its steps ended.
+            known: What the rescue knows as `failed`.
+            leap: What left the block.
+        """
+        why = block.message
+        if leap is not None or not turn.step.rescue:
+            unseen = block.outcome is Outcome.UNKNOWN
+            return replace(Attempt().failing(why), outcome=Outcome.UNKNOWN if unseen else Outcome.FAILED), leap
+        known = {"outcome": Outcome.FAILED.value, "result": None, **known}
+        again = self._until_failure(turn, "rescue", {**turn.local, "failed": known})
+        if again.failed is not None:
+            return Attempt().failing(f"{why}, and in the rescue {self._says(again, turn)}"), again.leap
+        if again.leap is not None:
+            return Attempt().failing(f"{why}, and its rescue was left: {again.leap.because}"), again.leap
+        return Attempt(headline=f"rescued: {why}"), None
+
+    def _last(self, turn: Turn) -> Several[Step]:
+        """Run the `always` of a block; like that of the runbook it goes on although the run is asked to end."""
+        runner = StepRunner(self._run.ending(), self._section, self._tags) if turn.step.always else self
+        with self._run.journal.unbound():
+            return runner._until_failure(turn, "always", turn.local)  # noqa: SLF001 - the same, at the end
 
     def _runbook(self, turn: Turn) -> Outcome:
         """Run another runbook as this step."""
-        from k2run.engine.nested import run_runbook
-
         step, began = turn.step, time.monotonic()
-        turn.begun({}, time_limit(step))
+        run = self._run if step.timeout is None else self._run.limited(step.timeout, turn.name)
+        turn.begun({}, step.timeout)
+        tries = Tries(run, turn)
+        with self._in_any_case(turn, began):
+            try:
+                attempt = self._runbook_tried(run, turn, tries)
+            except OutOfTime as over:
+                if run is self._run or over.limit is not run.limits[-1]:
+                    raise
+                attempt = Attempt().failing(over.limit.says, over.hint)
+        return turn.ended(attempt, seconds=time.monotonic() - began, attempts=tries.number)
+
+    def _runbook_tried(self, run: Execution, turn: Turn, tries: Tries) -> Attempt:
+        """Run a runbook until a try is what it is to be, or the last one."""
+        while True:
+            attempt = self._runbook_once(run, turn, tries)
+            why = tries.another(attempt)
+            if why is not None:
+                return replace(attempt, message=f"{attempt.message} ({why})") if why else attempt
+
+    def _runbook_once(self, run: Execution, turn: Turn, tries: Tries) -> Attempt:
+        """One try of a runbook, judged."""
+        step, local = turn.step, tries.names()
         try:
-            attempt = run_runbook(self._run, step, turn.path, turn.local, section=self._told)
-        except (ExpressionFailed, UsageError) as error:
-            attempt = Attempt().failing(error.message, error.hint)
-        if attempt.outcome is Outcome.PASSED and step.expect:
-            attempt = judge(attempt, step.expect, turn.names(attempt))
-        return turn.ended(attempt, seconds=time.monotonic() - began, attempts=1)
+            attempt = run.nested(run, step, turn.path, local, section=self._told, tags=self._tags)
+            if attempt.answered and attempt.outcome is Outcome.FAILED and _states_outcome(step):
+                attempt = replace(attempt, outcome=Outcome.PASSED, message="", hint="")
+            return judge_step(step, tries.judged(attempt), run.variables.names({**local, "result": attempt.result}))
+        except ExpressionFailed as error:
+            return self._unresolved(error)
+        except UsageError as error:
+            return Attempt().failing(error.message, error.hint)
+
+    @contextmanager
+    def _in_any_case(self, turn: Turn, began: float) -> Iterator[None]:
+        """What began has an end in the record, whatever leaves it."""
+        try:
+            yield
+        except BaseException as error:
+            outcome = Outcome.INTERRUPTED if isinstance(error, Interrupted) else Outcome.FAILED
+            with suppress(JournalLost):
+                turn.ended(Attempt(outcome=outcome, message=message_of(error)[0]), seconds=time.monotonic() - began)
+            raise
 
     def _leap(self, turn: Turn) -> Outcome:
         """Leave out the steps that follow, as the step says."""
@@ -198,27 +356,73 @@ class StepRunner:
             attempt = look(step.action, step.args, self._run.variables.names(turn.local))
         except ExpressionFailed as error:
             return turn.ended(Attempt().failing(error.message, error.hint))
-        turn.ended(attempt)
-        raise leap_of(step.action, attempt.result)
+        leap = leap_of(step.action, attempt.result)
+        return _handing_on(leap, turn.ended(attempt, leap=leap))
 
-    def _rescue(self, turn: Turn, failed: Step) -> Attempt:
-        if not turn.step.rescue:
-            return Attempt().failing(f"{failed.name} failed")
-        local = {**turn.local, "failed": str(failed.name)}
-        again = self._until_failure(turn.step.rescue, f"{turn.path}.rescue", local)
-        if again is None:
-            return Attempt(headline=f"rescued: {failed.name} had failed")
-        return Attempt().failing(f"{failed.name} failed, and so did the rescue: {again.name}")
+    def _until_failure(self, turn: Turn, part: str, local: dict[str, Any]) -> Several[Step]:
+        """Run the steps of a block in order, until one counts as failed or leaps; those after it leave no record."""
+        path, steps, inside = f"{turn.path}.{part}", getattr(turn.step, part), self._within(turn.step)
+        several: Several[Step] = Several(
+            self._run,
+            lambda step: inside.run(step, f"{path}{_place(step)}", local),
+            weigh=weigh,
+            after=lambda step, outcome, _was: str(step.name) if outcome is Outcome.FAILED else "",
+        )
+        several.run(steps)
+        return several
 
-    def _until_failure(self, steps: Iterable[Step], path: str, local: dict[str, Any]) -> Step | None:
-        """Run steps in order; the first critical one that fails ends them and is returned."""
-        for number, step in enumerate(steps):
-            self._run.check_stop()
-            outcome = self.run(step, f"{path}[{number}]", local)
-            if not satisfied(outcome) and step.severity is Severity.CRITICAL and not step.ignore_failure:
-                return step
-        return None
+    def _says(self, several: Several[Step], turn: Turn) -> str:
+        """What is said of the step of a block that went wrong."""
+        name = "" if several.failed is None else title(self._run, several.failed, turn.local)
+        return went_wrong(name, several.failed_as)
 
     def _at(self, step: Step, path: str, local: dict[str, Any]) -> Turn:
         name = title(self._run, step, local)
         return Turn(self._run, step, path, name, self._told, self._section.category, local)
+
+
+def _place(step: Step) -> str:
+    """A step's number in its list, as its path has it: `[2]`."""
+    return step.path[step.path.rindex("[") :]
+
+
+def _handing_on(leap: Leap | None, outcome: Outcome) -> Outcome:
+    """The outcome; or else the leap is handed on, and with it how the step ended that it leaves.
+
+    Raises:
+        Leap: There is one.
+    """
+    if leap is None:
+        return outcome
+    leap.outcome = outcome
+    raise leap
+
+
+def _of_try(first: Several[Step], says: str) -> Attempt:
+    """What one try of a block's steps came to; a block whose check could not be seen could not be checked either."""
+    if first.failed is not None:
+        outcome = Outcome.UNKNOWN if first.failed_as is Outcome.UNKNOWN else Outcome.FAILED
+        attempt = replace(Attempt().failing(says), outcome=outcome)
+    elif first.leap is not None:
+        attempt = Attempt(headline=first.leap.because)
+    elif first.outcome in UNJUDGED:
+        attempt = Attempt(outcome=first.outcome, message="nothing in it was checked")
+    else:
+        attempt = Attempt(outcome=first.outcome)
+    return replace(attempt, result={"outcome": attempt.outcome.value, "message": attempt.message})
+
+
+def _states_outcome(step: Step) -> bool:
+    """Whether the `expect` (or `until`) of a `run` speaks of `result.outcome`: it judges a runbook that failed, too."""
+    said = (*step.expect, step.until) if step.until is not None else step.expect
+    references = (each for expression in said for each in expression.syntax.references)
+    return any(each.name == "result" and each.path[:1] == ("outcome",) for each in references)
+
+
+def _by_item(step: Step) -> bool:
+    """Whether the `when` of a looped step needs the item: it is decided for each turn, else also before the loop."""
+    wanted = set(step.when.names) if step.when is not None else set()
+    for name, value in reversed(step.vars.items()):
+        if name in wanted:
+            wanted |= names_in(value)
+    return step.loop_var in wanted

@@ -6,18 +6,20 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
-from k2run.bench.shown import figure, in_ms
+from k2run.bench.baseline import NO_RUNS, Baselines, earlier
+from k2run.bench.formatting import figure, in_ms, per_second
+from k2run.bench.regression import RATE, change
 from k2run.evidence.wording import NOT_DONE, Standing, against, points, span
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from k2run.bench.regression import Change
     from k2run.engine.events import StepFinished
-    from k2run.evidence.view import RunView, StepView
+    from k2run.evidence.step_view import StepView
+    from k2run.evidence.view import RunView
 
 MUCH = 0.25
-"""Share by which the time of a step must differ to be told; single times of short steps tell nothing."""
+"""Share by which the time of a step must differ to be listed; single times of short steps vary too much."""
 MANY = 5
 """Times from which on a multiple reads better than per cent."""
 LONG = 0.1
@@ -28,7 +30,7 @@ class Row(Struct, frozen=True, kw_only=True):
     """One thing that both runs, or only one of them, have.
 
     Attributes:
-        kind: `run`, `objective`, `outcome`, `latency`, `figure` or `time`.
+        kind: `run`, `objective`, `outcome`, `latency`, `rate`, `figure` or `time`.
         one: What the first run says, with its journal line; empty when it has none.
         says: What the difference comes to; empty when there is nothing to add.
     """
@@ -40,14 +42,20 @@ class Row(Struct, frozen=True, kw_only=True):
     says: str = ""
 
 
-def compare(one: RunView, other: RunView) -> list[Row]:
-    """What differs between two runs, the verdict first."""
+def compare(one: RunView, other: RunView, runs: Baselines = NO_RUNS) -> list[Row]:
+    """What differs between two runs, the verdict first.
+
+    Args:
+        one: The earlier run.
+        other: The later one.
+        runs: Those on the first one's stack, which tell how far runs differ by themselves.
+    """
     return [
         *_whole(one, other),
         *_objectives(one, other),
         *_outcomes(one, other),
         *_figures(one, other),
-        *_latencies(one, other),
+        *_loads(one, other, runs),
         *_times(one, other),
     ]
 
@@ -76,7 +84,9 @@ def _whole(one: RunView, other: RunView) -> Iterator[Row]:
 
 
 def _verdict(view: RunView) -> str:
-    return _cited(view.finished.verdict if view.finished is not None else "did not end", view.finished)
+    if view.finished is None:
+        return "running" if view.alive else "did not end"
+    return _cited(view.finished.verdict, view.finished)
 
 
 def _objectives(one: RunView, other: RunView) -> Iterator[Row]:
@@ -142,34 +152,55 @@ def _all_figures(view: RunView) -> dict[str, tuple[float, StepFinished]]:
     }
 
 
-def _latencies(one: RunView, other: RunView) -> Iterator[Row]:
-    """Percentiles of benchmarks: a difference is shown where chance among the samples does not explain it."""
+def _loads(one: RunView, other: RunView, runs: Baselines) -> Iterator[Row]:
+    """Percentiles and rates of loads: they differ where the spread between runs does not explain it."""
     for name, a, b in _pairs(one, other):
         mine, theirs = _percentiles(a), _percentiles(b)
         common = [key for key in mine if key in theirs]
-        found = {each.name: each for each in _changes(a, b, common)}
+        if a is None or b is None or not common:
+            continue
+        told = _changes(one, other, (a, b), [*common, RATE], runs)
         for each in common:
-            change = found.get(each)
             yield Row(
                 kind="latency",
                 name=f"{name}: {each}",
-                one=_cited(_interval(mine[each]), a.finished if a else None),
-                other=_cited(_interval(theirs[each]), b.finished if b else None),
-                says=change.says().removeprefix(f"{each}:").removeprefix(each).strip() if change else "",
+                one=_cited(_interval(mine[each]), a.finished),
+                other=_cited(_interval(theirs[each]), b.finished),
+                says=told.get(each, ""),
             )
+        yield Row(
+            kind="rate",
+            name=f"{name}: {RATE}",
+            one=_cited(_rate(a), a.finished),
+            other=_cited(_rate(b), b.finished),
+            says=told.get(RATE, ""),
+        )
 
 
-def _changes(one: StepView | None, other: StepView | None, names: list[str]) -> list[Change]:
-    """The same test that judges a regression."""
-    histograms = [step.result.get("histogram") if step is not None else None for step in (one, other)]
-    if not names or not all(histograms):
-        return []
-    from k2run.bench.regression import changes
+def _changes(
+    one: RunView, other: RunView, steps: tuple[StepView, StepView], names: list[str], runs: Baselines
+) -> dict[str, str]:
+    """By figure, what its difference comes to; the same test that judges a regression, for all of a load at once."""
+    loads = {str(step.result.get("load") or "") for step in steps}
+    if len(loads) > 1:
+        return dict.fromkeys(names, "not the same load")
+    (load,) = loads
+    before, after = (
+        earlier(view.started.run, step.finished) if view.started and step.finished else None
+        for view, step in zip((one, other), steps, strict=True)
+    )
+    if before is None or after is None:
+        return {}
+    spread = runs.at(steps[0].path).beside([before], load, before=after.run) if load else [before]
+    pairs = {name: (before.sample(name), after.sample(name)) for name in names}
+    known = {name: (a, b) for name, (a, b) in pairs.items() if a is not None and b is not None}
+    alike = {name: [each for run in spread if (each := run.sample(name))] for name in known}
+    return {name: change(name, [a], b, alike[name], among=len(known)).says() for name, (a, b) in known.items()}
 
-    try:
-        return changes(str(histograms[0]), str(histograms[1]), names)
-    except Exception:  # noqa: BLE001 - whatever a decoder makes of a damaged text, the rest can still be compared
-        return []
+
+def _rate(step: StepView) -> str:
+    rate = step.result.get("rate")
+    return "not measured" if rate is None else per_second(rate, 4)
 
 
 def _percentiles(step: StepView | None) -> dict[str, Any]:

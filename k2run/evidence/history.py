@@ -14,26 +14,33 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
+from k2run.atomic_write import drafted
 from k2run.engine.journal import JOURNAL
+from k2run.engine.store import running
 from k2run.errors import UsageError
-from k2run.evidence.harvest import MEASURE_COLUMNS, RUN_COLUMNS, harvest
 from k2run.language.problems import did_you_mean
-from k2run.whole_file import drafted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
+    from duckdb import DuckDBPyConnection
+
 MOST_PIECES = 24
 """Files in the cache from which on they are put together: each new run adds one."""
 OF_STEPS = frozenset({"step", "result"})
 """Kinds of metric that every step brings along; the others were declared as worth keeping."""
+RUN_COLUMNS = (
+    "run, stamp, began, name, title, kind, stack, owner, outcome, verdict, exit_code, seconds, score, coverage, band"
+)
+MEASURE_COLUMNS = "run, stamp, metric, value, seq, kind"
 _TABLES = {"runs": RUN_COLUMNS, "measures": MEASURE_COLUMNS}
 
 
 class PastRun(Struct, frozen=True, kw_only=True):
-    """A run, as the history lists it; `outcome` is empty and `seconds` None when it did not end."""
+    """A run, as the history lists it; `outcome` is empty and `seconds` None while it has not ended."""
 
     run: str
     began: str
@@ -84,12 +91,13 @@ class History:
     def __init__(self, home: Path) -> None:
         import duckdb
 
+        self._home = home
         self._runs_folder = home / "runs"
         self._cache = home / "cache" / "history"
         self._database = duckdb.connect()
         try:
             self._refresh()
-        except duckdb.Error:  # a broken cache is no loss
+        except duckdb.Error:  # the cache can be made again
             shutil.rmtree(self._cache, ignore_errors=True)
             self._refresh()
 
@@ -97,7 +105,14 @@ class History:
         """The newest runs, oldest first."""
         columns = ", ".join(PastRun.__struct_fields__)
         query = f"select {columns} from runs where {_narrowed(name, stack)} order by run desc limit {int(last)}"  # noqa: S608 - columns of this module
-        return list(reversed(self._ask(query, PastRun, {"name": name, "stack": stack})))
+        found = reversed(self._ask(query, PastRun, {"name": name, "stack": stack}))
+        under_way = running(self._home)
+        return [replace(run, verdict="running") if run.run in under_way and not run.outcome else run for run in found]
+
+    def known(self) -> tuple[set[str], set[str]]:
+        """The names of the runbooks that were run, and of the stacks they ran on."""
+        pairs = self._database.execute("select distinct name, stack from runs").fetchall()
+        return {name for name, _ in pairs}, {stack for _, stack in pairs}
 
     def metrics(self, *, name: str = "", stack: str = "") -> list[Metric]:
         """Everything that was ever measured: figures and clocks first, the times of steps and their results last."""
@@ -113,7 +128,7 @@ class History:
         """What the runs measured of one metric, oldest first.
 
         Args:
-            metric: Its name, as `metrics` tells it.
+            metric: Its name, as `metrics` lists it.
             name: Only runs of this runbook.
             stack: Only runs on this stack.
             last: Only the newest so many; 0 for all.
@@ -142,9 +157,9 @@ class History:
                 return only[0]
         if fitting:
             shown = "; ".join(fitting[:8]) + (f"; and {len(fitting) - 8} more" if len(fitting) > 8 else "")  # noqa: PLR2004 - as many as fit a screen
-            raise UsageError(f"{metric!r} fits {len(fitting)} metrics", hint=f"say which: {shown}")
+            raise UsageError(f"{metric!r} matches {len(fitting)} metrics", hint=f"choose one: {shown}")
         hint = did_you_mean(metric, known) or "`k2run trend` without a metric lists them"
-        raise UsageError(f"no run measured {metric!r}", hint=hint)
+        raise UsageError(f"no run has measured {metric!r}", hint=hint)
 
     def arrow(self, table: str) -> Any:
         """One of the tables `runs` and `measures`, as Arrow; only runs that have ended.
@@ -206,7 +221,7 @@ class History:
             self._database.execute(f"create or replace temp view {table} as {rows}")
 
     def _keep(self) -> bool:
-        """Keep what was found for the next time; a place that cannot be written is no reason to fail."""
+        """Write what was found to the cache; returns False when it cannot be written."""
         piece = self._cache / f"{token_hex(6)}.runs.parquet"
         try:
             self._cache.mkdir(parents=True, exist_ok=True)
@@ -271,3 +286,83 @@ def _duckdb_error() -> type[Exception]:
 def _narrowed(name: str, stack: str) -> str:
     parts = ["runs.name = $name" if name else "", "runs.stack = $stack" if stack else ""]
     return " and ".join(part for part in parts if part) or "true"
+
+
+_EVENTS = ("run_started", "run_finished", "scored", "clock_stopped", "step_finished", "section_finished")
+_SHAPE = (
+    '{"event":"VARCHAR","seq":"INTEGER","at":"VARCHAR","name":"VARCHAR","title":"VARCHAR","kind":"VARCHAR",'
+    '"stack":"VARCHAR","owner":"VARCHAR","outcome":"VARCHAR","verdict":"VARCHAR","exit_code":"INTEGER",'
+    '"seconds":"DOUBLE","score":"DOUBLE","coverage":"DOUBLE","band":"VARCHAR","clock":"VARCHAR",'
+    '"message":"VARCHAR","figures":"JSON","result":"JSON","lines":"JSON"}'
+)
+# A torn last line is not an event yet; the engine leaves it out, too.
+_LINES = f"""
+create or replace temp table lines as
+select stamps.run as run, stamps.stamp as stamp, from_json(json, '{_SHAPE}') as e
+from read_ndjson_objects($files, filename = true, ignore_errors = true) as journal
+join stamps on stamps.file = journal.filename
+where regexp_matches(json::varchar, '^[{{]"event":"({"|".join(_EVENTS)})"')
+"""  # noqa: S608 - constants of this module
+_RUNS = """
+create or replace temp table new_runs as
+with started as (select run, stamp, arg_min(e, e.seq) as e from lines where e.event = 'run_started' group by all),
+finished as (select run, arg_max(e, e.seq) as e from lines where e.event = 'run_finished' group by all),
+scored as (select run, arg_max(e, e.seq) as e from lines where e.event = 'scored' group by all)
+select run, stamp, started.e."at" as began, started.e.name as name, coalesce(started.e.title, '') as title,
+    started.e.kind as kind, started.e.stack as stack, coalesce(started.e.owner, '') as owner,
+    coalesce(finished.e.outcome, '') as outcome, coalesce(finished.e.verdict, 'did not end') as verdict,
+    finished.e.exit_code as exit_code, finished.e.seconds as seconds,
+    scored.e.score as score, scored.e.coverage as coverage, coalesce(scored.e.band, '') as band
+from started left join finished using (run) left join scored using (run)
+"""
+# The same metric may be measured more than once in a run (a resumed one, say): the last time counts.
+_MEASURES = """
+create or replace temp table new_measures as
+with each_one as (
+    select run, stamp, 'seconds' as metric, e.seconds as value, e.seq as seq, 'run' as kind
+    from lines where e.event = 'run_finished'
+    union all
+    select run, stamp, 'score', e.score, e.seq, 'score' from lines where e.event = 'scored'
+    union all
+    select run, stamp, 'coverage', e.coverage, e.seq, 'score' from lines where e.event = 'scored'
+    union all
+    select run, stamp, 'score: ' || (line ->> 'category'),
+        100 * try_cast(line ->> 'earned' as double) / nullif(try_cast(line ->> 'judged' as double), 0), seq, 'score'
+    from (select run, stamp, e.seq as seq, unnest(cast(e.lines as json[])) as line from lines where e.event = 'scored')
+    union all
+    select run, stamp, e.clock, e.seconds, e.seq, 'clock' from lines
+    where e.event = 'clock_stopped' and coalesce(e.message, '') = ''
+    union all
+    select run, stamp, 'section: ' || e.name, e.seconds, e.seq, 'section' from lines where e.event = 'section_finished'
+    union all
+    select run, stamp, 'step: ' || e.name, e.seconds, e.seq, 'step' from lines
+    where e.event = 'step_finished' and e.outcome in ('passed', 'failed')
+    union all
+    select run, stamp, key, try_cast(e.figures ->> ('$."' || key || '"') as double), e.seq, 'figure'
+    from (select *, unnest(json_keys(e.figures)) as key from lines where e.event = 'step_finished')
+    union all
+    select run, stamp, e.name || '/' || key, try_cast(e.result ->> ('$."' || key || '"') as double), e.seq, 'result'
+    from (
+        select *, unnest(json_keys(e.result)) as key from lines
+        where e.event = 'step_finished' and json_type(e.result) = 'OBJECT'
+    )
+)
+select run, stamp, metric, arg_max(value, seq) as value, max(seq) as seq, any_value(kind) as kind
+from each_one where value is not null and metric is not null group by run, stamp, metric
+"""
+
+
+def harvest(database: DuckDBPyConnection, found: Sequence[tuple[str, str, str]]) -> None:
+    """Fill the tables `new_runs` and `new_measures` from journals.
+
+    Args:
+        database: Where the tables are made.
+        found: Of each journal: the run, the stamp of its file, and the file.
+    """
+    database.execute("create or replace temp table stamps (run varchar, stamp varchar, file varchar)")
+    runs, stamps, files = (list(column) for column in zip(*found, strict=True))
+    database.execute("insert into stamps select unnest($1), unnest($2), unnest($3)", [runs, stamps, files])
+    database.execute(_LINES, {"files": files})
+    database.execute(_RUNS)
+    database.execute(_MEASURES)
+    database.execute("drop table lines")

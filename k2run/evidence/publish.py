@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
-from k2run.adapters._iceberg.catalog import judged, open_catalog
+from k2run.adapters.iceberg.catalog import judged, open_catalog
 
 if TYPE_CHECKING:
     from pyiceberg.table import Table
 
     from k2run.actions.deadline import Deadline
-    from k2run.adapters._iceberg.catalog import Iceberg
+    from k2run.adapters.iceberg.catalog import Iceberg
     from k2run.evidence.history import History
 
 PUBLISHED = ("measures", "runs")

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING
 from k2run.evidence.html.charts import measurements
 from k2run.evidence.html.element import Html, tag
 from k2run.evidence.html.record import environment, journal, people, remarks, steps, undos
-from k2run.evidence.html.rehearsed import TITLE, last_time
-from k2run.evidence.html.summary import header, objectives, score, verdict_box, went_wrong
+from k2run.evidence.html.summary import AGAINST_LAST, header, last_time, objectives, score, verdict_box, went_wrong
 from k2run.evidence.html.timeline import timeline
-from k2run.evidence.verdict import verdict
+from k2run.evidence.verdict import open_ended, verdict
 
 if TYPE_CHECKING:
     from k2run.evidence.view import RunView
@@ -25,12 +24,12 @@ _PARTS = {
     "Measurements": measurements,
     "Steps": steps,
     "Faults and undos": undos,
-    "People": people,
+    "Operators": people,
     "Remarks": remarks,
     "Environment": environment,
     "Journal": journal,
 }
-_ANCHORS = {TITLE: "last-time", "What went wrong": "wrong", "Faults and undos": "undos"}
+_ANCHORS = {AGAINST_LAST: "last-time", "What went wrong": "wrong", "Faults and undos": "undos"}
 
 
 def report_html(view: RunView, last: RunView | None = None) -> str:
@@ -42,7 +41,7 @@ def report_html(view: RunView, last: RunView | None = None) -> str:
     """
     made = {name: part for name, part in ((name, make(view)) for name, make in _PARTS.items()) if part}
     if last is not None:
-        made = {TITLE: last_time(view, last), **made}
+        made = {AGAINST_LAST: last_time(view, last), **made}
     links = [tag("a", name, href=f"#{_ANCHORS.get(name, name.lower())}") for name in made]
     head = tag(
         "head",
@@ -50,7 +49,7 @@ def report_html(view: RunView, last: RunView | None = None) -> str:
         tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
         tag("meta", name="color-scheme", content="light dark"),
         tag("title", _title(view)),
-        tag("style", Html(STYLE.read_text())),
+        tag("style", Html(STYLE.read_text(encoding="utf-8"))),
     )
     whole = (
         f'<!doctype html>\n<html lang="en">{head}<body>{header(view)}<main>{verdict_box(view)}',
@@ -63,7 +62,7 @@ def report_html(view: RunView, last: RunView | None = None) -> str:
 
 def _title(view: RunView) -> str:
     name = view.started.title or view.started.name if view.started is not None else "k2run"
-    word = verdict(view, view.finished)[0] if view.finished is not None else "NOT FINISHED"
+    word, _ = verdict(view, view.finished) if view.finished is not None else open_ended(view)
     return f"{word}: {name}"
 
 

@@ -6,9 +6,9 @@ import re
 from typing import TYPE_CHECKING
 
 from k2run.engine.events import Bound
-from k2run.evidence.rehearsed import against_last, attendance, wished
-from k2run.evidence.turns import MoreTurns, listed
-from k2run.evidence.verdict import tally, trouble, verdict
+from k2run.evidence.folded_loops import MoreTurns, listed
+from k2run.evidence.rehearsal import against_last, attendance, wished
+from k2run.evidence.verdict import open_ended, score_says, tally, trouble, verdict
 from k2run.evidence.wording import (
     MARKS,
     NOT_DONE,
@@ -18,7 +18,6 @@ from k2run.evidence.wording import (
     clean,
     counted,
     moment,
-    percent,
     points,
     span,
     standing,
@@ -29,7 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from k2run.engine.events import Scored, ScoreLine, StepFinished
-    from k2run.evidence.view import RunView, SectionView, StepView, UndoView
+    from k2run.evidence.step_view import SectionView, StepView, UndoView
+    from k2run.evidence.view import RunView
 
 _SPECIAL = re.compile(r"([\\`*_\[\]<>#|~!&$])")
 _BOUNDS = {Bound.MET: "✓ met", Bound.MISSED: "✗ **missed**", Bound.NOT_MEASURED: "? not measured"}
@@ -106,7 +106,8 @@ def _header(view: RunView) -> Iterator[str]:
 def _verdict(view: RunView) -> str:
     within = view.started.within if view.started is not None else None
     if view.finished is None:
-        return f"**NOT FINISHED**: the journal ends before the run does. {tally(view)}; {span(view.seconds)}."
+        word, why = open_ended(view)
+        return f"**{word}**: {why}. {tally(view)}; {span(view.seconds)}."
     word, rest = verdict(view, view.finished)
     sentence = f"**{word}** {text(rest)}".rstrip()
     return f"{sentence}\n\n{tally(view)}; {against(view.seconds, within)} (#{view.finished.seq})"
@@ -115,7 +116,7 @@ def _verdict(view: RunView) -> str:
 def _last_time(view: RunView, last: RunView | None) -> Iterator[str]:
     if last is None or last.started is None:
         return
-    yield "\n## Against the last rehearsal"
+    yield "\n## Compared with the last rehearsal"
     yield f"\nThe last one was {code(last.started.run)}, {moment(last.started.at)}. {attendance(view, last)}".rstrip()
     rows = against_last(view, last)
     cells = [(text(each.name), text(each.other), text(each.one), text(each.says)) for each in rows]
@@ -129,12 +130,8 @@ def _score(view: RunView) -> Iterator[str]:
     scored = view.scored
     if scored is None:
         return
-    light = f" ({scored.light})" if scored.light else ""
-    yield "\n## Score"
-    yield (
-        f"\n**{points(scored.score)} of 100** {text(scored.band)}{light}, "
-        f"over the {percent(scored.coverage)} of the points that could be judged (#{scored.seq})."
-    )
+    yield f"\n## Score\n\n(#{scored.seq})\n"
+    yield from (f"- **{label}** {text(said)}" for label, said in score_says(scored))
     yield from _table(("Category", "Earned", "Judged", "Weight"), (_score_row(line) for line in scored.lines))
     yield from _score_lists(scored)
 
@@ -147,7 +144,7 @@ def _score_row(line: ScoreLine) -> tuple[str, str, str, str]:
 
 def _score_lists(scored: Scored) -> Iterator[str]:
     needed = scored.missing if scored.go is False else []
-    lists = {"What a go needs": needed, "For a person": scored.for_a_person, "Not applicable": scored.not_applicable}
+    lists = {"Needed for a go": needed, "For a person": scored.for_a_person, "Not applicable": scored.not_applicable}
     for title, entries in lists.items():
         if entries:
             yield f"\n{title}:\n"
@@ -251,7 +248,7 @@ def _undos(view: RunView) -> Iterator[str]:
     if view.undos:
         yield "\n## Faults and undos"
         yield from _table(
-            ("Undo", "Broken by", "Outcome", "Journal"), (_undo_row(view, undo) for undo in view.undos.values())
+            ("Undo", "Injected by", "Outcome", "Journal"), (_undo_row(view, undo) for undo in view.undos.values())
         )
 
 
@@ -271,12 +268,12 @@ def _people(view: RunView) -> Iterator[str]:
     asked = [(step.asked, step.answered) for step in view.leaves() if step.asked is not None]
     if not asked:
         return
-    yield "\n## People"
+    yield "\n## Operators"
     rows = [
         (
             text(question.question),
             text(answer.answer) if answer is not None else "no answer",
-            (text(answer.by) or "nobody: the declared default") if answer is not None else "",
+            (text(answer.by) or "no operator: the declared default") if answer is not None else "",
         )
         for question, answer in asked
     ]

@@ -1,4 +1,4 @@
-"""What a run measured again and again, drawn in letters: for a terminal, where report.html cannot be looked at."""
+"""The charts of a run as text, for a terminal without a browser."""
 
 from __future__ import annotations
 
@@ -6,15 +6,14 @@ from itertools import pairwise
 from math import log10
 from typing import TYPE_CHECKING
 
-from k2run.bench.shown import figure, in_ms
-from k2run.evidence.html.charts import Series, series
-from k2run.evidence.loads import Load, loads
+from k2run.bench.formatting import figure, in_ms
 from k2run.evidence.trend import sparkline
 from k2run.evidence.wording import clean, count, span
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from k2run.evidence.measurements import Load, Series
     from k2run.evidence.view import RunView
 
 ROWS = 12
@@ -26,23 +25,29 @@ LEAST_BAR = 10
 
 
 def plots(view: RunView, width: int) -> list[str]:
-    """A histogram for each load, and a line for each figure that was watched, in the order of the run.
+    """A histogram for each load, and a line for each series, in the order of the run.
 
     Args:
         view: The run.
         width: Letters of a line.
     """
-    drawn = [*(_watched(each, width) for each in series(view)), *(_load(each, width) for each in loads(view))]
+    drawn = [
+        *(_series(each, width) for each in view.measured.all() if each.moves),
+        *(_load(each, width) for each in view.loads()),
+    ]
     return [line for plot in drawn for line in (*plot, "")][:-1]
 
 
-def _watched(each: Series, width: int) -> list[str]:
-    """One figure over time, on a scale of its own; each letter stands for the same time."""
-    values = [value for _, value in each.points]
+def _series(each: Series, width: int) -> list[str]:
+    """A value over time, on a scale of its own; each letter stands for the same time."""
     begins, ends = each.points[0][0], each.points[-1][0]
-    says = f"{_figure(values[0])} at first, {_figure(max(values))} at most, {_figure(values[-1])} at last"
+    first, most, last = (_figure(value) for value in (each.points[0][1], each.most, each.latest))
     row = sparkline(_evenly(each.points, min(width - 2, 80)), width)
-    return [clean(each.title), f"  {row}", f"  {says}; from {span(begins)} to {span(ends)} into the run"]
+    return [
+        each.title,
+        f"  {row}",
+        f"  first {first}, highest {most}, last {last}; from {span(begins)} to {span(ends)} into the run",
+    ]
 
 
 def _figure(value: float) -> str:

@@ -1,4 +1,4 @@
-"""How times, points and outcomes are written, the same on every face and in every report."""
+"""How times, points and outcomes are written, the same in every output."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ NOT_MEASURED = "not measured"
 
 
 class Standing(StrEnum):
-    """How a step stands, in the words that people read; a failure says whether it counts."""
+    """The status of a step in the words that people read; a failure says whether it counts."""
 
     WAITING = "waiting"
     RUNNING = "running"
     PASSED = "passed"
     FAILED = "FAILED"
     WARNING = "warning"  # it failed, and its severity is not critical
-    IGNORED = "ignored"  # it failed, and the runbook says to go on
+    IGNORED = "ignored"  # it failed, and the runbook continues
     UNKNOWN = "unknown"
     SKIPPED = "skipped"
     NOT_APPLICABLE = "n/a"
@@ -72,11 +72,11 @@ COUNT_ORDER = (
 
 
 NOT_DONE = frozenset({Standing.SKIPPED, Standing.NOT_APPLICABLE, Standing.NOT_CONFIRMED})
-"""Nothing was done, so there is no time to show."""
+"""Standings of steps that did not run, and have no time to show."""
 
 
 def standing_of(step: StepFinished) -> Standing:
-    """How an ended step stands: its outcome, weighed by its severity."""
+    """The standing of an ended step: its outcome, weighed by its severity."""
     if step.outcome in {Outcome.FAILED, Outcome.UNKNOWN} and step.ignored:
         return Standing.IGNORED
     if step.outcome is Outcome.FAILED and step.severity != "critical":
@@ -85,7 +85,7 @@ def standing_of(step: StepFinished) -> Standing:
 
 
 def standing(outcome: Outcome) -> Standing:
-    """How a section, an undo or a run stands."""
+    """The standing of a section, an undo or a run."""
     return _PLAIN_STANDING[outcome]
 
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, get_args, get_origin
+from pathlib import Path
+from types import UnionType
+from typing import TYPE_CHECKING, Any, Union, get_args, get_origin
 
 import msgspec
 from msgspec import Struct
 
-from k2run.language.notation import Misread, Notation
+from k2run.language.json_schema import JsonSchema, WrongSchema, read_schema_file
 from k2run.language.phrases import of_type, of_value
 from k2run.language.problems import did_you_mean
-from k2run.language.quantities import QUANTITIES, Duration, decode_quantity
+from k2run.language.quantities import QUANTITIES, Duration, Misread, Notation, decode_quantity, encode_quantity
 from k2run.language.vocabulary import ASSERT, SET, WAIT
 
 if TYPE_CHECKING:
@@ -43,16 +45,21 @@ def read_arguments(reading: Reading, form: ActionForm, value: Any, path: Trail, 
         return _read_set(reading, written, path, scope)
     if form.name == ASSERT.name:
         return _read_assert(reading, written, path, scope)
-    args: dict[str, Any] = reading.rendered(written, path, scope)
     kinds = argument_types(form.arguments)
-    if args is written and _fits(args, form.arguments):
+    schemas = _schemas(reading, kinds, written, path)
+    rest = {name: item for name, item in written.items() if name not in schemas} if schemas else written
+    args: dict[str, Any] = reading.rendered(rest, path, scope)
+    literal = args is rest
+    if schemas:
+        args = {**args, **schemas}
+    if literal and _fits(args, form.arguments):
         return {"for": Duration.parse(args["for"])} if form.name == WAIT.name else args
     _check_names(reading, form, args, path, kinds)
     for name, item in args.items():
         noted = _notation(kinds[name].type) if name in kinds else None
         if noted is not None and isinstance(written[name], list):
             _check_notes(reading, noted, written[name], (*path, name))
-        elif name in kinds and item is written[name]:
+        elif name in kinds and item is written[name] and not _is_schema(kinds[name].type):
             _check_value(reading, kinds[name].type, item, written[name], (*path, name))
     if form.name == WAIT.name and isinstance(args.get("for"), str):
         args = {"for": Duration(0)}  # a problem already
@@ -66,17 +73,58 @@ class Argument(Struct, frozen=True):
     required: bool
 
 
-def takes_quantity(argument: Argument) -> bool:
-    """Whether an argument is a duration, a size or a rate."""
-    return bool({argument.type, *get_args(argument.type)} & {*QUANTITIES})
-
-
 @lru_cache(maxsize=1024)
 def argument_types(arguments: type[Struct]) -> dict[str, Argument]:
     """The arguments of an action by the names a runbook writes."""
     from msgspec.structs import fields
 
     return {field.encode_name: Argument(field.type, field.required) for field in fields(arguments)}
+
+
+def as_declared(arguments: type[Struct], args: dict[str, Any]) -> dict[str, Any]:
+    """Computed arguments in the form that their types ask for.
+
+    Where a text is asked for, a number, a truth value or a quantity is the text that it would be inside of one; where
+    a plain number is asked for, a quantity is that number in base units.
+    """
+    kinds = argument_types(arguments)
+    return {name: _declared(kinds[name].type, value) if name in kinds else value for name, value in args.items()}
+
+
+def _declared(kind: Any, value: Any) -> Any:
+    if isinstance(value, str) or value is None:
+        return value
+    members = _members(kind)
+    if isinstance(value, list | dict):
+        return _each_declared(members, value)
+    if not isinstance(value, int | float) or type(value) in members or object in members:
+        return value
+    if isinstance(value, QUANTITIES):
+        value = encode_quantity(value) if {int, float} & members.keys() else value
+    return value if {int, float} & members.keys() or str not in members else _text(value)
+
+
+def _each_declared(members: dict[Any, Any], value: list[Any] | dict[Any, Any]) -> Any:
+    kind = members.get(type(value))
+    if kind is None or not get_args(kind):
+        return value
+    inner = get_args(kind)[-1]
+    if isinstance(value, list):
+        return [_declared(inner, item) for item in value]
+    return {key: _declared(inner, item) for key, item in value.items()}
+
+
+@lru_cache(maxsize=1024)
+def _members(kind: Any) -> dict[Any, Any]:
+    """The types that a value may have, each with its arguments: `str | list[str]` is `{str: str, list: list[str]}`."""
+    parts = get_args(kind) if get_origin(kind) in {Union, UnionType} else (kind,)
+    return {get_origin(part) or (object if part is Any else part): part for part in parts}
+
+
+def _text(value: Any) -> str:
+    from k2run.language.filters import as_text
+
+    return as_text(value)
 
 
 def _fits(args: dict[str, Any], kind: Any) -> bool:
@@ -119,6 +167,44 @@ def _check_notes(reading: Reading, kind: type[Notation], written: list[Any], pat
             where = {"at": wrong.at, "length": wrong.length} if wrong.length else {}
             expected = "" if wrong.hint else kind.says
             reading.problem("K304", str(wrong), (*path, number), hint=wrong.hint, expected=expected, **where)
+
+
+def _is_schema(kind: Any) -> bool:
+    return JsonSchema in _members(kind)
+
+
+def _schemas(
+    reading: Reading, kinds: dict[str, Argument], written: dict[str, Any], path: Trail
+) -> dict[str, dict[str, Any]]:
+    """The JSON Schemas among the arguments, read from their files and checked; computed ones wait."""
+    return {
+        name: _schema(reading, written[name], (*path, name))
+        for name, kind in kinds.items()
+        if name in written and _is_schema(kind.type) and not _is_computed(written[name])
+    }
+
+
+def _schema(reading: Reading, value: Any, path: Trail) -> dict[str, Any]:
+    try:
+        if not isinstance(value, str):
+            JsonSchema.parse(value)
+            return dict(value)
+        home = reading.home or Path.cwd()
+        file = next((file for file in (home / value, Path(value)) if file.is_file()), None)
+        if file is not None:
+            return read_schema_file(file)
+        reading.problem("K501", f"there is no file {value}", path, hint=f"the path is taken from {home}")
+    except WrongSchema as wrong:
+        expected = "" if wrong.hint else JsonSchema.says
+        reading.problem("K304", str(wrong), (*path, *wrong.path), hint=wrong.hint, expected=expected)
+    return {}
+
+
+def _is_computed(value: Any) -> bool:
+    """Whether a part of a value is a template."""
+    if isinstance(value, dict):
+        return any(map(_is_computed, value.values()))
+    return any(map(_is_computed, value)) if isinstance(value, list) else isinstance(value, str) and "{{" in value
 
 
 def _check_value(reading: Reading, kind: Any, value: Any, written: Any, path: Trail) -> None:

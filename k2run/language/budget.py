@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from jinja2.exceptions import SecurityError
 from msgspec import Struct
 
+from k2run.language.quantities import QUANTITIES
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
 
@@ -115,7 +117,7 @@ def joined(separator: str, values: Iterable[Any]) -> str:
         else:
             if type(value) not in _ATOMS:
                 spend(_EACH * extent(value))
-            text = str(value)
+            text = value.exact() if isinstance(value, QUANTITIES) else str(value)
         texts.append(text)
         work += len(text) + between
         if work > left:

@@ -4,27 +4,43 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-if TYPE_CHECKING:
-    from datetime import date
-
-_DAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
+DAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
-_SHORT = {"@hourly": "0 * * * *", "@daily": "0 0 * * *", "@weekly": "0 0 * * 0", "@monthly": "0 0 1 * *"}
+_SHORT = {
+    "@hourly": "0 * * * *",
+    "@daily": "0 0 * * *",
+    "@midnight": "0 0 * * *",
+    "@weekly": "0 0 * * 0",
+    "@monthly": "0 0 1 * *",
+    "@yearly": "0 0 1 1 *",
+    "@annually": "0 0 1 1 *",
+}
+_LONGEST = (31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
+"""Days of each month, where there are most."""
 _ITEM = re.compile(r"(\*|\w+)(?:-(\w+))?(?:/(\d+))?")
 
 
 class _Field(Struct, frozen=True):
-    """One field: what it is called, its least and greatest value, its names, and the value of the first name."""
+    """One field: its values and their names.
+
+    Attributes:
+        what: What it is called.
+        least: Its least value.
+        most: Its greatest value.
+        names: Words for its values.
+        first: The value of the first word.
+        round: After how many values a range begins again: `fri-mon` is four days; 0 where none does.
+    """
 
     what: str
     least: int
     most: int
     names: tuple[str, ...] = ()
     first: int = 0
+    round: int = 0
 
     def read(self, text: str) -> frozenset[int]:
         """All values that the text of the field stands for."""
@@ -37,15 +53,21 @@ class _Field(Struct, frozen=True):
         begin, end, step = match.groups()
         low = self.least if begin == "*" else self._value(begin)
         high = self._value(end) if end else self.most if begin == "*" or step else low
-        if high < low or step == "0":
-            raise ValueError(f"{self.what}: {item!r} is empty")
+        if high < low and self.round:
+            high += self.round
+        if high < low:
+            way_out = f"{begin}-{self.most},{self.least}-{end}"
+            raise ValueError(f"{self.what}: {item!r} is empty, since it ends before it begins; write {way_out}")
+        if step == "0":
+            raise ValueError(f"{self.what}: {item!r} is empty, since its step is 0")
         return range(low, high + 1, int(step or 1))
 
     def _value(self, word: str) -> int:
         if word.lower() in self.names:
             return self.names.index(word.lower()) + self.first
         if not word.isdecimal() or not self.least <= int(word) <= self.most:
-            raise ValueError(f"{self.what}: {word!r} is not between {self.least} and {self.most}")
+            named = f" or one of {', '.join(self.names)}" if self.names else ""
+            raise ValueError(f"{self.what}: {word!r} is not between {self.least} and {self.most}{named}")
         return int(word)
 
 
@@ -54,7 +76,7 @@ _FIELDS = (
     _Field("hour", 0, 23),
     _Field("day of month", 1, 31),
     _Field("month", 1, 12, _MONTHS, 1),
-    _Field("day of week", 0, 7, _DAYS),
+    _Field("day of week", 0, 7, DAYS, round=7),
 )
 
 
@@ -74,13 +96,6 @@ class Cron(Struct, frozen=True, kw_only=True):
     every_hour: bool
     either_day: bool
 
-    def fits(self, day: date) -> bool:
-        """Whether it has times on that date."""
-        if day.month not in self.months:
-            return False
-        by_month, by_week = day.day in self.days, day.isoweekday() % 7 in self.weekdays
-        return (by_month or by_week) if self.either_day else (by_month and by_week)
-
 
 @lru_cache(maxsize=256)
 def parse_cron(text: str) -> Cron:
@@ -89,10 +104,15 @@ def parse_cron(text: str) -> Cron:
     Raises:
         ValueError: It is none; the message says which field is wrong.
     """
-    words = _SHORT.get(text.strip(), text).split()
+    words = _SHORT.get(text.strip().lower(), text).split()
+    if text.strip().startswith("@") and len(words) == 1:
+        raise ValueError(f"{text.strip()!r} is no time of the calendar; there are {', '.join(_SHORT)}")
     if len(words) != len(_FIELDS):
         raise ValueError(f"cron has five fields (minute hour day month weekday), found {len(words)}")
     minutes, hours, days, months, weekdays = (field.read(word) for word, field in zip(words, _FIELDS, strict=True))
+    either_day = not words[2].startswith("*") and not words[4].startswith("*")
+    if not either_day and min(days) > max(_LONGEST[month - 1] for month in months):
+        raise ValueError(f"it is never due: no month that it names has a day {min(days)}")
     return Cron(
         minutes=tuple(sorted(minutes)),
         hours=tuple(sorted(hours)),
@@ -100,5 +120,5 @@ def parse_cron(text: str) -> Cron:
         months=months,
         weekdays=frozenset(day % 7 for day in weekdays),
         every_hour=words[1].startswith("*"),
-        either_day=not words[2].startswith("*") and not words[4].startswith("*"),
+        either_day=either_day,
     )

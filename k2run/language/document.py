@@ -15,20 +15,93 @@ import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode
 
 from k2run.errors import RunbookInvalid, UsageError
-from k2run.language.nodes import Builder, TooDeep, child
-from k2run.language.place import Place
-from k2run.language.problems import Problem
-from k2run.language.spans import inside, token_length
+from k2run.language.nodes import MAX_DEPTH, Builder, Pairs, TooDeep, child
+from k2run.language.problems import Place, Problem
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from yaml.nodes import Node
+
+
+_BLANK = " \t\r\n"
+_ESCAPES = {"x": 4, "u": 6, "U": 10}
+"""Characters of a numeric escape in double quotes, backslash included."""
+
+
+def token_length(text: str, node: Node, start: int) -> int:
+    """Characters to underline from `start`: the rest of a scalar, the first key of a mapping, on its first line."""
+    if isinstance(node, ScalarNode):
+        end = node.end_mark.index
+        if node.style in ("|", ">") and start == node.start_mark.index:
+            end = start + 1
+    elif text[start : start + 1] in ("{", "["):
+        end = node.end_mark.index
+    elif node.value:
+        first = node.value[0]
+        first = first[0] if isinstance(first, tuple) else first
+        end = first.end_mark.index if isinstance(first, ScalarNode) else start + 1
+    else:
+        end = start + 1
+    line_end = text.find("\n", start)
+    return max(1, min(end, line_end if line_end >= 0 else len(text)) - start)
+
+
+def inside(text: str, node: ScalarNode, at: int) -> int:
+    """The offset in `text` of character `at` of the scalar's value."""
+    start, end = node.start_mark.index, node.end_mark.index
+    if node.style in ("'", '"'):
+        start, end = start + 1, end - 1
+    elif node.style in ("|", ">"):
+        start = text.find("\n", start, end) + 1
+    if text.startswith(node.value[: at + 1], start):
+        return int(start + at)
+    return min(_aligned(text, node, at, start), max(end - 1, start))
+
+
+def _aligned(text: str, node: ScalarNode, at: int, start: int) -> int:
+    """Walk value and source side by side through folding, indentation and escapes."""
+    value, here = node.value, start
+    for wanted in value[:at]:
+        here = _find(text, wanted, here, node.style)
+        here += _width(text, wanted, here, node.style)
+    return _find(text, value[at], here, node.style) if at < len(value) else here
+
+
+def _find(text: str, wanted: str, here: int, style: str) -> int:
+    """Skip the indentation (and escaped line ends) that stand before the next character of the value."""
+    while here < len(text) and text[here] != wanted:
+        if style == '"' and text.startswith("\\\n", here):
+            here += 2
+        elif text[here] in _BLANK and wanted not in _BLANK:
+            here += 1
+        else:
+            break
+    return here
+
+
+def _width(text: str, wanted: str, here: int, style: str) -> int:
+    """How many characters of the source make one character of the value."""
+    if style == '"' and text.startswith("\\", here):
+        return _ESCAPES.get(text[here + 1 : here + 2], 2)
+    if style == "'" and text.startswith("''", here):
+        return 2
+    if wanted in _BLANK and text[here : here + 1] in tuple(_BLANK) and text[here : here + 1] != wanted:
+        end = here
+        while end < len(text) and text[end] in _BLANK:
+            end += 1
+        return end - here
+    return 1
+
+
 Trail = tuple[str | int, ...]
 """Keys and indexes from the top of a document to a value."""
 
-MAX_DEPTH = 64
-"""Levels of nesting; deeper ones are a mistake or an attack on the recursion."""
+MAX_BYTES = 2 * 1024 * 1024
+"""Size of a file that is read at all: what a person has written is smaller, and reading takes time in proportion."""
+LONGEST_LINE = 1_000_000
+"""Characters of a line that a problem quotes; it is shown around its caret."""
 
 
 class Document:
@@ -48,6 +121,7 @@ class Document:
         self.problems: list[Problem] = []
         self._root: Node | None = None
         self._parents: dict[Trail, Node] = {}
+        self._pairs: Pairs = {}
 
     def place(self, path: Trail, *, key: bool = False) -> Place:
         """Where the value at `path` begins; with `key`, where its key does."""
@@ -102,7 +176,9 @@ class Document:
     ) -> Problem:
         """A problem at a character offset of the text."""
         place = self.place_at(offset)
-        line = self.text[self._starts[place.line - 1] :].split("\n", 1)[0].rstrip("\r")
+        start = self._starts[place.line - 1]
+        end = self.text.find("\n", start, start + LONGEST_LINE)
+        line = self.text[start : end if end >= 0 else start + LONGEST_LINE].rstrip("\r")
         return Problem(
             code=code,
             message=message,
@@ -144,7 +220,7 @@ class Document:
         parent = self._parents.get(above)
         if parent is None:
             parent = self._parents[above] = self._node(above, key=False)
-        return child(parent, path[-1], key=key) or parent
+        return child(parent, path[-1], self._pairs, key=key) or parent
 
 
 def read_file(path: Path, name: str = "") -> Document:
@@ -169,9 +245,12 @@ def read_text(path: Path) -> str:
         RunbookInvalid: It is not UTF-8.
     """
     try:
-        raw = path.read_bytes()
+        with path.open("rb") as file:
+            raw = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror or error}", hint="check the path") from error
+    if len(raw) > MAX_BYTES:
+        raise UsageError(f"{path} has more than {MAX_BYTES // 1024**2} MiB", hint="is it the right file? or split it")
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError as error:

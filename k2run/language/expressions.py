@@ -7,16 +7,20 @@ expression and nothing else keeps the type of its value. Only `{{ }}` means anyt
 
 from __future__ import annotations
 
-from contextlib import suppress
+import re
 from typing import TYPE_CHECKING, Any
 
-from k2run.errors import ExpressionFailed
-from k2run.language.place import Place
-from k2run.language.plain import plain
-from k2run.language.syntax import Syntax, read_expression
+from msgspec import Struct
+
+from k2run.errors import ExpressionFailed, NotWhole
+from k2run.language.problems import Place
+from k2run.language.unknowns import unseen_in
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from k2run.language.syntax import Syntax
+
 
 NOWHERE = Place("", 0, 0)
 """The place of an expression that stands in no file."""
@@ -39,6 +43,8 @@ class Expression:
     @property
     def syntax(self) -> Syntax:
         """What it refers to, and what is wrong with it."""
+        from k2run.language.parser import read_expression
+
         return read_expression(self.text)
 
     @property
@@ -51,23 +57,36 @@ class Expression:
 
         Raises:
             ExpressionFailed: A name or field is missing, or the values do not fit the operation.
+            NotWhole: It looks at what was cut, or could not be read.
         """
-        simply = plain(self.text)
-        if simply is not None:
-            with suppress(Exception):  # what is out of the ordinary is Jinja2's to judge, and to explain
-                return simply(scope)
+        if not self._hands_on:
+            self._look_for_unseen(scope)
         try:
-            from k2run.language.evaluation import Missing, compiled
+            from k2run.language.evaluation import evaluator
+            from k2run.language.sandbox import Missing
 
-            value = compiled(self.text)(scope)
-            if isinstance(value, Missing):
-                value._fail_with_undefined_error()  # noqa: SLF001 - jinja2's own way to fail
+            value = evaluator(self.text)(scope)
+            for each in value if isinstance(value, list | tuple) else (value,):
+                if isinstance(each, Missing):
+                    each._fail_with_undefined_error()  # noqa: SLF001 - jinja2's own way to fail
         except Exception as error:  # an expression may raise whatever its values do
             raise self._failure(error, scope) from error
         return value
 
+    @property
+    def _hands_on(self) -> bool:
+        """Whether it is a value and nothing else: nothing is made of it, so nothing wrong can be."""
+        return self.text.replace(".", "").isidentifier()
+
+    def _look_for_unseen(self, scope: Mapping[str, Any]) -> None:
+        unseen = unseen_in(self.syntax.references, scope)
+        if unseen:
+            where = f"{self.place}: " if self.place is not NOWHERE else ""
+            hint = "have less printed, or let the command look: `grep -c ERROR`" if "was cut" in unseen else ""
+            raise NotWhole(f"{where}`{self.text}` cannot be known: {unseen}", hint=hint)
+
     def _failure(self, error: Exception, scope: Mapping[str, Any]) -> ExpressionFailed:
-        from k2run.language.failures import explain
+        from k2run.language.evaluation import explain
 
         reason, hint = explain(error, self.text, scope)
         where = f"{self.place}: " if self.place is not NOWHERE else ""
@@ -101,7 +120,7 @@ class Template:
         self.text = text
         self.place = place
         if parts is None:
-            from k2run.language.pieces import cut
+            from k2run.language.expressions import cut
 
             parts = [Expression(p.text, place) if p.is_expression else p.text for p in cut(text).pieces]
         self.parts = tuple(parts)
@@ -150,6 +169,24 @@ def is_fixed(value: Any) -> bool:
     return not isinstance(value, Template)
 
 
+def names_in(value: Any) -> frozenset[str]:
+    """The names that the templates in a value take from their scope."""
+    if isinstance(value, Template | Expression):
+        return value.names
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    return frozenset().union(*map(names_in, inner))
+
+
+def calls(value: Any, function: str) -> bool:
+    """Whether the templates in a value call a function."""
+    if isinstance(value, Template):
+        return any(calls(part, function) for part in value.parts)
+    if isinstance(value, Expression):
+        return any(each.called and each.name == function for each in value.syntax.references)
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    return any(calls(item, function) for item in inner)
+
+
 def render(value: Any, scope: Mapping[str, Any]) -> Any:
     """The value with every template in it rendered; mappings and lists are walked, expressions stay as they are.
 
@@ -165,3 +202,71 @@ def render(value: Any, scope: Mapping[str, Any]) -> Any:
     if isinstance(value, tuple):
         return tuple(render(item, scope) for item in value)
     return value
+
+
+_END = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|\}\}|[{}]|\{\{""", re.DOTALL)
+"""What matters while looking for the end: quoted texts are skipped, braces of mappings are counted."""
+
+
+class Piece(Struct, frozen=True):
+    """A literal text, or an expression.
+
+    Attributes:
+        at: Offset of its first character in the whole text.
+    """
+
+    text: str
+    at: int
+    is_expression: bool
+
+
+class Cut(Struct, frozen=True):
+    """A text in pieces.
+
+    Attributes:
+        unclosed: Offset of a `{{` without its `}}`, or -1.
+        statement: Offset of a `{%`, or -1.
+    """
+
+    pieces: tuple[Piece, ...]
+    unclosed: int = -1
+    statement: int = -1
+
+
+def cut(text: str) -> Cut:
+    """Cut a text at its `{{ … }}`; a single blank inside the braces belongs to them."""
+    pieces: list[Piece] = []
+    here, statement = 0, -1
+    while True:
+        start = text.find("{{", here)
+        literal = text[here:] if start < 0 else text[here:start]
+        if "{%" in literal and statement < 0:
+            statement = here + literal.index("{%")
+        if literal:
+            pieces.append(Piece(literal, here, is_expression=False))
+        if start < 0:
+            return Cut(tuple(pieces), statement=statement)
+        end = _end(text, start + 2)
+        if end < 0:
+            return Cut((*pieces, Piece(text[start:], start, is_expression=False)), start, statement)
+        inner = text[start + 2 : end]
+        lead = len(inner) - len(inner.lstrip())
+        pieces.append(Piece(inner.strip(), start + 2 + lead, is_expression=True))
+        here = end + 2
+
+
+def _end(text: str, here: int) -> int:
+    """Offset of the `}}` that closes an expression, or -1."""
+    depth = 0
+    for token in _END.finditer(text, here):
+        if token[0] == "{":
+            depth += 1
+        elif token[0] == "}":
+            depth -= 1
+        elif token[0] == "}}":
+            if depth <= 0:
+                return token.start()
+            depth -= 2
+            if depth < 0:  # the first brace closed a mapping, the second is half of the end
+                return token.start() + 1 if text.startswith("}", token.end()) else -1
+    return -1

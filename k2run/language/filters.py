@@ -15,6 +15,7 @@ from jinja2.filters import make_attrgetter
 
 from k2run.language.budget import spend
 from k2run.language.patterns import matches, search
+from k2run.language.phrases import true_or_false
 from k2run.language.quantities import Duration, Rate, Size, UnitMismatch, encode_quantity
 from k2run.language.units import TYPES, Unit, as_unit, unit_of
 
@@ -126,23 +127,13 @@ def to_int(value: Any, default: Any = _FEW) -> int:
 
 
 def to_float(value: Any, default: Any = _FEW) -> float:
-    """A number; without a `default`, what is none is an error."""
+    """A number; without a `default`, what is none is an error, `nan` ("not a number") included."""
     try:
-        return float(value)
+        return _number(float(value))
     except (TypeError, ValueError, OverflowError):
         if default is _FEW:
             raise
         return default  # type: ignore[no-any-return]
-
-
-def to_bool(value: Any) -> bool:
-    """`true`, `yes`, `on`, `1` and their opposites, as text or value."""
-    known = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
-    word = str(value).strip().lower()
-    if word not in known:
-        msg = f"{value!r} is neither true nor false"
-        raise ValueError(msg)
-    return known[word]
 
 
 def to_json(value: Any, indent: int | None = None) -> str:
@@ -179,20 +170,22 @@ def as_text(value: Any) -> str:
         return ""
     if isinstance(value, Mapping | list | tuple | msgspec.Struct):
         return to_json(value)
-    return str(value)
+    return value.exact() if isinstance(value, Duration | Size | Rate) else str(value)
 
 
 def _number(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         msg = f"{value!r} is not a number"
         raise TypeError(msg)
+    if math.isnan(value):
+        raise ValueError("nan is not a number: no comparison with it means anything")
     return float(value)
 
 
 FILTERS: dict[str, Any] = {
     "abs": magnitude,
     "age": age,
-    "bool": to_bool,
+    "bool": true_or_false,
     "float": to_float,
     "from_json": from_json,
     "human": human,

@@ -1,4 +1,4 @@
-"""From the text of a runbook to a checked `Runbook`, or to all its problems."""
+"""Load a runbook: a checked `Runbook`, or all its problems; files of other tools are recognised."""
 
 from __future__ import annotations
 
@@ -8,26 +8,30 @@ from typing import TYPE_CHECKING, Any
 
 from k2run.errors import RunbookInvalid
 from k2run.language.document import Document, compose, read_text, without_collection
-from k2run.language.heading import read_inputs, read_objective, shape_of
+from k2run.language.inputs import read_inputs, read_objective, shape_of
 from k2run.language.model import Kind, Objective, Runbook
-from k2run.language.points import PointsReader, read_score
 from k2run.language.problems import ordered
 from k2run.language.reading import Reading
 from k2run.language.references import References
 from k2run.language.scope import FACTS, Scope
+from k2run.language.scoring import PointsReader, read_score
 from k2run.language.sections import SectionReader
 from k2run.language.steps import StepReader, read_vars
+from k2run.names import objection
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from k2run.language.expressions import Expression
     from k2run.language.model import Input
     from k2run.language.problems import Problem
     from k2run.language.vocabulary import Vocabulary
 
+
 VERSION = 1
 RUNBOOK_KEYS = (
     *("runbook", "kind", "name", "title", "description", "owner", "stack", "inputs", "vars", "requires", "objective"),
-    *("score", "steady_state", "symptoms", "sections", "always", "outputs", "tags", "schedule", "alerts"),
+    *("score", "steady_state", "symptoms", "sections", "always", "outputs", "tags", "schedule", "alerts", "timeout"),
 )
 _NEEDED = ("runbook", "kind", "sections")
 
@@ -78,10 +82,10 @@ class _RunbookReader:
 
     def __init__(self, document: Document, vocabulary: Vocabulary, home: Path | None) -> None:
         self._document = document
-        self._reading = Reading(document, vocabulary)
+        self._reading = Reading(document, vocabulary, home)
         self._points = PointsReader(self._reading)
         self._home = home
-        self._references = References(self._reading, home)
+        self._references = References(self._reading, home, load_runbook)
         self._steps = StepReader(self._reading, self._points, self._references)
 
     @property
@@ -113,6 +117,9 @@ class _RunbookReader:
             read_objective(reading, fields["objective"], ("objective",)) if "objective" in fields else Objective()
         )
         name = self._text(fields, "name", Path(self._document.file).stem)
+        if wrong := objection(name):
+            path = ("name",) if "name" in fields else ()
+            reading.problem("K210", f"{name!r} cannot be the name of a runbook: {wrong}", path, hint="give it a `name`")
         return Runbook(
             kind=kind,
             name=name,
@@ -127,6 +134,7 @@ class _RunbookReader:
             vars=variables,
             requires=requires,
             objective=objective,
+            timeout=reading.duration(fields["timeout"], ("timeout",), "`timeout`") if "timeout" in fields else None,
             outputs=outputs,
             home=str(self._home or ""),
             runs=self._references.runs,
@@ -139,6 +147,11 @@ class _RunbookReader:
 
     def _fields(self) -> dict[str, Any]:
         reading, data = self._reading, self._document.data
+        foreign = recognised(data, self._document.file)
+        if foreign is not None:
+            what, hint = foreign
+            reading.problem("K201", what, (), hint=hint)
+            return {}
         if not isinstance(data, dict):
             hint = "a runbook begins with `runbook: 1` and `kind: …`"
             what = "the file is empty" if data is None else "a runbook is a mapping"
@@ -189,3 +202,64 @@ class _RunbookReader:
 
     def _text(self, fields: dict[str, Any], key: str, default: str) -> str:
         return self._reading.text(fields[key], (key,), f"`{key}`") if key in fields else default
+
+
+_PLAY = frozenset({"tasks", "roles", "pre_tasks", "post_tasks", "import_playbook", "ansible.builtin.import_playbook"})
+_COMPOSE = frozenset({"image", "build", "container_name", "depends_on", "ports", "volumes", "environment"})
+_BESIDE_METHOD = frozenset({"rollbacks", "title", "description", "configuration", "secrets", "contributions"})
+
+
+def recognised(data: Any, file: str) -> tuple[str, str] | None:
+    """What a file is, and what to do with it; None for what may be meant as a runbook.
+
+    Args:
+        data: Its plain values.
+        file: Its path.
+    """
+    if isinstance(data, list):
+        return _PLAYBOOK if any(_is_play(item) for item in data) else None
+    if not isinstance(data, dict) or "runbook" in data:
+        return None
+    found = next((kind for kind, fits in _KINDS if fits(data)), "")
+    return (f"this is {found}", _WAYS_OUT[found].format(file=file)) if found else None
+
+
+def _is_play(item: Any) -> bool:
+    return isinstance(item, dict) and ("hosts" in item or bool(_PLAY & item.keys()))
+
+
+def _is_experiment(data: dict[str, Any]) -> bool:
+    return "steady-state-hypothesis" in data or ("method" in data and bool(_BESIDE_METHOD & data.keys()))
+
+
+def _is_stack(data: dict[str, Any]) -> bool:
+    return data.get("stack") == 1 and "kind" not in data
+
+
+def _is_compose(data: dict[str, Any]) -> bool:
+    services = data.get("services")
+    return isinstance(services, dict) and any(
+        isinstance(one, dict) and _COMPOSE & one.keys() for one in services.values()
+    )
+
+
+def _is_manifest(data: dict[str, Any]) -> bool:
+    return "apiVersion" in data and "kind" in data
+
+
+_KINDS: tuple[tuple[str, Callable[[dict[str, Any]], bool]], ...] = (
+    ("an experiment of Chaos Toolkit", _is_experiment),
+    ("a stack file", _is_stack),
+    ("a compose file", _is_compose),
+    ("a manifest of Kubernetes", _is_manifest),
+)
+_WAYS_OUT = {
+    "an experiment of Chaos Toolkit": "turn it into a runbook: k2run import chaos {file}",
+    "a stack file": "put it into a folder called `stacks`, and give it with --stack",
+    "a compose file": "a stack file names it (compose: {file}), and its services with run: docker; see docs/compose.md",
+    "a manifest of Kubernetes": "k2run applies none; a step can: shell.run: {{command: [kubectl, apply, -f, {file}]}}",
+}
+_PLAYBOOK = (
+    "this is a playbook of Ansible",
+    "write its checks as steps (k2run new), or run it in one: shell.run: {command: [ansible-playbook, FILE]}",
+)

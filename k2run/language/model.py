@@ -8,7 +8,7 @@ from typing import Any, Literal
 from msgspec import Struct, field
 
 from k2run.language.expressions import Expression, Template  # noqa: TC001 - msgspec resolves the types of fields at run time
-from k2run.language.place import Place  # noqa: TC001 - msgspec resolves the types of fields at run time
+from k2run.language.problems import Place  # noqa: TC001 - msgspec resolves the types of fields at run time
 from k2run.language.quantities import Duration
 from k2run.language.vocabulary import Effect  # noqa: TC001 - msgspec resolves the types of fields at run time
 
@@ -71,6 +71,22 @@ class Points(Struct, frozen=True, kw_only=True):
     category: str = ""
 
 
+class Backoff(Struct, frozen=True, kw_only=True):
+    """`every: {from: 1s, to: 30s, factor: 2, jitter: 20%}`: pauses that grow.
+
+    Attributes:
+        first: The first pause.
+        most: The longest one.
+        factor: How many times as long as the one before each is.
+        jitter: The share by which each is longer or shorter by chance, 0 to 1.
+    """
+
+    first: Duration
+    most: Duration
+    factor: float = 2.0
+    jitter: float = 0.0
+
+
 class Step(Struct, frozen=True, kw_only=True):
     """One thing to do: one action with its arguments, or a block of steps.
 
@@ -81,7 +97,7 @@ class Step(Struct, frozen=True, kw_only=True):
         fixed: There is no Template in the arguments.
         effect: What the action does to the stack; None for a block and for the words of the language.
         expect: All must be true of `result`.
-        until: Repeat until this is true of `result`, at most `retries` times or until `within` (or `timeout`) is over.
+        until: Repeat until this is true of `result`, at most `retries` times or for `within` (or `timeout`).
         every: Pause between two attempts.
         timeout: The hard limit of one call, and of the whole step when it repeats.
         within: The objective: met or missed, apart from passed or failed.
@@ -105,7 +121,7 @@ class Step(Struct, frozen=True, kw_only=True):
     register: str | None = None
     expect: tuple[Expression, ...] = ()
     until: Expression | None = None
-    every: Duration | None = None
+    every: Duration | Backoff | None = None
     retries: int | None = None
     timeout: Duration | None = None
     within: Duration | None = None
@@ -134,6 +150,7 @@ class Section(Struct, frozen=True, kw_only=True):
 
     Attributes:
         within: The budget of the section: an objective, not a limit.
+        timeout: The hard limit of all its steps together.
         parallel: How many steps run at once; 0 or 1 is one after the other.
         clock: `rto` makes this the section that recovery is timed by; `detect` stops the time to detection at its end.
         category: The score category of its steps, unless a step names its own.
@@ -145,6 +162,7 @@ class Section(Struct, frozen=True, kw_only=True):
     steps: tuple[Step, ...]
     when: Expression | None = None
     within: Duration | None = None
+    timeout: Duration | None = None
     parallel: int = 0
     clock: str = ""
     category: str = ""
@@ -187,11 +205,17 @@ class Band(Struct, frozen=True, kw_only=True):
 
 
 class Score(Struct, frozen=True, kw_only=True):
-    """How evidence turns into points and into go or no-go."""
+    """How evidence turns into points and into go or no-go.
+
+    Attributes:
+        go: The least score of a go, 0 to 100.
+        coverage: The least share of the points that need no person that a go must have judged, in percent.
+    """
 
     categories: tuple[Category, ...]
     bands: tuple[Band, ...] = ()
     go: float | None = None
+    coverage: float | None = None
 
 
 class WhenLocked(StrEnum):
@@ -240,7 +264,7 @@ class AlertRule(Struct, frozen=True, kw_only=True):
 
     Attributes:
         labels: A regular expression for each label; all must match the whole value.
-        start: At once, or when somebody has approved.
+        start: At once, or after approval.
         stack: The stack; the runbook's own when empty.
         inputs: Values for the runbook; templates see `labels` and `annotations` of the alert.
     """
@@ -258,6 +282,7 @@ class Runbook(Struct, frozen=True, kw_only=True):
         home: The folder from which it names other files.
         runs: The runbooks that its steps run, by the references it uses.
         outputs: What a runbook that runs this one sees of it.
+        timeout: The hard limit of everything but `always` and undos.
     """
 
     kind: Kind
@@ -273,6 +298,7 @@ class Runbook(Struct, frozen=True, kw_only=True):
     vars: dict[str, Any] = {}
     requires: tuple[str, ...] = ()
     objective: Objective = field(default_factory=Objective)
+    timeout: Duration | None = None
     steady_state: tuple[Step, ...] = ()
     symptoms: tuple[Step, ...] = ()
     sections: tuple[Section, ...] = ()

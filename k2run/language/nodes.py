@@ -1,23 +1,84 @@
-"""From YAML nodes to plain values: duplicate keys, merges, aliases and tags are settled here."""
+"""YAML nodes and scalars to plain values: duplicate keys, merges, aliases and tags."""
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
-
-from k2run.language.scalars import is_padded_number, plain_value, tagged_value
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from k2run.language.document import Document
 
+
+Plain = str | int | float | bool | None
+
+_WORDS: dict[str, Plain] = {
+    "": None,
+    "~": None,
+    **dict.fromkeys(("null", "Null", "NULL")),
+    **dict.fromkeys(("true", "True", "TRUE"), True),
+    **dict.fromkeys(("false", "False", "FALSE"), False),
+    **dict.fromkeys((".nan", ".NaN", ".NAN"), float("nan")),
+    **dict.fromkeys((".inf", ".Inf", ".INF", "+.inf", "+.Inf", "+.INF"), float("inf")),
+    **dict.fromkeys(("-.inf", "-.Inf", "-.INF"), float("-inf")),
+}
+_NUMBER_STARTS = frozenset("0123456789+-.")
+_INTEGER = re.compile(r"[-+]?[0-9]{1,300}", re.ASCII)
+_FLOAT = re.compile(r"[-+]?(?:\.[0-9]{1,300}|[0-9]{1,300}(?:\.[0-9]{0,300})?)(?:[eE][-+]?[0-9]{1,5})?", re.ASCII)
+_BASED = re.compile(r"0o[0-7]{1,100}|0x[0-9a-fA-F]{1,100}", re.ASCII)
+_PADDED = re.compile(r"[-+]?0[0-9]+", re.ASCII)
+
+
+def plain_value(text: str) -> Plain:
+    """The value of an unquoted scalar."""
+    if text[:1] in _NUMBER_STARTS:
+        if _INTEGER.fullmatch(text):
+            return int(text)
+        if _FLOAT.fullmatch(text):
+            return float(text)
+        if _BASED.fullmatch(text):
+            return int(text, 0)
+    return _WORDS.get(text, text)
+
+
+def is_padded_number(text: str) -> bool:
+    """`012`: decimal to some, octal to others, and an identifier to most."""
+    return _PADDED.fullmatch(text) is not None
+
+
+def tagged_value(tag: str, text: str) -> Any:
+    """The value of a scalar with one of YAML's own tags, such as `!!str 12`.
+
+    Raises:
+        KeyError: The tag is not one of YAML's scalar tags.
+        ValueError: The text is no such value.
+    """
+    kind: type = {"str": str, "int": int, "float": float, "bool": bool, "null": type(None)}[
+        tag.removeprefix("tag:yaml.org,2002:")
+    ]
+    if kind is str:
+        return text
+    value = plain_value(text)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        msg = f"{text!r} is not {tag}"
+        raise ValueError(msg)
+    return value
+
+
 MAX_ALIASED = 20_000
 """Values that aliases may add to a document, all together."""
 
 _CORE = "tag:yaml.org,2002:"
 _COLLECTION_TAGS: dict[type[Node], str] = {MappingNode: f"{_CORE}map", SequenceNode: f"{_CORE}seq"}
+
+
+MAX_DEPTH = 64
+"""Levels of nesting; deeper ones are a mistake or an attack on the recursion."""
 
 
 class TooDeep(Exception):
@@ -149,9 +210,7 @@ class Builder:
     def _duplicate(self, node: Node, key_node: Node, key: Any) -> None:
         first = next(k for k, _ in node.value if isinstance(k, ScalarNode) and _key(k) == key)
         line = self._document.place_at(first.start_mark.index).line
-        self._note(
-            "K106", f"the key `{key_node.value}` is here twice", key_node, hint=f"the first one is in line {line}"
-        )
+        self._note("K106", f"duplicate key `{key_node.value}`", key_node, hint=f"the first one is in line {line}")
 
     def _padded(self, node: Node) -> None:
         self._note(
@@ -171,20 +230,31 @@ class Builder:
 _NUMBERS = frozenset({int, float})
 
 
-def child(node: Node, step: str | int, *, key: bool = False) -> Node | None:
-    """The node below `node` at a key or an index, or (with `key`) the key's own node; None when there is none."""
+Pairs = dict[int, dict[Any, tuple[Node, Node]]]
+"""The keys and values of mappings by the key, for mappings by their identity."""
+
+
+def child(node: Node, step: str | int, known: Pairs, *, key: bool = False) -> Node | None:
+    """The node below `node` at a key or an index, or (with `key`) the key's own node; None when there is none.
+
+    Args:
+        node: Where to look.
+        step: The key or the index.
+        known: What was found of mappings before: one is gone through once, however many of its values are asked for.
+        key: The key's own node.
+    """
     if isinstance(node, SequenceNode):
         items: list[Node] = node.value
         return items[step] if isinstance(step, int) and 0 <= step < len(items) else None
     if not isinstance(node, MappingNode):
         return None
-    pairs: list[tuple[Node, Node]] = node.value
-    for key_node, value_node in reversed(pairs):
-        if isinstance(step, str) and key_node.value != step:
-            continue  # cheap, and nearly always so; a number may be written in several ways
-        if isinstance(key_node, ScalarNode) and _key(key_node) == step:
-            return key_node if key else value_node
-    found = (child(source, step, key=key) for source in _merged(node))
+    if id(node) not in known:
+        pairs: list[tuple[Node, Node]] = node.value
+        known[id(node)] = {_key(pair[0]): pair for pair in pairs if isinstance(pair[0], ScalarNode)}
+    pair = known[id(node)].get(step)
+    if pair is not None:
+        return pair[0] if key else pair[1]
+    found = (child(source, step, known, key=key) for source in _merged(node))
     return next((hit for hit in found if hit is not None), None)
 
 

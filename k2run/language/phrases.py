@@ -7,8 +7,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from msgspec import Struct
 
-from k2run.language.notation import Notation
-from k2run.language.quantities import Duration, Rate, Size
+from k2run.language.quantities import Duration, Notation, Rate, Size
 
 _SIMPLE: dict[Any, str] = {
     str: "a text",
@@ -61,3 +60,18 @@ def of_value(value: Any) -> str:
     if isinstance(value, int | float):
         return f"the number {value:.{_SHOWN}g}" if isinstance(value, float) else f"the number {str(value)[:_SHOWN]}"
     return "a mapping" if isinstance(value, dict) else "a list" if isinstance(value, list | tuple) else str(type(value))
+
+
+_TRUE_FALSE = {**dict.fromkeys(("true", "yes", "on", "1"), True), **dict.fromkeys(("false", "no", "off", "0"), False)}
+
+
+def true_or_false(value: Any) -> bool:
+    """`true`, `yes`, `on`, `1` and their opposites, as text or value.
+
+    Raises:
+        ValueError: It is none of them.
+    """
+    word = str(value).strip().lower()
+    if word not in _TRUE_FALSE:
+        raise ValueError(f"expected true or false, found {value!r}")
+    return _TRUE_FALSE[word]

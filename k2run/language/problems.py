@@ -1,15 +1,28 @@
-"""Problems in a runbook or stack file, each with its place, and how they are shown to a person."""
+"""Problems in a runbook or stack file: place, message, explanation of each code, and how they are shown."""
 
 from __future__ import annotations
 
+import re
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from k2run.language.place import Place  # noqa: TC001 - msgspec resolves the types of fields at run time
-
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+
+class Place(Struct, frozen=True, order=True):
+    """Where something stands in a file; line and column count from 1."""
+
+    file: str
+    line: int
+    column: int
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}:{self.column}"
+
 
 _WIDTH = 120
 """Columns of a source line that are shown; a longer line is cut around its caret."""
@@ -43,7 +56,7 @@ class Problem(Struct, frozen=True, kw_only=True):
 
 
 def render(problems: Iterable[Problem]) -> str:
-    """Every problem as a compiler would show it, ordered by place: the line, a caret under the token, the way out."""
+    """Every problem as a compiler would show it, ordered by place: the line, a caret under the token, the hint."""
     return "\n\n".join(_frame(problem) for problem in ordered(problems))
 
 
@@ -106,3 +119,46 @@ def _columns(text: str) -> int:
     from unicodedata import combining, east_asian_width
 
     return sum(0 if combining(c) else 2 if east_asian_width(c) in "WF" else 1 for c in text)
+
+
+CODES = Path(__file__).with_name("codes.md")
+"""What each code means, with a wrong and a right example."""
+_HEADING = re.compile(r"^## ([A-Z]\d{3}) (.+)$", re.MULTILINE)
+_EXAMPLE = re.compile(r"^```yaml (wrong|right)\n(.*?)^```\n", re.MULTILINE | re.DOTALL)
+
+
+class Explanation(Struct, frozen=True):
+    """What a code means.
+
+    Attributes:
+        title: In a few words.
+        why: Why it is a problem and what to do; may be empty where the examples say it all.
+        wrong: A piece of a runbook that has the problem; may be empty.
+        right: The same without it; may be empty.
+    """
+
+    code: str
+    title: str
+    why: str
+    wrong: str
+    right: str
+
+
+@cache
+def explanations() -> dict[str, Explanation]:
+    """Every code of a problem with its explanation, in order."""
+    return read_explanations(CODES)
+
+
+def read_explanations(file: Path) -> dict[str, Explanation]:
+    """The explanations in a Markdown file, by their codes: a heading, a text, a wrong and a right example."""
+    _, *parts = _HEADING.split(file.read_text(encoding="utf-8"))
+    return {
+        code: _read(code, title, body) for code, title, body in zip(parts[::3], parts[1::3], parts[2::3], strict=True)
+    }
+
+
+def _read(code: str, title: str, body: str) -> Explanation:
+    examples = dict(_EXAMPLE.findall(body))
+    why = " ".join(_EXAMPLE.sub("", body).split())
+    return Explanation(code, title, why, examples.get("wrong", ""), examples.get("right", ""))

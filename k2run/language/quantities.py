@@ -7,9 +7,48 @@ They are numbers in base units (seconds, bytes, per second). What arithmetic mak
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
+from decimal import Decimal
 from typing import Any, ClassVar, Self
 
-from k2run.language.notation import Notation
+
+class Misread(ValueError):
+    """A text that is not in its notation.
+
+    Attributes:
+        at: The character of the text at which it goes wrong; `length` of them are wrong.
+        hint: How to fix it.
+    """
+
+    def __init__(self, message: str, *, at: int = 0, length: int = 0, hint: str = "") -> None:
+        super().__init__(message)
+        self.at = at
+        self.length = length
+        self.hint = hint
+
+
+class Notation(ABC):
+    """A value that is written in a notation of its own, such as `p99 < 500ms`; the package that reads it brings it.
+
+    Attributes:
+        example: What one looks like.
+        says: What it is, for messages: `a threshold such as p99 < 500ms`.
+        pattern: A regular expression that every one of them fits, for the JSON Schema.
+    """
+
+    example: ClassVar[str]
+    says: ClassVar[str]
+    pattern: ClassVar[str]
+
+    @classmethod
+    @abstractmethod
+    def parse(cls, value: Any) -> Self:
+        """Read one.
+
+        Raises:
+            Misread: It is none; the error says where it goes wrong.
+        """
+
 
 _DURATION = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 _SIZE = {
@@ -24,7 +63,7 @@ _SIZE = {
     "GiB": 2**30,
     "TiB": 2**40,
 }
-_NUMBER = r"\d{1,15}(?:\.\d{1,15})?"
+_NUMBER = r"\d{1,15}(?:\.\d{1,20})?"
 """Long enough for any quantity, too short to be infinite."""
 _DURATION_PART = re.compile(rf"({_NUMBER})\s*(ms|min|s|m|h|d)")
 _DURATION_TEXT = re.compile(rf"(?:{_NUMBER}\s*(?:ms|min|s|m|h|d)\s*)+")
@@ -32,16 +71,38 @@ _SIZE_TEXT = re.compile(rf"({_NUMBER})\s*([KMGT]i?B|kB|B)")
 _RATE_TEXT = re.compile(rf"({_NUMBER})\s*/\s*(s|m|min|h)")
 
 
+_UNITS = ("TiB", "TB", "GiB", "GB", "MiB", "MB", "KiB", "kB", "B")
+_LONGEST = 100
+"""Characters of the longest text that is tried as a quantity."""
+_SHORT = 10
+"""A text of at most so many characters is shown as it is; a longer one is rounded for people, and for them alone."""
+
+
 class UnitMismatch(TypeError):
     """A quantity met one of another unit."""
 
 
-class _Ordered:
-    """Compared with numbers and with its own kind, never with a quantity of another."""
+class _Quantity:
+    """A number with its unit: compared with numbers and with its own kind, never with a quantity of another.
+
+    Attributes:
+        written: The text that it was read from; empty for a computed one.
+    """
+
+    written: str = ""
+
+    @classmethod
+    def read(cls, text: str, number: float) -> Self:
+        """The quantity that a text stands for; it keeps the text."""
+        made = cls(number)  # type: ignore[call-arg] # of the number beside it
+        made.written = text.strip()
+        return made
 
     def _alike(self, other: Any) -> None:
-        if isinstance(other, _Ordered) and type(other) is not type(self):
+        if isinstance(other, _Quantity) and type(other) is not type(self):
             raise UnitMismatch(f"{self!s} and {other!s} cannot be compared: they count different things")
+        if isinstance(other, str):
+            raise UnitMismatch(f"{self!s} and the text {other!r} cannot be compared")
 
     def __lt__(self, other: Any) -> bool:
         self._alike(other)
@@ -60,7 +121,7 @@ class _Ordered:
         return super().__ge__(other)  # type: ignore[misc, no-any-return]
 
 
-class Duration(_Ordered, float):
+class Duration(_Quantity, float):
     """A length of time in seconds, written `500ms`, `30s`, `1m30s`, `2h`."""
 
     example: ClassVar[str] = "30s"
@@ -75,7 +136,7 @@ class Duration(_Ordered, float):
         if isinstance(value, cls):
             return value
         if isinstance(value, str) and _DURATION_TEXT.fullmatch(value.strip()):
-            return cls(sum(float(n) * _DURATION[unit] for n, unit in _DURATION_PART.findall(value)))
+            return cls.read(value, sum(float(n) * _DURATION[unit] for n, unit in _DURATION_PART.findall(value)))
         if not isinstance(value, bool) and value == 0:
             return cls(0)
         if isinstance(value, int | float) and not isinstance(value, bool):
@@ -84,23 +145,37 @@ class Duration(_Ordered, float):
         msg = f"expected a duration such as 30s, 1m30s or 500ms, found {value!r}"
         raise ValueError(msg)
 
+    def exact(self) -> str:
+        """The text that reads as this very duration: as it was written, else hours, minutes and seconds."""
+        if self.written:
+            return self.written
+        if self < 0:
+            return f"-{Duration(-self).exact()}"
+        seconds = Decimal(repr(float(self)))
+        if seconds < 1:
+            return f"{_digits(seconds * 1000)}ms" if seconds else "0s"
+        minutes, rest = divmod(seconds, 60)
+        hours, minutes = divmod(minutes, 60)
+        parts = [(hours, "h"), (minutes, "m"), (rest, "s")]
+        return "".join(f"{_digits(n)}{unit}" for n, unit in parts if n)
+
     def __str__(self) -> str:
+        text = self.exact()
+        if len(text) <= _SHORT:
+            return text
         if self < 0:
             return f"-{Duration(-self)}"
         if self < 1:
-            return f"{self * 1000:.3g}ms" if self else "0s"
+            return f"{self * 1000:.3g}ms"
         if self < 60:  # noqa: PLR2004 - seconds in a minute
             return f"{float(self):.3g}s"
-        minutes, seconds = divmod(round(self), 60)
-        hours, minutes = divmod(minutes, 60)
-        parts = [(hours, "h"), (minutes, "m"), (seconds, "s")]
-        return "".join(f"{n}{unit}" for n, unit in parts if n)
+        return Duration(round(self)).exact()
 
     def __repr__(self) -> str:
         return f"Duration({str(self)!r})"
 
 
-class Size(_Ordered, int):
+class Size(_Quantity, int):
     """A number of bytes, written `10MiB`, `1.5GB`, `512B`."""
 
     example: ClassVar[str] = "10MiB"
@@ -115,13 +190,26 @@ class Size(_Ordered, int):
         if isinstance(value, cls):
             return value
         if isinstance(value, str) and (match := _SIZE_TEXT.fullmatch(value.strip())):
-            return cls(round(float(match[1]) * _SIZE[match[2]]))
+            return cls.read(value, round(Decimal(match[1]) * _SIZE[match[2]]))
         if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
             return cls(value)
         msg = f"expected a size such as 10MiB, 1.5GB or a number of bytes, found {value!r}"
         raise ValueError(msg)
 
+    def exact(self) -> str:
+        """The text that reads as this very size: as it was written, else in the unit that takes the fewest digits."""
+        if self.written:
+            return self.written
+        if self < 0:
+            return f"-{Size(-self).exact()}"
+        whole = [unit for unit in _UNITS if self >= _SIZE[unit] and not int(self) * 1000 % _SIZE[unit]]
+        texts = [f"{_digits(Decimal(int(self)) / _SIZE[unit])}{unit}" for unit in whole]
+        return min(texts, key=lambda text: (sum(map(str.isdigit, text)), len(text)), default="0B")
+
     def __str__(self) -> str:
+        text = self.exact()
+        if len(text) <= _SHORT - 3:
+            return text
         if self < 0:
             return f"-{Size(-self)}"
         for unit in ("TiB", "GiB", "MiB", "KiB"):
@@ -133,7 +221,7 @@ class Size(_Ordered, int):
         return f"Size({str(self)!r})"
 
 
-class Rate(_Ordered, float):
+class Rate(_Quantity, float):
     """Events per second, written `500/s`, `20/min`, `1000/h`."""
 
     example: ClassVar[str] = "500/s"
@@ -148,15 +236,52 @@ class Rate(_Ordered, float):
         if isinstance(value, cls):
             return value
         if isinstance(value, str) and (match := _RATE_TEXT.fullmatch(value.strip())):
-            return cls(float(match[1]) / _DURATION[match[2]])
+            return cls.read(value, float(match[1]) / _DURATION[match[2]])
         msg = f"expected a rate such as 500/s or 20/min, found {value!r}"
         raise ValueError(msg)
 
+    def exact(self) -> str:
+        """The text that reads as this very rate: as it was written, else per second."""
+        return self.written or f"{_digits(Decimal(repr(float(self))))}/s"
+
     def __str__(self) -> str:
-        return f"{float(self):.6g}/s"
+        text = self.exact()
+        return text if len(text) <= _SHORT else f"{float(self):.6g}/s"
 
     def __repr__(self) -> str:
         return f"Rate({str(self)!r})"
+
+
+def _digits(number: Decimal) -> str:
+    """The number without an exponent and without zeros at its end."""
+    text = f"{number:.20f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def quantified(value: Any) -> Any:
+    """The value with each text in it that reads as a duration, a size or a rate made that quantity.
+
+    This is how what is written in `vars`, `set` and the items of a loop is read; the quantity keeps its text. What is
+    computed keeps its type: an id of a result that happens to be `5d` stays a text.
+    """
+    if isinstance(value, str):
+        return _quantity(value)
+    if isinstance(value, dict):
+        return {key: quantified(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(quantified(item) for item in value)
+    return value
+
+
+def _quantity(text: str) -> Any:
+    if not text[:1].isdigit() or text[-1:].isdigit() or len(text) > _LONGEST:
+        return text
+    for kind in QUANTITIES:
+        try:
+            return kind.parse(text)
+        except ValueError:
+            continue
+    return text
 
 
 QUANTITIES: tuple[type[Duration | Size | Rate], ...] = (Duration, Size, Rate)

@@ -5,20 +5,18 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from k2run.language.expressions import Expression, Template
-from k2run.language.measures import is_quantity, measured
+from k2run.language.expressions import Expression, Template, cut
 from k2run.language.phrases import of_value
-from k2run.language.pieces import cut
 from k2run.language.problems import did_you_mean
-from k2run.language.quantities import Duration
-from k2run.language.scope import RESERVED, Scope
-from k2run.language.shapes import Absent, follow
-from k2run.language.syntax import Fault, Reference, read_expression
+from k2run.language.quantities import QUANTITIES, Duration, quantified
+from k2run.language.scope import RESERVED, Absent, Scope, follow
+from k2run.language.syntax import FUNCTIONS, RESERVED_FUNCTIONS, Fault, Reference
+from k2run.language.unit_check import is_quantity, measured
 from k2run.language.units import TYPES, Unit
-from k2run.language.words import FUNCTIONS, RESERVED_FUNCTIONS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
 
     from k2run.language.document import Document, Trail
     from k2run.language.problems import Problem
@@ -26,12 +24,14 @@ if TYPE_CHECKING:
 
 E = TypeVar("E", bound=StrEnum)
 
+MOST_SOUGHT = 20_000
+"""Names that unknown ones are compared with; the first hints help most, and thousands would take minutes."""
 MAX_WORKERS = 128
 """The most steps that run at once; `parallel: true` means this."""
 
 
 _PER = {unit: f"a rate is written rate('500/{unit}')" for unit in ("s", "min", "h")}
-"""What somebody means who writes `500/s`."""
+"""What `500/s` means."""
 
 
 class Reading:
@@ -42,14 +42,23 @@ class Reading:
     Attributes:
         uses_stack: An action was met that needs the stack.
         figures: Names of the figures that steps record.
+        home: The folder in which files that the document names are looked for; None when it comes from no file.
     """
 
-    def __init__(self, document: Document, vocabulary: Vocabulary) -> None:
+    def __init__(self, document: Document, vocabulary: Vocabulary, home: Path | None = None) -> None:
         self.document = document
         self.vocabulary = vocabulary
+        self.home = home
         self.problems: list[Problem] = []
         self.uses_stack = False
         self.figures: dict[str, Any] = {}
+        self._registered: dict[str, Trail] | None = None
+        self._sought = 0
+
+    def near(self, name: str, names: Sequence[str]) -> str:
+        """The hint `did you mean …?` for one of many names, as long as looking for it costs little."""
+        self._sought += len(names)
+        return did_you_mean(name, names) if self._sought <= MOST_SOUGHT else ""
 
     def problem(self, code: str, message: str, path: Trail, **more: Any) -> None:
         """Note a problem; `more` is what `Document.problem` takes."""
@@ -77,7 +86,7 @@ class Reading:
         return found
 
     def unknown_key(self, key: str, path: Trail, what: str, known: Iterable[str]) -> None:
-        """A key that means nothing here."""
+        """A key that has no effect here."""
         hint = did_you_mean(key, known)
         expected = "" if hint else f"one of {', '.join(known)}"
         self.problem("K202", f"{what} has no key `{key}`", (*path, key), key=True, hint=hint, expected=expected)
@@ -213,12 +222,22 @@ class Reading:
         if isinstance(value, str):
             return self.template(value, path, scope) if "{{" in value or "{%" in value else value
         if isinstance(value, dict):
+            self._plain_keys(value, path)
             made = {key: self.rendered(item, (*path, key), scope) for key, item in value.items()}
             return made if any(made[key] is not item for key, item in value.items()) else value
         if isinstance(value, list):
             items = [self.rendered(item, (*path, n), scope) for n, item in enumerate(value)]
             return items if any(new is not old for new, old in zip(items, value, strict=True)) else value
         return value
+
+    def _plain_keys(self, value: dict[Any, Any], path: Trail) -> None:
+        """Keys are what they are: a template in one would reach the action as it is written."""
+        for key in value:
+            if isinstance(key, str) and "{{" in key:
+                hint = (
+                    "only values are filled in; write the key out, or build the whole mapping in one {{ expression }}"
+                )
+                self.problem("K407", "{{ }} is not filled in in a key", (*path, key), key=True, hint=hint)
 
     def template(self, text: str, path: Trail, scope: Scope) -> Template:
         """A text with `{{ }}` in it."""
@@ -238,6 +257,8 @@ class Reading:
 
     def check(self, text: str, path: Trail, at: int, scope: Scope) -> None:
         """Note every problem of an expression that begins at character `at` of the value at `path`."""
+        from k2run.language.parser import read_expression
+
         syntax = read_expression(text)
         quantities = syntax.quantified
         for fault in syntax.faults:
@@ -255,12 +276,18 @@ class Reading:
             self._fault(fault, path, at)
 
     def shape(self, value: Any, scope: Scope) -> Any:
-        """The type of a value that a runbook computes: a quantity where its one expression gives one, else Any."""
+        """The type of a value: a quantity where it is one or its one expression gives one, else Any."""
+        if isinstance(value, str) and isinstance(made := quantified(value), QUANTITIES):
+            return type(made)
+        unit = self.counted(value, scope)
+        return Any if unit is None else TYPES.get(unit, Any)
+
+    def counted(self, value: Any, scope: Scope) -> Unit | None:
+        """What the one expression of a template counts; None where it is no number and no text, or not known."""
         parts = value.parts if isinstance(value, Template) else ()
         if len(parts) != 1 or not isinstance(parts[0], Expression):
-            return Any
-        unit, _ = _measured(parts[0].text, scope)
-        return Any if unit is None else TYPES.get(unit, Any)
+            return None
+        return _measured(parts[0].text, scope)[0]
 
     def _fault(self, fault: Fault, path: Trail, at: int) -> None:
         self.problem(
@@ -286,7 +313,7 @@ class Reading:
         else:
             hint = (
                 self._defined_later(name)
-                or did_you_mean(name, scope.names())
+                or self.near(name, scope.names())
                 or _PER.get(name, f"`{name}` alone is a name; quote a text")
             )
         where = at + reference.offsets[0]
@@ -294,9 +321,11 @@ class Reading:
 
     def _defined_later(self, name: str) -> str:
         """Where a step registers the name after all."""
-        from k2run.language.search import registration
+        if self._registered is None:
+            from k2run.language.scope import registrations
 
-        path = registration(self.document.data, name)
+            self._registered = registrations(self.document.data)
+        path = self._registered.get(name)
         return f"it is only known after the step in line {self.document.place(path).line}" if path else ""
 
     def _attributes(self, reference: Reference, path: Trail, at: int, scope: Scope) -> Any:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import re
+from inspect import cleandoc
 from textwrap import dedent
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 from msgspec.structs import fields
 
-from k2run.language.heading import INPUT_TYPES
+from k2run.language.inputs import INPUT_TYPES
+from k2run.language.json_schema import JsonSchema
 from k2run.language.model import AfterFailure, Kind, Severity, Start, WhenLocked
-from k2run.language.notation import Notation
-from k2run.language.quantities import Duration, Rate, Size
+from k2run.language.quantities import Duration, Notation, Rate, Size
 from k2run.language.reading import MAX_WORKERS
 from k2run.language.vocabulary import RUN, SKIP_SECTION, STOP, WORDS
 
@@ -100,6 +101,7 @@ def _runbook() -> dict[str, Any]:
         "vars": _said(_ref("vars"), "Values for all expressions; each may use those above it."),
         "requires": _said(_ref("words"), "Services; where one is absent the runbook is not applicable."),
         "objective": _said(_objective(), "What the whole run promises."),
+        "timeout": _said(_ref("duration"), "The hard limit of the whole run; `always` and undos come after it."),
         "score": _said(_ref("score"), "How steps turn into points, and points into go or no-go."),
         "steady_state": _said(_ref("steps"), "What must hold before a fault, and again after it."),
         "symptoms": _said(_ref("steps"), "How a recovery runbook recognises its own failure."),
@@ -123,6 +125,7 @@ def _section() -> dict[str, Any]:
         "steps": _said(_ref("steps"), "What is done, in order."),
         "when": _said(_ref("expression"), "The section is left out when this is false."),
         "within": _said(_ref("duration"), "The time budget of the section: an objective, not a limit."),
+        "timeout": _said(_ref("duration"), "The hard limit of all its steps together."),
         "parallel": _said(_WORKERS, "How many steps run at once; true for all."),
         "clock": _said({"enum": ["rto", "detect"]}, "The clock that stops at its end: recovered, or first seen."),
         "category": _said(_TEXT, "Score category of the steps that name none."),
@@ -135,6 +138,10 @@ def _section() -> dict[str, Any]:
 
 def _keywords() -> dict[str, Any]:
     figures = {"type": "object", "propertyNames": _NAME, "additionalProperties": _ref("expression")}
+    pauses = _closed(
+        {"from": _ref("duration"), "to": _ref("duration"), "factor": {"type": "number", "minimum": 1}, "jitter": _TEXT},
+        required=["from", "to"],
+    )
     failure = _closed({"hint": _TEXT, "recovery": _TEXT})
     return {
         "name": _said(_TEXT, "What the step is called; may have {{ }} in it."),
@@ -145,10 +152,12 @@ def _keywords() -> dict[str, Any]:
         "parallel": _said(_WORKERS, "How many turns of the loop run at once."),
         "register": _said(_NAME, "The name under which later steps know the result."),
         "expect": _said(_ref("expressions"), "What must be true of `result`."),
-        "until": _said(_ref("expression"), "Repeat until this is true of `result`."),
-        "every": _said(_ref("duration"), "Pause between two attempts."),
+        "until": _said(
+            _ref("expression"), "Repeat until this is true of `result`; on a block, of what its steps register."
+        ),
+        "every": _said({"anyOf": [_ref("duration"), pauses]}, "Pause between two attempts, or pauses that grow."),
         "retries": _said({"type": "integer", "minimum": 1}, "How often to try again."),
-        "timeout": _said(_ref("duration"), "The hard limit of one call."),
+        "timeout": _said(_ref("duration"), "The hard limit of one call, or of all that a block or a runbook does."),
         "within": _said(_ref("duration"), "The objective of the step: met or missed, apart from passed or failed."),
         "failed_when": _said(_ref("expression"), "The step fails when this is true of `result`."),
         "ignore_failure": _said(_FLAG, "A failure is recorded and changes nothing."),
@@ -188,7 +197,14 @@ def _actions(forms: list[ActionForm]) -> dict[str, Any]:
     made, components = msgspec.json.schema_components(kinds, schema_hook=_quantity, ref_template="#/$defs/{name}")
     schemas = iter(made)
     actions = {f"action:{form.name}": _action(form, schemas) for form in forms}
-    return {**actions, **_own_words(), **dict(sorted(components.items()))}
+    return {**actions, **_own_words(), **{name: _dedented(components[name]) for name in sorted(components)}}
+
+
+def _dedented(component: dict[str, Any]) -> dict[str, Any]:
+    """A struct's schema with its docstring as Python 3.13 has it; older ones leave it indented as in the source."""
+    if "description" not in component:
+        return component
+    return {**component, "description": cleandoc(component["description"])}
 
 
 def _own_words() -> dict[str, Any]:
@@ -248,6 +264,8 @@ def described_arguments(doc: str) -> dict[str, str]:
 def _quantity(kind: type) -> dict[str, Any]:
     if kind in _QUANTITIES:
         return dict(_QUANTITIES[kind])
+    if kind is JsonSchema:
+        return {"type": ["object", "string"], "description": JsonSchema.says, "examples": [JsonSchema.example]}
     if issubclass(kind, Notation):
         return {"type": "string", "pattern": kind.pattern + r"|\{\{", "examples": [kind.example]}
     raise NotImplementedError(kind)
@@ -295,7 +313,7 @@ def _schedule() -> dict[str, Any]:
 def _alert() -> dict[str, Any]:
     keys = {
         "labels": _said({"type": "object", "additionalProperties": _TEXT}, "A regular expression for each label."),
-        "start": _said({"enum": [way.value for way in Start]}, "At once, or when somebody has approved."),
+        "start": _said({"enum": [way.value for way in Start]}, "At once, or after approval."),
         "stack": _said(_TEXT, "The stack it runs on; the runbook's own when missing."),
         "inputs": _said({"type": "object"}, "Values of inputs; templates see `labels` and `annotations`."),
     }
@@ -321,6 +339,9 @@ def _score() -> dict[str, Any]:
         "categories": _said({"type": "object", "additionalProperties": category}, "Points of each, with its title."),
         "bands": _said({"type": "array", "items": band}, "Names and lights of scores, each from a least score on."),
         "go": _said(_NUMBER, "The least score at which the run is a go."),
+        "coverage": _said(
+            _NUMBER, "The least percentage of the points that need no person that a go must have judged."
+        ),
     }
     return _closed(keys, required=["categories"])
 

@@ -10,9 +10,9 @@ from k2run.language.problems import did_you_mean
 
 if TYPE_CHECKING:
     from k2run.language.document import Trail
-    from k2run.language.points import PointsReader
     from k2run.language.reading import Reading
     from k2run.language.scope import Scope
+    from k2run.language.scoring import PointsReader
     from k2run.language.steps import StepReader
 
 SECTION_KEYS = (
@@ -20,6 +20,7 @@ SECTION_KEYS = (
     "steps",
     "when",
     "within",
+    "timeout",
     "parallel",
     "clock",
     "category",
@@ -70,6 +71,9 @@ class SectionReader:
             place=reading.document.place(path),
             when=(reading.expression(fields["when"], (*path, "when"), "`when`", scope) if "when" in fields else None),
             within=reading.duration(fields["within"], (*path, "within"), "`within`") if "within" in fields else None,
+            timeout=(
+                reading.duration(fields["timeout"], (*path, "timeout"), "`timeout`") if "timeout" in fields else None
+            ),
             parallel=workers,
             clock=self._clock(fields.get("clock", ""), (*path, "clock")),
             category=category,

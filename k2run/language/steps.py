@@ -4,40 +4,34 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from msgspec import defstruct
+
 from k2run.language.arguments import read_arguments
 from k2run.language.expressions import is_fixed
-from k2run.language.keywords import KEYWORDS
+from k2run.language.keywords import BLOCK as BLOCK_PLACE
+from k2run.language.keywords import KEYWORDS, needed, place_of, refused
 from k2run.language.model import Step
 from k2run.language.problems import did_you_mean
-from k2run.language.running import check_inputs, result_of
-from k2run.language.vocabulary import RUN, SET, SKIP_SECTION, STOP, WORDS, ActionForm
+from k2run.language.references import check_inputs, result_of
+from k2run.language.scope import Scope
+from k2run.language.vocabulary import SET, WORDS, ActionForm
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from k2run.language.document import Trail
-    from k2run.language.points import PointsReader
     from k2run.language.reading import Reading
     from k2run.language.references import References
-    from k2run.language.scope import Scope
+    from k2run.language.scoring import PointsReader
 
 BLOCK = ("block", "rescue", "always")
 _WITH_RESULT = ("expect", "until", "failed_when", "figures", "points")
-_NOT_ON_BLOCKS = frozenset(
-    {
-        "register",
-        "expect",
-        "until",
-        "every",
-        "retries",
-        "timeout",
-        "failed_when",
-        "figures",
-        "points",
-        "no_log",
-        "approve",
-    }
+Failed = defstruct(
+    "Failed", [("name", str), ("step", str), ("outcome", str), ("message", str), ("result", Any)], frozen=True
 )
-_NOT_ON_CONTROL = frozenset({"until", "every", "retries", "timeout", "approve"})
-"""Keywords of a call; a runbook that is run, and a jump, are none."""
+"""What a rescue knows of the step that failed, as `failed`."""
+Tried = defstruct("Tried", [("outcome", str), ("message", str)], frozen=True)
+"""What the `until` of a block sees of a try, as `result`."""
 MAX_NESTING = 16
 """Blocks inside blocks."""
 
@@ -56,6 +50,7 @@ class StepReader:
         self._points = points
         self._references = references
         self._forms: dict[str, ActionForm | None] = dict(WORDS)
+        self._names: Sequence[str] = ()
         self._ids: set[str] = set()
 
     def read_all(  # noqa: PLR0913 - where the steps stand and what they may use
@@ -80,9 +75,21 @@ class StepReader:
             steps.append(self._step(item, (*path, index), f"{name}[{index}]", seen, category))
             after.append(seen)
         if apart:
+            self._handed_on_once(steps, path)
             for seen in after:
                 scope.shared.update(seen.shared)
         return tuple(steps)
+
+    def _handed_on_once(self, steps: Sequence[Step], path: Trail) -> None:
+        """Of two steps that run at once, chance would decide whose value a name has afterwards."""
+        first: dict[str, int] = {}
+        for index, step in enumerate(steps):
+            for name in sorted(_handed_on(step)):
+                if name in first:
+                    line = self._reading.document.place((*path, first[name])).line
+                    message = f"the step in line {line}, which runs at the same time, hands on `{name}` as well"
+                    self._reading.problem("K212", message, (*path, index), hint="give one of them another name")
+                first.setdefault(name, index)
 
     def _step(self, value: Any, path: Trail, address: str, scope: Scope, category: str) -> Step:
         reading = self._reading
@@ -109,10 +116,10 @@ class StepReader:
             hint = did_you_mean(name, (*KEYWORDS, *BLOCK, *WORDS))
             self._reading.problem("K202", f"a step has no keyword `{name}`", (*path, name), key=True, hint=hint)
             return
-        names = self._reading.vocabulary.names()
+        names = self._names = self._names or self._reading.vocabulary.names()
         verbs = [known for known in names if known.startswith(f"{adapter}.")]
-        adapters = sorted({known.partition(".")[0] for known in names})
-        hint = did_you_mean(name, names)
+        hint = self._reading.near(name, names)
+        adapters = () if verbs else dict.fromkeys(known.partition(".")[0] for known in names)
         expected = f"one of {', '.join(verbs)}" if verbs else f"an action of {', '.join(adapters)}"
         self._reading.problem(
             "K301",
@@ -232,40 +239,46 @@ class Draft:
         judged = self.scope.inside({"result": self.result, "attempt": int})
         for key, value in self.value.items():
             read = KEYWORDS.get(key)
-            if read is not None:
+            if read is not None and not (self.is_block and key == "until"):  # which sees what its steps register
                 read(self, key, value, (*self.path, key), judged if key in _WITH_RESULT else self.scope)
 
     def _coherence(self) -> None:
         """Keywords that mean nothing without, or beside, another."""
-        value, problem = self.value, self.reading.problem
-        for key, needed in (("loop_var", ("loop",)), ("parallel", ("loop",)), ("every", ("until", "retries"))):
-            if key in value and not any(other in value for other in needed):
-                message = f"`{key}` means nothing without `{'` or `'.join(needed)}`"
-                problem("K209", message, (*self.path, key), key=True)
-        if self.fields["action"] in {RUN.name, STOP.name, SKIP_SECTION.name}:
-            for key in value:
-                if key in _NOT_ON_CONTROL or (key in _WITH_RESULT and self.fields["action"] != RUN.name):
-                    message = f"`{self.fields['action']}` takes no `{key}`"
-                    problem("K209", message, (*self.path, key), key=True)
-        if self.is_block:
-            for key in value:
-                if key in _NOT_ON_BLOCKS:
-                    problem(
-                        "K209", f"a block takes no `{key}`", (*self.path, key), key=True, hint="put it on a step inside"
-                    )
+        place = place_of(self.fields["action"], is_block=self.is_block)
+        for key in self.value:
+            others = needed(key)
+            if others and not any(other in self.value for other in others):
+                message = f"`{key}` has no effect without `{'` or `'.join(others)}`"
+                self.reading.problem("K209", message, (*self.path, key), key=True)
+            if refused(key, place):
+                message = f"{place if place == BLOCK_PLACE else f'`{place}`'} takes no `{key}`"
+                hint = "put it on a step inside" if place == BLOCK_PLACE else ""
+                self.reading.problem("K209", message, (*self.path, key), key=True, hint=hint)
 
     def _block(self) -> None:
         if not self.is_block:
             key = next(key for key in BLOCK if key in self.value)
-            self.reading.problem("K209", f"`{key}` means nothing without `block`", (*self.path, key), key=True)
+            self.reading.problem("K209", f"`{key}` has no effect without `block`", (*self.path, key), key=True)
         if self.path.count("block") + self.path.count("rescue") + self.path.count("always") >= MAX_NESTING:
             self.reading.problem("K209", f"blocks nest at most {MAX_NESTING} deep", self.path)
             return
         for key in BLOCK:
             if key in self.value:
+                known = {"block": self._tried(), "rescue": {"failed": Failed}}.get(key, {})
                 self.fields[key] = self.reader.read_all(
-                    self.value[key], (*self.path, key), f"{self.address}.{key}", self.scope, self.category
+                    self.value[key],
+                    (*self.path, key),
+                    f"{self.address}.{key}",
+                    self.scope.inside(known),
+                    self.category,
                 )
+            if key == "block" and self.is_block and "until" in self.value:
+                scope = self.scope.inside({"result": Tried, "attempt": int})
+                KEYWORDS["until"](self, "until", self.value["until"], (*self.path, "until"), scope)
+
+    def _tried(self) -> dict[str, Any]:
+        """What the steps of a block that is tried again see."""
+        return {"attempt": int} if {"until", "retries"} & self.value.keys() else {}
 
     def _hand_on(self) -> None:
         """What the steps after this one may use."""
@@ -287,20 +300,31 @@ class Draft:
             template = reading.template(value, path, self.scope)
             if len(template.parts) > 1:
                 reading.problem("K204", "`loop` is one {{ expression }} and nothing beside it", path)
+            elif counted := reading.counted(template, self.scope):
+                reading.problem("K204", f"`loop` goes over a list or a mapping; this is {counted.value}", path)
             return template
         hint = f'write loop: "{{{{ {value} }}}}"' if isinstance(value, str) and value.isidentifier() else ""
         reading.problem("K204", "`loop` is a list, a mapping or one {{ expression }}", path, hint=hint)
         return ()
 
 
+def _handed_on(step: Step) -> set[str]:
+    """The names that a step, or one inside of it, gives to those after it."""
+    own = {step.register} if step.register else set()
+    if step.action == SET.name:
+        own.update(step.args)
+    return own.union(*map(_handed_on, (*step.block, *step.rescue, *step.always)))
+
+
 def read_vars(reading: Reading, value: Any, path: Trail, scope: Scope) -> tuple[dict[str, Any], Scope]:
     """`vars` of a step: each may use those before it; returns them, and the scope with them in it."""
     made: dict[str, Any] = {}
+    inner = Scope(scope.shared, dict(scope.own))
     for name, item in reading.mapping(value, path, "`vars`").items():
         reading.name(name, (*path, name), "a variable", key=True)
-        made[name] = reading.rendered(item, (*path, name), scope)
-        scope = scope.inside({name: reading.shape(made[name], scope)})
-    return made, scope
+        made[name] = reading.rendered(item, (*path, name), inner)
+        inner.own[name] = reading.shape(made[name], inner)
+    return made, inner
 
 
 def needs_stack(form: ActionForm, args: dict[str, Any]) -> bool:

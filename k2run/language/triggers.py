@@ -78,7 +78,9 @@ def parse_zone(name: str) -> tzinfo:
     try:
         return ZoneInfo(name)
     except (KeyError, ValueError, OSError) as error:
-        raise ValueError(f"there is no time zone {name!r}; they are called like Europe/Berlin or UTC") from error
+        raise ValueError(
+            f"there is no time zone {name!r}; time zones have names such as Europe/Berlin or UTC"
+        ) from error
 
 
 def read_schedule(reading: Reading, value: Any, path: Trail) -> tuple[Schedule, ...]:

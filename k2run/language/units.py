@@ -6,11 +6,10 @@ One table says it for both: for the check before the run, and for the values dur
 from __future__ import annotations
 
 import math
-import re
 from enum import Enum
-from typing import Any, NamedTuple
+from typing import Any
 
-from k2run.language.quantities import Duration, Rate, Size
+from k2run.language.quantities import QUANTITIES, Duration, Rate, Size, UnitMismatch
 
 
 class Unit(Enum):
@@ -60,51 +59,10 @@ _REFUSED = {
     "%": "{left} has no remainder by {right}",
     "**": "{left} cannot be raised to the power of {right}",
 }
-_LITERAL = re.compile(
-    r"""'(?:[^'\\]|\\.)*' | "(?:[^"\\]|\\.)*"
-    | (?<![\w.]) (?: (?P<duration>(?:\d+(?:\.\d+)?(?:ms|min|s|m|h|d))+) | (?P<size>\d+(?:\.\d+)?(?:[KMGT]i?B|kB|B)) )
-    (?![\w.])""",
-    re.VERBOSE | re.ASCII | re.DOTALL,
-)
-"""Quoted texts, which are skipped, and quantities."""
-
-
-class Literal(NamedTuple):
-    """A quantity that is written out in an expression, such as `1m30s`.
-
-    Attributes:
-        at: Offset of its first character.
-    """
-
-    at: int
-    text: str
-    unit: Unit
-
-
-def literals(expression: str) -> tuple[Literal, ...]:
-    """The quantities that an expression has written out, in order."""
-    return tuple(
-        Literal(token.start(), token[0], Unit[token.lastgroup.upper()])
-        for token in _LITERAL.finditer(expression)
-        if token.lastgroup is not None
-    )
-
-
-def masked(expression: str) -> str:
-    """The expression with a text of the same length for each quantity, so that any parser reads it."""
-    return _replaced(expression, lambda literal: f'"{" " * (len(literal.text) - 2)}"')
-
-
-def called(expression: str) -> str:
-    """The expression with a call for each quantity: what is evaluated."""
-    return _replaced(expression, lambda literal: f"{literal.unit.name.lower()}('{literal.text}')")
-
-
-def _replaced(expression: str, write: Any) -> str:
-    for literal in reversed(literals(expression)):
-        end = literal.at + len(literal.text)
-        expression = f"{expression[: literal.at]}{write(literal)}{expression[end:]}"
-    return expression
+QUANTITY = r"""(?x:(?<![\w.])
+    (?:(?P<duration>(?:\d+(?:\.\d+)?(?:ms|min|s|m|h|d))+) | (?P<size>\d+(?:\.\d+)?(?:[KMGT]i?B|kB|B)))
+    (?![\w.]))"""
+"""A quantity that is written out in an expression, such as `1m30s`; for ASCII digits."""
 
 
 def unit_of(value: Any) -> Unit | None:
@@ -133,6 +91,30 @@ def refusal(operator: str, left: Unit | None, right: Unit | None) -> str:
     if left is right:
         return f"two {left.name.lower()}s cannot be {'multiplied' if operator == '*' else 'taken to a power'}"
     return _REFUSED.get(operator, "{left} and {right} cannot be compared").format(left=left.value, right=right.value)
+
+
+def equal(left: Any, right: Any) -> Any:
+    """`left == right`, where both can be compared.
+
+    Raises:
+        UnitMismatch: One is a quantity, the other a text or a quantity of another kind: neither equal nor different.
+    """
+    if isinstance(left, QUANTITIES) or isinstance(right, QUANTITIES):
+        refused = refusal("==", unit_of(left), unit_of(right))
+        if refused:
+            raise UnitMismatch(refused)
+    return left == right
+
+
+def contained(item: Any, values: Any) -> Any:
+    """`item in values`, where the item can be compared with each of them.
+
+    Raises:
+        UnitMismatch: As for `==`.
+    """
+    if isinstance(values, list | tuple) and isinstance(item, (str, *QUANTITIES)):
+        return any(equal(item, value) for value in values)
+    return item in values
 
 
 def outcome(operator: str, left: Unit | None, right: Unit | None) -> Unit | None:

@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING
 
 from yaml.error import MarkedYAMLError
 
-from k2run.language.nodes import TooDeep
+from k2run.language.nodes import MAX_DEPTH, TooDeep
 
 if TYPE_CHECKING:
     from k2run.language.document import Document
     from k2run.language.problems import Problem
 
+_ODD_SPACE = re.compile("(?:(?<=[:,-])|^ *)([\u00a0\u1680\u2000-\u200b\u202f\u205f\u3000\ufeff])", re.MULTILINE)
+"""Where YAML expects a space: after a key, an item's dash, a comma, and in the indentation."""
 _FORBIDDEN = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _RESERVED = "@`%"
 
@@ -31,7 +33,7 @@ _SAYINGS: tuple[tuple[str, str, str, str], ...] = (
         "there is no anchor of this name above",
         "define it as `&name` before, or quote the text",
     ),
-    ("found duplicate anchor", "K107", "this anchor is here twice", "give it another name"),
+    ("found duplicate anchor", "K107", "duplicate anchor", "give it another name"),
     ("but found another document", "K111", "a second document begins here", "one file holds one document"),
     ("unknown escape character", "K103", "this escape is unknown in double quotes", "use single quotes, or write \\\\"),
     (
@@ -74,13 +76,13 @@ _AT_CONTEXT = frozenset({"this quote is never closed", "this list is not closed 
 def explain(document: Document, error: Exception) -> Problem:
     """The problem behind an error of the parser."""
     if isinstance(error, TooDeep):
-        from k2run.language.document import MAX_DEPTH
-
         hint = "values this deep are a mistake in the brackets or the indentation"
         return document.problem_at("K112", f"nested deeper than {MAX_DEPTH} levels", error.offset, hint=hint)
     if not isinstance(error, MarkedYAMLError) or error.problem_mark is None or error.problem is None:
         return _bad_character(document)
     at = error.problem_mark.index
+    if odd := _odd_space(document, at):
+        return odd
     if _is_tab(document.text, at) or "tab character" in (error.problem or ""):
         return _tab(document, at)
     if "cannot start any token" in error.problem:
@@ -118,6 +120,22 @@ def _bare_template(document: Document, at: int) -> Problem | None:
     )
 
 
+def _odd_space(document: Document, at: int) -> Problem | None:
+    """A character that looks like a space, on the line of the error or one of the two before it."""
+    lines = document.text[:at].rsplit("\n", 3)
+    start = len(document.text[:at]) - len("\n".join(lines[-3:]))
+    end = document.text.find("\n", at)
+    found = _ODD_SPACE.search(document.text, start, len(document.text) if end < 0 else end)
+    if found is None:
+        return None
+    return document.problem_at(
+        "K101",
+        f"the character U+{ord(found[1]):04X} looks like a space, and YAML takes it for a letter",
+        found.start(1),
+        hint="put an ordinary space there; it often comes with text that was copied from a page",
+    )
+
+
 def _is_tab(text: str, at: int) -> bool:
     return text[at : at + 1] == "\t"
 
@@ -133,7 +151,7 @@ def _bad_character(document: Document) -> Problem:
         return document.problem_at("K103", "not YAML", 0)
     return document.problem_at(
         "K101",
-        f"the character U+{ord(found[0]):04X} cannot stand in YAML",
+        f"invalid character U+{ord(found[0]):04X}",
         found.start(),
         hint='remove it, or write it as an escape in double quotes, such as "\\x07"',
     )

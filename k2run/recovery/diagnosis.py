@@ -9,19 +9,22 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from k2run.language.model import Kind
+from k2run.recovery.order import Order
 from k2run.recovery.symptoms import LOOK_S, Presence, Sighting, look
 from k2run.stack import lifecycle
 from k2run.stack.backend import State
+from k2run.stack.causes import EFFECTS, causes_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from k2run.actions.catalogue import Catalogue
     from k2run.language.model import Runbook
     from k2run.stack.lifecycle import Look
-    from k2run.stack.loading import Stack
+    from k2run.stack.stack import Stack
 
 ENOUGH = 0.5
 """The least share of its symptoms, weighed, that must be present for a failure to be named."""
@@ -36,7 +39,7 @@ class Verdict(StrEnum):
 
     MATCHES = "matches"
     RULED_OUT = "ruled_out"  # a decisive symptom is absent, or none is present
-    UNSEEN = "unseen"  # what would decide could not be looked at
+    UNSEEN = "unseen"  # what would decide could not be checked
     NOT_APPLICABLE = "not_applicable"  # this stack has nothing that could fail so
 
 
@@ -48,6 +51,9 @@ class Suspect(Struct, frozen=True, kw_only=True):
         weight: Weight of the symptoms that are present: how specific the evidence is.
         needed_by: How many services need the one that this runbook repairs; what others need is repaired first.
         rto: Its recovery time objective, in seconds.
+        requires: The services that it repairs; none for one that frees what all of them need.
+        works_with: The services that its recovery works with, beside those that it starts.
+        down: One that it repairs has ended, is held or does not answer: no effect of how another one works.
     """
 
     runbook: str
@@ -59,14 +65,58 @@ class Suspect(Struct, frozen=True, kw_only=True):
     needed_by: int
     rto: float | None
     sightings: list[Sighting]
+    requires: list[str] = []
+    works_with: list[str] = []
+    down: bool = False
+
+    def yields_to(self, other: Suspect) -> bool:
+        """Whether the other's service is down, and this recovery works with it while its own services answer.
+
+        Figures of a service that answers may be bad for a moment, and its recovery could not be proven meanwhile.
+        """
+        answers = bool(self.requires) and not self.down
+        return answers and other.down and not {*other.requires}.isdisjoint({*self.works_with} - {*self.requires})
 
 
 class Ailing(Struct, frozen=True, kw_only=True):
-    """A service that does not do its work, whatever the symptoms say."""
+    """A service that is not healthy, whatever the symptoms say."""
 
     service: str
     state: str
     detail: str
+
+
+class Why(Struct, frozen=True, kw_only=True):
+    """A line that says why a service is not healthy.
+
+    Attributes:
+        kind: What it lacks: `disk full`, `port taken`, `locked`, ….
+        says: The line, or the fact.
+        source: Where it is written.
+    """
+
+    service: str
+    kind: str
+    says: str
+    source: str
+
+
+class Flap(Struct, frozen=True, kw_only=True):
+    """Something that flapped while a stack was checked several times.
+
+    Attributes:
+        name: The recovery runbook of the failure, or the service.
+        kind: `failure` or `service`.
+        ill: In how many looks it was there.
+        looks: How many looks there were.
+        changes: How often it came or went.
+    """
+
+    name: str
+    kind: str
+    ill: int
+    looks: int
+    changes: int
 
 
 class Diagnosis(Struct, frozen=True, kw_only=True):
@@ -74,16 +124,26 @@ class Diagnosis(Struct, frozen=True, kw_only=True):
 
     Attributes:
         suspects: All recovery runbooks: those that match first, in the order in which they should be recovered from.
-        ailing: Services that do not do their work.
-        probes: How many symptoms were looked at.
+        ailing: Services that are not healthy.
+        causes: Why services fail, as it is written in logs, at ports, on disks.
+        probes: How many symptoms of failures that this stack can have were checked and answered.
+        unseen: How many of them could not be seen.
+        not_applicable: How many symptoms do not apply to this stack.
         seconds: How long it took.
+        looks: How often the stack was checked.
+        flapping: What flapped meanwhile.
     """
 
     stack: str
     suspects: list[Suspect]
     ailing: list[Ailing]
     probes: int
+    unseen: int = 0
+    not_applicable: int = 0
     seconds: float
+    causes: list[Why] = []
+    looks: int = 1
+    flapping: list[Flap] = []
 
     @property
     def matches(self) -> list[Suspect]:
@@ -92,7 +152,7 @@ class Diagnosis(Struct, frozen=True, kw_only=True):
 
     @property
     def healthy(self) -> bool:
-        """Nothing was recognised, and every service does its work."""
+        """Nothing was recognised, and every service is healthy."""
         return not self.matches and not self.ailing and not self.having(Verdict.UNSEEN)
 
     def having(self, verdict: Verdict) -> list[Suspect]:
@@ -115,21 +175,42 @@ def diagnose(
         Interrupted: It was asked to end.
     """
     began = time.monotonic()
+    stack.learn()
     known = [runbook for runbook in runbooks if runbook.kind is Kind.RECOVERY and runbook.symptoms]
     with ThreadPoolExecutor(1) as beside:
         looked = beside.submit(lifecycle.status, stack, patience=LOOK_S)
         sightings = look(known, stack, catalogue, stop or threading.Event())
-        ailing = [_ailing(seen) for seen in looked.result() if not _works(seen) and not stack.absent(seen.service.name)]
+        looks = [seen for seen in looked.result() if not stack.absent(seen.service.name)]
+    down = {seen.service.name for seen in looks if _is_down(seen)}
+    order = Order(known, stack, catalogue)
     suspects = [
-        _suspect(runbook, stack, [one for one in sightings if one.runbook == runbook.name]) for runbook in known
+        replace(
+            _suspect(runbook, stack, [one for one in sightings if one.runbook == runbook.name]),
+            works_with=sorted(order.works_with(runbook)),
+            down=not down.isdisjoint(runbook.requires),
+        )
+        for runbook in known
     ]
+    answered, unseen = _counted(suspects)
     return Diagnosis(
         stack=stack.name,
-        suspects=sorted(suspects, key=_rank),
-        ailing=ailing,
-        probes=len(sightings),
+        suspects=arranged(suspects),
+        ailing=[_ailing(seen) for seen in looks if not _works(seen)],
+        probes=answered,
+        unseen=unseen,
+        not_applicable=len(sightings) - answered - unseen,
         seconds=round(time.monotonic() - began, 3),
+        causes=_causes(stack, looks, [one for one in suspects if one.verdict is Verdict.MATCHES]),
     )
+
+
+def _counted(suspects: Sequence[Suspect]) -> tuple[int, int]:
+    """How many symptoms of failures that the stack can have were answered, and how many could not be seen."""
+    applying = [
+        one for suspect in suspects if suspect.verdict is not Verdict.NOT_APPLICABLE for one in suspect.sightings
+    ]
+    answered = sum(one.presence in {Presence.PRESENT, Presence.ABSENT} for one in applying)
+    return answered, sum(one.presence is Presence.UNSEEN for one in applying)
 
 
 def suspicion(runbook: Runbook, stack: Stack, catalogue: Catalogue, stop: threading.Event) -> Suspect:
@@ -160,9 +241,22 @@ def diagnose_settled(
 _ORDER = [Verdict.MATCHES, Verdict.UNSEEN, Verdict.RULED_OUT, Verdict.NOT_APPLICABLE]
 
 
-def _rank(suspect: Suspect) -> tuple[int, int, float, float, str]:
-    """Matches first; among them the one that most of the stack depends on, then the best evidence."""
-    needed = -suspect.needed_by if suspect.verdict is Verdict.MATCHES else 0
+def arranged(suspects: Iterable[Suspect]) -> list[Suspect]:
+    """Suspects by their rank; a match that yields to another comes after it."""
+    waiting = sorted(suspects, key=rank)
+    found: list[Suspect] = []
+    while waiting:
+        matches = [one for one in waiting if one.verdict is Verdict.MATCHES]
+        free = (one for one in waiting if one not in matches or not any(map(one.yields_to, matches)))
+        first = next(free, waiting[0])
+        waiting.remove(first)
+        found.append(first)
+    return found
+
+
+def rank(suspect: Suspect) -> tuple[int, int, float, float, str]:
+    """Matches first; among them the one that repairs, or lets work again, most of the stack; then the best evidence."""
+    needed = -suspect.needed_by - len(suspect.requires) if suspect.verdict is Verdict.MATCHES else 0
     return _ORDER.index(suspect.verdict), needed, -suspect.weight, -suspect.share, suspect.runbook
 
 
@@ -182,6 +276,7 @@ def _suspect(runbook: Runbook, stack: Stack, sightings: list[Sighting]) -> Suspe
         needed_by=_dependents(stack, runbook.requires),
         rto=None if runbook.objective.rto is None else float(runbook.objective.rto),
         sightings=sightings,
+        requires=list(runbook.requires),
     )
 
 
@@ -206,10 +301,31 @@ def _dependents(stack: Stack, requires: Sequence[str]) -> int:
         needed |= more
 
 
+def _causes(stack: Stack, looks: Sequence[Look], matches: Sequence[Suspect]) -> list[Why]:
+    """Why services fail: those that are not healthy, and those with a recognised failure."""
+    concerned = {name for suspect in matches for name in suspect.requires}
+    looks = [seen for seen in looks if not _works(seen) or seen.service.name in concerned]
+    with ThreadPoolExecutor(max(1, len(looks))) as threads:
+        found = threads.map(lambda seen: (seen.service.name, causes_of(stack, seen)), looks)
+        whys = [
+            Why(service=name, kind=cause.kind.value, says=cause.says, source=cause.source)
+            for name, causes in found
+            for cause in causes
+        ]
+    return sorted(whys, key=lambda why: why.kind in EFFECTS)
+
+
 def _works(seen: Look) -> bool:
-    if seen.status.state is State.ABSENT:  # external, and without a probe: nobody can say
+    if seen.status.state is State.ABSENT:  # external, and without a probe: unknown
         return True
     return seen.status.state is State.RUNNING and (seen.probe is None or seen.probe.ready)
+
+
+def _is_down(seen: Look) -> bool:
+    """Whether a service has ended, is held or does not answer; one that answers wrongly may suffer from another."""
+    if seen.status.state is State.ABSENT:
+        return False
+    return seen.status.state in {State.STOPPED, State.PAUSED} or (seen.probe is not None and not seen.probe.answered)
 
 
 def _ailing(seen: Look) -> Ailing:

@@ -1,10 +1,10 @@
-"""Drills: a fault is let go without a word; diagnosis and recovery have to find and repair it, against the clock."""
+"""Drills: a fault is injected in secret; diagnosis and recovery have to find and repair it, against the clock."""
 
 from __future__ import annotations
 
 import random
 from itertools import chain, repeat
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -13,20 +13,20 @@ from k2run.actions.deadline import Deadline
 from k2run.engine.events import Outcome, SectionFinished, SectionStarted, StepFinished, StepStarted
 from k2run.engine.outcomes import of_all, satisfied
 from k2run.engine.run import run_inside
+from k2run.engine.step_record import title
 from k2run.engine.steps import StepRunner
-from k2run.engine.turn import title
 from k2run.errors import Interrupted, K2runError, UsageError
 from k2run.language.model import Section
 from k2run.recovery.diagnosis import Diagnosis, Verdict, diagnose, diagnose_settled
-from k2run.recovery.ledger import Cost, Ledger
 from k2run.recovery.repairs import Clocks, Repair, Repairs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from k2run.engine.dispatch import Caller
     from k2run.engine.execution import Execution
+    from k2run.engine.interrupts import StopRequest
     from k2run.engine.request import Request
-    from k2run.engine.signals import StopRequest
     from k2run.language.model import Runbook, Step
 
 DETECT_S = 45.0
@@ -39,19 +39,55 @@ AT_MOST = 3
 """Recoveries after another in one round."""
 
 
+class Cost(Struct, frozen=True, kw_only=True):
+    """What became of the probe messages of a round.
+
+    Attributes:
+        acked: Acknowledged by the broker.
+        lost: Acknowledged, and not in the table.
+        doubled: In the table more than once.
+    """
+
+    acked: int
+    lost: int
+    doubled: int
+
+
+class Ledger(Protocol):
+    """Counts what a round loses: sends probe messages until its end, and looks for those that were acknowledged."""
+
+    def begin(self) -> None:
+        """Start sending."""
+        ...
+
+    def end(self) -> None:
+        """Stop sending."""
+        ...
+
+    def settle(self, deadline: Deadline) -> Cost:
+        """Wait until all that was acknowledged has arrived, or the deadline; then count.
+
+        Raises:
+            K2runError: What arrived could not be read.
+            Interrupted: The run was asked to end.
+        """
+        ...
+
+
 class Round(Struct, kw_only=True):
-    """One fault and what became of it. Times are in seconds, from the moment in which the fault was let go.
+    """One fault and what became of it. Times are in seconds, from the moment the fault was injected.
 
     Attributes:
         expected: The recovery runbook that the drill names for this fault.
-        struck: When the fault was let go, in seconds of the run around it.
-        in_force: Until the fault was in force: a backlog takes its time to build, a service to be started anew.
+        struck: When the fault was injected, in seconds of the run around it.
+        in_force: Until the fault was in force: a backlog takes time to build, a service to restart.
         detected: Until the first diagnosis that recognised something was finished; None when none did.
         looking: How long that diagnosis took: the error of `detected`.
         diagnosed: The runbooks it recognised, first the one to recover with.
         recovered: Whether the stack was healthy again by recovery alone, before anything was undone.
         rto: Until the data path was proven to work.
         within: The objective of that.
+        applies: Whether this fault can be made here; one that cannot is neither found nor missed.
     """
 
     number: int
@@ -66,6 +102,7 @@ class Round(Struct, kw_only=True):
     rto: float | None = None
     within: float | None = None
     cost: Cost | None = None
+    applies: bool = True
     message: str = ""
 
     @property
@@ -126,15 +163,15 @@ class Plan(Struct, frozen=True, kw_only=True):
     """What a drill is to do.
 
     Attributes:
-        faults: What is let go, round by round.
+        faults: What is injected, round by round.
         recoveries: The recovery runbooks.
-        trades: Topic and table of the probe trades that count the cost; None when the stack has none.
+        ledger: Makes what counts the cost of a round; None when nothing here can.
         say: Told how it goes, without naming the fault.
     """
 
     faults: list[Step]
     recoveries: list[Runbook]
-    trades: tuple[str, str] | None
+    ledger: Callable[[Caller, str], Ledger] | None
     say: Callable[[str], None]
 
 
@@ -178,29 +215,45 @@ class Drill:
         journal.record(SectionStarted(section=section.path, name=section.name))
         ledger = self._ledger(entry)
         try:
-            entry.struck = self._strike(fault, section)
-            entry.in_force = round(journal.elapsed() - entry.struck, 3)
-            found = self._recognise(entry, section)
-            if found is not None:
-                self._recover(entry, section, found)
+            struck = self._strike(fault, section)
+            if struck is None:
+                entry.applies, entry.message = False, "not applicable here: the report says why"
+                self._plan.say(f"round {entry.number}: its fault does not apply here")
+            else:
+                self._answer(entry, section, struck)
         finally:
             self._execution.undos.play_all()
             if ledger is not None:
                 ledger.end()
-        if ledger is not None:
+        if ledger is not None and entry.applies:
             entry.cost = self._count(ledger, entry)
-        outcome = of_all([_outcome(entry.right), _outcome(entry.recovered), _outcome(entry.in_time)])
+        judged = (entry.right, entry.recovered, entry.in_time) if entry.applies else ()
+        outcome = of_all(map(_outcome, judged)) if judged else Outcome.NOT_APPLICABLE
         seconds = round(journal.elapsed() - began, 3)
         journal.record(SectionFinished(section=section.path, name=section.name, outcome=outcome, seconds=seconds))
 
-    def _strike(self, fault: Step, section: Section) -> float:
-        """Let the fault go; returns when, in the run's time."""
+    def _answer(self, entry: Round, section: Section, struck: float) -> None:
+        """Recognise the fault and recover from it."""
+        entry.struck = struck
+        entry.in_force = round(self._execution.journal.elapsed() - struck, 3)
+        found = self._recognise(entry, section)
+        if found is not None:
+            self._recover(entry, section, found)
+
+    def _strike(self, fault: Step, section: Section) -> float | None:
+        """Inject the fault; returns when, in the run's time, or None where it does not apply.
+
+        Raises:
+            K2runError: It applies, and could not be injected.
+        """
         execution = self._execution
         execution.first_fault = None
         step = replace(fault, path=f"{section.path}.fault", recovery="", on_failure="")
         outcome = StepRunner(execution, section).run(step)
+        if outcome is Outcome.NOT_APPLICABLE and execution.first_fault is None:
+            return None
         if not satisfied(outcome) or execution.first_fault is None:
-            raise K2runError(f"the fault {title(execution, fault, {})!r} could not be let go")
+            raise K2runError(f"the fault {title(execution, fault, {})!r} could not be injected")
         return execution.first_fault
 
     def _recognise(self, entry: Round, section: Section) -> Diagnosis | None:
@@ -225,13 +278,14 @@ class Drill:
         return found
 
     def _recover(self, entry: Round, section: Section, found: Diagnosis) -> None:
-        """Recover with what the diagnosis names, and look again, until the stack is healthy."""
+        """Recover with what the diagnosis names, and diagnose again, until the stack is healthy."""
         journal = self._execution.journal
         journal.record(_started(section, "recover"))
         entry.within = found.matches[0].rto
         request = self._request
         repairs = Repairs(self._plan.recoveries, request.stack, request.catalogue, AT_MOST)
         while (repair := repairs.next(found)) is not None:
+            self._execution.stop.wait(repair.pause)
             clocks = self._run(repair, entry)
             repairs.done(repair, clocks)
             found = diagnose_settled(self._plan.recoveries, request.stack, request.catalogue, self._execution.stop)
@@ -240,7 +294,7 @@ class Drill:
         entry.recovered = found.healthy
         if not found.healthy:
             entry.message = f"still not healthy: {_ill(found)}"
-        headline = f"{'healthy' if found.healthy else 'not healthy'} after {', '.join(repairs.tried)}"
+        headline = f"{'healthy' if found.healthy else 'not healthy'} after {', '.join(repairs.tries.names)}"
         self._plan.say(f"round {entry.number}: {headline}" + (f", RTO {entry.rto:.1f}s" if entry.rto else ""))
         seconds = journal.elapsed() - entry.struck
         journal.record(_finished(section, "recover", headline, seconds=seconds, good=found.healthy))
@@ -278,11 +332,11 @@ class Drill:
             self._execution.stop.wait(PERIOD_S)
 
     def _ledger(self, entry: Round) -> Ledger | None:
-        """Count the cost of a round, when the stack has trades."""
-        if self._plan.trades is None:
+        """Count the cost of a round, when something here can."""
+        if self._plan.ledger is None:
             return None
         tag = f"drill{entry.number}-{self._execution.folder.name[-4:]}"
-        ledger = Ledger(self._execution.caller, *self._plan.trades, tag)
+        ledger = self._plan.ledger(self._execution.caller, tag)
         ledger.begin()
         return ledger
 
@@ -322,8 +376,8 @@ def table(rounds: Sequence[Round]) -> Iterator[tuple[str, ...]]:
             "no" if one.detected is None else f"{one.detected:.1f}s ± {one.looking:.1f}s",
             "-" if one.diagnosis is None else f"{one.diagnosis:.1f}s",
             ", ".join(one.diagnosed) or "-",
-            "yes" if one.right else "NO",
-            "yes" if one.recovered else "NO",
+            "n/a" if not one.applies else "yes" if one.right else "NO",
+            "n/a" if not one.applies else "yes" if one.recovered else "NO",
             "-" if one.rto is None else f"{one.rto:.1f}s",
             "-" if one.within is None else f"{one.within:g}s" + ("" if one.in_time else " MISSED"),
             *map(str, cost),

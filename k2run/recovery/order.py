@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from k2run.actions.catalogue import Catalogue
     from k2run.language.model import Runbook, Step
     from k2run.recovery.diagnosis import Suspect
-    from k2run.stack.loading import Stack
+    from k2run.stack.stack import Stack
 
 _STARTS = {"service.start", "service.resume", "service.restart", "settings.restore"}
 
@@ -24,7 +24,8 @@ class Order:
 
     A recovery waits for another when it works with what the other one repairs: the proof that trades arrive asks the
     API, so an API that is down comes before a stream that is down. What a recovery starts by itself it does not wait
-    for. Two that would wait for each other keep the order of their likelihood.
+    for. Two that would wait for each other keep the order of their likelihood. One that repairs no service frees what
+    all of them need, a disk or a port, and waits for none.
 
     Args:
         runbooks: The recoveries.
@@ -45,6 +46,8 @@ class Order:
         """
         for suspect in suspects:
             runbook = self._runbooks[suspect.runbook]
+            if not runbook.requires:
+                return suspect
             others = [self._runbooks[other.runbook] for other in suspects if other is not suspect]
             if not any(self._needs(runbook, other) and not self._needs(other, runbook) for other in others):
                 return suspect
@@ -52,9 +55,9 @@ class Order:
 
     def _needs(self, runbook: Runbook, other: Runbook) -> bool:
         """Whether a recovery works with something that the other one repairs."""
-        return bool(self._services_of(runbook) & ({*other.requires} - {*runbook.requires}))
+        return bool(self.works_with(runbook) & ({*other.requires} - {*runbook.requires}))
 
-    def _services_of(self, runbook: Runbook) -> set[str]:
+    def works_with(self, runbook: Runbook) -> set[str]:
         """The services that the steps of a recovery work with, but for those that it starts."""
         steps = [step for section in runbook.sections for step in steps_within(section.steps)]
         started = {step.args.get("service") for step in steps if step.action in _STARTS}

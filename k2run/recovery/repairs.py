@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 from msgspec.structs import replace
 
-from k2run.engine.events import ClockStopped, SectionFinished
+from k2run.engine.events import ClockStopped, Outcome, RunFinished, SectionFinished, StepFinished
 from k2run.engine.outcomes import satisfied
 from k2run.engine.outline import steps_within
-from k2run.engine.turn import expected
+from k2run.engine.step_record import expected
 from k2run.language.expressions import Expression, Template
 from k2run.language.vocabulary import ONLY_LOOKS
-from k2run.recovery.alone import REPAIRED, prove_alone
+from k2run.recovery.attempts import Tries
+from k2run.recovery.isolated_proof import REPAIRED, prove_alone
 from k2run.recovery.order import Order
 
 if TYPE_CHECKING:
@@ -25,8 +26,22 @@ if TYPE_CHECKING:
     from k2run.engine.events import AnyEvent
     from k2run.engine.request import Request
     from k2run.language.model import Runbook, Section, Step
-    from k2run.recovery.diagnosis import Diagnosis, Suspect
-    from k2run.stack.loading import Stack
+    from k2run.recovery.diagnosis import Diagnosis, Suspect, Why
+    from k2run.stack.stack import Stack
+
+
+class Waiting(Struct, frozen=True, kw_only=True):
+    """A failure that waits for its turn; its clock goes on.
+
+    Attributes:
+        name: Its recovery.
+        known: When it was recognised first, in seconds of the monotonic clock.
+        rto: Seconds within which it is to be recovered; None where nothing is promised.
+    """
+
+    name: str
+    known: float
+    rto: float | None
 
 
 class Repair(Struct, frozen=True, kw_only=True):
@@ -40,6 +55,9 @@ class Repair(Struct, frozen=True, kw_only=True):
             the repair is proven by its own symptoms, which have to be gone, and its steady state is owed.
         ahead_of: The likelier failure that waits for this one; empty when this is the likeliest.
         known: When the failure was recognised first, in seconds of the monotonic clock.
+        causes: Why services fail, as it is written.
+        pause: Seconds to wait before it: it is tried again, and what stood in its way may have ended by then.
+        waiting: The other failures.
     """
 
     runbook: Runbook
@@ -48,11 +66,16 @@ class Repair(Struct, frozen=True, kw_only=True):
     beside: tuple[str, ...] = ()
     ahead_of: str = ""
     known: float
+    pause: float = 0.0
+    waiting: tuple[Waiting, ...] = ()
+    causes: tuple[Why, ...] = ()
 
     @property
     def says(self) -> str:
         """What is special about it, for people; empty when nothing is."""
         name = self.runbook.name
+        if self.pause:
+            return f"{name} is tried again in {self.pause:.0f}s: its failure is still recognised, its time is not over"
         if self.only_proof:
             return f"{name} was proven by its own symptoms alone; now the whole steady state is"
         if not self.beside:
@@ -82,16 +105,22 @@ class Repair(Struct, frozen=True, kw_only=True):
 
 
 class Clocks:
-    """Notes when the clocks of a recovery stopped, in the time of whoever looks on.
+    """Notes when the clocks of a recovery stopped, in the time of whoever looks on, and how the recovery ended.
 
     Args:
         read: The time, in seconds.
+
+    Attributes:
+        stopped: When each clock stopped by its condition.
+        passed: Whether the run passed.
+        changed: Whether a step of it may have changed the stack.
     """
 
     def __init__(self, read: Callable[[], float] = time.monotonic) -> None:
         self._read = read
         self._failed = False
         self.stopped: dict[str, float] = {}
+        self.passed = self.changed = False
 
     def see(self, event: AnyEvent) -> None:
         """Take note of an event."""
@@ -99,11 +128,21 @@ class Clocks:
             self.stopped[event.clock] = self._read()
         elif isinstance(event, SectionFinished) and not satisfied(event.outcome):
             self._failed = True
+        elif isinstance(event, StepFinished):
+            self.changed = self.changed or _changed(event)
+        elif isinstance(event, RunFinished):
+            self.passed = event.outcome is Outcome.PASSED
 
     @property
     def proven(self) -> bool:
-        """Whether the steady state came back, and nothing that was looked at beside it failed."""
+        """Whether the steady state came back, and nothing that was checked beside it failed."""
         return "rto" in self.stopped and not self._failed
+
+
+def _changed(event: StepFinished) -> bool:
+    """Whether a step may have changed the stack; some results say that there was nothing to change."""
+    said = event.result.get("changed") if isinstance(event.result, dict) else getattr(event.result, "changed", None)
+    return event.changed and said is not False
 
 
 class Repairs:
@@ -113,10 +152,10 @@ class Repairs:
         runbooks: The recoveries.
         stack: The stack they repair.
         catalogue: The actions of their steps.
-        at_most: Recoveries after another before somebody has to think about it.
+        at_most: Recoveries in a row before an operator has to decide.
 
     Attributes:
-        tried: Names of the recoveries so far; none is tried twice.
+        tries: What was run so far, and what it did. A recovery is tried again only while its own objective lasts.
     """
 
     def __init__(self, runbooks: Sequence[Runbook], stack: Stack, catalogue: Catalogue, at_most: int) -> None:
@@ -125,7 +164,7 @@ class Repairs:
         self._at_most = at_most
         self._known: dict[str, float] = {}
         self._owed: list[str] = []
-        self.tried: list[str] = []
+        self.tries = Tries()
 
     def next(self, found: Diagnosis) -> Repair | None:
         """What is to be done after this diagnosis; None when the stack is proven to be well, or nothing is left to try.
@@ -136,13 +175,20 @@ class Repairs:
         now = time.monotonic()
         for suspect in found.matches:
             self._known.setdefault(suspect.runbook, now)
+        self.tries.judge(found)
         if found.healthy:
             return self._proof()
-        left = [suspect for suspect in found.matches if suspect.runbook not in self.tried]
+        tried = self.tries.names
+        left = [suspect for suspect in found.matches if suspect.runbook not in tried]
+        if len(tried) == self._at_most:
+            left = []
+        pause = 0.0
+        if not left:
+            left, pause = self._again(found, now)
         first = self._order.first(left)
-        if first is None or len(self.tried) == self._at_most:
+        if first is None:
             return None
-        self.tried.append(first.runbook)
+        self.tries.begin(first.runbook, found)
         runbook = self._runbooks[first.runbook]
         return Repair(
             runbook=runbook,
@@ -154,7 +200,25 @@ class Repairs:
             ),
             ahead_of="" if first is left[0] else left[0].runbook,
             known=self._known[first.runbook],
+            pause=pause,
+            waiting=tuple(self._waiting(other.runbook) for other in found.matches if other is not first),
+            causes=tuple(found.causes),
         )
+
+    def _waiting(self, name: str) -> Waiting:
+        return Waiting(name=name, known=self._known[name], rto=self._runbooks[name].objective.rto)
+
+    def _again(self, found: Diagnosis, now: float) -> tuple[list[Suspect], float]:
+        """The failure whose recovery is worth another try soonest, and in how many seconds; an empty list for none."""
+        tried = self.tries.names
+        pauses = {
+            suspect.runbook: self.tries.pause(suspect, self._known[suspect.runbook], now)
+            for suspect in found.matches
+            if suspect.runbook in tried
+        }
+        worth = [suspect for suspect in found.matches if pauses.get(suspect.runbook) is not None]
+        first = min(worth, key=lambda suspect: pauses[suspect.runbook] or 0.0, default=None)
+        return ([], 0.0) if first is None else ([first], pauses[first.runbook] or 0.0)
 
     def _proof(self) -> Repair | None:
         """The proof that is owed longest."""
@@ -170,8 +234,10 @@ class Repairs:
             repair: Which.
             clocks: Those of its run.
         """
+        if not repair.only_proof:
+            self.tries.end(time.monotonic(), passed=clocks.passed, changed=clocks.changed)
         if repair.beside:
-            self._owed.append(repair.runbook.name)
+            self._owed += [repair.runbook.name] if repair.runbook.name not in self._owed else []
         elif clocks.proven:
             self._owed = [name for name in self._owed if not _covers(repair.runbook, self._runbooks[name])]
 

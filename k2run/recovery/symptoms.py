@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from k2run.actions.deadline import Deadline
-from k2run.engine.attempt import Attempt, judge, observed
-from k2run.engine.caller import Caller, message_of
+from k2run.engine.builtin_actions import WORDS
+from k2run.engine.dispatch import Caller, message_of
 from k2run.engine.events import Outcome
-from k2run.engine.inputs import resolve_inputs
-from k2run.engine.people import Nobody
-from k2run.engine.turn import expected
+from k2run.engine.input_values import resolve_inputs
+from k2run.engine.prompts import Nobody
+from k2run.engine.step_record import Attempt, expected, judge, observed
 from k2run.engine.variables import Variables, loop_items
-from k2run.engine.words import WORDS
 from k2run.errors import Interrupted, K2runError, NotApplicable
 from k2run.language.expressions import Template, render
 from k2run.language.quantities import encode_quantity
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from k2run.actions.catalogue import Catalogue
     from k2run.language.model import Runbook, Step
-    from k2run.stack.loading import Stack
+    from k2run.stack.stack import Stack
 
 LOOK_S = 4.0
 """Seconds that one probe may take when its symptom sets no `timeout`."""
@@ -42,7 +42,7 @@ class Presence(StrEnum):
 
     PRESENT = "present"
     ABSENT = "absent"
-    UNSEEN = "unseen"  # it could not be looked at: neither for nor against the failure
+    UNSEEN = "unseen"  # it could not be checked: neither for nor against the failure
     NOT_APPLICABLE = "not_applicable"  # this stack has no such thing
 
 
@@ -102,10 +102,11 @@ def look(runbooks: Sequence[Runbook], stack: Stack, catalogue: Catalogue, stop: 
     shared: dict[tuple[str, str], set[str]] = {}
     for question in questions:
         shared.setdefault(question.same_as, set()).add(question.runbook)
-    return [
+    seen = [
         _sighting(question, question.attempt or answers[question.probe], 1 / len(shared[question.same_as]))
         for question in questions
     ]
+    return [replace(one, symptom=stack.redact(one.symptom), evidence=stack.redact(one.evidence)) for one in seen]
 
 
 # --- what is to be asked ----------------------------------------------------------------------------------------------
@@ -129,7 +130,7 @@ def _question(runbook: Runbook, step: Step, variables: Variables, turn: dict[str
     attempt: Attempt | None = None
     try:
         names = variables.names(variables.local(step.vars, **turn))
-        _require(step, names, stack)
+        _require((*runbook.requires, *step.requires), step, names, stack)
         args = step.args if step.action in WORDS else render(step.args, names)
     except K2runError as error:
         attempt = _refused(error)
@@ -145,9 +146,9 @@ def _question(runbook: Runbook, step: Step, variables: Variables, turn: dict[str
     )
 
 
-def _require(step: Step, names: dict[str, Any], stack: Stack) -> None:
+def _require(services: Sequence[str], step: Step, names: dict[str, Any], stack: Stack) -> None:
     """Refuse what does not apply here, and what would do more than look."""
-    for service in step.requires:
+    for service in services:
         reason = stack.absent(service)
         if reason:
             raise NotApplicable(reason)

@@ -18,16 +18,18 @@ from k2run.engine.events import (
     StepFinished,
     UndoFinished,
 )
+from k2run.engine.journal import read_journal
 from k2run.evidence.report_markdown import text
 from k2run.evidence.wording import MARKS, moment, span, standing, standing_of, timed
-from k2run.recovery.alone import REPAIRED
+from k2run.recovery.isolated_proof import REPAIRED
 from k2run.recovery.symptoms import Presence
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
     from k2run.engine.events import AnyEvent
-    from k2run.recovery.diagnosis import Suspect
+    from k2run.recovery.diagnosis import Suspect, Why
 
 TIMELINE = "timeline.md"
 _PROVEN = {
@@ -37,16 +39,25 @@ _PROVEN = {
 }
 
 
-def timeline(events: Sequence[AnyEvent], suspect: Suspect | None = None) -> str:
+def write_timeline(folder: Path, suspect: Suspect | None = None, causes: Sequence[Why] = ()) -> Path:
+    """Write the timeline of a recovery beside its journal; returns its file."""
+    path = folder / TIMELINE
+    path.write_text(timeline(read_journal(folder), suspect, causes), encoding="utf-8")
+    return path
+
+
+def timeline(events: Sequence[AnyEvent], suspect: Suspect | None = None, causes: Sequence[Why] = ()) -> str:
     """Markdown: what was seen, what was done and by whom, when, and what is still to be written by a person.
 
     Args:
         events: The journal of the recovery.
         suspect: What the diagnosis said, when there was one.
+        causes: Why services failed, as it is written in their logs, at their ports, on the disk.
     """
     lines = [
         *_head(events),
         *(_evidence(suspect) if suspect is not None else ()),
+        *_whys(causes),
         "## Timeline",
         "",
         "| time (UTC) | elapsed | what | line |",
@@ -71,7 +82,7 @@ def _head(events: Sequence[AnyEvent]) -> Iterator[str]:
         match event:
             case RunStarted():
                 by = f", by {text(event.by)}" if event.by else ""
-                how = "somebody at the terminal" if event.attended else "nobody asked"
+                how = "with an operator" if event.attended else "unattended"
                 yield f"# {text(event.title)}"
                 yield ""
                 yield f"- Recovery of `{event.stack}`, run `{event.run}`{by} ({how})"
@@ -91,6 +102,15 @@ def _evidence(suspect: Suspect) -> Iterator[str]:
         if one.presence is not Presence.NOT_APPLICABLE:
             yield f"- {one.presence}: {text(one.symptom)}: {text(one.evidence)}"
     yield ""
+
+
+def _whys(causes: Sequence[Why]) -> Iterator[str]:
+    if causes:
+        yield "## Why, as far as it is written"
+        yield ""
+        for why in causes:
+            yield f"- {text(why.service)}: {why.kind}: {text(why.says)} ({text(why.source)})"
+        yield ""
 
 
 def _row(event: AnyEvent, what: str) -> str:
@@ -117,7 +137,7 @@ def _told(event: AnyEvent) -> Iterator[str]:  # noqa: C901, PLR0912 - one case p
             found = text(event.headline or event.message)
             yield f"{MARKS[stands]} {text(event.name)} ({stands}, {span(event.seconds)}) {found}".rstrip()
         case Answered():
-            yield f"{text(event.by or 'nobody (the default)')} answered: {text(event.answer)}"
+            yield f"{text(event.by or 'no operator (the default)')} answered: {text(event.answer)}"
         case Noted():
             yield f"note: {text(event.message)}" + (f" ({text(event.hint)})" if event.hint else "")
         case FaultStruck():

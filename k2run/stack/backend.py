@@ -19,7 +19,7 @@ class State(StrEnum):
     PAUSED = "paused"
     STOPPED = "stopped"
     ABSENT = "absent"  # cannot be started here: no such program, no such container
-    UNHEALTHY = "unhealthy"  # runs, but does not do its work
+    UNHEALTHY = "unhealthy"  # running, but not ready
 
 
 class ServiceStatus(Struct, frozen=True, kw_only=True):
@@ -29,8 +29,11 @@ class ServiceStatus(Struct, frozen=True, kw_only=True):
         pid: The process (for a container: its first process on the host), when it runs.
         started_at: When it was started last.
         uptime_s: Seconds since then, when it runs.
-        restarts: How often it was started again since the stack came up; None where nobody counts.
+        restarts: How often it was started again since the stack came up; None where it is not counted.
         detail: Why it is in this state, for people; may be empty.
+        last_pid: The process that it was, when it does not run any more.
+        ended_at: When it ended, as far as that is known.
+        ended_by_us: When k2run ended it, and on whose command; empty when it did not.
     """
 
     service: str
@@ -40,6 +43,9 @@ class ServiceStatus(Struct, frozen=True, kw_only=True):
     uptime_s: float | None = None
     restarts: int | None = None
     detail: str = ""
+    last_pid: int | None = None
+    ended_at: datetime | None = None
+    ended_by_us: str = ""
 
 
 class LogLine(Struct, frozen=True):
@@ -56,15 +62,18 @@ class Usage(Struct, frozen=True, kw_only=True):
         cpu_percent: Of one core: 100 is one core busy, 200 two.
         rss_bytes: Memory in use, caches of files left out.
         processes: How many processes or threads of control it has.
+        waiting_percent: How long its threads were ready to run and had no core, in the same unit; None where the system
+            does not say.
     """
 
     cpu_percent: float
     rss_bytes: int
     processes: int
+    waiting_percent: float | None = None
 
 
 class Backend(Protocol):
-    """Runs one service. Every method raises `Unreachable`, `Refused` or `NotApplicable` when it cannot do its work."""
+    """Runs one service. Every method raises `Unreachable`, `Refused` or `NotApplicable` when it fails."""
 
     def status(self) -> ServiceStatus:
         """What the service is doing now."""

@@ -72,7 +72,7 @@ class Docker(Connection, frozen=True, kw_only=True, key="docker"):
         except (DockerException, NoConnection) as error:
             raise Unreachable(
                 f"no Docker engine answers: {_cause(error)}",
-                hint=f"looked at {where}; set `connections: {{docker: {{url: …}}}}` or DOCKER_HOST",
+                hint=f"checked {where}; set `connections: {{docker: {{url: …}}}}` or DOCKER_HOST",
             ) from error
 
     def _client(self, limit: float) -> DockerClient:
@@ -134,7 +134,7 @@ class ContainerBackend:
         """What the container uses; between two samples of the engine, which are about a second apart at least."""
         with self._container(deadline) as container:
             if container.status != "running":
-                raise Refused(f"{self._service.name} does not run", hint=f"the container is {container.status}")
+                raise Refused(f"{self._service.name} is not running", hint=f"the container is {container.status}")
             first = container.stats(stream=False, one_shot=True)
             deadline.sleep(over_s)
             second = container.stats(stream=False, one_shot=True)
@@ -143,7 +143,7 @@ class ContainerBackend:
     # --- doing ------------------------------------------------------------------------------------
 
     def start(self, deadline: Deadline) -> bool:
-        """Start the container unless it runs; one that is paused goes on, one that was cut off is connected again."""
+        """Start the container unless it runs; resume a paused one, reconnect one that was cut off."""
         with self._container(deadline) as container:
             joined = _join(container)
             if container.status == "paused":
@@ -172,7 +172,7 @@ class ContainerBackend:
         """
         with self._container(deadline) as container:
             if container.status not in {"running", "paused"}:
-                raise Refused(f"{self._service.name} does not run", hint=f"the container is {container.status}")
+                raise Refused(f"{self._service.name} is not running", hint=f"the container is {container.status}")
             container.kill()
             self._wait_for({"exited", "dead", "restarting"}, container, deadline)
 
@@ -257,8 +257,7 @@ def _status(name: str, attrs: dict[str, Any]) -> ServiceStatus:
     cut_off = _cut_off(attrs)
     if state is State.RUNNING and (health == "unhealthy" or cut_off):
         state = State.UNHEALTHY
-    started = time_of(told.get("StartedAt", ""))
-    started = None if started is None or started.year == 1 else started  # the engine's "never"
+    started = _moment(told.get("StartedAt", ""))
     runs = state in {State.RUNNING, State.PAUSED, State.UNHEALTHY}
     return ServiceStatus(
         service=name,
@@ -268,7 +267,14 @@ def _status(name: str, attrs: dict[str, Any]) -> ServiceStatus:
         uptime_s=round(max(0.0, time.time() - started.timestamp()), 3) if runs and started else None,
         restarts=attrs.get("RestartCount"),
         detail=_detail(told, health, cut_off),
+        ended_at=None if runs else _moment(told.get("FinishedAt", "")),
     )
+
+
+def _moment(told: str) -> datetime | None:
+    """A time that the engine tells; None for its "never", which is in the year 1."""
+    at = time_of(told)
+    return None if at is None or at.year == 1 else at
 
 
 def _detail(told: dict[str, Any], health: str, cut_off: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, TypeVar
 
+import msgspec
 from msgspec import Struct
 
 from k2run.actions.deadline import Deadline
@@ -12,10 +13,9 @@ from k2run.errors import K2runError, NotApplicable, StackUnavailable, TimedOut, 
 from k2run.language.problems import did_you_mean
 from k2run.stack.backend import ServiceStatus, State
 from k2run.stack.compose import create_missing
-from k2run.stack.model import RunBy, Service
+from k2run.stack.model import Ready, RunBy, Service
 from k2run.stack.probes import Probe, probe, readiness
-from k2run.stack.services import backend_of
-from k2run.stack.stack import missing_program
+from k2run.stack.services import backend_of, stranger_at
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -35,7 +35,7 @@ _LOOK_S = 1.0
 
 
 class Look(Struct, frozen=True, kw_only=True):
-    """A service as `k2run status` shows it: what it is doing, and whether it does its work."""
+    """A service as `k2run status` shows it: its state, and whether it is ready."""
 
     service: Service
     status: ServiceStatus
@@ -64,6 +64,7 @@ def start(
         Interrupted: The run was asked to end.
         UsageError: There is no such service.
     """
+    stack.learn()
     started: list[str] = []
     try:
         startable = _startable(stack, names, say)
@@ -76,15 +77,32 @@ def start(
                     started.append(service.name)
             except (NotApplicable, TimedOut) as error:
                 raise StackUnavailable(f"{service.name}: {error.message}", hint=error.hint) from error
-        _side_by_side([stack.services[name] for name in started], lambda service: await_ready(stack, service, deadline))
+        given_up = threading.Event()
+
+        def wait(service: Service) -> None:
+            try:
+                await_ready(stack, service, deadline, given_up)
+            except BaseException:
+                given_up.set()
+                raise
+
+        _side_by_side([stack.services[name] for name in started], wait)
     except BaseException:
-        stop(stack, started)
+        stop(stack, started, failed=True)
         raise
     return started
 
 
-def await_ready(stack: Stack, service: Service, deadline: Deadline) -> Probe | None:
-    """Wait until a service does its work.
+def await_ready(
+    stack: Stack, service: Service, deadline: Deadline, given_up: threading.Event | None = None
+) -> Probe | None:
+    """Wait until a service is ready.
+
+    Args:
+        stack: The stack.
+        service: The service.
+        deadline: How long it may take.
+        given_up: Set when another service that is started with it failed: this one is waited for no longer.
 
     Returns:
         The probe that saw it; None when the stack does not say how to see it.
@@ -96,7 +114,7 @@ def await_ready(stack: Stack, service: Service, deadline: Deadline) -> Probe | N
     ready, backend = readiness(service), backend_of(stack, service)
     if ready is None:
         deadline.sleep(SETTLE_S)
-        _require_alive(service, backend)
+        _require_alive(stack, service, backend)
         return None
     limit = Deadline(ready.within, deadline.stop)
     detail = "not asked yet"
@@ -105,25 +123,35 @@ def await_ready(stack: Stack, service: Service, deadline: Deadline) -> Probe | N
             seen = probe(ready, max(0.01, min(_LOOK_S, limit.remaining(), deadline.remaining())), service.headers)
             if seen.ready:
                 return seen
+            if seen.hopeless:
+                raise StackUnavailable(
+                    f"{service.name} cannot be seen to be ready: {seen.detail}",
+                    hint="`ready:` in the stack file takes {tcp: HOST:PORT} or {http: http://HOST:PORT/PATH}",
+                )
             detail = seen.detail
-            _require_alive(service, backend)
+            _require_alive(stack, service, backend)
+            if given_up is not None and given_up.is_set():
+                raise StackUnavailable(f"{service.name} was not waited for: another service failed")
             limit.sleep(POLL_S)
         except TimedOut:
             seconds = min(limit.seconds, deadline.seconds)
             raise StackUnavailable(
-                f"{service.name} was not ready within {seconds:g}s: {ready.tcp or ready.http}: {detail}"
-                f"{_quote(backend)}",
+                f"{service.name} was not ready within {seconds:g}s: "
+                + stack.redact(f"{ready.tcp or ready.http}: {detail}{_quote(backend)}"),
                 hint=f"`k2run logs {service.name}` shows more; `ready: {{within: …}}` in the stack file gives time",
             ) from None
 
 
-def stop(stack: Stack, names: Iterable[str] | None = None, deadline: Deadline | None = None) -> list[str]:
+def stop(
+    stack: Stack, names: Iterable[str] | None = None, deadline: Deadline | None = None, *, failed: bool = False
+) -> list[str]:
     """Stop services side by side; what does not end by itself is killed at the deadline.
 
     Args:
         stack: The stack.
         names: Which services; all that k2run runs when None.
         deadline: How long they may take; 10 s when None.
+        failed: They are stopped because they could not be started: their logs say why they do not run, not this.
 
     Returns:
         The names of those that ran.
@@ -131,6 +159,7 @@ def stop(stack: Stack, names: Iterable[str] | None = None, deadline: Deadline | 
     Raises:
         K2runError: One could not be stopped; the others were.
     """
+    stack.learn()
     limit = deadline or Deadline(STOP_S)
     chosen = _known(stack, names)
 
@@ -142,7 +171,7 @@ def stop(stack: Stack, names: Iterable[str] | None = None, deadline: Deadline | 
         ran = backend.status().state is not State.ABSENT and backend.stop(limit)
         forget = getattr(backend, "forget", None)
         if forget is not None:
-            forget()
+            forget(who=failed)
         return ran
 
     ran = _side_by_side(chosen, end)
@@ -160,6 +189,7 @@ def status(stack: Stack, names: Iterable[str] | None = None, patience: float = _
     Raises:
         Unreachable: What runs them (the Docker engine) does not answer.
     """
+    stack.learn()
 
     def look(service: Service) -> Look:
         if service.run is RunBy.EXTERNAL and readiness(service) is None:
@@ -167,24 +197,35 @@ def status(stack: Stack, names: Iterable[str] | None = None, patience: float = _
                 service=service, status=ServiceStatus(service=service.name, state=State.ABSENT, detail="no probe")
             )
         seen = backend_of(stack, service).status()
+        seen = msgspec.structs.replace(seen, detail=stack.redact(seen.detail))
         ready = readiness(service)
         runs = seen.state is State.RUNNING or (seen.state is State.UNHEALTHY and service.run is RunBy.DOCKER)
         if not runs or ready is None:
             return Look(service=service, status=seen)
-        return Look(service=service, status=seen, probe=probe(ready, patience, service.headers))
+        return Look(service=service, status=seen, probe=_probe(stack, ready, patience, service))
 
     return _side_by_side(_chosen(stack, names), look)
 
 
+def _probe(stack: Stack, ready: Ready, patience: float, service: Service) -> Probe:
+    """One look; an answer that is not the right one may come from another process on the service's port."""
+    seen = probe(ready, patience, service.headers)
+    stranger = stranger_at(seen.address, stack) if seen.answered and not seen.ready else ""
+    told = f"{stranger} ({seen.detail})" if stranger else seen.detail
+    return msgspec.structs.replace(seen, address=stack.redact(seen.address), detail=stack.redact(told))
+
+
 def logs(stack: Stack, name: str, lines: int = 100) -> list[LogLine]:
-    """The newest lines of a service's log, oldest first.
+    """The newest lines of a service's log, oldest first, without secrets.
 
     Raises:
         UsageError: There is no such service.
         NotApplicable: k2run does not run it.
     """
+    stack.learn()
     [service] = _chosen(stack, [name])
-    return backend_of(stack, service).log(lines=lines, since=None, deadline=Deadline(_LOOK_S * 10))
+    found = backend_of(stack, service).log(lines=lines, since=None, deadline=Deadline(_LOOK_S * 10))
+    return [msgspec.structs.replace(line, text=stack.redact(line.text)) for line in found]
 
 
 def _startable(stack: Stack, names: Iterable[str] | None, say: Callable[[str], None]) -> list[Service]:
@@ -203,7 +244,7 @@ def _startable(stack: Stack, names: Iterable[str] | None, say: Callable[[str], N
     for service in (stack.services[name] for name in stack.services if name in chosen):
         if service.run is RunBy.EXTERNAL:
             continue
-        reason = missing_program(service)
+        reason = stack.absent(service.name)
         if reason:
             say(f"not applicable: {reason}")
         else:
@@ -227,11 +268,11 @@ def _known(stack: Stack, names: Iterable[str] | None) -> list[str]:
     return wanted
 
 
-def _require_alive(service: Service, backend: Backend) -> None:
+def _require_alive(stack: Stack, service: Service, backend: Backend) -> None:
     seen = backend.status()
     if seen.state in {State.STOPPED, State.ABSENT}:
         raise StackUnavailable(
-            f"{service.name} {seen.detail or 'ended'} while it was started{_quote(backend)}",
+            f"{service.name} " + stack.redact(f"{seen.detail or 'ended'} while it was started{_quote(backend)}"),
             hint=f"`k2run logs {service.name}` shows more",
         )
 

@@ -15,7 +15,7 @@ class RunBy(StrEnum):
 
     PROCESS = "process"
     DOCKER = "docker"
-    EXTERNAL = "external"  # only looked at, over the network
+    EXTERNAL = "external"  # only checked, over the network
 
 
 class StopSignal(StrEnum):
@@ -27,7 +27,7 @@ class StopSignal(StrEnum):
 
 
 class Ready(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How one sees that a service does its work: a TCP port that answers, or an HTTP answer with what must be in it.
+    """How a service is seen to be ready: a TCP port that answers, or an HTTP answer with what must be in it.
 
     Attributes:
         tcp: `host:port`.
@@ -47,7 +47,7 @@ class Ready(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Service(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One part of the stack that can be looked at and, when k2run runs it, broken.
+    """One part of the stack that k2run checks and, when it runs it, can inject faults into.
 
     Attributes:
         run: Who runs it.
@@ -61,8 +61,8 @@ class Service(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         metrics: The URL of its Prometheus metrics.
         headers: Sent with every request to it (an API key).
         title: What people call it.
-        elsewhere: Address of one that somebody else runs; unless it is empty, k2run only reaches that one.
-        ready: How one sees that it does its work; by its first port when missing.
+        elsewhere: Address of one that is run elsewhere; unless it is empty, k2run only reaches that one.
+        ready: How it is seen to be ready; by its first port when missing.
         needs: Services that are started with it.
     """
 
@@ -81,3 +81,13 @@ class Service(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ready: Ready | None = None
     needs: list[str] = []
     elsewhere: str = ""
+
+
+def missing_program(service: Service) -> str:
+    """Why a process cannot be run on this machine; empty when it can."""
+    if service.run is not RunBy.PROCESS or not service.program:
+        return ""
+    from shutil import which
+
+    found = which(service.program, path=service.env.get("PATH"))
+    return "" if found else f"{service.program} is not installed"

@@ -9,6 +9,8 @@ import socket
 
 from msgspec import Struct
 
+MARK = "K2RUN_SERVICE"
+"""Environment variable by which a service is known as ours even when k2run died before it could note the pid."""
 _SHOWN = 100  # characters of a command line
 
 
@@ -28,7 +30,7 @@ class Holder(Struct, frozen=True, kw_only=True):
 
 
 def busy_port(port: int) -> bool:
-    """Whether somebody listens on a port, on whatever address."""
+    """Whether a process listens on a port, on whatever address."""
     with socket.socket() as trial:
         trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

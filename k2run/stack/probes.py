@@ -1,4 +1,4 @@
-"""Sees whether a service does its work: a port that answers, or an HTTP answer with the right things in it.
+"""Probe whether a service is ready: a port that answers, or an HTTP answer with the right things in it.
 
 Kept to the standard library: these probes run before anything else of k2run is needed.
 """
@@ -11,6 +11,7 @@ import time
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+import msgspec
 from msgspec import Struct
 
 from k2run.stack.model import Ready
@@ -30,11 +31,12 @@ class Probe(Struct, frozen=True, kw_only=True):
     """One look.
 
     Attributes:
-        ready: It does its work.
+        ready: Whether it is ready.
         answered: Something answered, rightly or not.
         address: What was asked.
         detail: What was wrong, or "".
         elapsed_ms: How long the look took.
+        hopeless: The address is none: looking again cannot help.
     """
 
     ready: bool
@@ -42,6 +44,7 @@ class Probe(Struct, frozen=True, kw_only=True):
     address: str
     detail: str = ""
     elapsed_ms: float = 0.0
+    hopeless: bool = False
 
 
 def readiness(service: Service) -> Ready | None:
@@ -68,11 +71,10 @@ def probe(ready: Ready, timeout: float, headers: dict[str, str] | None = None) -
         seen = Probe(ready=False, answered=False, address=address, detail=f"no answer within {timeout:.3g}s")
     except (OSError, ValueError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
-        seen = Probe(ready=False, answered=False, address=address, detail=reason)
+        hopeless = isinstance(error, ValueError)
+        seen = Probe(ready=False, answered=False, address=address, detail=reason, hopeless=hopeless)
     elapsed = round((time.perf_counter() - began) * 1000, 3)
-    return Probe(
-        ready=seen.ready, answered=seen.answered, address=address, detail=seen.detail, elapsed_ms=elapsed
-    )  # fmt: skip
+    return msgspec.structs.replace(seen, elapsed_ms=elapsed)
 
 
 def _connect(address: str, timeout: float) -> str:
@@ -119,8 +121,11 @@ def _judge(ready: Ready, answer: HTTPResponse) -> str:
     if not ready.body:
         return ""
     try:
-        body = json.loads(answer.read(BODY_BYTES))
-    except ValueError:
+        content = answer.read(BODY_BYTES + 1)
+        if len(content) > BODY_BYTES:
+            return f"the body is larger than {BODY_BYTES >> 20} MiB"
+        body = json.loads(content.decode("utf-8-sig"))
+    except (ValueError, RecursionError):
         return "the body is not JSON"
     return _difference(ready.body, body, "")
 

@@ -11,34 +11,43 @@ import sys
 import time
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from k2run.account import account_name
 from k2run.actions.deadline import Deadline
+from k2run.atomic_write import rewritten
 from k2run.errors import Interrupted, Refused, StackUnavailable, TimedOut, Unknown
 from k2run.stack.backend import LogLine, ServiceStatus, State, Usage
-from k2run.stack.group import Leader, adopt, exit_code, has_remains, is_gone, is_stopped, living, signal_group
 from k2run.stack.logfile import has_times, read_tail
-from k2run.stack.ports import Holder, busy_port, holder_of
-from k2run.stack.stack import missing_program
-from k2run.whole_file import drafted
+from k2run.stack.model import missing_program
+from k2run.stack.ports import MARK, Holder, busy_port, holder_of
+from k2run.stack.process_group import (
+    Leader,
+    exit_code,
+    has_remains,
+    is_gone,
+    is_stopped,
+    living,
+    signal_group,
+    start_apart,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
+    from collections.abc import Callable, Iterable, Iterator
 
     import psutil
 
     from k2run.stack.model import Service
 
-MARK = "K2RUN_SERVICE"
-"""Environment variable by which a service is known as ours even when k2run died before it could note the pid."""
 LOG_LIMIT = 64 * 2**20
 """Bytes; a longer log is put aside when the service is started again."""
 _POLL_S = 0.01
 _KILL_S = 5.0
 _DYING_S = 1.0
+_OURS = frozenset({"k2run", "invoke", "inv"})
 
 
 class Record(Leader, frozen=True, kw_only=True):
@@ -53,6 +62,27 @@ class Record(Leader, frozen=True, kw_only=True):
     restarts: int = 0
     log_from: int = 0
     started_as: str = ""
+
+
+class Stopped(msgspec.Struct, frozen=True, kw_only=True):
+    """What is kept on disk about a service that k2run ended on purpose, until it is started again.
+
+    Attributes:
+        pid: The process that it was.
+        at: When, in seconds since the epoch.
+        how: `stopped` or `killed`.
+        by: The command and the account, such as `k2run down of alice`.
+    """
+
+    pid: int
+    at: float
+    how: str
+    by: str
+
+    @property
+    def says(self) -> str:
+        """Such as `stopped on 2026-03-01 at 03:12:44 UTC by k2run down of alice`."""
+        return f"{self.how} on {datetime.fromtimestamp(self.at, UTC):%Y-%m-%d at %H:%M:%S} UTC by {self.by}"
 
 
 def fingerprint(service: Service) -> str:
@@ -74,6 +104,7 @@ class ProcessBackend:
         self._state = state
         self.log_file = state / "logs" / f"{service.name}.log"
         self._record_file = state / "services" / f"{service.name}.json"
+        self._stopped_file = state / "services" / f"{service.name}.stopped"
         self._mark = f"{state}:{service.name}"
 
     # --- looking ----------------------------------------------------------------------------------
@@ -81,17 +112,32 @@ class ProcessBackend:
     def status(self) -> ServiceStatus:
         """What the process is doing."""
         name = self._service.name
-        absent = missing_program(self._service)
-        if absent:
-            return ServiceStatus(service=name, state=State.ABSENT, detail=absent)
         record = self.record()
+        absent = missing_program(self._service)
+        if absent and not self.runs():  # one that runs is there, wherever its program is found
+            return ServiceStatus(service=name, state=State.ABSENT, detail=absent)
+        stopped = self.stopped()
         if record is None:
-            return ServiceStatus(service=name, state=State.STOPPED, detail="not started")
+            return ServiceStatus(
+                service=name,
+                state=State.STOPPED,
+                detail=stopped.says if stopped else "not started",
+                ended_at=_time_of(stopped),
+                ended_by_us=stopped.says if stopped else "",
+            )
         started = datetime.fromtimestamp(record.created, UTC)
         process = living(record)
         if process is None:
+            meant = stopped if stopped is not None and stopped.pid == record.pid else None
             return ServiceStatus(
-                service=name, state=State.STOPPED, started_at=started, restarts=record.restarts, detail=_ending(record)
+                service=name,
+                state=State.STOPPED,
+                started_at=started,
+                restarts=record.restarts,
+                detail=_ending(record),
+                last_pid=record.pid,
+                ended_at=_time_of(meant),
+                ended_by_us=meant.says if meant else "",
             )
         return ServiceStatus(
             service=name,
@@ -102,6 +148,11 @@ class ProcessBackend:
             restarts=record.restarts,
         )
 
+    def runs(self) -> bool:
+        """Whether the process that was started last lives."""
+        record = self.record()
+        return record is not None and living(record) is not None
+
     def record(self) -> Record | None:
         """What was noted when it was started; None when it was not, or was taken down since."""
         try:
@@ -109,10 +160,22 @@ class ProcessBackend:
         except (FileNotFoundError, NotADirectoryError, msgspec.DecodeError):
             return None
 
-    def forget(self) -> None:
-        """Take away the note of a process that has ended: the next start is the first."""
-        with suppress(FileNotFoundError, NotADirectoryError):
-            self._record_file.unlink()
+    def stopped(self) -> Stopped | None:
+        """When k2run ended it on purpose, and which command did; None when none did, or it was started again since."""
+        try:
+            return msgspec.json.decode(self._stopped_file.read_bytes(), type=Stopped)
+        except (OSError, msgspec.DecodeError):
+            return None
+
+    def forget(self, *, who: bool = False) -> None:
+        """Take away the note of a process that has ended: the next start is the first.
+
+        Args:
+            who: The note of who stopped it too: it was stopped because it failed, and its log says why.
+        """
+        for note in (self._record_file, *((self._stopped_file,) if who else ())):
+            with suppress(FileNotFoundError, NotADirectoryError):
+                note.unlink()
 
     def log(self, *, lines: int, since: datetime | None, deadline: Deadline) -> list[LogLine]:  # noqa: ARG002 - a file answers
         """The newest lines of its log.
@@ -144,7 +207,10 @@ class ProcessBackend:
         for member in members:
             with suppress(psutil.Error):
                 member.cpu_percent()
+        waited, began = _waited_s(members), time.monotonic()
         deadline.sleep(over_s)
+        waiting = _waited_s(members) - waited
+        elapsed = time.monotonic() - began
         cpu, rss, alive = 0.0, 0, 0
         for member in members:
             with suppress(psutil.Error):
@@ -152,8 +218,13 @@ class ProcessBackend:
                 rss += member.memory_info().rss
                 alive += 1
         if not alive:
-            raise Unknown(f"{self._service.name} ended while it was looked at")
-        return Usage(cpu_percent=round(cpu, 1), rss_bytes=rss, processes=alive)
+            raise Unknown(f"{self._service.name} ended while it was checked")
+        return Usage(
+            cpu_percent=round(cpu, 1),
+            rss_bytes=rss,
+            processes=alive,
+            waiting_percent=round(max(0.0, 100 * waiting / elapsed), 1) if waited or waiting else None,
+        )
 
     # --- doing ------------------------------------------------------------------------------------
 
@@ -164,9 +235,9 @@ class ProcessBackend:
             StackUnavailable: It cannot be started: its port is taken, there is no such program.
         """
         with self._alone():
-            record = self.record()
-            if record is not None and living(record) is not None:
+            if self.runs():
                 return self.resume(deadline)
+            record = self.record()
             self._clear_remains(record)
             adopted = self._adopt_or_refuse()
             if not adopted:
@@ -187,6 +258,8 @@ class ProcessBackend:
             self._strike_down(record)
             if isinstance(error, Interrupted):
                 raise
+        finally:
+            self._note_stopped(record, "stopped")
         return True
 
     def kill(self, deadline: Deadline) -> None:  # noqa: ARG002 - SIGKILL takes no time that one could bound
@@ -195,7 +268,9 @@ class ProcessBackend:
         Raises:
             Refused: It does not run.
         """
-        self._strike_down(self._running()[1])
+        record = self._running()[1]
+        self._strike_down(record)
+        self._note_stopped(record, "killed")
 
     def pause(self, deadline: Deadline) -> None:
         """SIGSTOP to the whole process group.
@@ -226,23 +301,27 @@ class ProcessBackend:
         command = [sys.executable if service.command[0] == "python" else service.command[0], *service.command[1:]]
         try:
             log_from = self._make_room()
-            with self.log_file.open("ab") as log:
-                child = subprocess.Popen(
+            with (self.log_file if _has_room(self._state) else Path(os.devnull)).open("ab") as log:
+                child = start_apart(
                     command,
-                    stdin=subprocess.DEVNULL,
+                    env={**os.environ, **service.env, MARK: self._mark},
                     stdout=log,
                     stderr=subprocess.STDOUT,
                     cwd=self._state,
-                    env={**os.environ, **service.env, MARK: self._mark},
-                    start_new_session=True,
                 )
         except OSError as error:
             raise StackUnavailable(
                 f"{service.name} cannot be started: {command[0]}: {error.strerror}",
                 hint="look at its `command` in the stack file",
             ) from error
-        adopt(child)
-        self._note(child.pid, before, log_from, fingerprint(service))
+        try:
+            self._note(child.pid, before, log_from, fingerprint(service))
+        except OSError as error:  # it could not be recognised again
+            os.killpg(child.pid, signal.SIGKILL)
+            raise StackUnavailable(
+                f"{service.name} cannot be started: cannot write {self._record_file}: {error.strerror}",
+                hint="make room on that disk",
+            ) from error
 
     def _note(self, pid: int, before: Record | None, log_from: int, started_as: str = "") -> None:
         import psutil
@@ -253,8 +332,15 @@ class ProcessBackend:
             created = time.time()
         restarts = before.restarts + 1 if before else 0
         record = Record(pid=pid, created=created, restarts=restarts, log_from=log_from, started_as=started_as)
-        with drafted(self._record_file) as draft:
-            draft.write_bytes(msgspec.json.encode(record))
+        rewritten(self._record_file, msgspec.json.encode(record))
+        with suppress(OSError):
+            self._stopped_file.unlink(missing_ok=True)
+
+    def _note_stopped(self, record: Record, how: str) -> None:
+        """Note that it ended on purpose; it is ended all the same where nothing can be written."""
+        with suppress(OSError):
+            note = Stopped(pid=record.pid, at=round(time.time(), 3), how=how, by=_somebody())
+            rewritten(self._stopped_file, msgspec.json.encode(note))
 
     def _make_room(self) -> int:
         """The folders, and a log of bearable length; gives the size of the log."""
@@ -270,7 +356,7 @@ class ProcessBackend:
         """Look at the ports: free, or held by this very service from a k2run that died before it could note the pid.
 
         Raises:
-            StackUnavailable: Somebody else has one.
+            StackUnavailable: Another process has one.
         """
         for port in self._service.ports:
             if not busy_port(port):
@@ -295,7 +381,7 @@ class ProcessBackend:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """Nobody else starts this service meanwhile."""
+        """No other process starts this service meanwhile."""
         path = self._record_file.with_suffix(".lock")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -316,7 +402,7 @@ class ProcessBackend:
         record = self.record()
         process = living(record) if record else None
         if process is None or record is None:
-            raise Refused(f"{self._service.name} does not run", hint=self.status().detail)
+            raise Refused(f"{self._service.name} is not running", hint=self.status().detail)
         return process, record
 
     def _strike_down(self, record: Record) -> None:
@@ -334,6 +420,12 @@ class ProcessBackend:
             deadline.sleep(_POLL_S)
 
 
+def _has_room(folder: Path) -> bool:
+    """Whether anything can be written there; a service whose log cannot be written may end of it."""
+    disk = os.statvfs(folder)
+    return disk.f_bavail > 0 or not disk.f_blocks
+
+
 def _holder_for_sure(port: int) -> Holder | None:
     """Who holds a port; a holder that cannot be seen gets a second to be gone, as a process that just ends is."""
     end = time.monotonic() + _DYING_S
@@ -344,9 +436,30 @@ def _holder_for_sure(port: int) -> Holder | None:
         time.sleep(_POLL_S)
 
 
+def _time_of(stopped: Stopped | None) -> datetime | None:
+    return None if stopped is None else datetime.fromtimestamp(stopped.at, UTC)
+
+
+def _somebody() -> str:
+    """The command that does it and its account; of its words only the first, and only of our own commands."""
+    program, *words = Path(sys.argv[0]).name or "python", *sys.argv[1:]
+    task = next((word for word in words if not word.startswith("-")), "") if program in _OURS else ""
+    return f"{f'{program} {task}'.strip()} of {account_name()}"
+
+
 def _ending(record: Record) -> str:
     """How it ended, as far as this process can know."""
     code = exit_code(record)
     if code is None:
         return "ended"
     return f"ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+
+
+def _waited_s(processes: Iterable[psutil.Process]) -> float:
+    """How long the threads of some processes were ready to run without a core: proc_pid_schedstat(5), second field."""
+    waited = 0
+    for process in processes:
+        for thread in Path(f"/proc/{process.pid}/task").glob("*/schedstat"):
+            with suppress(OSError, ValueError, IndexError):
+                waited += int(thread.read_text(encoding="ascii").split()[1])
+    return waited / 1e9

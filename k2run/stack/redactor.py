@@ -1,91 +1,469 @@
-"""Takes secrets out of everything that is shown or kept."""
+"""Takes secrets out of everything that is shown or kept: out of texts, never out of the structure that holds them."""
 
 from __future__ import annotations
 
 import base64
 import json
 import re
+import shlex
+import string
+import sys
 import threading
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, quote_plus
 
+from msgspec import to_builtins
+
+from k2run.language.quantities import encode_quantity
+from k2run.stack.spellings import (
+    CHUNK,
+    ENDS,
+    SPACE,
+    WRAPPED,
+    alone,
+    anchor,
+    base64_cores,
+    base64_pattern,
+    opening,
+    units,
+)
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 MASK = "•••"
 SHORTEST = 4
 """Characters; a shorter value would be found by chance in every other word, so it cannot be kept out of the records."""
 _LINE = 8  # characters; a line of a longer secret (a PEM file) is masked by itself: logs print line by line
+_FEW_DIGITS = 8  # a shorter number is as likely to be a figure
+_SHORT, _REMEMBERED = 400, 500  # characters of a text, and texts, that are remembered
+_LONG = 4096  # bytes of a line that is searched as a whole before each of its texts is
+_NUMBERS = frozenset({int, float, bool, type(None)})
+FORMS: dict[str, Callable[[str], str]] = {
+    "plain": str,
+    "url": lambda secret: quote(secret, safe=""),
+    "path": quote,
+    "form": quote_plus,
+    "json": lambda secret: json.dumps(secret)[1:-1],
+    "shell": shlex.quote,
+    "base64": lambda secret: base64.b64encode(secret.encode()).decode(),
+}
+"""How a secret can be written in what k2run works with again: what is kept of it is its source and this."""
+_PARTS = re.compile(r"[@:/?#\[\]]")
+_WITH_PASSWORD = re.compile(r"[a-z][a-z0-9+.-]*://(?:[^/@:]*:)?(?P<password>[^/@]*)@", re.IGNORECASE)
+_CUT_AFTER = re.compile(r"[\\'\")\]}\s]*(?:…|\.\.\.|\Z)")
+_CUT_BEFORE = re.compile(r"(?:\A|…|\.\.\.)[\\'\"(\[{\s]*")
+_WORDS = """
+access action admin administrator answer args attempts changeit changeme check client clock code command connection
+consumer content count critical data database debug default demo docker enter error event example expected external
+failed false file finished guest hint host http https info input internal interrupted kafka local localhost login
+maximum message minio mode name none null number objective open outcome owner pass passed password path pending
+plain points port postgres postgresql process producer public read ready result root run running runbook secret
+section seconds server service severity skipped stack started status step stdout stderr stop stopped stream string
+system table test text time title token topic true undo unknown user username value values verdict warning word
+write yaml
+"""
+_ORDINARY = frozenset(_WORDS.split())
 
 
-class Redactor:
-    """Knows the secrets that were read so far, and replaces them by `•••`.
+class Spelled:
+    """One text that is to be hidden, with every way of writing it.
 
-    It is told each secret before anybody else gets it. Also found: the URL-quoted, JSON-escaped and base64 forms, the
-    last also inside a longer encoded text such as `user:password`.
+    Args:
+        text: What is to be hidden.
+        lone: Hide it only where it stands alone as a word.
+        folded: Letters may be of either case: names of hosts are written in small ones.
+        pattern: How it is written, when that is not by its characters.
     """
 
-    def __init__(self) -> None:
-        self._forms: set[str] = set()
-        self._pattern: re.Pattern[str] | None = None
-        self._lock = threading.Lock()
+    def __init__(self, text: str, *, lone: bool = False, folded: bool = False, pattern: str = "") -> None:
+        self.lone = lone
+        self._text = text.strip(string.whitespace) or text
+        self._folded = folded
+        self._pattern = pattern
+        self._before = f"{SPACE}{{0,{len(text) - len(text.lstrip(string.whitespace))}}}"
+        self._after = "" if text == self._text else SPACE + "*"
+        self.cut = not lone and len(self._text) > ENDS and not pattern
+        ends = (self._text[:ENDS], self._text[-ENDS:]) if self.cut else (self._text,)
+        if pattern and len(text) > WRAPPED:  # where one is broken by the end of a line, the other is whole
+            ends = (text[:CHUNK], text[CHUNK : 2 * CHUNK])
+        found = {anchor(end) for end in ends}
+        self.anchors: list[str] = [] if "" in found else sorted(found | {each.lower() for each in found if folded})
 
-    def add(self, secret: str) -> None:
-        """From now on, this text is masked."""
-        with self._lock:
-            self._forms.update(form for form in _forms(secret) if len(form) >= SHORTEST)
-            longest_first = sorted(self._forms, key=len, reverse=True)
-            self._pattern = re.compile("|".join(map(re.escape, longest_first)))
+    def is_in(self, text: str) -> bool:
+        """Whether it, or an end of it, stands in a text; for one without an anchor."""
+        return any(pattern.search(text) for pattern in ((self._head, self._tail) if self.cut else (self._whole,)))
+
+    def hide(self, text: str) -> str:
+        """The text without it."""
+        if not self.may_be_in(text):
+            return text
+        text = self._whole.sub(MASK, text)
+        return self._without_ends(text) if self.cut and self.may_be_in(text) else text
+
+    def may_be_in(self, text: str) -> bool:
+        """Whether it is worth while to search; never wrong when it says no."""
+        for each in self.anchors:  # a loop: quicker than `any` over one or two
+            if each in text:
+                return True
+        return not self.anchors
+
+    @cached_property
+    def _steps(self) -> list[str]:
+        return units(self._text)
+
+    @cached_property
+    def _whole(self) -> re.Pattern[str]:
+        pattern = self._pattern or f"{self._before}{opening(self._steps)}{self._after}"
+        return self._compiled(alone(pattern, self._text) if self.lone else pattern)
+
+    @cached_property
+    def _head(self) -> re.Pattern[str]:
+        return self._compiled(opening(self._steps[:ENDS]))
+
+    @cached_property
+    def _tail(self) -> re.Pattern[str]:
+        return self._compiled(opening(self._steps[-ENDS:]))
+
+    @cached_property
+    def _each(self) -> list[re.Pattern[str]]:
+        return [self._compiled(step) for step in self._steps]
+
+    def _compiled(self, pattern: str) -> re.Pattern[str]:
+        return re.compile(pattern, re.IGNORECASE if self._folded else 0)
+
+    def _without_ends(self, text: str) -> str:
+        """Hide its beginning where the text was cut after it, and its end where the text was cut before it."""
+        for match in reversed(list(self._head.finditer(text))):
+            end = _follow(self._each[ENDS:], text, match.end())
+            if _CUT_AFTER.match(text, end):
+                text = text[: match.start()] + MASK + text[end:]
+        for match in reversed(list(self._tail.finditer(text))):
+            for cut in reversed(list(_CUT_BEFORE.finditer(text, 0, match.start() + 1))):
+                if self._is_end(text, cut.end(), match.start()):
+                    text = text[: cut.end()] + MASK + text[match.end() :]
+                    break
+        return text
+
+    def _is_end(self, text: str, start: int, end: int) -> bool:
+        """Whether a part of the text is a middle of the secret, right before its last characters."""
+        middle = self._each[:-ENDS]
+        return any(_follow(middle[at:], text, start) == end for at in range(len(middle) + 1))
+
+
+def _follow(steps: Iterable[re.Pattern[str]], text: str, at: int) -> int:
+    """How far a text goes on as the steps do."""
+    for step in steps:
+        match = step.match(text, at)
+        if match is None:
+            break
+        at = match.end()
+    return at
+
+
+class Secret:
+    """A secret that was read.
+
+    Args:
+        text: The secret.
+        source: Where it was read: `env:NAME`, …; `input:NAME` for one that was given by hand.
+
+    Attributes:
+        public: It is a word of a text that anybody may read, such as the name of a service.
+        ordinary: It is an ordinary word, or public: hidden only where it stands alone.
+    """
+
+    def __init__(self, text: str, source: str, *, public: bool) -> None:
+        self.text = text
+        self.source = source
+        self.public = public
+        self.ordinary = public or text.casefold() in _ORDINARY or (text.isdigit() and len(text) < _FEW_DIGITS)
+
+    @cached_property
+    def forms(self) -> list[tuple[str, str]]:
+        """How it is written in each form, each text once."""
+        written = {write(self.text): form for form, write in reversed(FORMS.items())}
+        return [(form, text) for text, form in reversed(written.items())]
+
+    @cached_property
+    def spelled(self) -> list[Spelled]:
+        """It, its parts, and its base64."""
+        made = [Spelled(self.text, lone=self.ordinary)]
+        if not self.ordinary:
+            made += _parts(self.text)
+        made += [Spelled(core, pattern=base64_pattern(core)) for core in base64_cores(self.text)]
+        return made
+
+
+def _parts(secret: str) -> Iterator[Spelled]:
+    """Parts that libraries print by themselves: lines, and what is cut out of a URL at its delimiters."""
+    lines = [line for line in secret.splitlines() if line != secret]
+    yield from (Spelled(line) for line in lines if len(line.strip()) >= _LINE)
+    url = _WITH_PASSWORD.match(secret)
+    if url:
+        yield Spelled(url["password"])
+    elif "://" in secret:
+        return  # the parts of an address are no secret
+    for part in [] if url else [part for line in secret.splitlines() for part in _PARTS.split(line)]:
+        if SHORTEST <= len(part.strip()) < len(secret) and part.casefold() not in _ORDINARY:
+            yield Spelled(part, lone=len(part) < _LINE, folded=True)
+
+
+class Hiding:
+    """Takes some secrets out of texts and values.
+
+    Args:
+        secrets: The secrets, the first that was read first.
+        spelled: How they, and their parts, may be written: a secret before its parts.
+    """
+
+    def __init__(self, secrets: Iterable[Secret] = (), spelled: Iterable[Spelled] = ()) -> None:
+        self._hide(secrets, spelled)
+
+    def _hide(self, secrets: Iterable[Secret], spelled: Iterable[Spelled]) -> None:
+        self._longest_first = sorted(secrets, key=lambda secret: len(secret.text), reverse=True)
+        self._spelled = list(spelled)
+        self._by_anchor = [(each, entry) for entry in self._spelled for each in entry.anchors]
+        self._unanchored = [entry for entry in self._spelled if not entry.anchors]
+        self._seen: dict[str, str] = {}
+        self._named: dict[str, str] = {}
+        self._forms: dict[str, list[tuple[str, str, str]]] = {}
 
     def __call__(self, text: str) -> str:
         """The text without secrets."""
-        return self._pattern.sub(MASK, text) if self._pattern is not None else text
+        seen = self._seen
+        known = seen.get(text)
+        return known if known is not None else self._hidden(text, seen, names=False)
 
-    def clean(self, value: Any) -> Any:
-        """A value of dicts, lists and plain values without secrets; the same object when none is known."""
-        return value if self._pattern is None else self._walk(value)
+    def name(self, text: str) -> str:
+        """A text that something is known by, without secrets; an ordinary word stays: it may be that name."""
+        seen = self._named
+        known = seen.get(text)
+        return known if known is not None else self._hidden(text, seen, names=True)
 
-    def _walk(self, value: Any) -> Any:
-        if isinstance(value, str):
-            return self(value)
-        if isinstance(value, dict):
-            return {self._walk(key): self._walk(entry) for key, entry in value.items()}
-        if isinstance(value, list | tuple):
-            return type(value)(map(self._walk, value))
-        return value
+    def _hidden(self, text: str, seen: dict[str, str], *, names: bool) -> str:
+        """Most texts of a run come again and again, so the last short ones are remembered.
+
+        They are taken from, and go into, what was remembered when this began: a secret that is told meanwhile begins
+        another one, after which nothing is taken from this.
+        """
+        made = text
+        for entry in self._near(text):
+            if not (names and entry.lone):
+                made = entry.hide(made)
+        if len(text) <= _SHORT:
+            if len(seen) >= _REMEMBERED:
+                seen.clear()
+            seen[text] = made
+        return made
+
+    def _near(self, text: str) -> list[Spelled]:
+        """What may be in a text; most texts hold nothing, and are done with here."""
+        if not self._unanchored:
+            return [entry for each, entry in self._by_anchor if each in text]
+        return [entry for entry in self._spelled if (entry.may_be_in(text) if entry.anchors else entry.is_in(text))]
+
+    def clean(self, value: Any, names: int = 0) -> Any:
+        """A value without secrets, made of dicts, lists and plain values; the same object when no secret is known.
+
+        Args:
+            value: The value.
+            names: Levels of mappings, from the outermost, whose keys are names that k2run gave.
+        """
+        return self._walk(value, self, names) if self._spelled else value
+
+    def clean_names(self, value: Any) -> Any:
+        """The same for values that are compared with others: ordinary words stay."""
+        return self._walk(value, self.name, 0) if self._spelled else value
+
+    def clean_shown(self, value: Any) -> Any:
+        """The same, and all keys are names that k2run gave."""
+        return self._walk(value, self.name, sys.maxsize) if self._spelled else value
+
+    def _walk(self, value: Any, hide: Callable[[str], str], names: int) -> Any:
+        kind = type(value)
+        if kind is str:
+            return hide(value)
+        if kind is dict:
+            if names > 0:
+                return {key: self._walk(entry, hide, names - 1) for key, entry in value.items()}
+            return {self._key(key): self._walk(entry, hide, 0) for key, entry in value.items()}
+        if kind is list or kind is tuple:
+            return kind([self._walk(entry, hide, names) for entry in value])
+        if value is None or kind in _NUMBERS:
+            return value
+        plain = to_builtins(value, enc_hook=encode_quantity)  # a time, a result, …: as a journal writes it
+        return plain if type(plain) in _NUMBERS else self._walk(plain, hide, names)
+
+    def _key(self, key: Any) -> Any:
+        if not isinstance(key, str):
+            [key] = to_builtins({key: None}, str_keys=True)
+        return self.name(key)
+
+    def refer(self, value: Any, secrets: dict[str, tuple[str, str]], names: int = 0) -> Any:
+        """A value in which each secret is replaced by what stands for it.
+
+        What is a name of something anyway stays. What holds a secret in a form that cannot be made again is masked.
+
+        Args:
+            value: The value.
+            secrets: Takes in, for what stands for a secret, where it is read and how it is written.
+            names: Levels of mappings, from the outermost, whose keys are names that k2run gave.
+        """
+        return self._walk(value, lambda text: self._referred(text, secrets), names)
+
+    def _referred(self, text: str, secrets: dict[str, tuple[str, str]]) -> str:
+        for written, source, form in self._written(text):
+            number = len(secrets) + 1
+            while f"{MASK}{number}" in text:
+                number += 1
+            secrets[f"{MASK}{number}"] = source, form
+            text = text.replace(written, f"{MASK}{number}")
+        return self.name(text)
+
+    def _written(self, text: str) -> list[tuple[str, str, str]]:
+        """How the secrets stand in a text that can be made again from them: the text of each, its source, its form."""
+        written = self._forms
+        known = written.get(text)
+        if known is not None:
+            return known
+        found, left = [], text
+        for secret in self.secrets if self._near(text) else ():
+            if not secret.source or secret.public or (secret.ordinary and left != secret.text):
+                continue
+            for form, spelled in secret.forms:
+                if spelled in left:
+                    found.append((spelled, secret.source, form))
+                    left = left.replace(spelled, MASK)
+        if len(text) <= _SHORT:
+            if len(written) >= _REMEMBERED:
+                written.clear()
+            written[text] = found
+        return found
+
+    @property
+    def secrets(self) -> list[Secret]:
+        """Those that were read so far, the longest first."""
+        return self._longest_first
 
 
-def _forms(secret: str) -> Iterator[str]:
-    """Every way in which a secret is likely to be written."""
-    yield from _escaped(secret)
-    yield from _encoded(secret.encode())
-    lines = secret.splitlines()
-    if len(lines) > 1:
-        for line in lines:
-            if len(line) >= _LINE:
-                yield from _escaped(line)
+class Redactor(Hiding):
+    """Knows the secrets that were read so far, and replaces them by `•••`.
 
+    It is told each secret before anybody else gets it.
 
-def _escaped(text: str) -> Iterator[str]:
-    yield text
-    yield quote(text, safe="")
-    yield quote(text)
-    yield quote_plus(text)
-    yield json.dumps(text)[1:-1]
-    yield json.dumps(text, ensure_ascii=False)[1:-1]
-    yield repr(text)[1:-1]
-
-
-def _encoded(raw: bytes) -> Iterator[str]:
-    """Base64 of the bytes at each of the three places that they can have in a longer text.
-
-    The characters at both ends mix with the neighbours, so only the whole sextets between them are looked for.
+    Args:
+        public: A text that anybody may read: a secret that is a word of it is an ordinary word.
+        everywhere: Is told the same.
+        lenient: Leave words alone that anybody may read.
     """
-    for shift in range(3):
-        first = -(-shift * 8 // 6)  # sextets that hold bits of what stands before
-        whole = (shift + len(raw)) * 8 // 6  # sextets up to the end that hold no bits of what follows
-        for encode in (base64.b64encode, base64.urlsafe_b64encode):
-            yield encode(b"\0" * shift + raw).decode()[first:whole]
-    for encode in (base64.b64encode, base64.urlsafe_b64encode):
-        yield encode(raw).decode()
-        yield encode(raw).decode().rstrip("=")
+
+    def __init__(self, public: str = "", everywhere: Redactor | None = None, *, lenient: bool = False) -> None:
+        super().__init__()
+        self._everywhere = everywhere
+        self._lenient = lenient
+        self._secrets: dict[str, Secret] = {}
+        self._anchors: list[bytes] = []
+        self._public = [public]
+        self._remarks: list[str] = []
+        self._lock = threading.Lock()
+        if everywhere is not None:
+            everywhere.publish(public)
+
+    def add(self, secret: str, source: str = "", *, remark: bool = True) -> None:
+        """From now on, this text is masked.
+
+        Args:
+            secret: The text.
+            source: Where it was read.
+            remark: Say when it is an ordinary word.
+        """
+        if self._everywhere is not None:
+            self._everywhere.add(secret, source, remark=False)
+        with self._lock:
+            if secret in self._secrets or len(secret.strip()) < SHORTEST:
+                return
+            self._know(secret, source, remark=remark)
+            self._rebuild()
+
+    def publish(self, text: str) -> None:
+        """Anybody may read this text: what is a word of it cannot be masked inside of other words."""
+        if self._everywhere is not None:
+            self._everywhere.publish(text)
+        with self._lock:
+            if text in self._public:
+                return
+            self._public.append(text)
+            for known in list(self._secrets.values()):
+                if not known.public and self._is_word(known.text, text):
+                    self._know(known.text, known.source, remark=not known.ordinary)
+            self._rebuild()
+
+    def _know(self, secret: str, source: str, *, remark: bool) -> None:
+        public = any(self._is_word(secret, text) for text in self._public)
+        known = Secret(secret, source, public=public)
+        self._secrets = {**self._secrets, secret: known}
+        if known.ordinary and remark:
+            self._remarks.append(_remark(known))
+
+    @staticmethod
+    def _is_word(secret: str, text: str) -> bool:
+        return secret in text and re.search(rf"(?<!\w){re.escape(secret)}(?!\w)", text) is not None
+
+    def _rebuild(self) -> None:
+        spelled = [
+            entry
+            for secret in self._secrets.values()
+            for entry in secret.spelled
+            if not (entry.lone and secret.public and self._lenient)
+        ]
+        self._anchors = [each.encode() for each in dict.fromkeys(each for entry in spelled for each in entry.anchors)]
+        self._hide(self._secrets.values(), spelled)
+
+    def take_remarks(self) -> list[str]:
+        """What is to be said about the secrets that were read since this was asked last."""
+        if not self._remarks:
+            return []
+        with self._lock:
+            taken, self._remarks = self._remarks, []
+        return taken
+
+    def may_be_in(self, line: bytes) -> bool:
+        """Whether it is worth while to look for secrets in what a line says, in any encoding; never wrong with a no.
+
+        Args:
+            line: JSON, in which each letter and digit is written as it is.
+        """
+        if len(line) < _LONG:  # its few texts are looked up one by one, quicker than a line that is new each time
+            return bool(self._spelled)
+        if any(each in line for each in self._anchors):
+            return True
+        text = line.decode(errors="replace") if self._unanchored else ""
+        return any(entry.is_in(text) for entry in self._unanchored)
+
+
+SHOWN = Redactor(lenient=True)
+"""Every secret that this process has read: nothing that it shows outside of a run has one in it."""
+
+
+def unsecret(text: str) -> str:
+    """A message as it may be shown; only what anybody may read in the stack file or the runbook stays."""
+    return SHOWN(text)
+
+
+def unsecret_layout(text: str) -> str:
+    """Lines made of values without secrets, as a last measure: ordinary words are k2run's own, and stay."""
+    return SHOWN.name(text)
+
+
+def unsecret_value(value: Any) -> Any:
+    """The same for what is shown as JSON; its keys are k2run's."""
+    return SHOWN.clean_shown(to_builtins(value, enc_hook=encode_quantity))
+
+
+def _remark(secret: Secret) -> str:
+    return (
+        f"the secret {secret.source or 'of the stack'} is an ordinary word: it is masked only where it stands alone, "
+        "and not where it is the name of something"
+    )

@@ -12,9 +12,12 @@ import os
 import re
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
 
 from k2run.errors import StackInvalid
+from k2run.language.inputs import SECRET_SOURCES
 from k2run.stack.redactor import SHORTEST
 
 if TYPE_CHECKING:
@@ -31,9 +34,35 @@ _REFERENCE = re.compile(
 )
 
 
+class Reference(Struct, frozen=True):
+    """Where a secret is, as an author or an operator wrote it down.
+
+    The type is the permission to read it. A text that came in any other way (the page, an alert, a computed value)
+    stays a text, whatever it looks like: to follow it would run a stranger's command.
+
+    Attributes:
+        text: `env:NAME`, `file:PATH`, `keyring:SERVICE/USER` or `cmd:COMMAND`.
+    """
+
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def as_written(value: Any) -> Any:
+    """A value that an author or an operator wrote: a `Reference` where it says where a secret is."""
+    return Reference(value) if isinstance(value, str) and is_secret(value) else value
+
+
+def as_text(value: Any) -> Any:
+    """A value where nothing is to be read: a reference is the text that it is."""
+    return value.text if isinstance(value, Reference) else value
+
+
 def is_secret(text: str) -> bool:
     """Whether a text says where a secret is, rather than being an ordinary value."""
-    return text.startswith(("env:", "file:", "keyring:", "cmd:")) and _REFERENCE.fullmatch(text) is not None
+    return text.startswith(SECRET_SOURCES) and _REFERENCE.fullmatch(text) is not None
 
 
 def read_secret(reference: str, *, near: Path) -> str:
@@ -48,12 +77,25 @@ def read_secret(reference: str, *, near: Path) -> str:
     """
     source, _, rest = reference.partition(":")
     secret = _SOURCES[source](rest, near)
-    if len(secret) < SHORTEST:
-        raise StackInvalid(
-            f"the secret {reference} is {'empty' if not secret else f'shorter than {SHORTEST} characters'}",
+    check_long_enough(secret, reference)
+    return secret
+
+
+class TooShort(StackInvalid):
+    """A secret is too short to be kept out of the records."""
+
+
+def check_long_enough(secret: str, source: str) -> None:
+    """Refuse a secret that cannot be masked, wherever it comes from.
+
+    Raises:
+        TooShort: It is empty or too short.
+    """
+    if len(secret.strip()) < SHORTEST:
+        raise TooShort(
+            f"the secret {source} is {'empty' if not secret else f'shorter than {SHORTEST} characters'}",
             hint="a short one cannot be told from ordinary text, so it could not be kept out of the records",
         )
-    return secret
 
 
 def _from_environment(name: str, near: Path) -> str:  # noqa: ARG001 - all sources have the same form
@@ -68,7 +110,7 @@ def _from_file(path: str, near: Path) -> str:
         return place.read_text(encoding="utf-8").rstrip("\r\n")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise StackInvalid(f"the secret file:{path} cannot be read: {reason}", hint=f"looked at {place}") from error
+        raise StackInvalid(f"the secret file:{path} cannot be read: {reason}", hint=f"checked {place}") from error
 
 
 def _from_keyring(entry: str, near: Path) -> str:  # noqa: ARG001 - all sources have the same form
@@ -95,7 +137,7 @@ def _from_command(command: str, near: Path) -> str:
         )  # fmt: skip
     except subprocess.TimeoutExpired:
         raise StackInvalid(
-            f"the secret cmd:{command} was not there after {COMMAND_LIMIT_S:g}s", hint="does it wait for somebody?"
+            f"the secret cmd:{command} gave no value within {COMMAND_LIMIT_S:g}s", hint="does it wait for input?"
         ) from None
     if done.returncode != 0:
         raise StackInvalid(

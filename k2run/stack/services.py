@@ -1,17 +1,91 @@
-"""The services of a stack, as actions ask for them."""
+"""The services of a stack, as actions ask for them, and strangers on their ports."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Self, cast
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Self, cast
+from urllib.parse import urlsplit
 
 from k2run.actions.connection import Connection, Site
 from k2run.errors import NotApplicable
 from k2run.language.problems import did_you_mean
+from k2run.stack.backend import LogLine, ServiceStatus, State, Usage
 from k2run.stack.model import RunBy, Service
+from k2run.stack.ports import MARK, Holder, busy_port, holder_of
+from k2run.stack.probes import probe, readiness
 from k2run.stack.stack import Stack  # noqa: TC001 - msgspec reads the types of fields
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from datetime import datetime
+
+    from k2run.actions.deadline import Deadline
     from k2run.stack.backend import Backend
+    from k2run.stack.model import Service
+
+LOOK_S = 2.0
+
+
+class ExternalBackend:
+    """Looks at one service from outside.
+
+    Args:
+        service: The service.
+    """
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    def status(self) -> ServiceStatus:
+        """Whether it answers; by the stack's `ready` probe.
+
+        Raises:
+            NotApplicable: The stack does not say how to see that.
+        """
+        ready = readiness(self._service)
+        if ready is None:
+            self._refuse("looked at", "give it a `ready` probe in the stack file")
+        seen = probe(ready, LOOK_S, self._service.headers)
+        state = State.RUNNING if seen.ready else State.UNHEALTHY if seen.answered else State.STOPPED
+        return ServiceStatus(service=self._service.name, state=state, detail=seen.detail)
+
+    def start(self, deadline: Deadline) -> bool:  # noqa: ARG002
+        """Cannot be done."""
+        self._refuse("started")
+
+    def stop(self, deadline: Deadline) -> bool:  # noqa: ARG002
+        """Cannot be done."""
+        self._refuse("stopped")
+
+    def kill(self, deadline: Deadline) -> None:  # noqa: ARG002
+        """Cannot be done."""
+        self._refuse("killed")
+
+    def pause(self, deadline: Deadline) -> None:  # noqa: ARG002
+        """Cannot be done."""
+        self._refuse("paused")
+
+    def resume(self, deadline: Deadline) -> bool:  # noqa: ARG002
+        """Cannot be done."""
+        self._refuse("resumed")
+
+    def log(self, *, lines: int, since: datetime | None, deadline: Deadline) -> list[LogLine]:  # noqa: ARG002
+        """Cannot be done."""
+        self._refuse("read the log of")
+
+    def last_words(self, lines: int = 12) -> str:  # noqa: ARG002
+        """Nothing is known of its log."""
+        return ""
+
+    def usage(self, over_s: float, deadline: Deadline) -> Usage:  # noqa: ARG002
+        """Cannot be done."""
+        self._refuse("measured")
+
+    def _refuse(self, done: str, hint: str = "") -> NoReturn:
+        raise NotApplicable(
+            f"{self._service.name} cannot be {done}: k2run does not run it, it only reaches it over the network",
+            hint=hint or "give it `run: process` or `run: docker` in the stack file",
+        )
 
 
 class Services(Connection, frozen=True, kw_only=True, key="services"):
@@ -30,13 +104,19 @@ class Services(Connection, frozen=True, kw_only=True, key="services"):
         """The service of that name.
 
         Raises:
-            NotApplicable: This stack has none; the hint has the nearest name.
+            NotApplicable: This stack has none (the hint has the nearest name), or this machine lacks its program.
         """
         services = self.stack.services
         if name in services:
+            absent = self.stack.absent(name)
+            if absent:
+                raise NotApplicable(absent, hint=f"install it where `{name}` is to be part of this stack")
             return services[name]
-        hint = did_you_mean(name, services) or (f"it has {', '.join(services)}" if services else "it has no services")
-        raise NotApplicable(f"the stack {self.stack.name!r} has no service {name!r}", hint=hint)
+        near = did_you_mean(name, services)  # in the message: what does not apply is shown without its hint
+        raise NotApplicable(
+            f"the stack {self.stack.name!r} has no service {name!r}{near and f'; {near}'}",
+            hint=f"it has {', '.join(services)}" if services else "it has no services",
+        )
 
     def all(self) -> list[Service]:
         """Every service, in the order of the stack file."""
@@ -46,7 +126,7 @@ class Services(Connection, frozen=True, kw_only=True, key="services"):
         """What runs the service of that name.
 
         Raises:
-            NotApplicable: This stack has none.
+            NotApplicable: This stack has none, or this machine lacks its program.
         """
         return backend_of(self.stack, self.find(name))
 
@@ -63,6 +143,89 @@ def backend_of(stack: Stack, service: Service) -> Backend:
 
             return ContainerBackend(service, Docker(**(stack.settings("docker") or {})))
         case RunBy.EXTERNAL:
-            from k2run.stack.externals import ExternalBackend
-
             return ExternalBackend(service)
+
+
+UNSEEN = Holder(pid=0, group=0, says="a process that cannot be seen (another user's?)", environment={})
+
+
+def stranger_on(port: int, stack: Stack) -> Holder | None:
+    """Who listens on a port of a stack's service and is no process of that stack; None when no process does.
+
+    A holder that cannot be seen is a stranger only while no service of the stack that runs has the port.
+    """
+    if not busy_port(port) or _is_its_own(port, stack):
+        return None
+    holder = holder_of(port)
+    if holder is None:
+        return None if _runs_one_with(port, stack) else _occupied(port)
+    if holder.environment.get(MARK, "").startswith(f"{stack.state}:"):
+        return None
+    return None if holder.group in _groups(stack) else holder
+
+
+def stranger_at(address: str, stack: Stack) -> str:
+    """Who answers at an address of this machine in the place of the stack's service; empty when no process does.
+
+    Args:
+        address: `host:port`, or a URL.
+        stack: Only ports that a process of this stack should have are checked.
+    """
+    port = urlsplit(address if "://" in address else f"//{address}").port
+    if port is None or port not in _own_ports(stack):
+        return ""
+    holder = stranger_on(port, stack)
+    return f"another process answers on port {port}: {holder.says}" if holder is not None else ""
+
+
+def _is_its_own(port: int, stack: Stack) -> bool:
+    """Whether a service listens on its own port; asked first, because checking all processes takes its time."""
+    import psutil
+
+    for name, pid in _running(stack):
+        if port not in stack.services[name].ports:
+            continue
+        with suppress(psutil.Error):
+            leader = psutil.Process(pid)
+            for process in (leader, *leader.children(recursive=True)):
+                if any(_listens(one, port) for one in process.net_connections("tcp")):
+                    return True
+    return False
+
+
+def _listens(connection: Any, port: int) -> bool:
+    import psutil
+
+    return bool(connection.status == psutil.CONN_LISTEN and connection.laddr and connection.laddr.port == port)
+
+
+def _occupied(port: int) -> Holder | None:
+    """Who keeps a port busy without being seen to listen: an unseen process, or a connection that goes out from it."""
+    import psutil
+
+    found = [one for one in psutil.net_connections("tcp") if one.laddr and one.laddr.port == port]
+    if any(one.status == psutil.CONN_LISTEN for one in found):
+        return UNSEEN
+    pid = next((one.pid for one in found if one.pid), None)
+    if pid is None:
+        return None
+    return Holder(pid=pid, group=0, says=f"pid {pid}, by a connection that goes out from it", environment={})
+
+
+def _own_ports(stack: Stack) -> set[int]:
+    return {port for service in stack.services.values() if service.run is RunBy.PROCESS for port in service.ports}
+
+
+def _groups(stack: Stack) -> set[int]:
+    """The process groups of the stack's services that run."""
+    return {pid for _, pid in _running(stack)}
+
+
+def _runs_one_with(port: int, stack: Stack) -> bool:
+    return any(port in stack.services[name].ports for name, _ in _running(stack))
+
+
+def _running(stack: Stack) -> Iterator[tuple[str, int]]:
+    for name, service in stack.services.items():
+        if service.run is RunBy.PROCESS and (pid := backend_of(stack, service).status().pid):
+            yield name, pid

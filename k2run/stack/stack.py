@@ -6,32 +6,35 @@ import re
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from k2run.errors import StackInvalid
+from k2run.errors import K2runError, RunbookInvalid, StackInvalid, UsageError
+from k2run.language.document import read_file
+from k2run.language.inputs import SECRET_SOURCES
 from k2run.language.problems import Problem, did_you_mean
 from k2run.language.quantities import decode_quantity
-from k2run.stack.form import place_of, with_texts
-from k2run.stack.model import RunBy, Service
-from k2run.stack.redactor import Redactor
-from k2run.stack.secrets import is_secret, read_secret
+from k2run.language.references import ENDINGS, folders, own_stack_files, stack_files
+from k2run.names import checked
+from k2run.stack.model import RunBy, Service, missing_program
+from k2run.stack.redactor import SHOWN, Redactor
+from k2run.stack.secrets import TooShort, check_long_enough, is_secret, read_secret
 from k2run.stack.templates import Missing, Renderer, env
+from k2run.stack.validation import place_of, problems_of, with_texts
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from k2run.language.document import Document, Trail
-    from k2run.language.place import Place
+    from k2run.language.problems import Place
 
-_SECRET_MARK = re.compile(r"\b(?:env|file|keyring|cmd):(?!//)\S|\bsecret\s*\(")
 _READING = object()
 
 
 class Stack:
-    """One environment. Nothing in it is filled in, and no secret read, before somebody asks for it.
+    """One environment. Nothing in it is filled in, and no secret read, before it is used.
 
     Args:
         document: The stack file, checked.
@@ -67,10 +70,9 @@ class Stack:
         self.protected: bool = data.get("protected", False)
         self.allow: tuple[str, ...] = tuple(data.get("allow", ()))
         self.compose = (path.absolute().parent / data["compose"]).resolve() if "compose" in data else None
-        self.state = home.absolute() / "stacks" / self.name
-        self.redact = Redactor()
-        self.has_secrets = _SECRET_MARK.search(document.text) is not None
-        self.services: Mapping[str, Service] = Lazily(data.get("services") or {}, self._service)
+        self.state = home.absolute() / "stacks" / checked(self.name, "a stack")
+        self.redact = Redactor(document.text, SHOWN)
+        self.services: Mapping[str, Service] = LazyValues(data.get("services") or {}, self._service)
         self._document = document
         self._vars: dict[str, Any] = {**(data.get("vars") or {}), **overrides}
         self._connections: dict[str, Any] = data.get("connections") or {}
@@ -78,6 +80,7 @@ class Stack:
         self._home = home
         self._read_secret = read
         self._known: dict[Trail, Any] = {}
+        self._learned = False
         self._lock = threading.RLock()
         self._renderer = Renderer(self._look_up)
 
@@ -95,13 +98,45 @@ class Stack:
         settings: Mapping[str, Any] = self._read(("connections", key), self._connections[key])
         return settings
 
+    def mentions(self, reference: str) -> bool:
+        """Whether the file says where this secret is."""
+        return reference in self._document.text
+
     def absent(self, name: str) -> str:
-        """Why this stack has no such service (or connection); empty when it has one."""
-        if name in self._connections:
+        """Why there is no such service (or connection) here; empty when there is one.
+
+        The one rule of absence: what this gives a reason for is not applicable, whoever asks. A service is absent when
+        the stack does not declare it, or when its program is missing on this machine and it does not run. A connection
+        is absent with the service that it belongs to.
+        """
+        if name in self.services:
+            return self._missing(self.services[name])
+        if name not in self._connections:
+            near = did_you_mean(name, [*self.services, *self._connections])
+            return f"the stack {self.name!r} has no {name}{near and f'; {near}'}"
+        return self.unusable(name)
+
+    def unusable(self, connection: str) -> str:
+        """Why nothing can answer on a declared connection: the service that it belongs to is absent; mostly empty."""
+        declared: Mapping[str, Any] = self._document.data.get("services") or {}
+        for name in (name for name, written in declared.items() if "program" in written):  # others are never absent
+            reason = self._missing(self.services[name])
+            if reason and (name == connection or self._is_at(connection, self.services[name])):
+                return reason
+        return ""
+
+    def _missing(self, service: Service) -> str:
+        reason = missing_program(service)
+        if not reason:
             return ""
-        if name not in self.services:
-            return f"the stack {self.name!r} has no {name}"
-        return missing_program(self.services[name])
+        from k2run.stack.processes import ProcessBackend
+
+        return "" if ProcessBackend(service, self.state).runs() else reason
+
+    def _is_at(self, connection: str, service: Service) -> bool:
+        """Whether a connection leads to a port of a service; its process listens on this machine."""
+        settings = str(self.settings(connection) or "")
+        return any(re.search(rf"(?:127\.0\.0\.1|localhost|\[::1\]):{port}\b", settings) for port in service.ports)
 
     def facts(self) -> Mapping[str, Any]:
         """What expressions see as `stack`: `name`, `title`, `services.NAME.url` (or ports, metrics, …), `vars.NAME`."""
@@ -109,11 +144,11 @@ class Stack:
             "name": lambda: self.name,
             "title": lambda: self.title,
             "state": lambda: str(self.state),
-            "services": lambda: Lazily(self.services, lambda name: _seen(self.services[name])),
-            "connections": lambda: Lazily(self._connections, self.settings),
-            "vars": lambda: Lazily(self._vars, self._look_up),
+            "services": lambda: LazyValues(self.services, lambda name: _seen(self.services[name])),
+            "connections": lambda: LazyValues(self._connections, self.settings),
+            "vars": lambda: LazyValues(self._vars, self._look_up),
         }
-        return Lazily(whole, lambda key: whole[key]())
+        return LazyValues(whole, lambda key: whole[key]())
 
     def check(self) -> list[Problem]:
         """Fill in everything, as `validate` does; what cannot be is a problem at its place.
@@ -125,10 +160,23 @@ class Stack:
         for read in trial._readings():
             try:
                 read()
-            except NotFilled as error:
+            except MissingValue as error:
                 if not error.missing:
                     problems.append(self._document.problem("K404", error.said, error.trail, hint=error.hint))
         return list(dict.fromkeys(problems))  # a wrong variable is met wherever it is used
+
+    def learn(self) -> None:
+        """Read what secrets can be read without running anything, so that they are known in what services say."""
+        with self._lock:
+            if self._learned:
+                return
+            self._learned = True
+            read_quietly = partial(_read_quietly, self._read_secret)
+            trial = Stack(self._document, self.path, self._home, self._overrides, read_quietly)
+            trial.redact = self.redact
+            for read in trial._readings():
+                with suppress(K2runError):
+                    read()
 
     def _readings(self) -> Iterator[Callable[[], Any]]:
         for name in self._vars:
@@ -149,7 +197,7 @@ class Stack:
                     service = msgspec.convert({**filled, "name": name}, Service, dec_hook=decode_quantity, strict=False)
                 except msgspec.ValidationError as error:
                     said, at = place_of(error, trail)
-                    raise NotFilled(self._document.place(at), at, StackInvalid(said)) from None
+                    raise MissingValue(self._document.place(at), at, StackInvalid(said)) from None
                 if service.elsewhere:
                     service = msgspec.structs.replace(service, run=RunBy.EXTERNAL)
                 self._known[trail] = service
@@ -201,25 +249,37 @@ class Stack:
             return raw
         try:
             value = self._renderer.render(raw)
-            return self._secret(value) if isinstance(value, str) and is_secret(value) and _may_be(trail) else value
-        except NotFilled:
+            # as written: what a template brings in is a value, and a secret may look like anything
+            refers = raw.startswith(SECRET_SOURCES) and _may_be(trail)
+            return self._secret(value) if refers and isinstance(value, str) and is_secret(value) else value
+        except MissingValue:
             raise  # a variable that this value needs has its own place
         except StackInvalid as error:
-            raise NotFilled(self._document.place(trail), trail, error) from error.__cause__
+            raise MissingValue(self._document.place(trail), trail, error) from error.__cause__
 
     def _secret(self, reference: str, default: str | None = None) -> str:
         """What `secret('env:NAME', 'default')` gives in a template; masked from now on, the default too."""
         try:
-            value = self._read_secret(reference, near=self.path.absolute().parent)
+            value, is_default = self._read_secret(reference, near=self.path.absolute().parent), False
+        except TooShort:
+            raise
         except StackInvalid:
             if default is None:
                 raise
-            value = str(default)
-        self.redact.add(value)
+            value, is_default = str(default), True
+        if value:
+            check_long_enough(value, f"the default of {reference}" if is_default else reference)
+        self.redact.add(value, reference, remark=not is_default)  # of a default, anybody can read it in the file
         return value
 
 
-class NotFilled(StackInvalid):
+def _read_quietly(read: Callable[..., str], reference: str, *, near: Path) -> str:
+    if not reference.startswith(("env:", "file:")):
+        raise StackInvalid(f"the secret {reference} is not read before it is used")
+    return read(reference, near=near)
+
+
+class MissingValue(StackInvalid):
     """A value of a stack file cannot be filled in.
 
     Args:
@@ -239,7 +299,7 @@ class NotFilled(StackInvalid):
         self.missing = isinstance(cause, Missing)
 
 
-class Lazily(Mapping[str, Any]):
+class LazyValues(Mapping[str, Any]):
     """A mapping whose values are made when they are asked for.
 
     Args:
@@ -271,15 +331,6 @@ class Lazily(Mapping[str, Any]):
         return f"{{{', '.join(f'{name}: …' for name in self._names)}}}"
 
 
-def missing_program(service: Service) -> str:
-    """Why a process cannot be run on this machine; empty when it can."""
-    if service.run is not RunBy.PROCESS or not service.program:
-        return ""
-    from shutil import which
-
-    return "" if which(service.program) else f"{service.program} is not installed"
-
-
 def _may_be(trail: Trail) -> bool:
     """Whether a value at this place may name a secret; a command's arguments and URLs are what they look like."""
     return trail[0] in {"connections", "vars"} or (len(trail) > 2 and trail[2] in {"headers", "env", "ready"})  # noqa: PLR2004 - services, name, key
@@ -288,3 +339,60 @@ def _may_be(trail: Trail) -> bool:
 def _seen(service: Service) -> dict[str, Any]:
     shown = ("name", "title", "url", "metrics", "ports", "container", "program")
     return {"run": str(service.run), **{field: getattr(service, field) for field in shown}}
+
+
+__all__ = ["Stack", "find_stack", "load_stack", "own_stack_files", "stack_files"]
+
+
+def load_stack(reference: str, *, near: Path | None, home: Path, overrides: Mapping[str, str]) -> Stack:
+    """Read a stack file and check its form; nothing in it is filled in yet.
+
+    Args:
+        reference: The path of a stack file, or its name.
+        near: The runbook (or its folder) from which a name is looked for; the working directory when None.
+        home: The `.k2run` folder.
+        overrides: Values of the stack's `vars` that win over its file.
+
+    Raises:
+        StackInvalid: There is no such stack, or it cannot be read.
+        RunbookInvalid: The file has problems, each with its location.
+        UsageError: An override names no variable of the stack.
+    """
+    path = find_stack(reference, near)
+    try:
+        document = read_file(path)
+    except UsageError as error:
+        raise StackInvalid(error.message, hint=error.hint) from error
+    problems = problems_of(document)
+    if problems:
+        raise RunbookInvalid(problems)
+    declared = document.data.get("vars") or {}
+    for name in overrides:
+        if name not in declared:
+            raise UsageError(
+                f"the stack {path.stem!r} has no variable {name!r}",
+                hint=did_you_mean(name, declared) or f"it has {', '.join(declared) or 'none'}",
+            )
+    return Stack(document, path, home, overrides)
+
+
+def find_stack(reference: str, near: Path | None) -> Path:
+    """The file of a stack.
+
+    Raises:
+        StackInvalid: There is none; the message names the nearest one.
+    """
+    if "/" in reference or reference.endswith(ENDINGS):
+        path = Path(reference)
+        if path.is_file():
+            return path
+        raise StackInvalid(f"there is no stack file {reference}", hint=_nearest(path.stem, stack_files(near)))
+    known = stack_files(near)
+    if reference not in known:
+        looked = ", ".join(map(str, dict.fromkeys(folders(near)))) or "nowhere"
+        raise StackInvalid(f"there is no stack {reference!r}", hint=_nearest(reference, known) or f"looked in {looked}")
+    return known[reference]
+
+
+def _nearest(name: str, known: Mapping[str, Path]) -> str:
+    return did_you_mean(name, known) or (f"there are {', '.join(known)}" if known else "")

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 import pytest
+from wheel_programs import PostgresServer, Weed, seaweedfs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -118,8 +119,8 @@ def services(tmp_path: Path) -> Callable[[str], Services]:
     """Makes the services of a real stack file; each line is `name: {url: …}`."""
 
     def make(lines: str) -> Services:
-        from k2run.stack.loading import load_stack
         from k2run.stack.services import Services
+        from k2run.stack.stack import load_stack
 
         path = tmp_path / "stack.yaml"
         path.write_text(
@@ -247,54 +248,32 @@ def warehouse(tmp_path: Path) -> Warehouse:
     return Warehouse(tmp_path / "warehouse")
 
 
-class PostgresServer:
-    """A real PostgreSQL server on a free port, made for the tests; it runs as the user postgres where we are root."""
-
-    def __init__(self, folder: Path, programs: Path) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port: int = free.getsockname()[1]
-        self.data = folder / "data"
-        self._programs = programs
-        self._as_user = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
-        if self._as_user:
-            shutil.chown(folder, "postgres")
-        password = folder / "password"
-        password.write_text("iceberg")
-        self._run("initdb", "-D", self.data, "-U", "iceberg", f"--pwfile={password}", "-A", "scram-sha-256", "-N")
-        options = f"-p {self.port} -c listen_addresses=127.0.0.1 -c unix_socket_directories= -c fsync=off"
-        self._run("pg_ctl", "-D", self.data, "-w", "-l", folder / "log", "-o", options, "start")
-
-    def _run(self, program: str, *arguments: str | Path) -> None:
-        command = [*self._as_user, str(self._programs / program), *map(str, arguments)]
-        subprocess.run(command, check=True, capture_output=True, cwd="/", timeout=60)
-
-    def uri(self, database: str, **options: str) -> str:
-        settings = "&".join(f"{name}={value}" for name, value in options.items())
-        return f"postgresql://iceberg:iceberg@127.0.0.1:{self.port}/{database}?{settings}"
-
-    def stop(self) -> None:
-        self._run("pg_ctl", "-D", self.data, "-m", "immediate", "stop")
-
-
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[PostgresServer]:
     """A PostgreSQL server with an empty database `tested`, for all tests of a worker."""
     import psycopg
 
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
-    program = str(found[-1]) if found else shutil.which("initdb")
-    if program is None:
-        pytest.skip("the PostgreSQL server is not installed (Debian: postgresql)")
-    # Not below pytest's own folders: those are closed to the user postgres.
+    # Not below pytest's own folders: those are closed to the user that the server runs as.
     with tempfile.TemporaryDirectory(prefix="k2run-postgres-") as folder:
         Path(folder).chmod(0o755)
-        server = PostgresServer(Path(folder), Path(program).parent)
+        server = PostgresServer(Path(folder))
         try:
             with psycopg.connect(server.uri("postgres"), autocommit=True) as session:
                 session.execute("CREATE DATABASE tested")
             yield server
         finally:
             server.stop()
+
+
+@pytest.fixture(scope="session")
+def weed() -> Iterator[Weed]:
+    """SeaweedFS: an S3 store that checks signatures, and a REST catalog that keeps its tables in it."""
+    with tempfile.TemporaryDirectory(prefix="k2run-weed-") as folder:
+        running = seaweedfs(Path(folder))
+        try:
+            yield running
+        finally:
+            running.stop()
 
 
 class Store(NamedTuple):

@@ -7,7 +7,7 @@ import socket
 import pytest
 
 from k2run.actions.deadline import Deadline
-from k2run.adapters import http
+from k2run.adapters.http import actions as http
 from k2run.errors import Refused
 from k2run.language.quantities import Duration
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from k2run.actions.deadline import Deadline
-from k2run.adapters import docker as actions
+from k2run.adapters.docker import actions
 from k2run.errors import NotApplicable, OperatorError, Refused, TimedOut, Unknown, Unreachable
 from k2run.language.quantities import Size
 from k2run.stack.containers import Docker
@@ -129,6 +129,16 @@ def test_a_command_runs_inside_a_container(docker: Docker, contain: Callable[...
     assert actions.exec_(docker, soon(), name, ["false"], ok_codes=[0, 1]).exit_code == 1
     with pytest.raises(Refused, match=r"sh in .* ended with 3: no such table"):
         actions.exec_(docker, soon(), name, ["sh", "-c", "echo no such table; exit 3"])
+
+
+def test_what_a_command_inside_a_container_printed_first_is_kept(
+    docker: Docker, contain: Callable[..., Container]
+) -> None:
+    command = ["sh", "-c", "echo ERROR disk; yes ok | head -c 300000"]
+    done = actions.exec_(docker, soon(), contain("one").name or "", command)
+    assert done.stdout.startswith("ERROR disk")
+    assert len(done.stdout) > 300_000
+    assert done.plain()["truncated"]
 
 
 def test_a_command_inside_a_container_ends_at_its_deadline(docker: Docker, contain: Callable[..., Container]) -> None:

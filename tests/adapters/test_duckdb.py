@@ -9,9 +9,9 @@ import pytest
 
 from k2run.actions.catalogue import Catalogue
 from k2run.actions.deadline import Deadline
-from k2run.adapters._iceberg import queries, views
-from k2run.adapters._iceberg.catalog import Iceberg, open_table
 from k2run.adapters.duckdb import query
+from k2run.adapters.iceberg import queries, views
+from k2run.adapters.iceberg.catalog import Iceberg, open_table
 from k2run.errors import Interrupted, Refused, TimedOut, Unknown, Unreachable
 from k2run.language.quantities import Size
 

@@ -9,8 +9,9 @@ import time
 import pytest
 
 from k2run.actions.deadline import Deadline
-from k2run.adapters import file
+from k2run.adapters.file import actions as file
 from k2run.errors import Refused, TimedOut, Unknown
+from k2run.language.json_schema import JsonSchema
 
 
 def test_something_that_is_there_has_a_kind_a_size_and_an_age(tmp_path):
@@ -85,6 +86,27 @@ def test_hashing_stops_at_the_deadline(tmp_path):
     with pytest.raises(TimedOut):
         file.hash(Deadline(0.2), str(tmp_path / "large"))
     assert time.monotonic() - started < 0.7
+
+
+def test_a_json_or_yaml_document_conforms_to_a_schema_or_every_violation_is_told(tmp_path):
+    schema = JsonSchema.parse({"required": ["id"], "properties": {"ports": {"items": {"maximum": 65535}}}})
+    (tmp_path / "good.yaml").write_text("id: 7\nports: [80]\nsince: 2024-01-01\n")
+    assert file.yaml(Deadline(5), str(tmp_path / "good.yaml"), schema).content["since"] == "2024-01-01"
+    (tmp_path / "bad.yaml").write_text("ports: [80, 70000]\n")
+    with pytest.raises(Refused, match=r"2 violations: \$: lacks `id`; \$\.ports\[1\]: is 70000, more than 65535"):
+        file.yaml(Deadline(5), str(tmp_path / "bad.yaml"), schema)
+    (tmp_path / "bad.json").write_text("{}")
+    with pytest.raises(Refused, match=r"bad\.json does not conform to the schema, 1 violation: \$: lacks `id`"):
+        file.json(Deadline(5), str(tmp_path / "bad.json"), schema)
+
+
+def test_what_is_not_yaml_is_refused_with_the_place(tmp_path):
+    (tmp_path / "broken.yaml").write_text("a: [1\nb: 2\n")
+    with pytest.raises(Refused, match=r"not YAML: .*broken\.yaml:1:4"):
+        file.yaml(Deadline(5), str(tmp_path / "broken.yaml"))
+    (tmp_path / "latin.yaml").write_bytes(b"a: caf\xe9\n")
+    with pytest.raises(Refused, match="byte 0xe9 at line 1, column 7"):
+        file.yaml(Deadline(5), str(tmp_path / "latin.yaml"))
 
 
 @pytest.mark.parametrize(("ending", "name"), [("png", "png"), ("jpg", "jpeg"), ("gif", "gif"), ("webp", "webp")])

@@ -1,4 +1,4 @@
-"""What is looked at on the machine, against the machine itself, the program ping and a real time server."""
+"""What is checked on the machine, against the machine itself, the program ping and a real time server."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from k2run.actions.deadline import Deadline
-from k2run.adapters import host
+from k2run.adapters.host import actions as host
 from k2run.errors import AuthorError, NotApplicable, Refused, TimedOut, Unknown, Unreachable
 
 if TYPE_CHECKING:

@@ -11,9 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from k2run.actions.deadline import Deadline
-from k2run.adapters import http
-from k2run.adapters._tls import Tls
+from k2run.adapters.http import actions as http
+from k2run.adapters.http.tls import Tls
 from k2run.errors import Interrupted, NotApplicable, Refused, TimedOut, Unreachable
+from k2run.language.json_schema import JsonSchema
 from k2run.language.quantities import Duration
 
 
@@ -225,8 +226,67 @@ def test_poll_asks_until_the_answer_is_as_it_should_be(web, services):
     assert (found.tries, found.status, found.body) == (3, 200, body)
     web.page("/health", '{"status": "degraded"}')
     started = time.monotonic()
-    with pytest.raises(TimedOut, match=r"asked \d+ times: its body lacks status: healthy \(it is 'degraded'\)"):
+    with pytest.raises(TimedOut, match=r"\(\d+ attempts\): its body lacks status: healthy \(it is 'degraded'\)"):
         http.poll(stack, Deadline(0.4), service="api", path="/health", body=body, every=every)
     assert time.monotonic() - started < 0.9
-    with pytest.raises(TimedOut, match=r"asked .*Connection refused"):
+    with pytest.raises(TimedOut, match=r"attempts\): .*Connection refused"):
         http.poll(stack, Deadline(0.3), url="http://127.0.0.1:1", every=every)
+
+
+def test_a_byte_order_mark_is_not_part_of_an_answer(web, services):
+    url = web.page("/bom", '\ufeff{"rows": 3}', Content_Type="application/json")
+    assert http.get(services(""), Deadline(5), url=url).body == {"rows": 3}
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ('{"rows":\n NaN}', "JSON knows no NaN at line 2, column 2"),
+        ('{"rows": -Infinity}', "JSON knows no -Infinity at line 1"),
+        ('{"rows": 1e400}', "out of range"),
+        ('{"rows" 1}', "expected ':' at line 1, column 9"),
+        ("[" * 100_000, "nested too deep"),
+        (b'{"name":\n"caf\xe9"}', "not UTF-8: byte 0xe9 at line 2, column 5"),
+        ('{"rows": 1}'.encode("utf-16"), "it is UTF-16"),
+    ],
+)
+def test_json_that_cannot_be_read_says_why_and_where(web, services, body, said):
+    content = body if isinstance(body, bytes) else body.encode()
+    web.pages["/odd"] = lambda _: (200, {"Content-Type": "application/json"}, content)
+    result = http.get(services(""), Deadline(5), url=f"{web.url}/odd")
+    assert result.body is None
+    assert said in result.body_error
+    assert said in result.headline()
+
+
+def test_an_empty_answer_is_no_unreadable_one(web, services):
+    result = http.get(services(""), Deadline(5), url=web.page("/none", "", Content_Type="application/json"))
+    assert (result.body, result.body_error) == (None, "")
+
+
+TRADES = JsonSchema.parse(
+    {
+        "required": ["data"],
+        "properties": {"data": {"type": "array", "items": {"properties": {"price": {"exclusiveMinimum": 0}}}}},
+    }
+)
+
+
+def test_a_body_conforms_to_a_schema_or_every_violation_is_told_with_its_path(web, services):
+    good = web.page("/good", '{"data": [{"price": 1}]}', Content_Type="application/json")
+    assert http.get(services(""), Deadline(5), url=good, conforms_to=TRADES).body["data"] == [{"price": 1}]
+    bad = web.page("/bad", '{"data": [{"price": 1}, {"price": 0}, {"price": -1}]}', Content_Type="application/json")
+    with pytest.raises(Refused, match=r"2 violations: \$\.data\[1\]\.price: is 0.*; \$\.data\[2\]\.price") as caught:
+        http.get(services(""), Deadline(5), url=bad, conforms_to=TRADES)
+    assert caught.value.result.status == 200
+    with pytest.raises(Refused, match=r"lacks `data`"):
+        http.post(services(""), Deadline(5), url=web.page("/empty", "{}"), json={}, conforms_to=TRADES)
+    with pytest.raises(Refused, match="is not JSON: text/plain"):
+        http.get(services(""), Deadline(5), url=web.page("/text", "up", Content_Type="text/plain"), conforms_to=TRADES)
+
+
+def test_polling_waits_for_a_body_that_conforms(web, services):
+    answers = iter(['{"data": 5}', '{"data": []}'])
+    web.pages["/soon"] = lambda _: (200, {"Content-Type": "application/json"}, next(answers).encode())
+    found = http.poll(services(""), Deadline(5), url=f"{web.url}/soon", every=Duration(0.01), conforms_to=TRADES)
+    assert (found.tries, found.body) == (2, {"data": []})

@@ -13,8 +13,8 @@ import pytest
 
 from k2run.actions.catalogue import Catalogue
 from k2run.actions.deadline import Deadline
-from k2run.adapters import iceberg as actions
-from k2run.adapters._iceberg.catalog import Iceberg
+from k2run.adapters.iceberg import actions
+from k2run.adapters.iceberg.catalog import Iceberg
 from k2run.errors import Refused, TimedOut, Unknown, Unreachable
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def iceberg(warehouse) -> Iceberg:
 
 def test_every_iceberg_action_describes_itself_and_each_of_its_arguments():
     found = [action for action in Catalogue().all() if action.name.startswith("iceberg.")]
-    assert len(found) == 12
+    assert len(found) == 15
     for action in found:
         assert action.connections == (Iceberg,)
         for argument in action.arguments.__struct_encode_fields__:

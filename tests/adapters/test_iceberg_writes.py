@@ -8,8 +8,8 @@ import pytest
 
 from k2run.actions.deadline import Deadline
 from k2run.adapters import duckdb
-from k2run.adapters import iceberg as actions
-from k2run.adapters._iceberg.catalog import Iceberg
+from k2run.adapters.iceberg import actions
+from k2run.adapters.iceberg.catalog import Iceberg
 from k2run.errors import AuthorError, Refused, Unknown
 from k2run.language.quantities import Duration
 
@@ -132,7 +132,7 @@ def everything(iceberg: Iceberg) -> None:
 def test_a_catalog_in_postgres_with_files_in_s3(postgres_server, store):
     from pyiceberg.catalog.sql import SqlCatalog
 
-    from k2run.adapters import s3
+    from k2run.adapters.s3 import actions as s3
 
     s3.create_bucket(
         s3.S3(endpoint=store.endpoint, access_key=store.access_key, secret_key=store.secret_key), soon(), "lake"
@@ -164,6 +164,15 @@ def test_a_rest_catalog_of_iceberg_itself(rest_catalog):
     everything(Iceberg(type="rest", uri=rest_catalog))
     with pytest.raises(Unknown, match=r"did you mean 'market_data\.trades'"):
         actions.rows(Iceberg(type="rest", uri=rest_catalog), soon(), "trade")
+
+
+def test_a_rest_catalog_with_its_files_in_an_object_store(weed):
+    from pyiceberg.catalog.rest import RestCatalog
+
+    catalog = RestCatalog("k2", uri=weed.catalog, **weed.properties)
+    catalog.create_namespace("market_data")
+    catalog.create_table("market_data.trades", trades_schema())
+    everything(Iceberg(type="rest", uri=weed.catalog, properties=weed.properties))
 
 
 def trades_schema():

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import socket
 import threading
 import time
 import uuid
-from itertools import islice
+from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,11 +15,10 @@ import pytest
 from k2run.actions.catalogue import Catalogue
 from k2run.actions.connection import Connection
 from k2run.actions.deadline import Deadline
-from k2run.adapters import kafka as actions
-from k2run.adapters._kafka import offsets
-from k2run.adapters._kafka.link import Kafka, Link
-from k2run.adapters._kafka.trades import SYMBOLS, trades
+from k2run.adapters.kafka import actions, offsets
+from k2run.adapters.kafka.client import Kafka, Link
 from k2run.errors import AuthorError, Interrupted, Refused, TimedOut, Unknown, Unreachable
+from k2run.language.json_schema import JsonSchema
 from k2run.language.quantities import Duration, Rate
 
 if TYPE_CHECKING:
@@ -137,12 +135,12 @@ def test_produced_trades_have_the_fields_of_k2_and_ids_of_their_own(kafka, topic
     ]
 
 
-def test_the_same_seed_makes_the_same_market():
-    def market(seed: int) -> list:
-        made = [json.loads(value) for _, value in islice(trades("p-", seed, SYMBOLS), 200)]
-        return [(t["symbol"], t["price"], t["quantity"], t["side"]) for t in made]
-
-    assert market(5) == market(5) != market(6)
+def test_the_value_of_each_message_conforms_to_a_schema_or_every_violation_is_told(kafka, topic):
+    actions.produce(kafka, soon(), topic, values=[{"price": 1}, {"price": 0}], count=2, keys=["k"])
+    schema = JsonSchema.parse({"properties": {"price": {"exclusiveMinimum": 0}}})
+    with pytest.raises(Refused, match=r"1 violation: partition \d, offset 1: \$\.price: is 0, not more than 0"):
+        actions.sample(kafka, soon(), topic, conforms_to=schema)
+    assert actions.sample(kafka, soon(), topic, conforms_to=JsonSchema.parse({"required": ["price"]})).count == 2
 
 
 def test_a_trade_is_keyed_by_its_symbol(kafka, topic):
@@ -264,7 +262,7 @@ def test_offsets_of_an_earlier_life_of_a_topic_are_unknown_not_a_negative_lag(ka
     actions.delete_topic(kafka, soon(), topic)
     actions.create_topic(kafka, soon(), topic, partitions=4)
     offsets.commit(Link(kafka, soon()), group, topic, {0: 100})
-    with pytest.raises(Unknown, match="made anew"):
+    with pytest.raises(Unknown, match="recreated"):
         actions.lag(kafka, soon(), topic, group)
 
 
@@ -390,6 +388,15 @@ def test_a_server_that_says_nothing_is_unreachable_within_the_deadline(speaker):
             look(Kafka(bootstrap=address), Deadline(1))
         assert time.monotonic() - started < 1.5
     silent.set()
+
+
+def test_a_cluster_that_answered_before_the_time_ended_is_slow_and_not_unreachable(kafka, topic):
+    link = Link(kafka, Deadline(2))
+    with pytest.raises(Unreachable, match="gave no answer to: describe 'x'"):
+        Link(kafka, Deadline(0.1)).answer(Future(), "describe 'x'")
+    assert len(offsets.spans(link, topic)) == 4
+    with pytest.raises(TimedOut, match=r"not done within 2s; last, Kafka at \S+ was asked to describe 'x'"):
+        link.answer(Future(), "describe 'x'")
 
 
 def test_settings_that_the_client_refuses_are_told_with_where_they_stand():

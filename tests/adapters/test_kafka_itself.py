@@ -14,8 +14,8 @@ from confluent_kafka import Consumer, TopicPartition
 from msgspec import structs
 
 from k2run.actions.deadline import Deadline
-from k2run.adapters import kafka as actions
-from k2run.adapters._kafka.link import Kafka
+from k2run.adapters.kafka import actions
+from k2run.adapters.kafka.client import Kafka
 from k2run.errors import Refused, Unknown, Unreachable
 from k2run.language.quantities import Duration
 
@@ -237,7 +237,7 @@ def test_what_keeps_a_client_out_is_told_with_the_setting_to_look_at(listeners, 
 
 @pytest.fixture(scope="module")
 def other_authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The certificate of somebody whom the broker does not know."""
+    """The certificate of a client that the broker does not know."""
     folder = tmp_path_factory.mktemp("other")
     command = "openssl req -x509 -newkey rsa:2048 -nodes -keyout key.pem -out cert.pem -days 2 -subj /CN=other"
     subprocess.run(command.split(), cwd=folder, check=True, capture_output=True)

@@ -13,8 +13,7 @@ from aiosmtpd.smtp import AuthResult
 
 from k2run.actions.deadline import Deadline
 from k2run.adapters import notify
-from k2run.adapters._smtp import Email
-from k2run.adapters.notify import Slack, Webhook
+from k2run.adapters.notify import Email, Slack, Webhook
 from k2run.errors import AuthorError, Refused, TimedOut, Unreachable
 
 pytestmark = pytest.mark.filterwarnings("ignore:Requiring AUTH")
@@ -88,7 +87,7 @@ def test_mails_go_to_the_connections_recipients_unless_a_step_names_others(mail,
     notify.email(both, stack, soon(), "GO\nBcc: evil@example.org", "fine")
     assert box.mails[0].rcpt_tos == ["a@example.org", "b@example.org"]
     assert b"\nBcc:" not in box.mails[0].content
-    with pytest.raises(AuthorError, match="nobody would get it"):
+    with pytest.raises(AuthorError, match="has no recipient"):
         notify.email(server, stack, soon(), "GO", "fine")
 
 

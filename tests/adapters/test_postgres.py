@@ -14,8 +14,8 @@ import pytest
 from msgspec import structs
 
 from k2run.actions.deadline import Deadline
-from k2run.adapters import postgres as actions
-from k2run.adapters._postgres import Postgres
+from k2run.adapters.postgres import actions
+from k2run.adapters.postgres.client import Postgres
 from k2run.errors import AuthorError, Interrupted, Refused, TimedOut, Unknown, Unreachable
 from k2run.language.quantities import Duration
 
@@ -34,7 +34,7 @@ def server(postgres_server) -> Postgres:
 
 @pytest.fixture
 def other(postgres_server) -> Iterator[psycopg.Connection]:
-    """A session of somebody else."""
+    """A session of another client."""
     with psycopg.connect(postgres_server.uri("tested", application_name="other"), autocommit=True) as session:
         yield session
 

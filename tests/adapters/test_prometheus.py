@@ -8,8 +8,8 @@ import time
 import pytest
 
 from k2run.actions.deadline import Deadline
-from k2run.adapters import prometheus
-from k2run.adapters._prometheus import Prometheus
+from k2run.adapters.prometheus import actions as prometheus
+from k2run.adapters.prometheus.client import Prometheus
 from k2run.errors import Refused, Unknown, Unreachable
 from k2run.language.quantities import Duration
 
@@ -160,3 +160,33 @@ def test_another_server_is_not_taken_for_prometheus(web):
     web.page("/api/v1/query", "<html>")
     with pytest.raises(Refused, match=r"does not answer like Prometheus.*connections\.prometheus\.url"):
         prometheus.query(Prometheus(url=web.url), Deadline(5), query="up")
+
+
+PARTIAL = "remote_read: remote storage down"
+
+
+@pytest.fixture
+def partial(web):
+    """A Prometheus that says that something is missing in its answer, as the query API documents it."""
+    content = '{"status": "success", "warnings": ["%s"], "data": {"resultType": "%s", "result": [%s]}}'
+    one = '{"metric": {}, "value": [1, "0"]}'
+    over_time = '{"metric": {}, "values": [[1, "0"]]}'
+    web.page("/api/v1/query", content % (PARTIAL, "vector", one))
+    web.page("/api/v1/query_range", content % (PARTIAL, "matrix", over_time))
+    return Prometheus(url=web.url)
+
+
+@pytest.mark.parametrize("ask", [prometheus.query, prometheus.query_range])
+def test_a_partial_answer_is_unknown_unless_it_may_be_judged(partial, ask):
+    with pytest.raises(Unknown, match=f"partial answer: {PARTIAL}"):
+        ask(partial, Deadline(5), "errors_total")
+    assert ask(partial, Deadline(5), "errors_total", partial=True).warnings == [PARTIAL]
+
+
+def test_what_prometheus_says_of_the_query_is_told(web):
+    said = "PromQL warning: quantile value should be between 0 and 1"
+    one = '{"metric": {}, "value": [1, "0"]}'
+    web.page("/api/v1/query", f'{{"data": {{"resultType": "vector", "result": [{one}]}}, "warnings": ["{said}"]}}')
+    found = prometheus.query(Prometheus(url=web.url), Deadline(5), "x")
+    assert found.warnings == [said]
+    assert said in found.headline()

@@ -1,4 +1,4 @@
-"""What was written to a topic held against what came into a table: a real broker, a real table."""
+"""What was written to a topic compared with what reached a table: a real broker, a real table."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ import uuid
 import pytest
 
 from k2run.actions.deadline import Deadline
-from k2run.adapters import kafka, reconcile
-from k2run.adapters._iceberg.catalog import Iceberg
-from k2run.adapters._kafka.link import Kafka
+from k2run.adapters import reconcile
+from k2run.adapters.iceberg.catalog import Iceberg
+from k2run.adapters.kafka import actions as kafka
+from k2run.adapters.kafka.client import Kafka, Link
+from k2run.adapters.kafka.offsets import commit
 from k2run.errors import Unknown
 
 
@@ -70,3 +72,19 @@ def test_what_has_no_readable_id_is_told_apart_and_what_is_older_is_left_out(bro
 def test_a_topic_without_messages_proves_nothing(broker, warehouse, topic):
     with pytest.raises(Unknown, match="no messages"):
         look(broker, warehouse, topic)
+
+
+def test_what_the_group_has_read_and_the_table_lacks_is_written_again_once(broker, warehouse, topic):
+    write(broker, topic, "a", "b", "c", "d")
+    kafka_ = Kafka(bootstrap=broker.bootstrap)
+    read = dict(kafka.watermarks(kafka_, soon(), topic).high.items())
+    group = f"group-{topic}"
+    link = Link(kafka_, soon())
+    commit(link, group, topic, read)
+    write(broker, topic, "e")  # on its way: the group has not read it
+    for one in ("a", "b", "d"):
+        warehouse.append(1, message_id=one)
+    iceberg = Iceberg(uri=warehouse.uri)
+    done = reconcile.resend(kafka_, iceberg, soon(), topic, "market_data.trades", group)
+    assert (done.messages, done.resent, done.ids) == (4, 1, ["c"])
+    assert look(broker, warehouse, topic).repeated == 1

@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from k2run.actions.deadline import Deadline
-from k2run.adapters import kafka
-from k2run.adapters import schema_registry as actions
-from k2run.adapters._kafka.link import Kafka
-from k2run.adapters._registry import avro
-from k2run.adapters._registry.client import SchemaRegistry
+from k2run.adapters.kafka import actions as kafka
+from k2run.adapters.kafka.client import Kafka
+from k2run.adapters.schema_registry import actions, avro
+from k2run.adapters.schema_registry.client import SchemaRegistry
 from k2run.errors import AuthorError, NotApplicable, Refused, TimedOut, Unknown, Unreachable
 from k2run.language.quantities import Duration
 
@@ -208,8 +207,8 @@ def test_consume_waits_for_what_is_written_from_now_on(broker):
     writer = f"""
 import time
 from k2run.actions.deadline import Deadline
-from k2run.adapters import kafka
-from k2run.adapters._kafka.link import Kafka
+from k2run.adapters.kafka import actions as kafka
+from k2run.adapters.kafka.client import Kafka
 time.sleep(1.5)
 kafka.produce(Kafka(bootstrap={broker.bootstrap!r}), Deadline(10), {topic!r}, count=4, values=["new", "other"])
 """
@@ -261,3 +260,20 @@ def test_a_wrong_password_a_closed_port_garbage_and_silence_each_say_what_to_loo
     with pytest.raises(TimedOut, match="has not answered within"):
         actions.subjects(SchemaRegistry(url=silent), soon(0.5))
     assert time.monotonic() - begun < 1.0
+
+
+def test_without_the_extra_a_record_is_not_read_and_it_is_said_what_to_install():
+    program = """\
+import sys
+sys.modules["fastavro"] = None  # as if it were not installed
+from k2run.actions.deadline import Deadline
+from k2run.adapters.schema_registry import avro
+from k2run.adapters.schema_registry.client import SchemaRegistry
+from k2run.errors import NotApplicable
+try:
+    avro.decode(SchemaRegistry(url="http://127.0.0.1:1"), Deadline(5), bytes(5) + b"x")
+except NotApplicable as error:
+    print(error)
+"""
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert said == "fastavro is not installed (pip install 'k2run[avro]')\n"

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from k2run.actions.deadline import Deadline
-from k2run.adapters import service as actions
-from k2run.adapters._roll_call import roll_call
+from k2run.adapters.service import actions
+from k2run.adapters.service.all_services import roll_call
 from k2run.errors import K2runError, NotApplicable, Refused, StackUnavailable, TimedOut, Unreachable
 from k2run.language.quantities import Duration
 from k2run.stack import lifecycle
 from k2run.stack.backend import State
-from k2run.stack.loading import load_stack
 from k2run.stack.services import Services
+from k2run.stack.stack import load_stack
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -135,7 +135,7 @@ def test_a_killed_container_ended_by_sigkill(services: Services) -> None:
     actions.start(services, soon(), "api")
     strike(actions.kill(services, soon(), "api"))
     assert actions.status(services, "api").detail == "ended with exit code 137"
-    with pytest.raises(Refused, match="does not run"):
+    with pytest.raises(Refused, match="is not running"):
         next(actions.kill(services, soon(), "api"))
 
 

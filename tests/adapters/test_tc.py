@@ -1,4 +1,4 @@
-"""Packets of a network namespace of its own, which nobody else uses."""
+"""Packets of a network namespace of its own, which nothing else uses."""
 
 from __future__ import annotations
 

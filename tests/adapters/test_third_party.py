@@ -1,4 +1,4 @@
-"""An adapter in a package of somebody else is found by its entry point: documented, validated, run and undone."""
+"""An adapter in a third-party package is found by its entry point: documented, validated, run and undone."""
 
 from __future__ import annotations
 
@@ -102,3 +102,14 @@ def test_a_run_uses_them_and_undoes_their_fault(site: Site) -> None:
     assert code == 0, said
     assert "412 cm" in said
     assert site.gauge.read_text() == "312.0"
+
+
+def test_a_call_that_was_left_behind_does_not_change_the_exit_code(site: Site) -> None:
+    wait = "      - {name: Wait, tides.wait: {}, timeout: 200ms, severity: warning}\n"
+    read = "      - {name: Read, tides.level: {}}\n"
+    (site.folder / "wait.yaml").write_text(RUNBOOK[: RUNBOOK.index("      - name: High")] + wait + read)
+    code, said = site.k2run("run", "wait.yaml", "--stack", "stack.yaml", "--plain")
+    assert code == 0, said
+    assert said.rstrip().splitlines()[-1].startswith("report"), "all that was said has come"
+    (site.folder / "wait.yaml").write_text((site.folder / "wait.yaml").read_text().replace(", severity: warning", ""))
+    assert site.k2run("run", "wait.yaml", "--stack", "stack.yaml", "--plain")[0] == 1

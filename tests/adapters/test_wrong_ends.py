@@ -1,4 +1,4 @@
-"""Every adapter at the wrong end: nobody listens, nobody answers, or something else answers.
+"""Every adapter at the wrong end: nothing listens, nothing answers, or something else answers.
 
 One step of each adapter runs in a real run. It must fail within its timeout, with the address, the cause and the
 setting to look at; it may neither hang nor give a value.
@@ -20,7 +20,7 @@ from k2run.engine.request import Request
 from k2run.engine.run import run
 from k2run.engine.store import Store
 from k2run.language.loader import parse_runbook
-from k2run.stack.loading import load_stack
+from k2run.stack.stack import load_stack
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -1,9 +1,14 @@
 """An HTTP server that answers after a known delay, and remembers how long each request really took it.
 
-    recording_server.py [--delay MS] [--jitter MS] [--stall-at N --stall S] [--status N --every N] [--body TEXT]
-                        [--framing length|chunked|close|old]
+    recording_server.py [--delay MS] [--jitter MS] [--stall-at N --stall S] [--hang-at N --hang S]
+                        [--status N --every N] [--body TEXT] [--framing length|chunked|close|old] [--port N]
+                        [--tail-every N --tail S] [--when]
 
-Prints its port; at a line on its input it prints the seconds of every request as JSON, and ends.
+From request number `--stall-at` on all answers wait for `--stall` seconds; `--hang-at` holds that one alone; with
+`--tail-every` each such request takes `--tail` seconds longer.
+
+Prints its port; at a line on its input it prints the seconds of every request as JSON, and ends. With `--when` each is
+a pair: when it was answered (monotonic), and its seconds.
 """
 
 from __future__ import annotations
@@ -44,6 +49,7 @@ class Asked(socket.socket):
 
 class Answering(asyncio.Protocol):
     taken: ClassVar[list[float]] = []
+    when: ClassVar[list[float]] = []
     count = 0
     stalled_until = 0.0
     options: argparse.Namespace
@@ -69,6 +75,10 @@ class Answering(asyncio.Protocol):
             kind.stalled_until = now + options.stall
         delay = options.delay / 1000 + random.uniform(0, options.jitter) / 1000
         delay = max(delay, kind.stalled_until - now)
+        if kind.count == options.hang_at:
+            delay += options.hang
+        if options.tail_every and kind.count % options.tail_every == 0:
+            delay += options.tail
         status = options.status if options.every and kind.count % options.every == 0 else 200
         body = options.body.encode()
         if b"empty=true" in head:
@@ -79,7 +89,8 @@ class Answering(asyncio.Protocol):
             self.answer(arrived, status, body)
 
     def answer(self, arrived, status, body):
-        self.taken.append(time.monotonic() - arrived)
+        self.when.append(time.monotonic())
+        self.taken.append(self.when[-1] - arrived)
         head = HEAD % status
         if self.options.framing == "chunked":
             middle = len(body) // 2
@@ -99,20 +110,22 @@ class Answering(asyncio.Protocol):
 
 async def main() -> None:
     parser = argparse.ArgumentParser()
-    for name in ("delay", "jitter", "stall"):
+    for name in ("delay", "jitter", "stall", "hang", "tail"):
         parser.add_argument(f"--{name}", type=float, default=0.0)
-    for name in ("stall-at", "status", "every"):
+    for name in ("stall-at", "hang-at", "status", "every", "tail-every", "port"):
         parser.add_argument(f"--{name}", type=int, default=0)
     parser.add_argument("--body", default='{"data": [1]}')
     parser.add_argument("--framing", default="length")
+    parser.add_argument("--when", action="store_true")
     Answering.options = parser.parse_args()
-    listening = socket.create_server(("127.0.0.1", 0), backlog=512)
+    listening = socket.create_server(("127.0.0.1", Answering.options.port), backlog=512)
     listening.setblocking(False)
     accepting = asyncio.create_task(accept(listening))
     print(listening.getsockname()[1], flush=True)
     await asyncio.to_thread(sys.stdin.readline)
     accepting.cancel()
-    print(json.dumps(Answering.taken), flush=True)
+    pairs = list(zip(Answering.when, Answering.taken, strict=True))
+    print(json.dumps(pairs if Answering.options.when else Answering.taken), flush=True)
 
 
 async def accept(listening):

@@ -77,7 +77,7 @@ def home(tmp_path, serve):
 def test_a_regression_is_measured_from_the_last_green_run_of_the_same_load(home):
     code, said = home.run()
     assert code == 0, said
-    assert "has passed with this load yet" in said, "the first run has nothing behind it, which is nobody's failure"
+    assert "has passed with this load yet" in said, "the first run has nothing behind it, which is no failure"
     first = home.store.runs()[0].name
 
     code, said = home.run(bound="1ms")
@@ -107,6 +107,20 @@ def test_a_run_that_is_pinned_by_name_is_what_a_regression_is_measured_from(home
     code, said = home.command("baseline", "drop", "nightly")
     assert (code, "there is no baseline" in said) == (2, True)
     assert home.command("baseline", "set", "last green", "last")[0] == 2
+
+
+def test_several_runs_are_pinned_as_one_baseline(home):
+    for _ in range(2):
+        assert home.run()[0] == 0
+    one, other = (run.name for run in home.store.runs())
+    assert home.command("baseline", "set", "nightly", other, one) == (
+        0,
+        f"nightly on the stack bare is {one}, {other}\n",
+    )
+    assert f"{one}, {other}" in home.command("baseline")[1]
+    code, said = home.run(baseline="nightly")
+    assert code == 0, said
+    assert f"against 2 runs up to {other} #" in home.judged()["Load: regression < 400% vs nightly"][1]
 
 
 def test_every_judged_threshold_stands_in_the_journal_and_in_the_report(home):

@@ -6,13 +6,14 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import contextmanager
 
 import pytest
 
 from k2run.actions.deadline import Deadline
 from k2run.bench.actions import http
 from k2run.errors import Interrupted, Refused, Unreachable
-from k2run.language.quantities import Duration
+from k2run.language.quantities import Duration, Rate
 
 distributed = pytest.importorskip("distributed", reason="the package distributed (extra: dask) is not installed")
 
@@ -30,7 +31,7 @@ import sys
 from k2run.actions.deadline import Deadline
 from k2run.bench.load import generate
 from k2run.bench.plan import Ask, Plan
-from k2run.bench.spread import split, together
+from k2run.bench.workers import split, together
 from k2run.bench.wire import request_bytes
 
 port = int(sys.argv[1].rpartition(":")[2].strip("/"))
@@ -110,3 +111,95 @@ def test_a_cluster_shares_the_load_and_a_worker_that_dies_is_told(cluster, serve
         rest = http(nothing, Deadline(60), url=server.url, workers=2, during=Duration(5), processes=2, dask=address)
     assert rest.lost_processes == 1
     assert rest.samples > 100
+    assert (rest.rate, [each.met for each in rest.judged()]) == (None, [False]), "half of a load has no rate"
+    assert "rate not measured" in rest.headline()
+
+
+# --- the rate of a cluster against the record of the server -----------------------------------------------------------
+
+
+@contextmanager
+def workers_of(many):
+    """A cluster of its own, and a client of it."""
+    settings = {"processes": True, "dashboard_address": None, "host": "127.0.0.1"}
+    with (
+        distributed.LocalCluster(n_workers=many, threads_per_worker=1, **settings) as cluster,
+        distributed.Client(cluster.scheduler_address, set_as_default=False) as client,
+    ):
+        client.wait_for_workers(many, timeout=60)
+        yield cluster, client
+
+
+def put_on(server, nothing, cluster, many):
+    """A load from so many workers."""
+    return http(
+        nothing,
+        Deadline(120),
+        url=server.url,
+        rate=Rate(240),
+        during=Duration(6),
+        workers=40,
+        processes=many,
+        dask=cluster.scheduler_address,
+    )
+
+
+def recorded_rate(pairs, seconds):
+    begin = min(when - taken for when, taken in pairs)
+    return sum(when - begin <= seconds for when, _ in pairs) / seconds
+
+
+def agree(met, pairs):
+    """The rate is the server's, or it is not measured."""
+    rate = recorded_rate(pairs, met.seconds)
+    told = "not measured" if met.rate is None else f"{met.rate:.2f}/s ({met.rate / rate - 1:+.2%})"
+    print(f"{told}, the server {rate:.2f}/s, overlap {met.overlap:.1%}: {met.headline()}")
+    return met.rate is None or met.rate == pytest.approx(rate, rel=0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("many", [1, 2, 4])
+def test_workers_together_have_the_rate_that_the_server_saw(serve, nothing, many):
+    with workers_of(many) as (cluster, _), serve("--delay", "5", "--when") as server:
+        met = put_on(server, nothing, cluster, many)
+        assert agree(met, server.stop())
+    assert met.rate is not None or met.overlap < 0.95
+    assert met.lost_processes == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("many", [2, 4])
+def test_a_worker_that_is_busy_with_something_else_makes_no_wrong_rate(serve, nothing, many):
+    def burn():  # inside of the test, so that it travels as a whole: the workers cannot import this module
+        import threading
+        import time
+
+        end = time.monotonic() + 30
+
+        def work():
+            while time.monotonic() < end:
+                pass
+
+        threading.Thread(target=work, daemon=True).start()
+
+    with workers_of(many) as (cluster, client), serve("--delay", "5", "--when") as server:
+        place = next(iter(client.scheduler_info()["workers"]))
+        client.submit(time.sleep, 8, workers=[place], allow_other_workers=False, pure=False)
+        met = put_on(server, nothing, cluster, many)
+        assert agree(met, server.stop())
+    with workers_of(many) as (cluster, client), serve("--delay", "5", "--when") as server:
+        client.run(burn, workers=[next(iter(client.scheduler_info()["workers"]))])
+        met = put_on(server, nothing, cluster, many)
+        assert agree(met, server.stop())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("many", [2, 4])
+def test_a_load_that_loses_a_worker_has_no_rate_and_is_not_green(serve, nothing, many):
+    with workers_of(many) as (cluster, _), serve("--delay", "5", "--when") as server:
+        killer = threading.Thread(target=kill_one_at_work, args=(cluster,))
+        killer.start()
+        met = put_on(server, nothing, cluster, many)
+        killer.join()
+    assert (met.lost_processes, met.rate) == (1, None)
+    assert False in [each.met for each in met.judged()]

@@ -12,8 +12,8 @@ from k2run.actions.deadline import Deadline
 from k2run.bench.actions import http
 from k2run.errors import Interrupted, Refused, TimedOut, Unknown, Unreachable
 from k2run.language.quantities import Duration, Rate
-from k2run.stack.loading import load_stack
 from k2run.stack.services import Services
+from k2run.stack.stack import load_stack
 
 
 def quantile(values, share):

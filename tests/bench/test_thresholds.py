@@ -1,33 +1,22 @@
 from __future__ import annotations
 
-import random
-
 import pytest
 
 from k2run.actions.catalogue import Catalogue
 from k2run.actions.deadline import Deadline
 from k2run.bench.actions import http, query
-from k2run.bench.latency import Latencies
-from k2run.bench.limits import limits_of
-from k2run.bench.regression import changes
+from k2run.bench.early_stop import limits_of
 from k2run.bench.tally import Tally
 from k2run.bench.thresholds import Threshold
 from k2run.errors import RunbookInvalid
 from k2run.language.loader import parse_runbook
-from k2run.language.notation import Misread
+from k2run.language.quantities import Misread
 
 SQL = "SELECT symbol, max(price) AS top FROM market_data.trades WHERE symbol = $symbol GROUP BY symbol"
 
 
 def the(*texts: str) -> list[Threshold]:
     return [Threshold.parse(text) for text in texts]
-
-
-def histogram(seconds) -> str:
-    latencies = Latencies()
-    for one in seconds:
-        latencies.record(one)
-    return latencies.encode()
 
 
 # --- how they are written ---------------------------------------------------------------------------------------------
@@ -143,33 +132,3 @@ def test_so_many_errors_may_be_before_a_threshold_is_lost(text, planned, most):
 
 def test_a_share_is_not_lost_where_nobody_knows_of_how_many():
     assert limits_of(the("errors < 1%", "p99 < 1ms", "rate > 5/s"), 0) == []
-
-
-# --- regressions ------------------------------------------------------------------------------------------------------
-
-
-def test_the_same_load_twice_shows_no_difference_and_a_slower_one_does():
-    chance = random.Random(7)
-    once, again, slower = ([chance.lognormvariate(-5, 0.3) * by for _ in range(2000)] for by in (1, 1, 1.15))
-    same = changes(histogram(once), histogram(again), ["p50"])[0]
-    worse = changes(histogram(once), histogram(slower), ["p50"])[0]
-    assert not same.shown
-    assert "no difference shown" in same.says()
-    assert worse.shown
-    assert worse.low < 1.15 < worse.high
-
-
-@pytest.mark.no_cover
-def test_an_interval_of_the_ratio_holds_the_truth_about_nineteen_times_in_twenty():
-    chance = random.Random(11)
-    held = 0
-    for _ in range(10):
-        one, other = ([chance.lognormvariate(-5, 0.5) for _ in range(300)] for _ in range(2))
-        change = changes(histogram(one), histogram(other), ["p50"])[0]
-        held += change.low <= 1 <= change.high
-    assert held >= 8
-
-
-def test_percentiles_that_one_side_cannot_carry_are_not_compared():
-    few, many = histogram([0.01] * 100), histogram([0.01] * 2000)
-    assert [each.name for each in changes(few, many)] == ["p50", "p90"]

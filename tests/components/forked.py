@@ -19,9 +19,19 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 IMPORTED = (
-    *("k2run.sandbox.broker", "k2run.sandbox.stream", "k2run.sandbox.consumer", "k2run.sandbox.api"),
-    *("k2run.sandbox.drain", "k2run.sandbox.consumer_metrics", "k2run.sandbox.stream_metrics", "k2run.sandbox.topics"),
-    *("k2run.sandbox.outlet", "k2run.sandbox.sources", "k2run.sandbox.api_endpoints", "k2run.sandbox.api_metrics"),
+    *("k2run.k2.platform.broker", "k2run.k2.platform.stream", "k2run.k2.platform.consumer", "k2run.k2.platform.api"),
+    *(
+        "k2run.k2.platform.pipeline",
+        "k2run.k2.platform.consumer_metrics",
+        "k2run.k2.platform.stream_metrics",
+        "k2run.k2.platform.topics",
+    ),
+    *(
+        "k2run.k2.platform.stream",
+        "k2run.k2.platform.sources",
+        "k2run.k2.platform.api",
+        "k2run.k2.platform.api_metrics",
+    ),
     *("pyiceberg.catalog.sql", "pyiceberg.io.pyarrow", "pyiceberg.avro.decoder_fast", "sqlalchemy.dialects.sqlite"),
     *("duckdb", "prometheus_client", "rich.console", "uvicorn", "uvicorn.lifespan.off", "uvicorn.loops.auto"),
     *("uvicorn.protocols.http.auto", "uvicorn.protocols.websockets.auto", "anyio._backends._asyncio"),
@@ -79,4 +89,4 @@ def _become(name: str, options: list[str], log: str, directory: str) -> None:
         os.dup2(output, number)
     os.close(output)
     sys.argv = [name, *options]
-    import_module(f"k2run.sandbox.{name}").main()
+    import_module(f"k2run.k2.platform.{name}").main()

@@ -14,7 +14,7 @@ import yaml
 from k2run.actions.deadline import Deadline
 from k2run.errors import StackUnavailable
 from k2run.stack import lifecycle
-from k2run.stack.loading import load_stack
+from k2run.stack.stack import load_stack
 
 ROOT = Path(__file__).parent.parent.parent
 DEPLOY = ROOT / "deploy" / "compose"

@@ -31,10 +31,10 @@ LIMIT_S = 400.0
 NOT_THERE = {
     "C09 Grafana answers and its database is ok",
     "Schema registry knows the trades",
-    "C13 The notebook runs from top to bottom without an error mark",
+    "C13 The notebook runs from start to finish without errors",
     "C21 The quick reference fits two pages",
-    "C25 The recorded demo is there and long enough",
-    "C27 The screenshots are there",
+    "C25 The recorded demo exists and is long enough",
+    "C27 The screenshots exist",
 }
 """Steps of demo-day for which `local.yml` has no service."""
 NUMBERS = ("C14", "C15", "C16")
@@ -46,7 +46,7 @@ name: container-faults
 title: Faults on containers
 owner: platform
 steady_state:
-  - name: A trade of the last seconds is in the table
+  - name: The table has a trade from the last seconds
     http.get: {service: api, path: /v1/trades, params: {symbol: ETHUSDT, limit: 1}}
     until: (result.body.data[0].timestamp | age) < 5
     within: 120s
@@ -55,7 +55,7 @@ sections:
     steps:
       - {name: The stream is killed, service.kill: {service: stream}}
       - {name: Prometheus is stopped, service.stop: {service: prometheus}}
-      - {name: The API is held, service.pause: {service: api}}
+      - {name: The API is paused, service.pause: {service: api}}
       - {name: The consumer is cut off, docker.disconnect: {container: PREFIX-consumer, network: PREFIX-network}}
       - {name: The broker has less, docker.limit: {container: PREFIX-kafka, memory: 900MiB, cpus: 0.8}}
       - {name: The processor is busy, host.hog_cpu: {workers: 1, at_most: 60s}}

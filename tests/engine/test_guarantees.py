@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 
 import psutil
 import pytest
+from killed_run import killed_at
 
 from k2run.engine.events import FaultStruck, Outcome, RunFinished, StepFinished, UndoFinished, UndoPlanned
 from k2run.engine.journal import Journal, read_journal
-from k2run.engine.lock import hold, holder
 from k2run.engine.run import resume, run
+from k2run.engine.store import hold, holder
 from k2run.engine.undo import pending_undos
 from k2run.errors import JournalLost, Protected, StackBusy, Unsettled, UsageError
 
@@ -111,7 +112,9 @@ def test_a_step_that_does_what_an_undo_would_do_settles_it(sleepers: Bench) -> N
     assert [event.by for event in settled] == ["sections[0].steps[2]"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2]
+)
 def test_a_signal_ends_the_run_with_everything_undone(sleepers: Bench, number: signal.Signals) -> None:
     path = sleepers.write(scenario("sleep 60"))
     process = sleepers.command("run", str(path), "--stack", str(sleepers.stack_file), "--plain")
@@ -160,7 +163,7 @@ def test_after_a_kill_the_next_command_names_what_is_broken_and_undo_and_resume_
     assert "one" in out
     assert "k2run undo" in out
     code, out = sleepers.output("run", str(path), *where)
-    assert code == 1
+    assert code == 6  # refused: the exit code of its own
     assert "without undoing" in out
     code, out = sleepers.output("undo")
     assert code == 0, out
@@ -280,7 +283,7 @@ def test_always_runs_after_a_failure(sleepers: Bench) -> None:
 def test_a_failure_ends_a_scenario_and_the_steps_after_it_are_named(sleepers: Bench) -> None:
     text = scenario("false") + "      - {name: After, assert: {that: true}}\n"
     sleepers.run(text)
-    assert sleepers.steps()["After"].message == "not reached: Work failed"
+    assert sleepers.steps()["After"].message == 'not reached: "Work" failed'
 
 
 def test_the_recovery_clock_runs_from_the_fault_until_the_steady_state_holds(sleepers: Bench) -> None:
@@ -365,7 +368,7 @@ def test_a_home_that_is_a_file_is_a_message_and_no_traceback(bench: Bench, readi
     (bench.folder / "home").write_text("not a folder")
     path = bench.write(readiness("- {name: A, assert: {that: true}}\n"))
     code, out = bench.output("run", str(path), "--stack", str(bench.stack_file))
-    assert code == 1
+    assert code == 5
     assert "cannot write in" in out
     assert "Traceback" not in out
 
@@ -388,3 +391,86 @@ def test_secrets_never_land_in_the_journal(bench: Bench, readiness: Callable, mo
     assert "tops3cret" not in text
     assert "tops3cret" not in "".join(repr(event) for event in bench.seen)
     assert next(event for event in bench.seen if isinstance(event, StepFinished)).outcome is Outcome.PASSED
+
+
+def test_a_scenario_whose_steady_state_cannot_be_checked_here_breaks_nothing(sleepers: Bench) -> None:
+    seen = "    service.status: {service: one}\n    expect: result.state == 'running'\n"
+    assert seen in scenario("true")
+    finished = sleepers.run(scenario("true").replace(seen, "    service.status: {service: onne}\n"))
+    assert finished.outcome is Outcome.NOT_APPLICABLE
+    assert not [event for event in sleepers.seen if isinstance(event, FaultStruck)]
+    assert all_running(sleepers)
+
+
+def test_a_run_that_is_under_way_is_called_running_and_a_dead_one_not_finished(sleepers: Bench) -> None:
+    runbooks = sleepers.folder / "runbooks"
+    runbooks.mkdir()
+    path = runbooks / "it.yaml"
+    path.write_text(scenario("sleep 600"))
+    earlier = sleepers.write(scenario("true"), "earlier")
+    assert sleepers.output("run", str(earlier), "--stack", str(sleepers.stack_file), "--plain")[0] == 0
+    [first] = sleepers.store.runs()
+    process = sleepers.command("run", str(path), "--stack", str(sleepers.stack_file), "--plain")
+    wait_until_broken(sleepers, process)
+    report = sleepers.store.find_run("last") / "report.md"
+    for words in (("history",), ("list",), ("compare", first.name, "last")):
+        assert "running" in sleepers.output(*words)[1], words
+    assert sleepers.output("report")[0] == 0
+    assert "**RUNNING**: this is what it has done so far" in report.read_text()
+    process.kill()
+    process.wait()
+    for words in (("history",), ("list",)):
+        assert "did not end" in sleepers.output(*words)[1], words
+    assert sleepers.output("report")[0] == 0
+    assert "**NOT FINISHED**" in report.read_text()
+    assert sleepers.output("undo")[0] == 0
+
+
+@pytest.mark.parametrize("asked_up", [False, True])
+def test_a_resumed_run_takes_down_what_it_had_started_unless_it_was_asked_up_since(
+    bench: Bench, asked_up: bool
+) -> None:
+    sleeper = "{run: process, command: [sleep, '600']}"
+    bench.stack_text = f"stack: 1\nname: sleepers\nservices:\n  one: {sleeper}\n  two: {sleeper}\n"
+    path = bench.write(scenario("true"))
+    assert killed_at(6, path, stack_file=bench.stack_file, home=bench.store.home)
+    assert bench.processes()
+    where = ("--stack", str(bench.stack_file))
+    try:
+        if asked_up:
+            assert bench.output("up", *where)[0] == 0
+        code, out = bench.output("resume", "last", "--plain")
+        assert code == 0, out
+        assert bool(bench.processes()) is asked_up
+    finally:
+        bench.output("down", *where)
+
+
+def test_a_name_that_is_nearly_a_service_is_told_with_the_service_where_it_does_not_apply(sleepers: Bench) -> None:
+    sleepers.run(scenario("true").replace("service.status: {service: one}", "service.status: {service: ones}"))
+    assert "has no service 'ones'; did you mean `one`?" in sleepers.steps()["One runs"].message
+    sleepers.run(scenario("true").replace("name: One runs\n", "name: One runs\n    requires: ones\n"))
+    assert "has no ones; did you mean `one`?" in sleepers.steps()["One runs"].message
+
+
+def test_after_down_undo_starts_nothing_and_resume_does_every_step_again(sleepers: Bench) -> None:
+    marker, log = sleepers.folder / "go", sleepers.folder / "log"
+    text = scenario(f"while [ ! -e {marker} ]; do sleep 0.05; done")
+    first = f"      - {{name: Find, shell.run: {{command: echo found >> {log}}}}}\n"
+    text = text.replace("    steps:\n", f"    steps:\n{first}", 1)
+    path = sleepers.write(text)
+    where = ("--stack", str(sleepers.stack_file))
+    process = sleepers.command("run", str(path), *where, "--plain")
+    wait_until_broken(sleepers, process)
+    process.kill()
+    process.wait()
+    assert sleepers.output("down", *where)[0] == 0
+    code, out = sleepers.output("undo")
+    assert code == 0, out
+    assert sleepers.processes() == {}
+    assert "service.start" not in out
+    marker.touch()
+    code, out = sleepers.output("resume", "last", "--plain")
+    assert code == 0, out
+    assert log.read_text().split() == ["found", "found"]
+    assert "0 steps" in out

@@ -13,6 +13,7 @@ from k2run.evidence.view import view_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from conftest import Bench
 
@@ -79,11 +80,25 @@ def test_a_runbook_that_is_run_hands_back_its_figures_and_outputs(bench: Bench, 
     assert {step.depth for step in view.leaves()} == {0, 1, 2}
 
 
+def test_only_a_text_that_the_author_wrote_out_tells_an_inner_runbook_where_a_secret_is(
+    bench: Bench, readiness: Callable, tmp_path: Path
+) -> None:
+    (tmp_path / "key").write_text("swordfish")
+    secret = "inputs: {key: {type: secret}}\n"
+    bench.write(readiness("- {assert: {that: key == 'swordfish'}}", secret), "inner")
+    place = f"file:{tmp_path}/key"
+    written = readiness(f'- run: {{runbook: inner.yaml, inputs: {{key: "{place}"}}}}\n')
+    assert bench.run(written).exit_code == 0
+    computed = readiness('- run: {runbook: inner.yaml, inputs: {key: "{{ where }}"}}\n', "vars: {where: none}\n")
+    assert bench.run(computed, extra={"where": place}).exit_code == 1
+    assert "was given the name of a place (file:…)" in str(bench.journal())
+
+
 def test_a_runbook_that_fails_fails_its_step_with_its_own_reasons(bench: Bench, readiness: Callable) -> None:
     bench.write(INNER, "inner")
     finished = bench.run(readiness("- name: Inside\n  run: {runbook: inner.yaml, inputs: {limit: 3}}\n"))
-    assert (finished.exit_code, finished.reasons) == (1, ["Inside failed"])
-    assert bench.steps()["Inside"].message == "Judge failed"
+    assert (finished.exit_code, finished.reasons) == (1, ['"Inside" failed'])
+    assert bench.steps()["Inside"].message == '"Judge" failed'
     assert bench.outcomes()["Tidy"] == "passed"
 
 
@@ -108,7 +123,10 @@ def test_turns_of_a_loop_may_run_runbooks_at_once(bench: Bench, readiness: Calla
         ("run: {runbook: inner.yaml, inputs: {limits: 3}}", ["K303", "K302"]),
         ("run: {runbook: inner.yaml, inputs: {limit: 3}}\n  expect: result.outputs.dubble == 1", ["K404"]),
         ("run: {runbook: inner.yaml, inputs: {limit: 3}}\n  expect: result.figures.lost == 1", ["K404"]),
-        ("run: {runbook: inner.yaml, inputs: {limit: 3}}\n  until: result.score == 1", ["K209"]),
+        ("run: {runbook: inner.yaml, inputs: {limit: 3}}\n  until: result.scores == 1", ["K404"]),
+        ("run: {runbook: inner.yaml, inputs: {limit: abc}}", ["K304"]),
+        ("run: {runbook: inner.yaml, inputs: {limit: 5.7}}", ["K304"]),
+        ("run: {runbook: inner.yaml, inputs: {limit: 5, wait: soon}}", ["K304"]),
         ("run: {runbook: wrong.yaml}", ["K503"]),
         ("run: {runbook: missing.yaml}", ["K501"]),
         ('run: {runbook: "{{ run.id }}"}', ["K204"]),
@@ -243,3 +261,15 @@ sections:
     finished = run(type(request)(**{**fields, "observers": (Impatient(), sleepers)}))
     assert finished.outcome is Outcome.INTERRUPTED
     assert done.exists()
+
+
+def test_a_check_says_which_inputs_of_a_runbook_only_a_run_knows(bench: Bench, readiness: Callable) -> None:
+    bench.write(INNER, "inner")
+    steps = """\
+    - {name: Ask, shell.run: {command: "true"}, register: asked}
+    - {name: Run it, run: {runbook: inner.yaml, inputs: {limit: "{{ asked.exit_code }}"}}}
+    """
+    finished = bench.run(readiness(steps), check="resolve")
+    assert finished.exit_code == 0
+    assert bench.outcomes()["Run it"] == "skipped"
+    assert bench.steps()["Run it"].message.startswith("known only in a run")

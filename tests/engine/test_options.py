@@ -2,33 +2,38 @@
 
 from __future__ import annotations
 
+import json
 from io import StringIO
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from k2run.actions.person import Answer, Person
+from k2run.app.detached import Order, command_of, read_given
+from k2run.app.input_sources import ask_missing, read_inputs
+from k2run.app.launch import parse_extra
 from k2run.engine.events import Answered, Outcome, StepFinished
+from k2run.engine.input_values import recorded_extra, shown_extra
 from k2run.engine.run import resume
-from k2run.errors import UsageError
-from k2run.faces.inputs import ask_missing, read_inputs
+from k2run.errors import RunbookInvalid, UsageError
+from k2run.stack.secrets import Reference
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from conftest import Bench
 
 THREE = """\
-- {name: First, id: one, set: {a: 1}}
-- {name: Second, set: {b: 2}}
-- {name: Third, set: {c: 3}}
+- {name: First, id: one, assert: {that: 1 == 1}}
+- {name: Second, assert: {that: 2 == 2}}
+- {name: Third, assert: {that: 3 == 3}}
 """
 SECRET = "inputs: {token: {type: secret, default: env:K2RUN_TEST_TOKEN}, who: {type: string, required: true}}\n"
 
 
 class Says(Person):
-    """Somebody who always gives the same answer."""
+    """An operator who always gives the same answer."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -71,14 +76,14 @@ def test_a_check_resolves_every_step_and_calls_none(sleepers: Bench, readiness: 
 
 
 def test_a_check_fails_where_a_run_certainly_would(bench: Bench, readiness: Callable) -> None:
-    steps = "- name: Wrong\n  vars: {x: 3}\n  shell.run: {command: 'true', cwd: '{{ x }}'}\n"
+    steps = "- name: Wrong\n  vars: {x: [3]}\n  shell.run: {command: 'true', cwd: '{{ x }}'}\n"
     finished = bench.run(readiness(steps), check="resolve")
     assert finished.exit_code == 1
-    assert "Wrong would fail" in finished.verdict
+    assert '"Wrong" would fail' in finished.verdict
 
 
 def test_a_step_that_needs_approval_is_refused_before_an_unattended_run(bench: Bench, readiness: Callable) -> None:
-    steps = "- {name: Drop, approve: true, set: {dropped: true}}\n"
+    steps = "- {name: Drop, approve: true, assert: {that: 1 == 1}}\n"
     with pytest.raises(UsageError, match="--yes"):
         bench.run(readiness(steps))
     assert bench.run(readiness(steps), yes=True).exit_code == 0
@@ -91,7 +96,7 @@ def test_a_step_that_needs_approval_is_refused_before_an_unattended_run(bench: B
 def test_a_person_approves_or_not_and_the_journal_has_the_name(
     bench: Bench, readiness: Callable, answer: str, code: int
 ) -> None:
-    steps = "- {name: Drop, approve: true, set: {dropped: true}}\n"
+    steps = "- {name: Drop, approve: true, assert: {that: 1 == 1}}\n"
     assert bench.run(readiness(steps), attended=True, person=Says(answer)).exit_code == code
     answered = next(event for event in bench.seen if isinstance(event, Answered))
     assert (answered.text if hasattr(answered, "text") else answered.answer, answered.by) == (answer, "Ada")
@@ -101,6 +106,32 @@ def test_a_runbook_about_absent_services_is_not_applicable(bench: Bench, readine
     finished = bench.run(readiness(THREE, "requires: [grafana]\n"))
     assert (finished.outcome, finished.exit_code) == (Outcome.NOT_APPLICABLE, 0)
     assert not [event for event in bench.seen if isinstance(event, StepFinished)]
+
+
+def test_every_step_with_a_service_whose_program_is_not_here_is_not_applicable(
+    bench: Bench, readiness: Callable
+) -> None:
+    bench.stack_text = """\
+    stack: 1
+    name: bare
+    connections: {prometheus: {url: 'http://127.0.0.1:9'}}
+    services: {prometheus: {run: process, command: [a], program: no-such-program, url: 'http://127.0.0.1:9'}}
+    """
+    steps = """\
+    - {name: Required, requires: [prometheus], assert: {that: false}}
+    - {name: Asked, prometheus.targets: {}}
+    - {name: Fetched, http.get: {service: prometheus, path: /}}
+    - {name: Seen, service.ready: {service: prometheus}}
+    - {name: Started, service.start: {service: prometheus}}
+    - {name: Broken, service.kill: {service: prometheus}}
+    - {name: Other, assert: {that: true}}
+    """
+    for check in ("", "resolve", "probe"):
+        finished = bench.run(readiness(steps), check=check)
+        outcomes = bench.outcomes()
+        outcomes.pop("Other")
+        assert set(outcomes.values()) == {"not_applicable"}, (check, outcomes)
+        assert finished.exit_code == 0
 
 
 def test_a_secret_input_reaches_its_step_and_no_record(
@@ -134,6 +165,41 @@ def test_a_secret_given_by_hand_must_be_given_again_to_go_on(bench: Bench, readi
     with pytest.raises(UsageError, match="give"):
         resume(bench.request(text), folder)
     assert resume(bench.request(text, extra={"token": "by-hand-value"}), folder).exit_code == 0
+
+
+@pytest.mark.parametrize("text", ["cmd:touch PROOF; echo long-enough", "env:HOME", "file:PROOF", "keyring:a/b"])
+def test_a_secret_is_read_from_a_place_that_an_operator_wrote_and_from_no_other(
+    bench: Bench, readiness: Callable, tmp_path: Path, text: str
+) -> None:
+    text = text.replace("PROOF", str(tmp_path / "proof"))
+    runbook = readiness(THREE, "inputs: {token: {type: secret}}\n")
+    with pytest.raises(UsageError, match="the name of a place"):
+        bench.run(runbook, extra={"token": text})
+    assert not (tmp_path / "proof").exists()
+    assert parse_extra([f"token={text}"]) == {"token": Reference(text)}
+
+
+def test_what_a_program_hands_over_are_values_and_stand_on_no_command_line(tmp_path: Path) -> None:
+    assert read_given(StringIO('{"token": "cmd:date", "count": "3"}')) == {"token": "cmd:date", "count": "3"}
+    for text in ("[1]", "", '{"a": 1}', "{" * 9):
+        with pytest.raises(UsageError, match="no values on standard input"):
+            read_given(StringIO(text))
+    order = Order(runbook=tmp_path, stack="", by="me", inputs={"a": "cmd:date", "b": 3, "c": Reference("env:KEY")})
+    assert [word for word in command_of(order) if word.startswith("-e")] == ["-e=c=env:KEY"]
+
+
+def test_a_place_that_an_operator_wrote_is_kept_with_the_run_and_read_again(
+    bench: Bench, readiness: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("K2RUN_TEST_TOKEN", "hush-hush-token")
+    text = readiness(THREE, "inputs: {token: {type: secret}}\n")
+    given = parse_extra(["token=env:K2RUN_TEST_TOKEN"])
+    assert bench.run(text, extra=given).exit_code == 0
+    runbook = bench.request(text).runbook
+    kept = shown_extra(runbook, {**given, "other": "x"})
+    assert kept == {"token": "env:K2RUN_TEST_TOKEN", "other": "x"}
+    assert recorded_extra(runbook, kept) == {**given, "other": "x"}
+    assert shown_extra(runbook, {"token": "env:K2RUN_TEST_TOKEN"}) == {}, "a value is not kept, whatever it looks like"
 
 
 def test_missing_inputs_are_asked_for_until_they_fit(bench: Bench, readiness: Callable) -> None:
@@ -172,6 +238,22 @@ def test_several_stacks_have_a_journal_each_and_one_summary(bench: Bench, readin
     assert len(bench.store.runs()) == 4
 
 
+@pytest.mark.parametrize("at_once", [[], ["--at-once"]])
+def test_several_stacks_as_json_are_one_event_a_line_each_with_its_stack(
+    bench: Bench, readiness: Callable, at_once: list[str]
+) -> None:
+    path = bench.write(readiness("- {name: Name, assert: {that: stack.name == 'one'}}\n"))
+    stacks = [str(bench.folder / f"{name}.yaml") for name in ("one", "two")]
+    for stack in stacks:
+        Path(stack).write_text(f"stack: 1\nname: {Path(stack).stem}\n")
+    words = [word for stack in stacks for word in ("--stack", stack)]
+    code, out = bench.output("run", str(path), *words, "--json", *at_once)
+    assert code == 1, out
+    events = [json.loads(line) for line in out.splitlines()]
+    ended = {event["stack"]: event["outcome"] for event in events if event["event"] == "run_finished"}
+    assert ended == {stacks[0]: "passed", stacks[1]: "failed"}
+
+
 def test_a_delegated_step_sees_the_other_stack_and_only_it(sleepers: Bench, readiness: Callable) -> None:
     other = sleepers.folder / "other.yaml"
     other.write_text("stack: 1\nname: other\nvars: {colour: blue}\n")
@@ -194,8 +276,17 @@ def test_a_delegated_step_sees_the_other_stack_and_only_it(sleepers: Bench, read
 
 
 def test_a_fault_is_never_delegated(sleepers: Bench, readiness: Callable) -> None:
+    other = sleepers.folder / "stacks" / "other.yaml"
+    other.parent.mkdir()
+    other.write_text("stack: 1\n")
     with pytest.raises(UsageError, match="cannot be delegated"):
         sleepers.run(readiness("- {service.pause: {service: one}, delegate: other}\n"))
-    finished = sleepers.run(readiness("- {name: Gone, set: {a: 1}, delegate: nowhere}\n"))
-    assert finished.exit_code == 1
-    assert "there is no stack 'nowhere'" in sleepers.steps()["Gone"].message
+
+
+@pytest.mark.parametrize("reference", ["nowhere", "stacks/nowhere.yaml"])
+def test_a_stack_that_is_not_there_is_found_before_the_run(bench: Bench, readiness: Callable, reference: str) -> None:
+    with pytest.raises(RunbookInvalid) as caught:
+        bench.run(readiness(f"- {{name: Gone, when: 1 == 2, set: {{a: 1}}, delegate: {reference}}}\n"))
+    [problem] = caught.value.problems
+    assert (problem.code, problem.place.line) == ("K501", 8)
+    assert reference in problem.message

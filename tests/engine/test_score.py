@@ -1,10 +1,20 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import html
+import re
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from k2run.engine.events import Scored
+from k2run.evidence.html.summary import verdict_box
+from k2run.evidence.reports import write_reports
+from k2run.evidence.verdict import score_says, verdict
+from k2run.evidence.view import view_of
+from k2run.terminal.lines import Tone
+from k2run.terminal.summary import closing
+from k2run.web.runs import Runs
+from k2run.web.templating import draw
 
 if TYPE_CHECKING:
     from conftest import Bench
@@ -81,7 +91,89 @@ def test_a_failed_critical_check_is_no_go_whatever_the_score(bench: Bench) -> No
         "      - {name: A, assert: {that: true}, points: 100}\n      - {name: Red, assert: {that: false}}\n",
     )
     assert (score.score, score.go, score.light, code) == (100, False, "red", 1)
-    assert verdict == "no-go: Red failed"
+    assert verdict == 'no-go: "Red" failed'
+
+
+PART = """\
+      - {name: A, assert: {that: true}, points: 1, tags: [quick]}
+      - {name: B, assert: {that: true}, points: {category: B, max: 1}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"tags": frozenset({"quick"})}, "1 of 2 steps, the others were not checked (--tags quick)"),
+        ({"skip_tags": frozenset({"quick"})}, "1 of 2 steps, the others were not checked (--skip-tags quick)"),
+        ({"start_at": "B"}, "1 of 2 steps, the others were not checked (before --start-at B)"),
+    ],
+)
+def test_a_run_of_a_part_is_no_go_and_has_no_score(bench: Bench, options: dict[str, Any], said: str) -> None:
+    finished = bench.run(TOP + PART, **options)
+    assert finished.verdict == f"passed; only a part: {said}"
+    assert finished.exit_code == 0
+    assert not [event for event in bench.seen if isinstance(event, Scored)]
+    view = view_of(bench.seen)
+    assert verdict(view, finished)[0] == "PARTIAL"
+    badge = next(part for line in closing(view, 100) for part in line if part.text == " PARTIAL ")
+    assert badge.tone is Tone.BADGE_WARN
+    assert '<section class="verdict warn"><h2><span class="word">PARTIAL</span>' in str(verdict_box(view))
+    brief = Runs(bench.store).brief(bench.store.find_run("last"))
+    assert brief is not None
+    assert (brief.word, brief.light) == ("PARTIAL", "warn")
+
+
+def test_tags_that_leave_nothing_out_are_a_whole_run(bench: Bench) -> None:
+    assert (
+        bench.run(TOP + PART.replace("max: 1}}", "max: 1}, tags: [quick]}"), tags=frozenset({"quick"})).verdict == "go"
+    )
+
+
+@pytest.mark.parametrize(("needed", "code"), [(50, 0), (51, 1)])
+def test_the_share_of_points_without_a_person_that_is_judged_is_part_of_a_go(
+    bench: Bench, needed: int, code: int
+) -> None:
+    steps = """\
+      - {name: A, assert: {that: true}, points: 1}
+      - {name: Grafana, requires: [grafana], assert: {that: true}, points: 1}
+      - {name: Person, manual.confirm: {that: It is so}, points: {category: B, max: 1}}
+"""
+    finished = bench.run(TOP.replace("go: 95", f"go: 95\n  coverage: {needed}") + steps)
+    scored = next(event for event in bench.seen if isinstance(event, Scored))
+    assert (scored.score, scored.coverage, scored.unattended, finished.exit_code) == (100, 0.3, 0.5, code)
+    if code:
+        why = "50 % of the points that need no person were judged, 51 % are needed"
+        assert finished.verdict == f"no-go: {why}"
+        assert (scored.band, scored.light, scored.why) == ("Poor", "red", why)
+
+
+def test_points_that_the_run_did_not_reach_are_not_judged(bench: Bench) -> None:
+    steps = (
+        "      - {name: A, assert: {that: true}, points: 1}\n      - {name: Halt, stop: {because: enough}}\n"
+        "      - {name: Late, assert: {that: true}, points: 3}\n"
+    )
+    score, _, _ = scored(bench, steps)
+    assert score.coverage == pytest.approx(0.15)
+
+
+def test_the_score_is_told_in_the_same_words_everywhere(bench: Bench) -> None:
+    steps = (
+        "      - {name: A, assert: {that: true}, points: 3}\n      - {name: Red, assert: {that: false}}\n"
+        "      - {name: B, requires: [grafana], assert: {that: true}, points: {category: B, max: 1}}\n"
+    )
+    scored(bench, steps)
+    view = view_of(bench.seen)
+    says = [f"{label} {text}" for label, text in score_says(view.scored)]  # type: ignore[arg-type]
+    assert says == [
+        "Score 60 of 60 points judged, 100 of 100",
+        "Judged 60 % of all points, 60 % of those that need no person",
+        'Band Poor, red: "Red" failed, which is critical',
+    ]
+    terminal = " ".join(" ".join(part.text for part in line) for line in closing(view, 100))
+    web = draw("parts/score.html", view=view)
+    written = "".join(path.read_text() for path in write_reports(bench.store.find_run("last")))
+    for shown in (terminal, *(html.unescape(re.sub("<[^>]+>", "", page)) for page in (web, written))):
+        assert all(" ".join(line.split()) in " ".join(shown.replace("**", "").split()) for line in says)
 
 
 def test_nothing_judged_is_not_a_go(bench: Bench) -> None:

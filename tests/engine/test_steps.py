@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import pytest
 
 from k2run.engine.events import Bound, Outcome, StepTried
+from k2run.engine.retry import pause
 from k2run.errors import UsageError
 
 if TYPE_CHECKING:
@@ -26,7 +28,7 @@ def test_a_step_that_meets_its_expectation_passes_and_shows_what_was_measured(
 def test_a_failed_expectation_says_what_was_expected_and_what_was_found(bench: Bench, readiness: Callable) -> None:
     finished = bench.run(readiness("- name: Echo\n  shell.run: {command: echo no}\n  expect: result.stdout == 'yes'\n"))
     assert finished.exit_code == 1
-    assert finished.reasons == ["Echo failed"]
+    assert finished.reasons == ['"Echo" failed']
     assert bench.steps()["Echo"].message == "expected result.stdout == 'yes'; found result.stdout = no"
 
 
@@ -183,9 +185,68 @@ def test_what_a_stack_does_not_have_is_not_applicable_rather_than_passed(bench: 
         readiness("- name: Grafana\n  requires: [grafana]\n  http.get: {url: 'http://127.0.0.1:1/'}\n")
     )
     assert bench.steps()["Grafana"].outcome is Outcome.NOT_APPLICABLE
-    assert finished.exit_code == 0
+    assert (finished.outcome, finished.exit_code) == (Outcome.NOT_APPLICABLE, 1)
+    assert finished.verdict == "not applicable: nothing was checked (steps: 1 not applicable)"
 
 
 def test_no_log_keeps_arguments_and_results_out_of_the_journal(bench: Bench, readiness: Callable) -> None:
     bench.run(readiness("- name: Quiet\n  shell.run: {command: echo hidden-value}\n  no_log: true\n  register: it\n"))
     assert "hidden-value" not in (bench.store.find_run("last") / "journal.jsonl").read_text()
+
+
+def test_what_is_written_as_a_quantity_is_compared_as_one_wherever_it_is_written(
+    bench: Bench, readiness: Callable
+) -> None:
+    steps = """\
+    - name: Of the runbook
+      assert: {that: [small < big, a < b, a < 10s, 'list[0] < 1MiB', near < big]}
+    - name: Of the step
+      vars: {own: 9MiB}
+      assert: {that: own < big}
+    - name: Of a loop over {{ item }}
+      loop: [9MiB, 8MiB]
+      assert: {that: item < big}
+    - set: {later: 9MiB}
+    - name: Set
+      assert: {that: later < big}
+    """
+    top = "vars: {small: 9MiB, big: 10MiB, a: 9s, b: 10s, list: [1kB], near: '{{ small * 1.1 }}'}\n"
+    assert bench.run(readiness(steps, top)).reasons == []
+    given = readiness("- name: Given\n  assert: {that: x < 10MiB}\n", "vars: {x: 11MiB}\n")
+    assert bench.run(given, extra={"x": "9MiB"}).reasons == []
+
+
+def test_a_value_that_is_no_text_is_one_where_a_text_is_asked_for(bench: Bench, readiness: Callable) -> None:
+    steps = """\
+    - name: Command
+      shell.run: {command: [echo, "{{ port }}", "{{ wait }}", "{{ on }}", "{{ limit }}"]}
+      expect: result.stdout == '8080 90s true 10MB'
+    - name: Environment
+      shell.run: {command: "echo $PORT", env: {PORT: "{{ port }}"}}
+      expect: result.stdout == '8080'
+    """
+    top = """\
+    inputs:
+      port: {type: integer, default: 8080, help: port}
+      wait: {type: duration, default: 90s, help: time}
+      on: {type: boolean, default: true, help: whether}
+    vars: {limit: 10MB}
+    """
+    assert bench.run(readiness(steps, top)).reasons == []
+
+
+def test_pauses_grow_up_to_their_bound_and_differ_by_chance(bench: Bench, readiness: Callable) -> None:
+    steps = """\
+    - name: Never
+      shell.run: {command: "false"}
+      retries: 4
+      every: {from: 20ms, to: 80ms, factor: 2, jitter: 10%}
+    """
+    bench.run(readiness(steps))
+    at = [event.t for event in bench.seen if isinstance(event, StepTried)]
+    pauses = [round(after - before, 3) for before, after in pairwise(at)]
+    assert len(pauses) == 3
+    assert all(waited >= least for waited, least in zip(pauses, (0.018, 0.036, 0.072), strict=True))
+    step = bench.request(readiness(steps)).runbook.sections[0].steps[0]
+    assert {pause(step, 60) <= 0.088 for _ in range(50)} == {True}
+    assert len({pause(step, 1) for _ in range(50)}) > 1

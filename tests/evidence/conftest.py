@@ -34,3 +34,9 @@ def good(demo_day):
 @pytest.fixture
 def bad(consumer_killed):
     return view_of(consumer_killed)
+
+
+@pytest.fixture
+def measured():
+    """A run with measurements over time, loads, and questions to an operator."""
+    return view_of(read_journal(JOURNALS / "measured.jsonl"))

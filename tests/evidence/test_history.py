@@ -5,9 +5,8 @@ from k2run.engine.events import Outcome, RunFinished, RunStarted, StepFinished
 from k2run.engine.journal import JOURNAL
 from k2run.errors import UsageError
 from k2run.evidence.compare import compare
-from k2run.evidence.difference import difference
 from k2run.evidence.history import MOST_PIECES, History
-from k2run.evidence.trend import sparkline, trend
+from k2run.evidence.trend import difference, sparkline, trend
 from k2run.evidence.view import view_of
 
 
@@ -106,7 +105,7 @@ def test_only_the_wanted_runbook_counts(tmp_path):
 def test_a_difference_is_shown_only_where_chance_is_unlikely():
     assert difference([10, 11, 12, 10, 11], [20, 21, 22, 23, 20]).shown
     assert not difference([10, 20, 12, 18, 11], [11, 19, 13, 17, 12]).shown
-    assert difference([1, 2, 3], [10, 20, 30]).says() == "too few figures to tell"
+    assert difference([1, 2, 3], [10, 20, 30]).says() == "not enough runs to tell"
     assert not difference([5] * 9, [5] * 9).shown
 
 

@@ -5,7 +5,7 @@ import duckdb
 import pytest
 
 from k2run.actions.deadline import Deadline
-from k2run.adapters._iceberg.catalog import Iceberg, open_table
+from k2run.adapters.iceberg.catalog import Iceberg, open_table
 from k2run.errors import K2runError
 from k2run.evidence.history import History
 from k2run.evidence.publish import publish

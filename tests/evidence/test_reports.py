@@ -19,10 +19,9 @@ from k2run.engine.events import (
 )
 from k2run.engine.journal import JOURNAL
 from k2run.errors import OperatorError, UsageError
-from k2run.evidence.junit import report_junit
 from k2run.evidence.report_html import STYLE, report_html
 from k2run.evidence.report_markdown import code, report_markdown, text
-from k2run.evidence.reports import REPORTS, write_reports
+from k2run.evidence.reports import REPORTS, report_junit, write_reports
 from k2run.evidence.view import view_of
 
 TAGS = {
@@ -61,7 +60,7 @@ def test_the_page_needs_nothing_but_itself(which, request):
     assert not re.search(r"url\(|@import|https?://", page)
 
 
-@pytest.mark.parametrize("which", ["good", "bad"])
+@pytest.mark.parametrize("which", ["good", "bad", "measured"])
 def test_every_link_leads_to_a_line_of_the_journal_or_a_part_of_the_page(which, request):
     found = Page(report_html(request.getfixturevalue(which)))
     assert {link.removeprefix("#") for link in found.links} <= set(found.ids)

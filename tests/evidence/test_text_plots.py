@@ -40,9 +40,9 @@ def test_a_load_of_one_latency_is_one_bar():
 
 def test_the_lag_of_a_real_run_is_a_line_with_its_figures():
     drawn = plots(view_of(read_journal(MEASURED)), 100)
-    at = drawn.index("kafka.lag total, market.crypto.trades.binance")
+    at = drawn.index("lag of market.crypto.trades.binance, k2-iceberg-writer-crypto-v2")
     assert set(drawn[at + 1].strip()) <= set("▁▂▃▄▅▆▇█")
-    assert "601,288 at most" in drawn[at + 2]
+    assert "highest 601,288" in drawn[at + 2]
     assert max(map(len, drawn)) <= 100
 
 

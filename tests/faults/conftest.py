@@ -20,15 +20,15 @@ import pytest
 
 from k2run.actions.catalogue import Catalogue
 from k2run.actions.deadline import Deadline
-from k2run.engine.caller import Caller
+from k2run.engine.dispatch import Caller
 from k2run.engine.execution import Options
-from k2run.engine.people import Nobody
+from k2run.engine.prompts import Nobody
 from k2run.engine.request import Request
 from k2run.engine.run import run
 from k2run.engine.store import Store
 from k2run.language.loader import parse_runbook
 from k2run.stack import lifecycle
-from k2run.stack.loading import load_stack
+from k2run.stack.stack import load_stack
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -55,7 +55,7 @@ connections:
 services:
   broker:
     run: process
-    command: [python, -m, k2run.sandbox.broker, --port, {broker}]
+    command: [python, -m, k2run.k2.platform.broker, --port, {broker}]
     stop_signal: SIGINT
     ports: [{broker}]
   network:
@@ -63,7 +63,7 @@ services:
     command:
       - python
       - -m
-      - k2run.sandbox.network
+      - k2run.k2.platform.network
       - --port={control}
       - --kafka
       - --link=reader={link},127.0.0.1:{broker}
@@ -97,11 +97,13 @@ class Faulty:
     Attributes:
         page: Port of a link that leads to an HTTP server (the control of the network itself).
         namespace: A network namespace whose packets may be shaped; empty where none may be made.
+        small: A folder on a small disk of its own; empty where none may be mounted.
     """
 
     folder: Path
     page: int
     namespace: str
+    small: str = ""
 
     @property
     def store(self) -> Store:
@@ -126,7 +128,9 @@ class Faulty:
         """A runbook with the name of the namespace; the test is skipped when it needs one and there is none."""
         if "NAMESPACE" in text and not self.namespace:
             pytest.skip("no network namespace may be made here")
-        return text.replace("NAMESPACE", self.namespace)
+        if "SMALL" in text and not self.small:
+            pytest.skip("no small disk may be mounted here")
+        return text.replace("NAMESPACE", self.namespace).replace("SMALL", self.small)
 
     def request(self, text: str, **options: Any) -> Request:
         catalogue = Catalogue()
@@ -175,6 +179,13 @@ class Faulty:
             "links": self.call("network.links").troubled,
             "files": {str(path): _digest(path) for path in sorted((self.state / "data").rglob("*")) if path.is_file()},
             "scratch": sorted(map(str, (self.state / "scratch").glob("*"))),
+            "room": self.small and shutil.disk_usage(self.small).free,
+            "modes": {
+                str(path): path.stat().st_mode for path in (self.state / "data", *(self.state / "data").iterdir())
+            },
+            "may write": os.access(self.state / "data", os.W_OK),
+            "topics": sorted(self.call("kafka.topics").topics),
+            "kept": self.call("kafka.watermarks", topic="spare").total,
             "writable": _writable(self.state / "data" / "catalog.db"),
             "burdens": [process.pid for process in psutil.process_iter() if self._is_burden(process)],
             "queue": self.namespace and self.call("tc.queue", interface="lo", namespace=self.namespace).kind,
@@ -233,20 +244,33 @@ def faulty(tmp_path_factory: pytest.TempPathFactory, namespace: str) -> Iterator
         STACK.format(broker=broker, control=control, link=link, page=page, folder=folder)
     )
     found = Faulty(folder, page, namespace)
+    small = found.state / "small"
+    small.mkdir(parents=True)
+    if (
+        os.geteuid() == 0
+        and not subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=32m", "tmpfs", str(small)], capture_output=True, check=False
+        ).returncode
+    ):
+        found.small = str(small)
     data = found.state / "data"
-    data.mkdir(parents=True)
+    (data / "inner").mkdir(parents=True)
     (data / "settings.toml").write_text("rate = 200\n")
     with closing(sqlite3.connect(data / "catalog.db")) as database:
         database.execute("CREATE TABLE tables (name TEXT)")
     try:
         lifecycle.start(found.stack(), ["broker", "network"], Deadline(20), lambda _text: None)
         found.call("kafka.create_topic", topic="ticks", partitions=2, settings={"retention.ms": 3_600_000})
+        found.call("kafka.create_topic", topic="spare", partitions=2, settings={})
+        found.call("kafka.produce", topic="spare", count=5, template="trade")
         found.call("kafka.produce", topic="ticks", count=20, template="trade")
         lifecycle.start(found.stack(), None, Deadline(20), lambda _text: None)
         _wait(lambda: "readers" in found.call("kafka.groups").groups)
         yield found
     finally:
         lifecycle.stop(found.stack())
+        if found.small:
+            subprocess.run(["umount", "-l", found.small], check=True)
 
 
 def _wait(holds: Callable[[], bool], seconds: float = 20.0) -> None:

@@ -9,9 +9,8 @@ import httpx
 import pytest
 
 from k2run.errors import NotApplicable, Refused
-from k2run.sandbox.readdress import Readdress
-from k2run.sandbox.requests import Refused as RequestRefused
-from k2run.sandbox.requests import Requests
+from k2run.k2.platform.proxy_link import Readdress, Requests
+from k2run.k2.platform.proxy_link import Refused as RequestRefused
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -100,7 +99,8 @@ def test_a_connection_is_reset_and_the_next_one_too_until_the_link_is_mended(hea
     healed.call("network.delay", link="page", latency="300ms")  # so that each request is still under way
     healed.call("network.reset", link="page", after="50ms")
     for _ in range(3):
-        with pytest.raises(httpx.ReadError):
+        # On a busy machine the client may hear of it before it has looked whether it is connected.
+        with pytest.raises((httpx.ReadError, httpx.ConnectError), match="reset by peer"):
             httpx.get(f"http://127.0.0.1:{healed.page}/version")
     healed.call("network.mend", link="page", what="reset_peer")
     assert answers(healed, 1) == [200]

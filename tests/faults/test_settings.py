@@ -8,10 +8,10 @@ import pytest
 
 from k2run.actions.catalogue import Catalogue
 from k2run.actions.deadline import Deadline
-from k2run.engine.caller import Caller
-from k2run.engine.people import Nobody
+from k2run.engine.dispatch import Caller
+from k2run.engine.prompts import Nobody
 from k2run.stack import lifecycle
-from k2run.stack.loading import load_stack
+from k2run.stack.stack import load_stack
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,6 +10,7 @@ import pytest
 from k2run.actions.action import Blast, Effect
 from k2run.actions.catalogue import Catalogue
 from k2run.errors import Protected
+from k2run.stack import lifecycle
 
 if TYPE_CHECKING:
     from conftest import Faulty
@@ -28,6 +29,8 @@ FAULTS = {
     "storage.hide": "{path: data}",
     "storage.damage": "{path: data/settings.toml}",
     "storage.lock": "{path: data/catalog.db}",
+    "storage.forbid_writing": "{path: data}",
+    "storage.fill": "{path: SMALL}",
     "network.cut": "{link: reader, how: refused}",
     "network.delay": "{link: reader, latency: 50ms, jitter: 10ms}",
     "network.lose": "{link: reader, percent: 5}",
@@ -40,10 +43,11 @@ FAULTS = {
     "topic.disorder": f"{{{TICKS}, count: 5}}",
     "topic.flood": f"{{{TICKS}, count: 500}}",
     "topic.change_schema": f"{{{TICKS}, count: 2, drop: [side]}}",
+    "topic.delete": "{topic: spare, group: readers}",
     "topic.configure": "{topic: ticks, settings: {retention.ms: 60000}}",
 }
-ELSEWHERE = {"docker.disconnect", "docker.limit"}
-"""Faults on containers; tested with the Docker adapter."""
+ELSEWHERE = {"docker.disconnect", "docker.limit", "host.take_port"}
+"""Faults on containers and on a service that does not run: tested with their adapters."""
 
 
 def runbook(fault: str, then: str) -> str:
@@ -108,6 +112,25 @@ def test_after_a_kill_of_k2run_an_undo_puts_the_stack_back(faulty: Faulty, fault
     undoing = faulty.command("undo")
     out, _ = undoing.communicate(timeout=40)
     assert undoing.returncode == 0, out
+    assert faulty.seen() == before
+
+
+@pytest.mark.slow
+def test_an_undo_whose_proxy_is_dead_says_that_up_comes_first(faulty: Faulty) -> None:
+    before = faulty.seen()
+    process = faulty.begin(runbook("network.delay", "sleep 30"))
+    process.kill()
+    process.communicate(timeout=10)
+    lifecycle.stop(faulty.stack(), ["network"])
+    for words, code, said in (
+        (["undo"], 1, "network is not running: run `k2run up --stack"),
+        (["up", "--stack", str(faulty.stack_file)], 0, "started network"),
+        (["undo"], 0, "undone"),
+    ):
+        command = faulty.command(*words)
+        out, _ = command.communicate(timeout=60)
+        assert command.returncode == code, out
+        assert said in out
     assert faulty.seen() == before
 
 

@@ -13,10 +13,9 @@ from hypothesis import strategies as st
 from k2run.errors import ExpressionFailed, RunbookInvalid
 from k2run.language.document import compose
 from k2run.language.expressions import Expression, Template
-from k2run.language.jinja_syntax import read_with_jinja
 from k2run.language.loader import load_runbook, parse_runbook
+from k2run.language.parser import read_expression
 from k2run.language.problems import render
-from k2run.language.syntax import _ODD, _Reader, _Unsure, read_expression
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -136,22 +135,6 @@ def test_any_expression_has_a_value_or_fails_with_a_reason(text: str) -> None:
         assert failed.message  # noqa: PT017 - a value is as good
     else:
         assert not any(fault.code == "K401" for fault in faults)
-
-
-@often
-@given(EXPRESSIONS)
-def test_both_parsers_read_an_expression_alike(text: str) -> None:
-    if _ODD.search(text):
-        return
-    try:
-        quick = _Reader(text).read()
-    except (_Unsure, SyntaxError, ValueError):
-        return
-    thorough = read_with_jinja(text)
-    assert {(r.name, r.path, r.called) for r in quick.references} == {
-        (r.name, r.path, r.called) for r in thorough.references
-    }
-    assert {(f.code, f.message) for f in quick.faults} == {(f.code, f.message) for f in thorough.faults}
 
 
 @often

@@ -11,7 +11,7 @@ import pytest
 
 import k2run.language
 from k2run.errors import RunbookInvalid
-from k2run.language.codes import Explanation, explanations
+from k2run.language.problems import Explanation, explanations
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -6,8 +6,7 @@ import pytest
 
 from k2run.errors import RunbookInvalid
 from k2run.language.document import read_document
-from k2run.language.place import Place
-from k2run.language.problems import Problem, did_you_mean, nearest, ordered, render
+from k2run.language.problems import Place, Problem, did_you_mean, nearest, ordered, render
 
 TEXT = """\
 # a comment

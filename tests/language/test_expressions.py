@@ -10,7 +10,8 @@ from msgspec import Struct
 
 from k2run.errors import ExpressionFailed
 from k2run.language.expressions import Expression, Template, has_template, render
-from k2run.language.place import Place
+from k2run.language.parser import read_expression
+from k2run.language.problems import Place
 from k2run.language.quantities import Duration
 
 
@@ -172,3 +173,13 @@ def test_the_age_of_a_moment_is_a_duration_whatever_its_unit() -> None:
     for moment in (now - 60, (now - 60) * 1e3, (now - 60) * 1e6, (now - 60) * 1e9):
         assert 59 < Expression("moment | age").evaluate({"moment": moment}) < 62
     assert Expression("'2020-01-01T00:00:00Z' | age > '1000d' | to_duration").evaluate({})
+
+
+def test_expressions_that_differ_in_numbers_alone_keep_their_own_errors_and_places() -> None:
+    for number in (1, 23, 456):
+        [fault] = read_expression(f"a > {number} {number} or b").faults
+        assert (fault.code, fault.offset, fault.length) == ("K401", len(f"a > {number} "), len(str(number)))
+        assert [each.offsets for each in read_expression(f"a[{number}] > b").references] == [
+            (0, 1),
+            (len(f"a[{number}] > "),),
+        ]

@@ -19,7 +19,7 @@ from k2run.engine.store import Store
 from k2run.language.loader import parse_runbook
 from k2run.recovery.diagnosis import Diagnosis, diagnose
 from k2run.stack import lifecycle
-from k2run.stack.loading import load_stack
+from k2run.stack.stack import load_stack
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -7,7 +7,9 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
+from msgspec.structs import replace
 
+from k2run.app.diagnose import checked
 from k2run.recovery.diagnosis import Verdict
 from k2run.recovery.symptoms import Presence
 
@@ -106,6 +108,22 @@ def test_a_runbook_for_a_service_that_the_stack_has_not_does_not_apply(site):
     assert found.healthy
 
 
+def test_a_service_whose_program_is_not_here_is_no_failure_and_no_recovery_of_it_is_offered(site):
+    graphs = "  graphs: {run: process, command: [graphs], program: no-such-program, ports: [9]}\n"
+    connection = "connections: {prometheus: {url: 'http://127.0.0.1:9'}}\n"
+    (site.folder / "stack.yaml").write_text((site.folder / "stack.yaml").read_text() + graphs + connection)
+    look = "- service.probe: {service: graphs}\n  expect: not result.answered\n"
+    query = "- prometheus.targets: {}\n  expect: result.down > 0\n"
+    runbooks = [site.symptoms("one", look, "requires: [graphs]\n"), site.symptoms("two", look + query)]
+    found = site.diagnose(*runbooks)
+    assert [suspect.verdict for suspect in found.suspects] == [Verdict.NOT_APPLICABLE] * 2
+    assert {sighting.evidence for sighting in found.suspects[1].sightings} == {"no-such-program is not installed"}
+    assert found.healthy
+    site.kill("worker")
+    found = site.diagnose(*runbooks, site.repair("worker"))
+    assert [suspect.runbook for suspect in found.matches] == ["worker-down"]
+
+
 def test_a_symptom_that_would_change_something_is_not_done(site):
     before = site.pid("worker")
     found = site.diagnose(site.symptoms("careless", "- service.restart: {service: worker}\n"))
@@ -132,3 +150,42 @@ def test_a_probe_that_hangs_costs_its_own_time_and_nobody_elses(site):
         found = site.diagnose(hanging, site.repair("worker"))
     assert time.monotonic() - began < 2.5
     assert [suspect.runbook for suspect in found.matches] == ["worker-down"]
+
+
+def test_only_symptoms_that_apply_are_counted_as_checked_and_those_that_do_not_are_told(site, page, closed):
+    look = "service.status: {service: worker}\n  expect: result.state == 'paused'\n"
+    found = site.diagnose(
+        site.symptoms("here", f"- {look}- http.get: {{url: '{closed}'}}\n"),
+        site.symptoms("elsewhere", f"- http.get: {{url: '{page}'}}\n- {look}", "requires: [registry]\n"),
+    )
+    assert (found.probes, found.unseen, found.not_applicable) == (1, 1, 2)
+    assert Counting.asked == 0, "what does not apply is not asked"
+    said = "1 symptom checked in 1s; 1 could not be seen; 2 do not apply to this stack"
+    assert checked(replace(found, seconds=1.0)) == said
+    assert checked(replace(found, seconds=1.0, looks=3)).startswith("1 symptom checked 3 times in 1s; ")
+
+
+def test_a_service_that_answers_yields_to_one_that_is_down_when_its_recovery_works_with_that(site):
+    idle = """
+        runbook: 1
+        kind: recovery
+        name: store-idle
+        requires: [store]
+        symptoms:
+          - name: It does nothing
+            service.resources: {service: store, over: 200ms}
+            expect: result.cpu_percent < 50
+        sections:
+          - steps:
+              - service.status: {service: SERVICE}
+                expect: result.running
+    """
+    proven_by_worker, alone = (site.runbook(idle.replace("SERVICE", service)) for service in ("worker", "store"))
+    site.kill("worker")
+    names = [suspect.runbook for suspect in site.diagnose(proven_by_worker, site.repair("worker")).matches]
+    assert names == ["worker-down", "store-idle"]
+    names = [suspect.runbook for suspect in site.diagnose(alone, site.repair("worker")).matches]
+    assert names == ["store-idle", "worker-down"], "what others need comes first"
+    site.kill("store")
+    names = [suspect.runbook for suspect in site.diagnose(site.repair("store"), site.repair("worker")).matches]
+    assert names == ["store-down", "worker-down"]

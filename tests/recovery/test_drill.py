@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -10,8 +11,14 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from k2run.actions.deadline import Deadline
+from k2run.adapters.service.actions import strangers
+from k2run.engine.events import StepFinished
+from k2run.engine.run import run
 from k2run.errors import UsageError
 from k2run.recovery.drill import Choice, Round, choose
+from k2run.stack import lifecycle
+from k2run.stack.services import Services
 
 POOL = """\
 runbook: 1
@@ -86,3 +93,67 @@ def test_a_drill_that_is_killed_leaves_its_fault_on_record_for_undo(site, pool):
     assert code == 0, said
     assert site.pid("store")
     assert site.pid("worker")
+
+
+def test_a_fault_that_cannot_be_made_here_does_not_apply_and_the_drill_goes_on(site):
+    filled = "      - name: A disk of its own is full\n        storage.fill: {path: logs}\n"
+    text = POOL.replace(
+        "      - name: A step",
+        f"{filled}        on_failure: {{recovery: recovery/store-down.yaml}}\n      - name: A step",
+    )
+    (site.folder / "runbooks" / "pool.yaml").write_text(text)
+    code, said = site.command("drill", "runbooks/pool.yaml", "--stack", "stack.yaml", "--every")
+    assert code == 0, said
+    [folder] = [run for run in site.store.runs() if "-pool-" in run.name]
+    rounds = msgspec.json.decode((folder / "drill.json").read_bytes(), type=list[Round])
+    assert [one.fault for one in rounds if not one.applies] == ["A disk of its own is full"]
+    assert all(one.right and one.recovered for one in rounds if one.applies)
+    assert "not applicable here" in said
+
+
+def test_a_port_that_another_program_took_is_let_go_before_its_service_is_started_again(site):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        free_port = free.getsockname()[1]
+    command = f"[python, -m, http.server, '{free_port}', --bind, 127.0.0.1]"
+    stack = site.folder / "stack.yaml"
+    stack.write_text(stack.read_text() + f"  web: {{run: process, command: {command}, ports: [{free_port}]}}\n")
+    lifecycle.start(site.stack(), ["web"], Deadline(15))
+    text = """
+        runbook: 1
+        kind: scenario
+        name: taken
+        sections:
+          - steps:
+              - {name: Too early, host.take_port: {service: web}, ignore_failure: true}
+              - {service.kill: {service: web}}
+              - {host.take_port: {service: web}}
+              - {name: Seen, service.strangers: {}, expect: "result.services == ['web']"}
+    """
+    finished = run(site.request(site.runbook(text)))
+    assert finished.exit_code == 0, finished.reasons
+    said = {event.name: event.message for event in site.seen if isinstance(event, StepFinished)}
+    assert "something listens on port" in said["Too early"]
+    services = Services.of(site.stack())
+    assert strangers(services).taken == []
+    assert site.pid("web")
+    lifecycle.stop(site.stack(), ["web"])
+
+
+def test_a_fault_that_the_stack_cannot_have_is_left_out_and_named(site, pool):
+    file = site.folder / "runbooks" / "pool.yaml"
+    lacking = "      - name: The queue is killed\n        requires: queue\n        service.kill: {service: store}\n"
+    recovery = "        on_failure: {recovery: recovery/store-down.yaml}\n"
+    only = POOL.partition("      - name: The store")[0] + lacking + recovery
+    file.write_text(only)
+    code, said = site.command("drill", pool, "--stack", "stack.yaml")
+    assert code == 2
+    assert "left out: The queue is killed: the stack" in said
+    assert "no fault of pool applies to the stack" in said
+    recovering = site.folder / "runbooks" / "recovery" / "store-down.yaml"
+    recovering.write_text(recovering.read_text().replace("requires: [store]", "requires: [store, queue]"))
+    file.write_text(POOL)
+    code, said = site.command("drill", pool, "--stack", "stack.yaml", "--every")
+    assert code == 0, said
+    assert "left out: The store is killed: the stack" in said
+    assert "has no queue" in said
+    assert "1 round, seed 1" in said

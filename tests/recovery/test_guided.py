@@ -2,15 +2,17 @@ from __future__ import annotations
 
 import io
 import os
+import re
 from typing import TYPE_CHECKING
 
 import pytest
 from msgspec.structs import replace
 
+from k2run.app.guided import GuidedFace, TerminalGuide
 from k2run.engine.events import Noted, Outcome, StepFinished
 from k2run.engine.guide import Decision, Guide, Move, Planned
 from k2run.engine.run import run
-from k2run.faces.guided import GuidedFace, TerminalGuide
+from k2run.recovery.repairs import Repairs
 
 if TYPE_CHECKING:
     import threading
@@ -99,6 +101,30 @@ def test_the_guide_is_told_what_the_step_does_and_how_much_time_is_left(site):
     assert ended.outcome is Outcome.PASSED
 
 
+def test_the_screen_says_in_how_much_of_its_time_a_failure_was_recovered(site):
+    site.kill("worker")
+    screen = io.StringIO()
+    run(replace(site.request(site.repair("worker")), observers=(site, GuidedFace(screen))))
+    assert re.search(r"recovered in [\d.]+m?s( ± [\d.]+m?s)? of 20s\n", screen.getvalue()), screen.getvalue()
+
+
+def test_of_several_failures_each_shows_how_much_time_it_has_left(site, keyboard):
+    stream, keys = keyboard
+    runbooks = [site.repair("worker"), site.repair("store")]
+    for service in ("worker", "store"):
+        site.kill(service)
+    repair = Repairs(runbooks, site.stack(), site.catalogue, 4).next(site.diagnose(*runbooks))
+    assert repair is not None
+    [other] = repair.waiting
+    assert {repair.runbook.name, other.name} == {"worker-down", "store-down"}
+    screen = io.StringIO()
+    face = GuidedFace(screen, (), repair.waiting)
+    os.write(keys, b"a\n")
+    request = site.request(repair.runbook, guide=TerminalGuide(face, Unbuffered(stream.fileno())))
+    run(replace(request, observers=(site, face)))
+    assert re.search(rf"then +{other.name}, \S+ of 20s, \d+s left", screen.getvalue())
+
+
 @pytest.fixture
 def keyboard() -> Iterator[tuple[io.TextIOWrapper, int]]:
     reads, writes = os.pipe()
@@ -112,7 +138,7 @@ def test_keys_decide_at_the_terminal_and_the_screen_shows_what_is_asked(site, ke
     stream, keys = keyboard
     screen = io.StringIO()
     face = GuidedFace(screen)
-    # The input is read line by line, as it is typed: a note, a key that means nothing, skip, go on.
+    # The input is read line by line, as it is typed: a note, a key without a meaning, skip, continue.
     guide = TerminalGuide(face, Unbuffered(stream.fileno()))
     os.write(keys, b"n tried this before\nx\ns\n\n\n")
     ended = run(replace(site.request(site.runbook(THREE), guide=guide), observers=(site, face)))

@@ -171,4 +171,4 @@ def test_a_recovery_whose_own_proof_failed_does_not_wait_for_the_steady_state(to
     run(together.request(together.runbook(failing)))
     [stopped] = [event for event in together.seen if isinstance(event, ClockStopped)]
     assert stopped.message == "the steady state did not come back"
-    assert stopped.seconds < 60  # it would be looked at for 120 s else
+    assert stopped.seconds < 60  # otherwise it would be checked for 120 s

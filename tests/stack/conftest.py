@@ -11,7 +11,7 @@ import pytest
 
 from k2run.errors import StackInvalid
 from k2run.stack import lifecycle
-from k2run.stack.loading import Stack, load_stack
+from k2run.stack.stack import Stack, load_stack
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

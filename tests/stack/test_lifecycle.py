@@ -4,8 +4,9 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,7 +15,7 @@ from k2run.actions.deadline import Deadline
 from k2run.errors import Interrupted, StackUnavailable, UsageError
 from k2run.stack import lifecycle
 from k2run.stack.backend import State
-from k2run.stack.loading import Stack
+from k2run.stack.stack import Stack
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,6 +31,24 @@ def web(port: int, status: str = "healthy", **ready: object) -> str:
         f"{{run: process, command: [python, '{{{{ here }}}}/web.py', {port}, {status}], ports: [{port}], "
         f"ready: {{http: 'http://127.0.0.1:{port}/', body: {{status: healthy, parts: {{disk: ok}}}}{probe}}}}}"
     )
+
+
+@pytest.fixture
+def unhealthy() -> Iterator[str]:
+    """The address of a page that answers from the first moment on, and says `unhealthy`."""
+
+    class Page(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = b'{"status": "unhealthy"}'
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Page) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
 
 
 def states(stack: Stack) -> dict[str, State]:
@@ -85,8 +104,9 @@ def test_a_service_without_probe_that_dies_at_once_is_noticed(make_stack: Make) 
         lifecycle.start(stack, None, Deadline(10))
 
 
-def test_a_service_that_is_not_ready_in_time_is_told_with_what_was_wrong(make_stack: Make, free_port: int) -> None:
-    stack = make_stack(f"services:\n  web: {web(free_port, 'unhealthy', within='700ms')}\n")
+def test_a_service_that_is_not_ready_in_time_is_told_with_what_was_wrong(make_stack: Make, unhealthy: str) -> None:
+    ready = f"{{http: '{unhealthy}', body: {{status: healthy}}, within: 700ms}}"
+    stack = make_stack(f"services:\n  web: {SLEEPER.rstrip('}')}, ready: {ready}}}\n")
     began = time.monotonic()
     with pytest.raises(
         StackUnavailable, match=r"web was not ready within 0\.7s: .* status is 'unhealthy' instead of 'healthy'"
@@ -143,3 +163,15 @@ def test_a_read_only_home_is_told(make_stack: Make, tmp_path: Path) -> None:
     (tmp_path / "home").write_text("a file where the folder should be")
     with pytest.raises(StackUnavailable, match="K2RUN_HOME"):
         lifecycle.start(stack, None, Deadline(5))
+
+
+@pytest.mark.parametrize(
+    ("ready", "why"), [("http: '{{ where }}'", "'/' is not an http URL"), ("tcp: here", "'here' is not HOST:PORT")]
+)
+def test_an_address_that_is_none_ends_a_start_at_once(make_stack, ready: str, why: str) -> None:
+    services = f"services:\n  one: {{run: process, command: [sleep, 60], ready: {{{ready}}}}}\n"
+    stack = make_stack(f"vars: {{where: /}}\n{services}")  # what is written as a path is refused before
+    began = time.monotonic()
+    with pytest.raises(StackUnavailable, match=why):
+        lifecycle.start(stack, None, Deadline(30))
+    assert time.monotonic() - began < 10

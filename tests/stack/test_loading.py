@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -7,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from k2run.actions.deadline import Deadline
 from k2run.errors import RunbookInvalid, StackInvalid, UsageError
-from k2run.stack.loading import Stack, load_stack, stack_files
+from k2run.stack import lifecycle
+from k2run.stack.stack import Stack, load_stack, stack_files
 
 Make = Callable[..., Stack]
 
@@ -19,7 +22,7 @@ def load(path: Path, **overrides: str) -> Stack:
 
 def test_loading_a_stack_imports_no_template_engine_and_no_client_library() -> None:
     program = (
-        "import sys; from pathlib import Path; from k2run.stack.loading import load_stack\n"
+        "import sys; from pathlib import Path; from k2run.stack.stack import load_stack\n"
         "stack = load_stack('sandbox', near=None, home=Path('.k2run'), overrides={})\n"
         "assert stack.services['api'].url == 'http://127.0.0.1:18000', stack.services['api'].url\n"
         "print([name for name in ('jinja2', 'psutil', 'docker', 'httpx', 'http.client') if name in sys.modules])"
@@ -173,6 +176,41 @@ def test_a_service_or_program_that_is_not_there_says_so(make_stack: Make) -> Non
     assert stack.absent("kafka") == ""
     assert stack.absent("grafana") == "the stack 'bench' has no grafana"
     assert stack.absent("graphs") == "no-such-program is not installed"
+
+
+@pytest.mark.parametrize(
+    ("settings", "absent"),
+    [
+        ("graphs: {url: 'http://elsewhere.example:3000'}", True),  # by its name
+        ("prometheus: {url: 'http://127.0.0.1:9191/'}", True),  # by its address
+        ("kafka: {bootstrap: 'localhost:9191,localhost:2'}", True),
+        ("prometheus: {url: 'http://127.0.0.1:19191/'}", False),
+        ("prometheus: {url: 'http://elsewhere.example:9191/'}", False),
+    ],
+)
+def test_a_connection_of_an_absent_service_is_absent_with_it(make_stack: Make, settings: str, *, absent: bool) -> None:
+    stack = make_stack(f"""
+        connections: {{{settings}}}
+        services: {{graphs: {{run: process, command: [a], program: no-such-program, ports: [9191]}}}}
+    """)
+    [connection] = stack.facts()["connections"]
+    assert stack.absent(connection) == ("no-such-program is not installed" if absent else "")
+
+
+def test_a_service_that_runs_is_there_wherever_its_program_is_found_now(
+    make_stack: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "bin" / "graphs"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    stack = make_stack("services: {graphs: {run: process, command: [sleep, '600'], program: graphs}}")
+    lifecycle.start(stack, None, Deadline(10))
+    program.unlink()
+    assert stack.absent("graphs") == ""
+    assert lifecycle.stop(stack) == ["graphs"]
+    assert stack.absent("graphs") == "graphs is not installed"
 
 
 def test_the_state_of_a_stack_is_below_its_home(make_stack: Make, tmp_path: Path) -> None:

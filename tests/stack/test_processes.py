@@ -17,8 +17,8 @@ import pytest
 from k2run.actions.deadline import Deadline
 from k2run.errors import Refused, StackUnavailable, Unknown
 from k2run.stack.backend import State
-from k2run.stack.loading import Stack
 from k2run.stack.processes import ProcessBackend, Record
+from k2run.stack.stack import Stack
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -153,9 +153,9 @@ def test_a_paused_service_can_be_stopped(python: Python) -> None:
 def test_what_does_not_run_cannot_be_broken(python: Python) -> None:
     it = python()
     for strike in (it.kill, it.pause):
-        with pytest.raises(Refused, match="it does not run"):
+        with pytest.raises(Refused, match="it is not running"):
             strike(Deadline(SOON))
-    with pytest.raises(Refused, match="it does not run"):
+    with pytest.raises(Refused, match="it is not running"):
         it.usage(0.1, Deadline(SOON))
 
 
@@ -230,7 +230,7 @@ def test_a_program_that_is_not_there_is_told_by_name(make_stack: Make) -> None:
 def test_a_service_outlives_the_k2run_that_started_it(python: Python, tmp_path: Path) -> None:
     it = python("import time; print('up', flush=True); time.sleep(600)")
     program = (
-        "from pathlib import Path; from k2run.stack.loading import load_stack; from k2run.stack import lifecycle\n"
+        "from pathlib import Path; from k2run.stack.stack import load_stack; from k2run.stack import lifecycle\n"
         "from k2run.actions.deadline import Deadline\n"
         f"folder = Path({str(tmp_path)!r})\n"
         "stack = load_stack(str(folder / 'bench.yaml'), near=None, home=folder / 'home', overrides={})\n"
@@ -239,7 +239,7 @@ def test_a_service_outlives_the_k2run_that_started_it(python: Python, tmp_path: 
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.stdout.strip() == "['it']", done.stderr
     assert it.status().state is State.RUNNING
-    it.kill(Deadline(SOON))  # an orphan: nobody here can reap it, and it counts as dead all the same
+    it.kill(Deadline(SOON))  # an orphan: it cannot be reaped here, and counts as dead all the same
     assert it.status().state is State.STOPPED
     assert it.start(Deadline(SOON)) is True
 
@@ -289,13 +289,13 @@ time.sleep(600)
 """
     it = python(program, ports=[free_port])
     starter = (
-        "from pathlib import Path; from k2run.stack.loading import load_stack; from k2run.stack import lifecycle\n"
+        "from pathlib import Path; from k2run.stack.stack import load_stack; from k2run.stack import lifecycle\n"
         "from k2run.actions.deadline import Deadline\n"
         f"folder = Path({str(tmp_path)!r})\n"
         "stack = load_stack(str(folder / 'bench.yaml'), near=None, home=folder / 'home', overrides={})\n"
         "lifecycle.start(stack, None, Deadline(5))"
     )
-    subprocess.run([sys.executable, "-c", starter], check=True)  # so that it is nobody's child here
+    subprocess.run([sys.executable, "-c", starter], check=True)  # so that it is no child of ours
     for _ in range(3):
         until(lambda: _listens(free_port))
         it.kill(Deadline(SOON))

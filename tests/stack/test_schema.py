@@ -7,7 +7,7 @@ import jsonschema
 import pytest
 import yaml
 
-from k2run.stack.schema import stack_schema
+from k2run.stack.validation import stack_schema
 
 ROOT = Path(__file__).parents[2]
 

@@ -2,17 +2,18 @@ from __future__ import annotations
 
 import base64
 import json
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 from urllib.parse import quote, quote_plus
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from k2run.errors import StackInvalid
-from k2run.stack.loading import Stack
 from k2run.stack.redactor import MASK, Redactor
+from k2run.stack.stack import Stack
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,7 +27,6 @@ def test_a_secret_is_read_only_when_it_is_asked_for_and_masked_from_then_on(
 ) -> None:
     monkeypatch.delenv("BENCH_KEY", raising=False)
     stack = make_stack("services: {api: {url: 'http://a', headers: {X-API-Key: 'env:BENCH_KEY'}}}")
-    assert stack.has_secrets
     assert stack.redact("swordfish") == "swordfish"
     with pytest.raises(StackInvalid, match="env:BENCH_KEY is not set"):
         stack.services["api"]
@@ -44,6 +44,18 @@ def test_a_secret_comes_from_a_file_or_a_command(make_stack: Make, tmp_path: Pat
     settings = stack.settings("store")
     assert settings == {"key": "opensesame", "token": "open-says-me", "warehouse": "file:///data", "other": "env:"}
     assert stack.redact("opensesame open-says-me") == f"{MASK} {MASK}"
+
+
+def test_a_secret_that_looks_like_a_reference_is_not_followed(make_stack: Make, tmp_path: Path) -> None:
+    (tmp_path / "key.txt").write_text("cmd:touch proof; echo taken\n")
+    stack = make_stack("""
+        vars: {key: "file:key.txt"}
+        connections: {store: {key: "{{ key }}", token: "{{ secret('file:key.txt') }}", place: "file:{{ 'key' }}.txt"}}
+    """)
+    settings = stack.settings("store")
+    assert settings is not None
+    assert set(settings.values()) == {"cmd:touch proof; echo taken"}
+    assert not (tmp_path / "proof").exists()
 
 
 def test_a_secret_can_be_a_part_of_a_value(make_stack: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,10 +96,11 @@ def test_a_secret_that_is_not_there_is_told_with_its_place(
 def test_a_stack_without_secrets_redacts_nothing(make_stack: Make) -> None:
     stack = make_stack("connections: {store: {warehouse: 'file:///data'}}")
     value = {"a": ["b"]}
-    assert not stack.has_secrets
     assert stack.redact.clean(value) is value
 
 
+@settings(deadline=None)
+@example(secret="\x800000\U000127d3", before=b"", after=b"")
 @given(secret=SECRETS, before=st.binary(max_size=7), after=st.binary(max_size=7))
 def test_a_secret_is_found_in_every_form(secret: str, before: bytes, after: bytes) -> None:
     redact = Redactor()
@@ -113,3 +126,29 @@ def test_each_line_of_a_long_secret_is_masked_by_itself() -> None:
     redact = Redactor()
     redact.add("-----BEGIN KEY-----\nMIIEvQIBADANBg\nkqhkiG9w0BAQEF\n-----END KEY-----")
     assert redact("loaded MIIEvQIBADANBg from the file") == f"loaded {MASK} from the file"
+
+
+def test_a_secret_of_the_keyring_is_masked_like_any_other(
+    make_stack: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ring = (
+        "KEPT = {'ops': 'ring-of-keys-9', 'low': 'abc'}\ndef get_password(_service, user):\n    return KEPT.get(user)\n"
+    )
+    (tmp_path / "keyring.py").write_text(ring)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "keyring", raising=False)
+    stack = make_stack("connections: {store: {key: 'keyring:k2/ops'}, low: {key: 'keyring:k2/low'}}")
+    assert stack.settings("store") == {"key": "ring-of-keys-9"}
+    assert stack.redact("said ring-of-keys-9") == f"said {MASK}"
+    with pytest.raises(StackInvalid, match="shorter than 4"):
+        stack.settings("low")
+    monkeypatch.delitem(sys.modules, "keyring")
+
+
+def test_a_default_does_not_stand_in_for_a_secret_that_is_too_short(
+    make_stack: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BENCH_SHORT", "abc")
+    stack = make_stack("""connections: {store: {key: "{{ secret('env:BENCH_SHORT', 'a-default') }}"}}""")
+    with pytest.raises(StackInvalid, match="shorter than 4"):
+        stack.settings("store")

@@ -1,151 +1,188 @@
-"""Charts of what was measured again and again: a lag, a level, the latencies of a load."""
+"""Charts as SVG: a value over time, the latencies of a load, a figure from run to run."""
 
 from __future__ import annotations
 
-import re
-from math import log10
-from typing import TYPE_CHECKING, Any
+from math import floor, log10
+from typing import TYPE_CHECKING
 
-import msgspec
 from msgspec import Struct
 
-from k2run.evidence.html.element import NOTHING, Html, journal_link, tag
-from k2run.evidence.html.plot import Frame, axes, line, mark, picture, round_steps
-from k2run.evidence.loads import Load, loads
-from k2run.evidence.wording import clean, count, span
+from k2run.evidence.html.element import NOTHING, Html, join, journal_link, tag
+from k2run.evidence.wording import count, span
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from k2run.evidence.view import RunView, StepView
+    from k2run.evidence.measurements import Load, Series
+    from k2run.evidence.view import RunView
 
-LEAST_POINTS = 4
-"""Measures below which a line would say no more than the table."""
 MOST_POINTS = 400
-LEVELS = 10
-"""Different whole values up to which a series is drawn as stairs."""
 BINS = 36
+TICKS = 4
 LABEL_SHARE = 0.14
-"""Of the width of a chart of latencies, that a label needs."""
-_FIELD = re.compile(r"\bresult\.([a-z_]\w*)")
+"""Share of a chart's width that a label needs."""
+LETTER = 6.5
+"""Width of a letter, on average."""
+_ROUND_SECONDS = tuple(
+    size * unit
+    for unit, sizes in ((0.01, (1, 2, 5, 10, 20, 50)), (1, (1, 2, 5, 10, 15, 30)), (60, (1, 2, 5, 10, 15, 30)))
+    for size in sizes
+) + tuple(3600 * hours for hours in (1, 2, 4, 12, 24))
 
 
-class Series(Struct, kw_only=True):
-    """One figure, measured again and again by one step or by several that ask the same.
+class Frame(Struct, frozen=True, kw_only=True):
+    """From values to places in a picture, in its own units.
 
     Attributes:
-        points: Seconds into the run, and the value.
-        lines: The journal lines of the first and the last of them.
+        margins: Left, right, top and bottom.
     """
 
-    title: str
-    points: list[tuple[float, float]]
-    lines: tuple[int, int]
+    width: int = 720
+    height: int = 190
+    x_from: float
+    x_to: float
+    y_from: float = 0.0
+    y_to: float
+    margins: tuple[int, int, int, int] = (62, 14, 18, 22)
+
+    @property
+    def left(self) -> int:
+        """Where the values begin."""
+        return self.margins[0]
+
+    @property
+    def right(self) -> int:
+        """Where the values end."""
+        return self.width - self.margins[1]
+
+    @property
+    def bottom(self) -> int:
+        """The lower edge."""
+        return self.height - self.margins[3]
+
+    def x(self, value: float) -> float:
+        """The place of a value across."""
+        return round(self.left + (self.right - self.left) * (value - self.x_from) / ((self.x_to - self.x_from) or 1), 1)
+
+    def y(self, value: float) -> float:
+        """The place of a value upwards."""
+        high = self.bottom - self.margins[2]
+        return round(self.bottom - high * (value - self.y_from) / ((self.y_to - self.y_from) or 1), 1)
+
+
+class Mark(Struct, frozen=True, kw_only=True):
+    """Something that happened during a chart.
+
+    Attributes:
+        kind: `fault`, `undone` or `recovered`; its class in the style sheet.
+    """
+
+    at: float
+    word: str
+    kind: str
+
+
+# --- a value over time ------------------------------------------------------------------------------------------------
 
 
 def measurements(view: RunView) -> Html:
-    """The section of the page with all charts."""
-    charts = [*_over_time(view), *(_load(each) for each in loads(view) if each.counts)]
+    """The section of the report with all charts."""
+    found = [each for each in view.measured.all() if each.moves]
+    marks = marks_of(view)
+    begin = min([each.points[0][0] for each in found] + [mark.at for mark in marks], default=0.0)
+    end = max(
+        [each.points[-1][0] for each in found] + [mark.at for mark in marks if mark.kind != "undone"], default=0.0
+    )
+    charts = [*(_figure(each, begin, end, marks) for each in found)]
+    charts += [_load(each) for each in view.loads() if each.counts]
     if not charts:
         return NOTHING
     return tag("section", tag("h2", "Measurements"), tag("div", *charts, class_="charts"), id="measurements")
 
 
-# --- series -----------------------------------------------------------------------------------------------------------
-
-
-def _over_time(view: RunView) -> Iterator[Html]:
-    found = list(series(view))
-    if not found:
-        return
-    begins = min(each.points[0][0] for each in found)
-    ends = max(each.points[-1][0] for each in found)
-    marks = [(fault.began or fault.t, "fault", "fault") for fault in view.faults]
+def marks_of(view: RunView) -> list[Mark]:
+    """The faults of a run, their undos, and the recovery."""
+    marks = [Mark(at=fault.began or fault.t, word="fault", kind="fault") for fault in view.faults]
     rto = next((clock for clock in view.clocks if clock.clock == "rto" and not clock.message), None)
-    if rto is not None and view.faults:
-        marks.append((marks[0][0] + rto.seconds, "recovered", "recovered"))
-    marks += [(undo.finished.t, undo.planned.says, "undone") for undo in view.undos.values() if undo.finished]
-    begins = min([begins, *(at for at, _, _ in marks)])
-    ends = max([ends, *(at for at, _, kind in marks if kind != "undone")])
-    for each in found:
-        yield _series_chart(each, begins, ends, marks)
+    if rto is not None and marks:
+        marks.append(Mark(at=marks[0].at + rto.seconds, word="recovered", kind="recovered"))
+    undone = (undo for undo in view.undos.values() if undo.finished)
+    return marks + [Mark(at=undo.finished.t, word=undo.planned.says, kind="undone") for undo in undone if undo.finished]
 
 
-def series(view: RunView) -> Iterator[Series]:
-    """What was measured often enough to draw, in the order of the run."""
-    grouped: dict[str, Series] = {}
-    for step in view.leaves():
-        field = _watched(step)
-        if field is None or step.started is None:
-            continue
-        points = [(seq, t, value) for seq, t, result in _results(step) if (value := _number(result, field)) is not None]
-        if not points:
-            continue
-        key = f"{step.action} {field} {msgspec.json.encode(step.started.args, enc_hook=str).decode()}"
-        new = Series(
-            title=_title(step, field), points=[(t, v) for _, t, v in points], lines=(points[0][0], points[-1][0])
-        )
-        known = grouped.setdefault(key, new)
-        if known is not new:
-            known.points += new.points
-            known.lines = (known.lines[0], new.lines[1])
-    for each in grouped.values():
-        each.points.sort()
-        if len(each.points) >= LEAST_POINTS and len({value for _, value in each.points}) > 1:
-            yield each
-
-
-def _watched(step: StepView) -> str | None:
-    """The field of the result that the step's expectation looks at, where it is a number."""
-    finished = step.finished
-    if finished is None:
-        return None
-    fields: list[str] = _FIELD.findall(finished.expected)
-    return next((field for field in fields if _number(finished.result, field) is not None), None)
-
-
-def _results(step: StepView) -> Iterator[tuple[int, float, Any]]:
-    for tried in step.tries:
-        yield tried.seq, tried.t, tried.result
-    if step.finished is not None:
-        yield step.finished.seq, step.finished.t, step.finished.result
-
-
-def _number(result: Any, field: str) -> float | None:
-    value = result.get(field) if isinstance(result, dict) else None
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
-
-
-def _title(step: StepView, field: str) -> str:
-    args = step.started.args if step.started is not None else {}
-    named = args.get("metric")
-    about = [str(args[name]) for name in ("service", "topic", "table") if args.get(name)]
-    return clean(f"{named or f'{step.action} {field}'}{', ' if about else ''}{', '.join(about)}")
-
-
-def _series_chart(each: Series, begins: float, ends: float, marks: Sequence[tuple[float, str, str]]) -> Html:
-    thinned = each.points[:: len(each.points) // MOST_POINTS + 1]
-    points = thinned if thinned[-1] == each.points[-1] else [*thinned, each.points[-1]]
-    values = [value for _, value in each.points]
-    frame = Frame(width=720, height=190, x_from=begins, x_to=ends, y_to=max(values) * 1.08)
-    stairs = len(set(values)) <= LEVELS and all(value == int(value) for value in values)
-    drawn = [mark(frame, at, word, kind) for at, word, kind in marks if begins <= at <= ends]
-    across = [(begins + at, f"+{span(at)}") for at in round_steps(ends - begins)]
-    says = (
-        f"{each.title}: {_short(values[0])} at first, {_short(max(values))} at most, {_short(values[-1])} at last; "
-        f"{count(len(values), 'measure')}, the seconds count from {span(begins)} into the run"
-    )
-    chart = picture(frame, says, axes(frame, across, _short), *drawn, line(frame, points, stairs=stairs))
-    first, last = each.lines
+def _figure(series: Series, begin: float, end: float, marks: Sequence[Mark]) -> Html:
+    first, last = series.lines
     words = tag(
-        "figcaption", f"{says}. Journal lines ", journal_link(first), " to ", journal_link(last), class_="quiet"
+        "figcaption",
+        f"{said_of(series)}. Journal lines ",
+        journal_link(first),
+        " to ",
+        journal_link(last),
+        class_="quiet",
     )
-    return tag("figure", tag("h3", each.title), chart, words)
+    return tag("figure", tag("h3", series.title), over_time(series, marks, begin=begin, end=end), words)
 
 
-def _short(value: float) -> str:
-    if abs(value) >= 10_000:  # noqa: PLR2004 - from here on thousands read better
-        return f"{value / 1000:,.0f}k" if abs(value) < 1_000_000 else f"{value / 1_000_000:,.3g}M"  # noqa: PLR2004 - see above
+def said_of(series: Series) -> str:
+    """A series in a sentence: where it began, how high it went, where it ended."""
+    first, most, last = (short(value) for value in (series.points[0][1], series.most, series.latest))
+    return f"First {first}, highest {most}, last {last}; {count(series.count, 'measurement')}"
+
+
+def over_time(
+    series: Series, marks: Sequence[Mark], *, begin: float | None = None, end: float | None = None, width: int = 720
+) -> Html:
+    """The chart of a series.
+
+    Args:
+        series: What to draw.
+        marks: What happened meanwhile.
+        begin: Seconds into the run at which it begins; None for the first measurement.
+        end: Seconds into the run at which it ends; None for the last measurement.
+        width: Of the picture; a narrow one is lower, too.
+    """
+    thinned = series.points[:: len(series.points) // MOST_POINTS + 1]
+    points = thinned if thinned[-1] == series.points[-1] else [*thinned, series.points[-1]]
+    frame = Frame(
+        width=width,
+        height=190 if width > 600 else 150,  # noqa: PLR2004 - of a whole page
+        x_from=points[0][0] if begin is None else begin,
+        x_to=points[-1][0] if end is None else end,
+        y_from=1.08 * min(0.0, *(value for _, value in points)),
+        y_to=1.08 * max(0.0, series.most),
+    )
+    across = [(at, span(at)) for at in round_times(frame.x_from, frame.x_to, max(2, width // 140))]
+    last_x, last_y = points[-1]
+    return picture(
+        frame,
+        f"{series.title}: {said_of(series)}",
+        axes(frame, across, short),
+        *_marks(frame, marks),
+        line(frame, points, stairs=series.stairs),
+        tag("circle", class_="latest", cx=frame.x(last_x), cy=frame.y(last_y), r=3.5),
+    )
+
+
+def from_run_to_run(metric: str, values: Sequence[float]) -> Html:
+    """A small chart of one figure over runs, without axes."""
+    frame = Frame(
+        width=240,
+        height=48,
+        x_from=0,
+        x_to=len(values) - 1,
+        y_from=min(values),
+        y_to=max(values),
+        margins=(4, 4, 4, 4),
+    )
+    last = tag("circle", class_="latest", cx=frame.x(len(values) - 1), cy=frame.y(values[-1]), r=3.5)
+    return picture(frame, f"{metric} over {count(len(values), 'run')}", line(frame, enumerate(values)), last)
+
+
+def short(value: float) -> str:
+    """A figure that fits beside an axis: `12.5`, `600k`, `1.5M`."""
+    for least, size, letter in ((1e9, 1e9, "G"), (1e6, 1e6, "M"), (1e4, 1e3, "k")):
+        if abs(value) >= least:
+            return f"{value / size:,.4g}{letter}"
     return f"{value:,.4g}"
 
 
@@ -160,13 +197,14 @@ def _load(load: Load) -> Html:
         tag("h3", load.step),
         tag(
             "div",
-            _histogram(load, f"How many answers took how long: {told}"),
+            _histogram(load, f"Answers by latency: {told}"),
             _curve(load, f"Latency by percentile: {told}"),
             class_="pair",
         ),
         tag(
             "figcaption",
-            f"{count(load.answers, 'good answer')}: {told}.{missing} Errors and empty answers are apart. Journal line ",
+            f"{count(load.answers, 'good answer')}: {told}.{missing} Errors and empty answers are not included. "
+            "Journal line ",
             journal_link(load.line),
             class_="quiet",
         ),
@@ -181,7 +219,7 @@ def _histogram(load: Load, says: str) -> Html:
     bins = [0] * BINS
     for value, number in load.counts:
         bins[min(BINS - 1, int((log10(value) - low) / wide))] += number
-    frame = Frame(width=420, height=190, x_from=low, x_to=low + BINS * wide, y_to=max(bins) * 1.1)
+    frame = Frame(width=420, x_from=low, x_to=low + BINS * wide, y_to=max(bins) * 1.1)
     bars = [
         tag(
             "rect",
@@ -195,8 +233,8 @@ def _histogram(load: Load, says: str) -> Html:
         if number
     ]
     shown = {name: value for name, value in load.percentiles.items() if name in {"p50", "p99"}}
-    marks = [mark(frame, log10(value), name, "percentile") for name, value in shown.items()]
-    return picture(frame, says, axes(frame, _milliseconds(low, low + BINS * wide), _short), *bars, *marks)
+    marks = [Mark(at=log10(value), word=name, kind="percentile") for name, value in shown.items()]
+    return picture(frame, says, axes(frame, _milliseconds(low, low + BINS * wide), short), *bars, *_marks(frame, marks))
 
 
 def _milliseconds(low: float, high: float) -> list[tuple[float, str]]:
@@ -228,7 +266,79 @@ def _curve(load: Load, says: str) -> Html:
         points.append((log10(whole / max(whole - seen, 0.5)), value))
     last = log10(whole)
     points = [point for point in points if point[0] <= last] or points
-    frame = Frame(width=420, height=190, x_from=0, x_to=last or 1.0, y_to=load.counts[-1][0] * 1.08)
+    frame = Frame(width=420, x_from=0, x_to=last or 1.0, y_to=load.counts[-1][0] * 1.08)
     nines = [(0.0, "0"), (log10(2), "p50"), (1.0, "p90"), (2.0, "p99"), (3.0, "p99.9"), (4.0, "p99.99")]
     across = [(at, label) for at, label in nines if at <= last]
-    return picture(frame, says, axes(frame, across, lambda value: f"{_short(value)} ms"), line(frame, points))
+    return picture(frame, says, axes(frame, across, lambda value: f"{short(value)} ms"), line(frame, points))
+
+
+# --- what charts are made of ------------------------------------------------------------------------------------------
+
+
+def picture(frame: Frame, says: str, *parts: Html) -> Html:
+    """A whole chart; `says` describes it to those who do not see it."""
+    return tag("svg", *parts, viewBox=f"0 0 {frame.width} {frame.height}", role="img", aria_label=says, class_="chart")
+
+
+def axes(frame: Frame, across: Sequence[tuple[float, str]], written: Callable[[float], str]) -> Html:
+    """Lines and labels: those across as given, those upwards at round figures."""
+    zero = frame.y(0)
+    labels = (
+        tag("text", label, x=frame.x(at), y=frame.height - 6, text_anchor=_anchor(frame, at)) for at, label in across
+    )
+    axis = tag("line", class_="axis", x1=frame.left, x2=frame.right, y1=zero, y2=zero)
+    return join((*_upwards(frame, written), *labels, axis))
+
+
+def _anchor(frame: Frame, at: float) -> str:
+    """Keeps the last label inside the picture."""
+    return "end" if frame.x(at) > frame.right - 16 else "middle"
+
+
+def _upwards(frame: Frame, written: Callable[[float], str]) -> Iterator[Html]:
+    steps = round_steps(max(frame.y_to, -frame.y_from))
+    for value in (*(-step for step in steps[:0:-1]), *steps):
+        if frame.y_from <= value <= frame.y_to:
+            at = frame.y(value)
+            yield tag("line", class_="tick", x1=frame.left, x2=frame.right, y1=at, y2=at)
+            yield tag("text", written(value), x=frame.left - 6, y=at + 4, text_anchor="end")
+
+
+def _marks(frame: Frame, marks: Iterable[Mark]) -> Iterator[Html]:
+    """A line from top to bottom for each mark, with its word where that does not cover the one before it."""
+    free = 0.0
+    for mark in sorted(marks, key=lambda mark: mark.at):
+        if not frame.x_from <= mark.at <= frame.x_to:
+            continue
+        x = frame.x(mark.at)
+        yield tag("line", class_=mark.kind, x1=x, x2=x, y1=frame.margins[2] - 4, y2=frame.bottom)
+        wide = LETTER * len(mark.word)
+        begin = x - 4 - wide if x + wide > frame.width else x + 4
+        if begin >= free:
+            yield tag("text", mark.word, x=round(begin, 1), y=frame.margins[2] - 6)
+            free = begin + wide
+
+
+def line(frame: Frame, points: Iterable[tuple[float, float]], *, stairs: bool = False) -> Html:
+    """A line through points; as stairs where a value holds until the next one."""
+    way: list[str] = []
+    for at, value in points:
+        x, y = frame.x(at), frame.y(value)
+        way.append(f"M{x} {y}" if not way else f"H{x}V{y}" if stairs else f"L{x} {y}")
+    return tag("path", d="".join(way), class_="curve")
+
+
+def round_steps(most: float) -> list[float]:
+    """Round figures from 0 up to the most, a few of them."""
+    if most <= 0:
+        return [0.0]
+    size = 10 ** floor(log10(most / TICKS))
+    step = next(size * nice for nice in (1, 2, 5, 10) if most / (size * nice) <= TICKS)
+    return [number * step for number in range(int(most / step + 1e-9) + 1)]
+
+
+def round_times(begin: float, end: float, most: int) -> list[float]:
+    """Round times from one second of a run to another, at most so many and one more."""
+    step = next((step for step in _ROUND_SECONDS if (end - begin) / step <= most), (end - begin) / most or 1.0)
+    first = -int(-begin // step)
+    return [number * step for number in range(first, int(end / step + 1e-9) + 1)]

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from k2run.evidence.folded_loops import MoreTurns, listed
 from k2run.evidence.html.element import NOTHING, Child, Html, escape, join, journal_link, row, table, tag
 from k2run.evidence.html.summary import badge, bound_badge, join_note
-from k2run.evidence.turns import MoreTurns, listed
 from k2run.evidence.wording import NOT_DONE, Standing, against, count, moment, points, span, standing
 from k2run.language.quantities import encode_quantity
 
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from k2run.engine.events import AnyEvent, StepFinished
-    from k2run.evidence.view import RunView, SectionView, StepView, UndoView
+    from k2run.evidence.step_view import SectionView, StepView, UndoView
+    from k2run.evidence.view import RunView
 
 SHOWN_RESULT = 4_000
 """Characters of a result that the page quotes; the journal has it whole."""
@@ -137,10 +138,10 @@ def _points(finished: StepFinished) -> Html:
 
 
 def undos(view: RunView) -> Html:
-    """What was broken, and how it was put back."""
+    """The faults, and how they were undone."""
     if not view.undos:
         return NOTHING
-    heads = ("Undo", "Broken by", "Outcome", "Put back by", "Time", "Journal")
+    heads = ("Undo", "Injected by", "Outcome", "Undone by", "Time", "Journal")
     return tag(
         "section",
         tag("h2", "Faults and undos"),
@@ -183,9 +184,9 @@ def people(view: RunView) -> Html:
     heads = ("Question", "Answer", "By", "Journal")
     return tag(
         "section",
-        tag("h2", "People"),
+        tag("h2", "Operators"),
         table("Questions", heads, [_question(heads, step) for step in asked]),
-        id="people",
+        id="operators",
     )
 
 
@@ -193,7 +194,7 @@ def _question(heads: Sequence[str], step: StepView) -> Html:
     asked, answered = step.asked, step.answered
     assert asked is not None  # noqa: S101 - the caller has looked
     answer = answered.answer if answered is not None else tag("span", "no answer", class_="quiet")
-    by = (answered.by or "nobody: the declared default") if answered is not None else NOTHING
+    by = (answered.by or "no operator: the declared default") if answered is not None else NOTHING
     return row(heads, (asked.question, answer, by, journal_link((answered or asked).seq)))
 
 
@@ -234,7 +235,7 @@ def environment(view: RunView) -> Html:
     facts: list[tuple[str, Child]] = [
         ("Runbook digest", started.digest),
         ("Stack file", started.stack_file),
-        ("Attended", "yes" if started.attended else "no, nobody was there"),
+        ("Attended", "yes" if started.attended else "no (no operator)"),
         ("Started", moment(started.at)),
         *((f"Input {name}", _short(value)) for name, value in started.inputs.items()),
         *((f"Option {name}", _short(value)) for name, value in started.options.items()),
@@ -265,7 +266,7 @@ def journal(view: RunView) -> Html:
         tag("h2", "Journal"),
         tag(
             "details",
-            tag("summary", f"{count(len(lines), 'line')} of journal.jsonl that this page rests on"),
+            tag("summary", f"{count(len(lines), 'line')} of journal.jsonl that this page quotes"),
             tag("ol", *lines),
         ),
         tag("p", f"The numbers are line numbers of journal.jsonl beside this page.{more}", class_="quiet"),

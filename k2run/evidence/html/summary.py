@@ -5,16 +5,16 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING
 
-from k2run.engine.events import Bound, Outcome
+from k2run.engine.events import Bound
 from k2run.evidence.html.element import NOTHING, Child, Html, journal_link, row, table, tag
-from k2run.evidence.verdict import tally, trouble, verdict
+from k2run.evidence.rehearsal import against_last, attendance, wished
+from k2run.evidence.verdict import open_ended, score_says, tally, tone_of, trouble, verdict
 from k2run.evidence.wording import (
     MARKS,
     NOT_MEASURED,
     Standing,
     against,
     moment,
-    percent,
     points,
     span,
     timed,
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from k2run.engine.events import Objected, RunFinished, Scored, ScoreLine
-    from k2run.evidence.view import RunView, StepView
+    from k2run.evidence.step_view import StepView
+    from k2run.evidence.view import RunView
 
-_VERDICT_TONES = {Outcome.PASSED: "good", Outcome.INTERRUPTED: "warn"}
 _BOUNDS = {
     Bound.MET: ("✓ met", "good"),
     Bound.MISSED: ("✗ missed", "bad"),
@@ -42,6 +42,9 @@ TONES = {
     Standing.NOT_CONFIRMED: "warn",
 }
 """The class of a standing in the style sheet; others are quiet."""
+
+AGAINST_LAST = "Compared with the last rehearsal"
+_LAST_HEADS = ("What", "This time", "Last time", "Difference")
 
 
 @cache
@@ -64,7 +67,7 @@ def header(view: RunView) -> Html:
     """What was run, where and when."""
     started = view.started
     if started is None:
-        return tag("header", tag("h1", "A run that never started"))
+        return tag("header", tag("h1", "A run that did not start"))
     facts = [
         ("Run", tag("code", started.run)),
         ("Started", moment(started.at)),
@@ -86,9 +89,10 @@ def verdict_box(view: RunView) -> Html:
     """The verdict, what speaks against it, and what is still broken."""
     finished = view.finished
     if finished is None:
+        word, rest = open_ended(view)
         return tag(
             "section",
-            tag("h2", tag("span", "NOT FINISHED", class_="word"), " the journal ends before the run does"),
+            tag("h2", tag("span", word, class_="word"), f" {rest}"),
             tag("p", _counts(view)),
             _still_broken([undo.planned.says for undo in view.pending_undos()]),
             class_="verdict warn",
@@ -100,7 +104,7 @@ def verdict_box(view: RunView) -> Html:
         _reasons(finished),
         tag("p", _counts(view)),
         _still_broken(finished.pending_undos),
-        class_=f"verdict {_VERDICT_TONES.get(finished.outcome, 'bad')}",
+        class_=f"verdict {tone_of(finished)}",
     )
 
 
@@ -140,18 +144,16 @@ def score(view: RunView) -> Html:
     heads = ("Category", "", "Earned", "Judged", "Weight")
     weight = sum(line.points for line in scored.lines)
     total = row(heads, ("Score", NOTHING, points(scored.score), "of 100", points(weight)))
-    band = f"{scored.band} ({scored.light})" if scored.light else scored.band
     return tag(
         "section",
         tag("h2", "Score"),
         tag(
             "p",
             tag("strong", f"{points(scored.score)} of 100", class_="figure"),
-            f" {band} " if band else " ",
-            tag("span", f"over the {percent(scored.coverage)} of the points that could be judged", class_="quiet"),
             " ",
             journal_link(scored.seq),
         ),
+        tag("ul", *(tag("li", tag("strong", label), f" {said}") for label, said in score_says(scored))),
         table(
             "Score by category", heads, [_score_row(heads, line) for line in scored.lines], foot=total, class_="score"
         ),
@@ -184,7 +186,7 @@ def _score_row(heads: Sequence[str], line: ScoreLine) -> Html:
 def _go_list(scored: Scored) -> Html:
     if scored.go is not False or not scored.missing:
         return NOTHING
-    return tag("div", tag("h3", "What a go needs"), tag("ol", *(tag("li", each) for each in scored.missing)))
+    return tag("div", tag("h3", "Needed for a go"), tag("ol", *(tag("li", each) for each in scored.missing)))
 
 
 def _names(title: str, names: Sequence[str]) -> Html:
@@ -240,7 +242,7 @@ def join_note(value: str, note: str) -> Html:
 
 
 def went_wrong(view: RunView) -> Html:
-    """Every step that did not do what it should, with cause and way out."""
+    """Every step that went wrong, with its cause and the next step."""
     steps = trouble(view)
     if not steps:
         return NOTHING
@@ -277,3 +279,27 @@ def why(step: StepView) -> Html:
         ("Journal", tag("span", "line ", journal_link(finished.seq))),
     ]
     return tag("dl", *(tag("div", tag("dt", name), tag("dd", value)) for name, value in facts if value), class_="why")
+
+
+# --- a rehearsal and the one before it --------------------------------------------------------------------------------
+
+
+def last_time(view: RunView, last: RunView | None) -> Html:
+    """This rehearsal compared with the last one; nothing without one."""
+    if last is None or last.started is None:
+        return NOTHING
+    rows = [
+        row(_LAST_HEADS, (each.name, each.other or "absent", each.one or "absent", each.says), number_of_head=0)
+        for each in against_last(view, last)
+    ]
+    remark = attendance(view, last)
+    wishes = wished(last)
+    return tag(
+        "section",
+        tag("h2", AGAINST_LAST),
+        tag("p", "Last rehearsal: ", tag("code", last.started.run), f", {moment(last.started.at)}.", class_="quiet"),
+        tag("p", remark) if remark else None,
+        table("Times of the sections, this time and the last time", _LAST_HEADS, rows, class_="cards"),
+        tag("p", "Requested changes: ", tag("strong", "; ".join(wishes))) if wishes else None,
+        id="last-time",
+    )

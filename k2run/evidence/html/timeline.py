@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
+from k2run.evidence.html.charts import round_times
 from k2run.evidence.html.element import NOTHING, Html, escape, tag
 from k2run.evidence.html.summary import TONES
 from k2run.evidence.verdict import TROUBLE
@@ -15,48 +16,24 @@ from k2run.evidence.wording import MARKS, against, span, standing
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from k2run.evidence.view import RunView, SectionView, StepView
+    from k2run.evidence.step_view import SectionView, StepView
+    from k2run.evidence.view import RunView
 
 DRAWN_IN_FULL = 60
 """Steps up to which every one gets its row."""
 SHORT = 0.005
-"""Share of the run below which a step of a long run gets no row of its own."""
+"""Share of the run below which a step of a long run gets no row."""
 TICKS = 6
 ROW = 18
-_NICE = (
-    0.01,
-    0.02,
-    0.05,
-    0.1,
-    0.2,
-    0.5,
-    1,
-    2,
-    5,
-    10,
-    15,
-    30,
-    60,
-    120,
-    300,
-    600,
-    900,
-    1800,
-    3600,
-    7200,
-    14400,
-    43200,
-    86400,
-)
 
 
 class Scale(Struct, frozen=True, kw_only=True):
     """From seconds to per cent of the width.
 
     Attributes:
-        whole: Seconds that the width stands for.
-        faults: When faults struck, in seconds.
-        recovered: When the recovery clock stopped, in seconds; None when it did not.
+        whole: Seconds across the width.
+        faults: When faults were injected, in seconds.
+        recovered: When the recovery clock stopped, in seconds; None when it did not stop.
     """
 
     whole: float
@@ -103,7 +80,7 @@ def timeline(view: RunView) -> Html:
             tag("tbody", *rows),
             class_="timeline",
         ),
-        tag("p", f"{left_out} steps shorter than {span(SHORT * whole)} have no row of their own.", class_="quiet")
+        tag("p", f"Steps shorter than {span(SHORT * whole)} are not drawn: {left_out}.", class_="quiet")
         if left_out
         else None,
         id="timeline",
@@ -170,7 +147,7 @@ def _marks(scale: Scale) -> Html:
     def upright(kind: str, at: float) -> Html:
         return tag("line", class_=kind, x1=scale.at(at), x2=scale.at(at), y1=0, y2=ROW)
 
-    marks = [upright("tick", at) for at in _ticks(scale.whole)]
+    marks = [upright("tick", at) for at in round_times(0, scale.whole, TICKS)]
     marks += [upright("fault", at) for at in scale.faults]
     marks += [upright("recovered", scale.recovered)] if scale.recovered is not None else []
     return Html("".join(marks))
@@ -179,15 +156,10 @@ def _marks(scale: Scale) -> Html:
 def _axis(scale: Scale) -> Html:
     labels = [
         tag("text", span(at), x=scale.at(at), y=12, text_anchor="middle" if at else "start")
-        for at in _ticks(scale.whole)
+        for at in round_times(0, scale.whole, TICKS)
         if at <= scale.whole * 0.95
     ]
     return tag("svg", *labels, width="100%", height=ROW, role="img", aria_label=f"scale from 0 to {span(scale.whole)}")
-
-
-def _ticks(whole: float) -> list[float]:
-    step = next((nice for nice in _NICE if whole / nice <= TICKS), whole)
-    return [number * step for number in range(int(whole / step) + 1)]
 
 
 def _key(scale: Scale) -> Html:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 from k2run.actions.action import Blast, Effect, Result, Striking, Undo, action, fault
@@ -72,3 +73,10 @@ def flood(gauge: Gauge, by_cm: float) -> Striking[Level]:
     before = level(gauge).level_cm
     yield Undo(action="tides.tell", args={"level_cm": before}, says=f"tell {before:g} cm again")
     return tell(gauge, before + by_cm)
+
+
+@action("tides.wait")
+def wait(gauge: Gauge) -> Level:
+    """Wait for the tide, deaf to every deadline."""
+    time.sleep(3600)
+    return level(gauge)

@@ -1,0 +1,90 @@
+"""Coroutines and blocking calls under the deadline of a step: for client libraries that know no deadline themselves.
+
+Both run in a thread of their own. When the deadline passes, the step continues at once, and what was begun there is
+cleared away in the background: a polite close of a peer that does not answer takes longer than a step may.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+    from k2run.actions.deadline import Deadline
+
+T = TypeVar("T")
+
+SLICE = 0.1
+"""Seconds after which the deadline is asked again; a request to stop is noticed within it."""
+FAREWELL = 0.25
+"""Seconds that a step waits for what it cancelled."""
+PATIENCE = 10.0
+"""Seconds after which a farewell is cut short, too."""
+
+
+def punctually(work: Coroutine[Any, Any, T], deadline: Deadline) -> T:
+    """What the coroutine returns; cancelled when the deadline passes or the run is asked to end.
+
+    Raises:
+        TimedOut: The deadline passed first.
+        Interrupted: The run was asked to end.
+    """
+    loop = asyncio.new_event_loop()
+    task = loop.create_task(work)
+    thread = threading.Thread(target=_see_through, args=(loop, task), name="punctually", daemon=True)
+    thread.start()
+    try:
+        _await(thread, deadline)
+    except BaseException:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: it ended just now
+            loop.call_soon_threadsafe(task.cancel)
+            loop.call_soon_threadsafe(lambda: loop.call_later(PATIENCE, task.cancel))
+        thread.join(FAREWELL)
+        raise
+    return task.result()
+
+
+def apart(call: Callable[[], T], deadline: Deadline) -> T:
+    """What a blocking call returns; it is left behind when the deadline passes first.
+
+    The call should have a timeout of its own, so that it does not stay there for good.
+
+    Raises:
+        TimedOut: The deadline passed first.
+        Interrupted: The run was asked to end.
+    """
+    returned: list[T] = []
+    raised: list[Exception] = []
+
+    def work() -> None:
+        try:
+            returned.append(call())
+        except Exception as error:  # noqa: BLE001 - raised again where it is waited for
+            raised.append(error)
+
+    thread = threading.Thread(target=work, name="apart", daemon=True)
+    thread.start()
+    _await(thread, deadline)
+    if raised:
+        raise raised[0]
+    return returned[0]
+
+
+def _await(thread: threading.Thread, deadline: Deadline) -> None:
+    while thread.is_alive():
+        thread.join(deadline.at_most(SLICE))
+
+
+def _see_through(loop: asyncio.AbstractEventLoop, task: asyncio.Task[Any]) -> None:
+    """Run the loop until the task has ended, whichever way."""
+    try:
+        loop.run_until_complete(asyncio.wait({task}))
+        if not task.cancelled():
+            task.exception()  # it is raised again where it is waited for
+        loop.run_until_complete(loop.shutdown_asyncgens())
+    finally:
+        loop.close()

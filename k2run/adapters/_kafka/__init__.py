@@ -1,1 +1,0 @@
-"""How the kafka adapter talks to a cluster: clients, offsets, load."""

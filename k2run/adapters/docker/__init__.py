@@ -1,0 +1,1 @@
+"""Containers: the actions on them and what they return."""

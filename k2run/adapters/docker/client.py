@@ -1,0 +1,165 @@
+"""What goes through a Docker engine: one file as a tar stream, and the output of a command in a container."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import signal
+import tarfile
+import tempfile
+from contextlib import suppress
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
+
+from k2run.adapters._command import Kept
+from k2run.atomic_write import drafted
+from k2run.errors import Interrupted, OperatorError, Refused, TimedOut
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+    from docker import DockerClient
+
+    from k2run.actions.deadline import Deadline
+
+LARGEST = 2**30
+"""Bytes of the largest file that is copied."""
+CHUNK = 2**20
+
+
+class Content(NamedTuple):
+    """What a file holds: its size in bytes and its hash."""
+
+    size: int
+    sha256: str
+
+
+def pack(file: Path, name: str, deadline: Deadline) -> tuple[IO[bytes], Content]:
+    """A tar stream with one file under another name; the caller closes it.
+
+    Raises:
+        OperatorError: The file cannot be read.
+        Refused: It is no regular file, or too large.
+    """
+    try:
+        size = file.stat().st_size
+        if not file.is_file() or size > LARGEST:
+            raise Refused(f"{file} is no regular file of at most {LARGEST >> 20} MiB")
+        packed = tempfile.TemporaryFile()  # noqa: SIM115 - the caller closes it
+        with file.open("rb") as reader, tarfile.open(fileobj=packed, mode="w") as archive:
+            entry = tarfile.TarInfo(name)
+            about = os.fstat(reader.fileno())
+            entry.size, entry.mode, entry.mtime = about.st_size, about.st_mode & 0o777, int(about.st_mtime)
+            counted = _Counted(reader, deadline)
+            archive.addfile(entry, counted)
+    except OSError as error:
+        raise OperatorError(f"{file} cannot be read: {error.strerror or error}") from error
+    packed.seek(0)
+    return packed, counted.content()
+
+
+def unpack(chunks: Iterable[bytes], file: Path, deadline: Deadline) -> Content:
+    """Write the one file of a tar stream.
+
+    Raises:
+        OperatorError: It cannot be written.
+        Refused: The stream has no regular file, or one that is too large.
+    """
+    with tempfile.TemporaryFile() as packed:
+        for chunk in chunks:
+            deadline.remaining()
+            packed.write(chunk)
+            if packed.tell() > LARGEST + CHUNK:
+                raise Refused(f"it is larger than {LARGEST >> 20} MiB")
+        packed.seek(0)
+        with tarfile.open(fileobj=packed, mode="r|") as archive:
+            entry = archive.next()
+            held = archive.extractfile(entry) if entry is not None and entry.isfile() else None
+            if held is None:
+                raise Refused("it is no regular file", hint="copy files one by one, or pack them with docker.exec")
+            counted = _Counted(held, deadline)
+            return _write(counted, file)
+
+
+def _write(counted: _Counted, file: Path) -> Content:
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with drafted(file) as draft, draft.open("wb") as target:
+            while chunk := counted.read(CHUNK):
+                target.write(chunk)
+    except OSError as error:
+        raise OperatorError(f"{file} cannot be written: {error.strerror or error}") from error
+    return counted.content()
+
+
+class _Counted(io.RawIOBase):
+    """Reads on, counts and hashes what was read, until the deadline."""
+
+    def __init__(self, reader: IO[bytes], deadline: Deadline) -> None:
+        self._reader = reader
+        self._deadline = deadline
+        self._size = 0
+        self._hash = hashlib.sha256()
+
+    def read(self, size: int = -1) -> bytes:
+        self._deadline.remaining()
+        chunk = self._reader.read(size)
+        self._size += len(chunk)
+        self._hash.update(chunk)
+        return chunk
+
+    def content(self) -> Content:
+        return Content(self._size, self._hash.hexdigest())
+
+
+CHUNK_BYTES = 64 * 1024
+_STDOUT, _STDERR = 1, 2
+_HEADER = 8
+_LISTEN_S = 0.2  # how often a command that says nothing is asked whether it should end
+
+
+def follow(engine: DockerClient, run: str, deadline: Deadline) -> tuple[Kept, Kept]:
+    """What a command prints and complains of, until it ends.
+
+    Raises:
+        TimedOut: It did not end in time; it was ended where that is possible.
+        Interrupted: The run was asked to end, and the command with it.
+    """
+    kept = {_STDOUT: Kept(), _STDERR: Kept()}
+    answer: Any = engine.api.exec_start(run, socket=True)
+    try:
+        for stream, part in _frames(getattr(answer, "_sock", answer), deadline):
+            kept.setdefault(stream, Kept()).add(part)
+    except (TimedOut, Interrupted):
+        _end(engine, run)
+        raise
+    finally:
+        answer.close()
+    return kept[_STDOUT], kept[_STDERR]
+
+
+def _frames(connection: socket.socket, deadline: Deadline) -> Iterator[tuple[int, bytes]]:
+    """The engine's frames: byte 0 says which stream, bytes 4 to 8 how long; docker-py reads them without a timeout."""
+    waiting = b""
+    while True:
+        while len(waiting) >= _HEADER and len(waiting) >= (whole := _HEADER + int.from_bytes(waiting[4:_HEADER])):
+            yield waiting[0], waiting[_HEADER:whole]
+            waiting = waiting[whole:]
+        connection.settimeout(deadline.at_most(_LISTEN_S))
+        try:
+            part = connection.recv(CHUNK_BYTES)
+        except TimeoutError:
+            continue
+        if not part:
+            return
+        waiting += part
+
+
+def _end(engine: DockerClient, run: str) -> None:
+    """End a command in a container: the engine cannot, but on the same machine its pid is known."""
+    pid = engine.api.exec_inspect(run)["Pid"]
+    if pid and engine.api.base_url.startswith("http+docker"):  # a socket of this machine
+        with suppress(OSError):
+            os.kill(pid, signal.SIGKILL)

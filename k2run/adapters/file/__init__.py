@@ -1,0 +1,1 @@
+"""Files: the actions on them, pictures and videos included."""

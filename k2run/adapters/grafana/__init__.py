@@ -1,0 +1,1 @@
+"""Grafana: its HTTP API, dashboards and the actions on them."""

@@ -1,0 +1,1 @@
+"""This machine: its state, stress processes, and the actions."""

@@ -1,0 +1,1 @@
+"""HTTP: the client, how servers are trusted, and the actions."""

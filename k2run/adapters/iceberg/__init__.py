@@ -1,0 +1,1 @@
+"""Iceberg tables: the catalog, queries and the actions."""

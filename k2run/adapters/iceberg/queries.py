@@ -1,0 +1,289 @@
+"""SQL over Iceberg tables with DuckDB, locked in: a query opens the files of the tables and nothing else."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import tempfile
+import threading
+from datetime import UTC, datetime
+from functools import cache
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+from k2run.adapters._values import plain
+from k2run.adapters.iceberg.views import data_files, quoted, view
+from k2run.errors import ActionError, K2runError, Refused, Unknown
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from duckdb import DuckDBPyConnection, DuckDBPyRelation
+    from pyiceberg.table import FileScanTask, Table
+    from pyiceberg.types import NestedField, PrimitiveType
+
+    from k2run.actions.deadline import Deadline
+    from k2run.language.quantities import Size
+
+
+class Rows(NamedTuple):
+    """An answer: its columns, its rows as plain values, and whether there were more."""
+
+    columns: list[str]
+    rows: list[dict[str, Any]]
+    more: bool
+
+
+@contextlib.contextmanager
+def opened(tables: Mapping[str, Table], deadline: Deadline, memory: Size, threads: int) -> Iterator[DuckDBPyConnection]:
+    """A DuckDB in memory with a view for each table, that ends with the deadline.
+
+    Args:
+        tables: By the name the SQL uses: `orders` or `shop.orders`.
+        deadline: When it passes, a running query is interrupted.
+        memory: What DuckDB may use.
+        threads: How many DuckDB may use.
+    """
+    import duckdb
+
+    settings: dict[str, str | bool | int | float | list[str]] = {
+        "memory_limit": f"{int(memory)}B",
+        "threads": threads,
+        "autoinstall_known_extensions": False,
+        "autoload_known_extensions": False,
+        "python_enable_replacements": False,  # SQL must not see the variables of this program
+    }
+    with (
+        tempfile.TemporaryDirectory(prefix="k2run-duckdb-") as spill,
+        duckdb.connect(":memory:", config={**settings, "temp_directory": spill}) as database,
+        _watched(database, deadline),
+    ):
+        _lock(database, [path for name, table in tables.items() for path in view(database, name, table)])
+        yield database
+
+
+def table_names(sql: str) -> list[str]:
+    """The tables that a query reads, as it writes them, without its own common table expressions.
+
+    Raises:
+        Refused: It is not one SELECT.
+    """
+    import duckdb
+
+    with _parser().cursor() as database, _judged():
+        statements = database.extract_statements(sql)
+        if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
+            raise Refused(
+                "only a single SELECT may be asked of a table", hint="write one query that starts with SELECT"
+            )
+        # `get_table_names` would bind the query, which fails on a placeholder and on `JOIN … USING`.
+        row = database.execute("SELECT json_serialize_sql($1::VARCHAR)", [sql]).fetchone()
+    nodes = list(_nodes(json.loads(row[0]))) if row else []
+    own = {entry["key"] for node in nodes for entry in node.get("cte_map", {}).get("map", [])}
+    tables = (node for node in nodes if node.get("type") == "BASE_TABLE")
+    names = {".".join(filter(None, (node["schema_name"], node["table_name"]))) for node in tables}
+    return sorted(names - own)
+
+
+def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
+    """Every object in a JSON document."""
+    if isinstance(tree, dict):
+        yield tree
+        tree = list(tree.values())
+    if isinstance(tree, list):
+        for part in tree:
+            yield from _nodes(part)
+
+
+@cache
+def _parser() -> DuckDBPyConnection:
+    import duckdb
+
+    return duckdb.connect(":memory:", config={"threads": 1, "python_enable_replacements": False})
+
+
+def ask(database: DuckDBPyConnection, sql: str, parameters: Mapping[str, Any], limit: int) -> Rows:
+    """Run one SELECT.
+
+    Args:
+        database: Of `opened`.
+        sql: The query.
+        parameters: Values for its `$name` placeholders.
+        limit: Rows to fetch at most.
+
+    Raises:
+        Refused: DuckDB refuses it; the message is DuckDB's.
+    """
+    with _judged():
+        relation = _selected(database, sql, parameters)
+        found = relation.limit(limit + 1).to_arrow_table().to_pylist()
+    rows = [{name: plain(value) for name, value in row.items()} for row in found[:limit]]
+    return Rows(list(relation.columns), rows, len(found) > limit)
+
+
+def count(database: DuckDBPyConnection, sql: str, parameters: Mapping[str, Any], limit: int) -> int:
+    """How many rows one SELECT gives, all of them fetched in columns: no value becomes an object of Python.
+
+    Args:
+        database: Of `opened`.
+        sql: The query.
+        parameters: Values for its `$name` placeholders.
+        limit: Rows to fetch at most.
+
+    Raises:
+        Refused: DuckDB refuses it; the message is DuckDB's.
+    """
+    with _judged():
+        relation = _selected(database, sql, parameters)
+        return int(relation.limit(limit).to_arrow_table().num_rows)
+
+
+def _selected(database: DuckDBPyConnection, sql: str, parameters: Mapping[str, Any]) -> DuckDBPyRelation:
+    return database.sql(sql, params=dict(parameters)) if parameters else database.sql(sql)
+
+
+def explain(database: DuckDBPyConnection, sql: str, parameters: Mapping[str, Any]) -> str:
+    """How one SELECT was run, as DuckDB draws it.
+
+    Raises:
+        Refused: DuckDB refuses it; the message is DuckDB's.
+    """
+    with _judged():
+        row = database.execute(f"EXPLAIN ANALYZE {sql}", dict(parameters) or None).fetchone()
+    return str(row[1]) if row else ""
+
+
+def _lock(database: DuckDBPyConnection, paths: Sequence[str]) -> None:
+    """From here on the SQL of a runbook may read these files and nothing else, and cannot lift this."""
+    database.execute(f"SET allowed_paths = [{', '.join(quoted(path) for path in paths)}]")
+    database.execute("SET enable_external_access = false")
+    database.execute("SET lock_configuration = true")
+
+
+@contextlib.contextmanager
+def _judged() -> Iterator[None]:
+    import duckdb
+
+    try:
+        yield
+    except duckdb.InterruptException:
+        raise  # the deadline says why
+    except duckdb.Error as error:
+        said = str(error).strip()
+        hint = "raise the step's memory limit" if isinstance(error, duckdb.OutOfMemoryException) else ""
+        raise Refused(f"DuckDB: {said.splitlines()[0]}", hint=hint or _second(said)) from error
+
+
+def _second(said: str) -> str:
+    """What DuckDB adds to its first line, such as the column that was meant."""
+    lines = [
+        line for line in said.splitlines()[1:] if line.strip() and not line.startswith("LINE ") and "^" not in line
+    ]
+    return lines[0].strip() if lines else ""
+
+
+@contextlib.contextmanager
+def _watched(database: DuckDBPyConnection, deadline: Deadline) -> Iterator[None]:
+    """Interrupt the query that runs when the deadline passes or the run is asked to end, and say so.
+
+    Raises:
+        TimedOut: The deadline passed.
+        Interrupted: The run was asked to end.
+    """
+    import duckdb
+
+    done = threading.Event()
+    why: list[K2runError] = []
+
+    def watch() -> None:
+        while not done.wait(0.05):
+            try:
+                deadline.remaining()
+            except K2runError as error:
+                why.append(error)
+                database.interrupt()
+                return
+
+    watcher = threading.Thread(target=watch, name="duckdb-deadline", daemon=True)
+    watcher.start()
+    try:
+        yield
+    except duckdb.InterruptException as error:
+        if why:
+            raise why[0] from error
+        raise ActionError("the query was interrupted") from error
+    finally:
+        done.set()
+        watcher.join()
+
+
+class Bounds(NamedTuple):
+    """First and last moment, and whether the manifests alone told them or the rows had to be read."""
+
+    oldest: datetime
+    newest: datetime
+    told_by: str
+
+
+def time_bounds(table: Table, column: str, deadline: Deadline, memory: Size) -> Bounds:
+    """The oldest and newest moment in a column of timestamps; those without a zone are taken as UTC.
+
+    Raises:
+        Refused: There is no such column, or it holds no timestamps.
+        Unknown: The table has no rows.
+    """
+    field = _time_field(table, column)
+    files = data_files(table)
+    if not any(task.file.record_count for task in files):
+        raise Unknown(f"the table {'.'.join(table.name())} has no rows")
+    kept = _kept(files, field)
+    if kept is not None:
+        return Bounds(_moment(min(kept)), _moment(max(kept)), "manifests")
+    with opened({"t": table}, deadline, memory, threads=2) as database:
+        sql = f'SELECT epoch_us(min("{column}")) AS oldest, epoch_us(max("{column}")) AS newest FROM t'  # noqa: S608 - a column of the table
+        (row,) = ask(database, sql, {}, 1).rows
+    if row["newest"] is None:
+        raise Unknown(f"the column {column!r} of {'.'.join(table.name())} is empty")
+    return Bounds(_moment(row["oldest"]), _moment(row["newest"]), "rows")
+
+
+def column_of(table: Table, name: str) -> NestedField:
+    """A column of the table.
+
+    Raises:
+        Refused: There is none of that name.
+    """
+    for field in table.schema().fields:
+        if field.name == name:
+            return field
+    known = ", ".join(field.name for field in table.schema().fields)
+    raise Refused(f"the table {'.'.join(table.name())} has no column {name!r}", hint=f"its columns: {known}")
+
+
+def _time_field(table: Table, column: str) -> NestedField:
+    field = column_of(table, column)
+    if str(field.field_type) not in {"timestamp", "timestamptz"}:
+        raise Refused(f"the column {column!r} of {'.'.join(table.name())} is a {field.field_type}, not a timestamp")
+    return field
+
+
+def _kept(files: Sequence[FileScanTask], field: NestedField) -> list[int] | None:
+    """Lower and upper bounds of all files in microseconds; None where a file keeps none or has deleted rows."""
+    from pyiceberg.conversions import from_bytes
+
+    bounds: list[int] = []
+    kind = cast("PrimitiveType", field.field_type)
+    for task in _filled(files):
+        lower = (task.file.lower_bounds or {}).get(field.field_id)
+        upper = (task.file.upper_bounds or {}).get(field.field_id)
+        if lower is None or upper is None or task.delete_files:
+            return None
+        bounds += [int(from_bytes(kind, lower)), int(from_bytes(kind, upper))]
+    return bounds
+
+
+def _filled(files: Iterable[FileScanTask]) -> list[FileScanTask]:
+    return [task for task in files if task.file.record_count]
+
+
+def _moment(micros: int) -> datetime:
+    return datetime.fromtimestamp(micros / 1_000_000, UTC)

@@ -1,0 +1,1 @@
+"""Kafka: the client, offsets, messages and the actions."""

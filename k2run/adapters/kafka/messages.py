@@ -1,0 +1,261 @@
+"""The actions on messages: write, read, wait for them, and both ways at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Literal
+
+from msgspec import structs
+
+from k2run.actions.action import Effect, action
+from k2run.actions.deadline import Deadline
+from k2run.adapters._documents import refuse_violations
+from k2run.adapters.kafka import consumer as reading
+from k2run.adapters.kafka import offsets
+from k2run.adapters.kafka import producer as load
+from k2run.adapters.kafka import results as r
+from k2run.adapters.kafka.client import Kafka, Link
+from k2run.adapters.kafka.templates import Template, template_of
+from k2run.adapters.kafka.topics import create_topic
+from k2run.adapters.schema_registry import avro
+from k2run.errors import AuthorError, NotApplicable, Refused, Unknown
+from k2run.language.json_schema import JsonSchema
+from k2run.language.quantities import Duration, Rate
+
+if TYPE_CHECKING:
+    from confluent_kafka import Message as Raw
+
+PROBE_TOPIC = "k2run.probe"
+TEN_SECONDS = Duration(10)
+
+
+@action("kafka.produce", effect=Effect.CHANGES)
+def produce(
+    kafka: Kafka,
+    deadline: Deadline,
+    topic: str,
+    count: int = 1,
+    template: Template | None = None,
+    values: list[Any] = [],
+    format: Literal["json", "avro", "raw"] = "json",
+    subject: str = "",
+    keys: list[str] = [],
+    symbols: list[str] = [],
+    rate: Rate | None = None,
+    seed: int = 1,
+    tag: str = "",
+    allow_failed: bool = False,
+) -> r.Produced:
+    """Write messages to a topic and wait until each is acknowledged by all replicas.
+
+    Args:
+        topic: Name of the topic; it must be there.
+        count: Number of messages.
+        template: Makes up messages: `trade` those of a market, each with a message_id of its own, keyed by symbol.
+        values: Instead of a template: the values, over and over; with `format: json` text is written as it is.
+        format: How a value is written: as JSON, as Avro by the newest schema of `subject` in the registry's framing,
+            or raw, from hexadecimal digits.
+        subject: With `format: avro`: the schema's subject; without it the topic's name and `-value`.
+        keys: The keys, over and over, for `values`; without any the broker's client spreads the messages.
+        symbols: With `template: trade`: the currency pairs, of which the first trades most (three by default).
+        rate: Messages a second, such as `500/s`; without it as fast as it goes.
+        seed: With `template: trade`: the same seed gives the same market (but new ids).
+        tag: With `template: trade`: goes into every trade_id, so that exactly these trades can be counted later.
+        allow_failed: Whether messages that are not acknowledged are only counted, not a failure of the step.
+    """
+    if bool(template) == bool(values) or count < 1:
+        raise AuthorError("kafka.produce needs a count above 0, and either `template: trade` or a list of `values`")
+    link = Link(kafka, deadline)
+    offsets.partitions(link, topic)  # a mistyped name must not become a new topic
+    prefix = f"K2RUN-{re.sub(r'[^A-Za-z0-9.-]', '-', tag) or 'load'}-{os.urandom(3).hex()}-" if template else ""
+    write = _writer(link, format, subject or f"{topic}-value")
+    messages = (
+        _made_up(write, template, prefix, seed, symbols)
+        if template
+        else load.given([write(each) for each in values], keys)
+    )
+    started = time.monotonic()
+    receipts = load.send(link, topic, islice(messages, count), rate or 0)
+    seconds = time.monotonic() - started
+    if not allow_failed:
+        load.settled(link, topic, receipts)
+    return r.Produced(
+        topic=topic,
+        count=count,
+        acked=receipts.acked,
+        failed=receipts.failed,
+        seconds=seconds,
+        per_s=receipts.acked / seconds,
+        bytes=receipts.bytes,
+        trade_id_prefix=prefix,
+        first_offsets=receipts.first,
+        last_offsets=receipts.last,
+        source=link.source,
+    )
+
+
+@action("kafka.sample")
+def sample(
+    kafka: Kafka,
+    deadline: Deadline,
+    topic: str,
+    count: int = 5,
+    end: Literal["newest", "oldest"] = "newest",
+    conforms_to: JsonSchema | None = None,
+) -> r.Sample:
+    """Read some messages of a topic without joining a group; a topic without messages is unknown.
+
+    Avro values are decoded where the stack has a schema registry.
+
+    Args:
+        topic: Name of the topic.
+        count: How many at most.
+        end: Which end of the topic to read.
+        conforms_to: JSON Schema that the value of each message must conform to, or the path of a file with one, from
+            the runbook's.
+    """
+    link = Link(kafka, deadline)
+    spans = offsets.spans(link, topic)
+    read = reading.newest if end == "newest" else reading.oldest
+    found = read(link, topic, spans, count)
+    if not found:
+        raise Unknown(f"the topic {topic!r} at {kafka.bootstrap} holds no messages")
+    return _conforming(_sample(link, topic, found), conforms_to)
+
+
+@action("kafka.consume")
+def consume(
+    kafka: Kafka,
+    deadline: Deadline,
+    topic: str,
+    count: int = 1,
+    within: Duration = TEN_SECONDS,
+    contains: str = "",
+    conforms_to: JsonSchema | None = None,
+) -> r.Sample:
+    """Wait for messages that are written to a topic from now on, without joining a group.
+
+    Avro values are decoded where the stack has a schema registry. Fewer than `count` in time are unknown.
+
+    Args:
+        topic: Name of the topic.
+        count: How many to wait for.
+        within: How long to wait for them.
+        contains: Only messages whose value, as a result shows it, has this text in it.
+        conforms_to: JSON Schema that the value of each of them must conform to, or the path of a file with one, from
+            the runbook's.
+    """
+    if count < 1:
+        raise AuthorError("kafka.consume needs a count above 0")
+    link = Link(kafka, deadline)
+    spans = offsets.spans(link, topic)
+    end = time.monotonic() + within
+    seen: list[Raw] = []
+    for raw in reading.arriving(link, topic, spans, end):
+        if not contains or contains in json.dumps(_shown(link, raw).value, ensure_ascii=False):
+            seen.append(raw)
+        if len(seen) == count:
+            return _conforming(_sample(link, topic, seen[::-1]), conforms_to)
+    raise Unknown(
+        f"{len(seen)} of {count} messages came to {topic!r} at {kafka.bootstrap} within {within:g}s",
+        hint="is something writing to it?",
+    )
+
+
+@action("kafka.round_trip", effect=Effect.CHANGES)
+def round_trip(kafka: Kafka, deadline: Deadline, topic: str = PROBE_TOPIC) -> r.RoundTrip:
+    """Write one message and read it back: proof that the cluster works, not only listens.
+
+    Args:
+        topic: Where to; made when it is not there. Not one with a reader: the message is not a trade.
+    """
+    link = Link(kafka, deadline)
+    if topic not in offsets.topic_names(link):
+        create_topic(kafka, deadline, topic)
+    token = os.urandom(12).hex()
+    started = time.perf_counter()
+    receipts = load.send(link, topic, [(None, token.encode())], settings=load.PROBE)
+    written = time.perf_counter()
+    load.settled(link, topic, receipts)
+    ((number, offset),) = receipts.last.items()
+    raw = reading.one(link, topic, number, offset)
+    read = time.perf_counter()
+    if raw.value() != token.encode():
+        raise Refused(f"the message at offset {offset} of {topic!r} at {kafka.bootstrap} is not the one just written")
+    return r.RoundTrip(
+        topic=topic,
+        write_ms=(written - started) * 1000,
+        read_ms=(read - written) * 1000,
+        total_ms=(read - started) * 1000,
+        source=link.source,
+    )
+
+
+def _writer(link: Link, format: str, subject: str) -> Callable[[Any], bytes]:
+    """What turns one value into bytes."""
+    if format == "raw":
+        return _from_digits
+    if format == "json":
+        return _as_json
+    if link.kafka.registry is None:
+        raise NotApplicable(
+            "`format: avro` needs a schema registry, and this stack has none",
+            hint="add `connections: {schema_registry: {url: …}}` to its stack file",
+        )
+    return avro.Encoder(link.kafka.registry, link.deadline, subject).encode
+
+
+def _as_json(value: Any) -> bytes:
+    return value.encode() if isinstance(value, str) else json.dumps(value).encode()
+
+
+def _from_digits(value: Any) -> bytes:
+    try:
+        return bytes.fromhex(value)
+    except (ValueError, TypeError) as error:
+        raise AuthorError(f"a raw value is written in hexadecimal digits, not {value!r}") from error
+
+
+def _made_up(
+    write: Callable[[Any], bytes], template: Template, prefix: str, seed: int, symbols: list[str]
+) -> Iterator[tuple[bytes | None, bytes]]:
+    maker = template_of(template)
+    made = maker.messages(prefix, seed, symbols or maker.symbols)
+    return made if write is _as_json else ((key, write(json.loads(value))) for key, value in made)
+
+
+def _sample(link: Link, topic: str, newest_first: Sequence[Raw]) -> r.Sample:
+    at = reading.written_s(newest_first[0])
+    return r.Sample(
+        topic=topic,
+        messages=[_shown(link, raw) for raw in newest_first],
+        count=len(newest_first),
+        newest_age_s=time.time() - at if at else None,
+        source=link.source,
+    )
+
+
+def _conforming(sample: r.Sample, schema: JsonSchema | None) -> r.Sample:
+    """The messages, when each value conforms to the schema."""
+    if schema is not None:
+        found = [
+            f"partition {message.partition}, offset {message.offset}: {violation}"
+            for message in sample.messages
+            for violation in schema.violations(message.value)
+        ]
+        refuse_violations(found, f"what is in {sample.topic!r}", sample)
+    return sample
+
+
+def _shown(link: Link, raw: Raw) -> r.Message:
+    """A message as a result shows it; a framed one is decoded where there is a registry."""
+    plainly = reading.shown(raw)
+    value, registry = raw.value(), link.kafka.registry
+    if plainly.schema_id is None or registry is None or not isinstance(value, bytes):
+        return plainly
+    return structs.replace(plainly, value=avro.decode(registry, link.deadline, value))

@@ -1,0 +1,214 @@
+"""Where the partitions of a topic begin and end, and how far a group has come."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+from k2run.adapters.kafka.client import ANSWER_S, nearest
+from k2run.errors import ActionError, Unknown, Unreachable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from confluent_kafka import Consumer, TopicPartition
+    from confluent_kafka.admin._listoffsets import OffsetSpec
+
+    from k2run.adapters.kafka.client import Link, Setting
+
+
+UNCOMMITTED = {"isolation.level": "read_uncommitted"}
+"""Messages of an open transaction are in the topic, too."""
+
+
+PATIENCE_S = 0.15
+"""librdkafka now and then leaves some of many partitions to its next tick, a second later; a new client is faster."""
+
+
+class Span(NamedTuple):
+    """One partition's first readable offset and the offset after its last message."""
+
+    low: int
+    high: int
+
+
+def topic_names(link: Link) -> dict[str, int]:
+    """Every topic with its number of partitions; internal ones too."""
+    with link.judged("list the topics"):
+        found = link.admin.list_topics(timeout=link.deadline.at_most(ANSWER_S)).topics
+    return {name: len(topic.partitions) for name, topic in found.items()}
+
+
+def partitions(link: Link, topic: str) -> list[int]:
+    """The partition numbers of a topic.
+
+    Raises:
+        Unknown: There is no such topic; the hint names the nearest.
+    """
+    from confluent_kafka import TopicCollection
+
+    described = link.ask(link.admin.describe_topics, TopicCollection([topic]))[topic]
+    try:
+        return [partition.id for partition in link.answer(described, f"describe the topic {topic!r}").partitions]
+    except Unknown as error:
+        raise Unknown(
+            f"there is no topic {topic!r} at {link.kafka.bootstrap}", hint=nearest(topic, topic_names(link))
+        ) from error
+
+
+def spans(link: Link, topic: str) -> dict[int, Span]:
+    """Where each partition of the topic begins and ends, exactly, by partition number.
+
+    All partitions are asked about in one request for either end. Some brokers (Tansu 0.6) answer with the first
+    offset of the last batch plus one, up to a whole batch too low; the watermark that comes with a fetch is exact
+    everywhere, so a fetch at the answered end has the last word.
+    """
+    from confluent_kafka.admin import OffsetSpec  # type: ignore[attr-defined]  # exported at run time
+
+    numbers = partitions(link, topic)
+    lows = _listed(link, topic, numbers, OffsetSpec.earliest())  # type: ignore[no-untyped-call]
+    highs = _listed(link, topic, numbers, OffsetSpec.latest())  # type: ignore[no-untyped-call]
+    filled = {number: high for number, high in highs.items() if high > 0}
+    fetched = _fetched(link, topic, filled) if filled else {}
+    return {number: Span(max(lows[number], 0), max(highs[number], fetched.get(number, 0))) for number in numbers}
+
+
+def _listed(link: Link, topic: str, numbers: Iterable[int], spec: OffsetSpec) -> dict[int, int]:
+    from confluent_kafka import TopicPartition
+
+    asked = link.ask(link.admin.list_offsets, {TopicPartition(topic, number): spec for number in numbers})
+    doing = f"list the offsets of {topic!r}"
+    return {at.partition: link.answer(answer, doing).offset for at, answer in asked.items()}
+
+
+def _fetched(link: Link, topic: str, starts: Mapping[int, int]) -> dict[int, int]:
+    """High watermarks as a fetch from `starts` brings them; none where this user may describe but not read.
+
+    Raises:
+        Unreachable: Not every partition answered in time.
+    """
+    found: dict[int, int] = {}
+    limit, patience = time.monotonic() + link.deadline.at_most(ANSWER_S), PATIENCE_S
+    while left := {number: start for number, start in starts.items() if number not in found}:
+        if time.monotonic() > limit:
+            link.deadline.remaining()
+            raise Unreachable(
+                f"{len(left)} of {len(starts)} partitions of {topic!r} at {link.kafka.bootstrap} do not answer a fetch",
+                hint="is the leader of each partition up?",
+            )
+        if not _fetch(link, topic, left, found, patience):
+            return {}
+        patience *= 2
+    return found
+
+
+def _fetch(link: Link, topic: str, starts: Mapping[int, int], found: dict[int, int], patience: float) -> bool:
+    """Add high watermarks to `found` until all are there or none came for `patience` seconds; False when forbidden."""
+    from confluent_kafka import KafkaError, TopicPartition
+
+    settings: dict[str, Setting] = {"fetch.wait.max.ms": 10, "queued.min.messages": 1, **UNCOMMITTED}
+    with link.consumer(settings) as consumer, link.judged(f"fetch from {topic!r}"):
+        consumer.assign([TopicPartition(topic, number, start) for number, start in starts.items()])
+        quiet = time.monotonic() + link.deadline.at_most(patience)
+        while (left := starts.keys() - found.keys()) and time.monotonic() < quiet:
+            message = consumer.poll(0.005)
+            if message is not None and (error := message.error()) is not None:
+                if error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
+                    return False
+                raise link.judge(error, f"fetch from {topic!r}")
+            if known := _watermarks(consumer, topic, left):
+                found |= known
+                # A partition that has answered must not keep the others from theirs: a fetch holds a limited size.
+                consumer.incremental_unassign([TopicPartition(topic, number) for number in known])
+                quiet = time.monotonic() + patience
+    return True
+
+
+def _watermarks(consumer: Consumer, topic: str, numbers: Iterable[int]) -> dict[int, int]:
+    """The high watermarks that the consumer has learnt so far; below zero means not yet."""
+    from confluent_kafka import TopicPartition
+
+    known = {
+        number: marks[1]
+        for number in numbers
+        if (marks := consumer.get_watermark_offsets(TopicPartition(topic, number), cached=True)) is not None
+    }
+    return {number: high for number, high in known.items() if high >= 0}
+
+
+def groups(link: Link) -> list[str]:
+    """The ids of all consumer groups that the cluster knows."""
+    listed = link.answer(link.ask(link.admin.list_consumer_groups), "list the consumer groups")
+    for error in listed.errors:
+        raise link.judge(error.args[0], "list the consumer groups")
+    return [group.group_id for group in listed.valid]
+
+
+def committed(link: Link, group: str, topic: str, numbers: Iterable[int]) -> dict[int, int | None]:
+    """The offset a group has committed for each partition; None where it never has.
+
+    Raises:
+        Unknown: The cluster has no such group; the hint names the nearest.
+    """
+    from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
+
+    wanted = [TopicPartition(topic, number) for number in numbers]
+    request = ConsumerGroupTopicPartitions(group, wanted)
+    answer = link.ask(link.admin.list_consumer_group_offsets, [request])[group]
+    at = link.answer(answer, f"read the offsets of group {group!r}").topic_partitions or []
+    _complain(link, at, f"read the offsets of group {group!r}")
+    found = {partition.partition: partition.offset if partition.offset >= 0 else None for partition in at}
+    if all(offset is None for offset in found.values()):
+        # Nothing committed may mean a new group, or a name that was never used.
+        known = groups(link)
+        if group not in known:
+            raise Unknown(f"there is no consumer group {group!r} at {link.kafka.bootstrap}", hint=nearest(group, known))
+    return found
+
+
+def behind(spans_of: Mapping[int, Span], at: Mapping[int, int | None]) -> dict[int, int]:
+    """Messages still to be read, by partition; where nothing was committed all that the partition holds.
+
+    Raises:
+        Unknown: A group has committed past the end: its offsets belong to an earlier life of the topic.
+    """
+    left = {}
+    for number, span in spans_of.items():
+        offset = at.get(number)
+        if offset is not None and offset > span.high:
+            raise Unknown(
+                f"offset {offset:,} is committed for partition {number}, which ends at {span.high:,}",
+                hint="the topic was recreated since; reset the group's offsets",
+            )
+        left[number] = span.high - max(span.low, offset or 0)
+    return left
+
+
+def commit(link: Link, group: str, topic: str, at: Mapping[int, int]) -> None:
+    """Set a group's offsets; only a group without members can be set.
+
+    Raises:
+        Refused: The group has members.
+    """
+    from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
+
+    wanted = [TopicPartition(topic, number, offset) for number, offset in at.items()]
+    request = ConsumerGroupTopicPartitions(group, wanted)
+    answer = link.ask(link.admin.alter_consumer_group_offsets, [request])[group]
+    doing = f"set the offsets of group {group!r}"
+    _complain(link, link.answer(answer, doing).topic_partitions or [], doing)
+
+
+def _complain(link: Link, at: Iterable[TopicPartition], doing: str) -> None:
+    for partition in at:
+        if partition.error is not None:
+            error: ActionError = link.judge(partition.error, f"{doing}, partition {partition.partition}")
+            error.hint = error.hint or "a group can be set only while it has no members: stop its consumers"
+            raise error
+
+
+def at_time(link: Link, topic: str, numbers: Iterable[int], since_ms: int) -> dict[int, int]:
+    """The first offset at or after a moment (milliseconds since 1970) in each partition; -1 where there is none."""
+    from confluent_kafka.admin import OffsetSpec  # type: ignore[attr-defined]  # exported at run time
+
+    return _listed(link, topic, numbers, OffsetSpec.for_timestamp(since_ms))

@@ -1,0 +1,276 @@
+"""PostgreSQL: queries, who is busy and who waits for whom, ending sessions, and whether it really answers."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from msgspec import Struct, convert
+
+from k2run.actions.action import Effect, Result, action
+from k2run.actions.deadline import Deadline
+from k2run.adapters.postgres.client import Postgres, ask
+from k2run.errors import AuthorError, Unknown
+from k2run.language.quantities import Duration
+
+HALF_A_MINUTE = Duration(30)
+
+_HEALTH = """
+SELECT current_setting('server_version') AS version, pg_is_in_recovery() AS in_recovery,
+       extract(epoch FROM now() - pg_postmaster_start_time()) AS uptime_s
+"""
+_SESSIONS = """
+SELECT pid, coalesce(usename, '') AS user, coalesce(application_name, '') AS application,
+       coalesce(state, '') AS state, left(regexp_replace(coalesce(query, ''), '\\s+', ' ', 'g'), 200) AS query,
+       coalesce(extract(epoch FROM clock_timestamp() - query_start), 0) AS running_s,
+       coalesce(extract(epoch FROM clock_timestamp() - xact_start), 0) AS transaction_s,
+       pg_blocking_pids(pid) AS blocked_by
+FROM pg_stat_activity
+WHERE datname = current_database() AND backend_type = 'client backend' AND pid <> pg_backend_pid()
+ORDER BY query_start
+"""
+_DEADLOCKS = """
+SELECT deadlocks, current_setting('max_connections')::int AS most
+FROM pg_stat_database WHERE datname = current_database()
+"""
+
+
+class Answer(Result, frozen=True, kw_only=True):
+    """The answer to a query.
+
+    Attributes:
+        rows: Each a mapping of column to value: `result.rows[0].n`.
+        columns: Their names in order.
+        row_count: How many rows are in `rows`.
+        value: The value, when the answer is one row with one column; otherwise None.
+        truncated: Whether there were more rows than `limit`.
+        elapsed_ms: With connecting.
+    """
+
+    rows: list[dict[str, Any]]
+    columns: list[str]
+    row_count: int
+    value: Any
+    truncated: bool
+    elapsed_ms: float
+
+    def headline(self) -> str:
+        """The only value, or how many rows there are."""
+        if self.value is not None:
+            return f"{self.columns[0]} {self.value}"
+        return f"{'more than ' * self.truncated}{self.row_count:,} rows in {self.elapsed_ms:.0f} ms"
+
+
+class Changed(Result, frozen=True, kw_only=True):
+    """What a statement changed."""
+
+    rows_affected: int
+    elapsed_ms: float
+
+
+class Session(Struct, frozen=True, kw_only=True):
+    """One session of the database.
+
+    Attributes:
+        running_s: Seconds since its last query began.
+        transaction_s: Seconds since its transaction began; 0 outside of one.
+        blocked_by: The sessions whose locks it waits for.
+    """
+
+    pid: int
+    user: str
+    application: str
+    state: str
+    query: str
+    running_s: float
+    transaction_s: float
+    blocked_by: list[int]
+
+
+class Activity(Result, frozen=True, kw_only=True):
+    """Who is connected to the database, and what they are about.
+
+    Attributes:
+        sessions: Connected clients, without k2run's own session.
+        most: `max_connections` of the server.
+        active: Sessions that run a query.
+        idle_in_transaction: Sessions that hold a transaction open and do nothing.
+        blocked: Sessions that wait for another's lock.
+        longest_s: Of the active sessions' queries; 0 when none is active.
+        long: Active or idle in a transaction for longer than asked about.
+        waiting: The blocked ones, with whom they wait for.
+        deadlocks: Deadlocks since the statistics were reset.
+    """
+
+    sessions: int
+    most: int
+    active: int
+    idle_in_transaction: int
+    blocked: int
+    longest_s: float
+    long: list[Session]
+    waiting: list[Session]
+    deadlocks: int
+
+    def headline(self) -> str:
+        """Such as `7 sessions, 2 active, longest 41 s, 1 blocked`."""
+        return f"{self.sessions} sessions, {self.active} active, longest {self.longest_s:.0f} s, {self.blocked} blocked"
+
+
+class Terminated(Result, frozen=True, kw_only=True):
+    """Sessions that were ended, or whose query was cancelled."""
+
+    count: int
+    sessions: list[Session]
+
+    def headline(self) -> str:
+        """Such as `ended 2 sessions: 4711, 4712`."""
+        pids = ", ".join(str(session.pid) for session in self.sessions[:5])
+        return f"ended {self.count} sessions" + (f": {pids}" if pids else "")
+
+
+class Health(Result, frozen=True, kw_only=True):
+    """A server that answers a query of this user in this database.
+
+    Attributes:
+        in_recovery: Whether it is a standby (or recovering from a crash) and takes no writes.
+    """
+
+    version: str
+    in_recovery: bool
+    uptime_s: float
+    elapsed_ms: float
+
+    def headline(self) -> str:
+        """Such as `15.18, up 3,600 s, 4.1 ms`."""
+        standby = ", in recovery" if self.in_recovery else ""
+        return f"{self.version}, up {self.uptime_s:,.0f} s, {self.elapsed_ms:.1f} ms{standby}"
+
+
+@action("postgres.health")
+def health(postgres: Postgres, deadline: Deadline) -> Health:
+    """The server lets this user in and answers a query; an open port alone is not enough."""
+    started = time.perf_counter()
+    (row,) = ask(postgres, deadline, _HEALTH).rows
+    return Health(**row, elapsed_ms=(time.perf_counter() - started) * 1000, source=postgres.source)
+
+
+@action("postgres.query")
+def query(
+    postgres: Postgres,
+    deadline: Deadline,
+    sql: str,
+    parameters: dict[str, Any] = {},
+    limit: int = 100,
+    allow_empty: bool = False,
+) -> Answer:
+    """Ask the database with one statement that may not change anything; no rows are unknown.
+
+    Args:
+        sql: The query; values stand as `%(name)s`.
+        parameters: Those values.
+        limit: Rows to fetch at most.
+        allow_empty: Whether no rows are an answer, too.
+    """
+    started = time.perf_counter()
+    found = ask(postgres, deadline, sql, parameters, limit=limit + 1)
+    elapsed_ms = (time.perf_counter() - started) * 1000
+    rows = found.rows[:limit]
+    if not rows and not allow_empty:
+        raise Unknown(
+            f"the query found no rows in {postgres.address}", hint="is the data there? or set allow_empty: true"
+        )
+    return Answer(
+        rows=rows,
+        columns=found.columns,
+        row_count=len(rows),
+        value=rows[0][found.columns[0]] if len(rows) == len(found.columns) == 1 else None,
+        truncated=len(found.rows) > limit,
+        elapsed_ms=elapsed_ms,
+        source=postgres.source,
+    )
+
+
+@action("postgres.execute", effect=Effect.DESTROYS)
+def execute(postgres: Postgres, deadline: Deadline, sql: str, parameters: dict[str, Any] = {}) -> Changed:
+    """Run one statement that changes something, in a transaction of its own.
+
+    Args:
+        sql: The statement; values stand as `%(name)s`.
+        parameters: Those values.
+    """
+    started = time.perf_counter()
+    done = ask(postgres, deadline, sql, parameters, writes=True)
+    elapsed_ms = (time.perf_counter() - started) * 1000
+    return Changed(rows_affected=done.affected, elapsed_ms=elapsed_ms, source=postgres.source)
+
+
+@action("postgres.activity")
+def activity(postgres: Postgres, deadline: Deadline, longer_than: Duration = HALF_A_MINUTE) -> Activity:
+    """Who is connected to the database: long queries, forgotten transactions, who waits for whose locks, deadlocks.
+
+    Args:
+        longer_than: Sessions busy for longer than this are told as `long`.
+    """
+    sessions = _sessions(postgres, deadline)
+    (row,) = ask(postgres, deadline, _DEADLOCKS).rows
+    active = [session for session in sessions if session.state == "active"]
+    idle = [session for session in sessions if session.state.startswith("idle in transaction")]
+    waiting = [session for session in sessions if session.blocked_by]
+    return Activity(
+        sessions=len(sessions),
+        most=row["most"],
+        active=len(active),
+        idle_in_transaction=len(idle),
+        blocked=len(waiting),
+        longest_s=max((session.running_s for session in active), default=0.0),
+        long=[session for session in sessions if _busy_s(session) > longer_than],
+        waiting=waiting,
+        deadlocks=row["deadlocks"],
+        source=postgres.source,
+    )
+
+
+@action("postgres.terminate", effect=Effect.DESTROYS)
+def terminate(
+    postgres: Postgres,
+    deadline: Deadline,
+    pid: int = 0,
+    application: str = "",
+    longer_than: Duration | None = None,
+    only_cancel: bool = False,
+) -> Terminated:
+    """End sessions of the database, and wait until they are gone; at least one of the arguments says which.
+
+    Args:
+        pid: The session with this process id.
+        application: Sessions of this `application_name`.
+        longer_than: Sessions that are active, or idle in a transaction, for longer than this.
+        only_cancel: Whether only their query is cancelled and the session stays.
+    """
+    if not pid and not application and longer_than is None:
+        raise AuthorError("postgres.terminate needs a pid, an application or longer_than")
+    chosen = [
+        session
+        for session in _sessions(postgres, deadline)
+        if (not pid or session.pid == pid)
+        and (not application or session.application == application)
+        and (longer_than is None or _busy_s(session) > longer_than)
+    ]
+    function = "pg_cancel_backend" if only_cancel else "pg_terminate_backend"
+    pids = [session.pid for session in chosen]
+    ask(postgres, deadline, f"SELECT {function}(pid) FROM unnest(%(pids)s::int[]) AS pid", {"pids": pids})  # noqa: S608 - one of two names
+    while not only_cancel and {session.pid for session in _sessions(postgres, deadline)} & set(pids):
+        deadline.sleep(0.05)
+    return Terminated(count=len(chosen), sessions=chosen, source=postgres.source)
+
+
+def _sessions(postgres: Postgres, deadline: Deadline) -> list[Session]:
+    return convert(ask(postgres, deadline, _SESSIONS).rows, list[Session])
+
+
+def _busy_s(session: Session) -> float:
+    """Seconds that a session has been at it; 0 for one that is idle."""
+    if session.state == "active":
+        return session.running_s
+    return session.transaction_s if session.state.startswith("idle in transaction") else 0.0

@@ -1,0 +1,1 @@
+"""Prometheus: its HTTP API and the actions on it."""

@@ -1,0 +1,1 @@
+"""S3 stores: the client and the actions."""

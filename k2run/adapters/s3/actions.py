@@ -1,0 +1,285 @@
+"""S3 stores such as MinIO: buckets, objects, and whether the store really answers."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+from msgspec import Struct
+
+from k2run.actions.action import Effect, Result, action
+from k2run.actions.deadline import Deadline
+from k2run.adapters.http.client import Request, send
+from k2run.adapters.s3.client import S3, ask, document, pages, place
+from k2run.errors import AuthorError, Refused, Unknown
+from k2run.language.quantities import Size
+
+LARGEST_IN_JOURNAL = 64 * 1024
+"""Bytes of an object that its result still shows."""
+
+
+class Bucket(Struct, frozen=True, kw_only=True):
+    """One bucket; `created` is ISO 8601 in UTC."""
+
+    name: str
+    created: str
+
+
+class Buckets(Result, frozen=True, kw_only=True):
+    """The buckets that this user sees."""
+
+    names: list[str]
+    count: int
+    buckets: list[Bucket]
+
+    def headline(self) -> str:
+        """Their names."""
+        return ", ".join(self.names[:5]) or "no buckets"
+
+
+class Object(Struct, frozen=True, kw_only=True):
+    """One object; `changed` is ISO 8601 in UTC."""
+
+    key: str
+    bytes: int
+    changed: str
+
+
+class Objects(Result, frozen=True, kw_only=True):
+    """The objects of a bucket below a prefix.
+
+    Attributes:
+        count: All of them.
+        bytes: Of all of them together.
+        newest_age_s: Seconds since the last one was written; None when there is none.
+        objects: The first of them, by key.
+    """
+
+    bucket: str
+    prefix: str
+    count: int
+    bytes: int
+    newest_age_s: float | None
+    objects: list[Object]
+
+    def headline(self) -> str:
+        """Such as `12 objects, 4.1MiB`."""
+        return f"{self.count:,} objects, {Size(self.bytes)}"
+
+
+class Stored(Result, frozen=True, kw_only=True):
+    """An object, as it went to the store or came from there.
+
+    Attributes:
+        sha256: Of its content, in hexadecimal.
+        text: Its content, where that is short text.
+    """
+
+    bucket: str
+    key: str
+    bytes: int
+    sha256: str
+    text: str = ""
+
+    def headline(self) -> str:
+        """Such as `warehouse/probe, 12 bytes`."""
+        return f"{self.bucket}/{self.key}, {self.bytes:,} bytes"
+
+
+class Deleted(Result, frozen=True, kw_only=True):
+    """An object that is gone; `deleted` is whether it was there."""
+
+    bucket: str
+    key: str
+    deleted: bool
+
+
+class Health(Result, frozen=True, kw_only=True):
+    """A store that lets this user list the buckets.
+
+    Attributes:
+        live: What MinIO's own liveness probe says; None where the store has none.
+        ready: What MinIO's probe of a write quorum says; None where the store has none.
+        buckets: How many it shows.
+    """
+
+    live: bool | None
+    ready: bool | None
+    buckets: int
+    elapsed_ms: float
+
+    def headline(self) -> str:
+        """Such as `4 buckets, 3.1 ms`."""
+        wrong = [word for word, said in (("not live", self.live), ("no write quorum", self.ready)) if said is False]
+        return ", ".join([f"{self.buckets} buckets", f"{self.elapsed_ms:.1f} ms", *wrong])
+
+
+@action("s3.buckets")
+def buckets(s3: S3, deadline: Deadline) -> Buckets:
+    """The buckets that this user sees; an empty store is an answer."""
+    found = document(s3, ask(s3, deadline, place(), doing="list the buckets"))
+    if found.tag != "ListAllMyBucketsResult":
+        raise Refused(
+            f"{s3.endpoint} does not answer like an S3 store: {found.tag}", hint="see connections.s3.endpoint"
+        )
+    shown = [
+        Bucket(name=each.findtext("Name", ""), created=each.findtext("CreationDate", ""))
+        for each in found.iter("Bucket")
+    ]
+    return Buckets(names=[each.name for each in shown], count=len(shown), buckets=shown, source=s3.source)
+
+
+@action("s3.create_bucket", effect=Effect.CHANGES)
+def create_bucket(s3: S3, deadline: Deadline, bucket: str) -> Buckets:
+    """Make a bucket; one that is there already is fine.
+
+    Args:
+        bucket: Its name.
+    """
+    if bucket not in (known := buckets(s3, deadline)).names:
+        ask(s3, deadline, place(bucket), method="PUT", doing=f"make the bucket {bucket!r}")
+        return buckets(s3, deadline)
+    return known
+
+
+@action("s3.list")
+def list_(s3: S3, deadline: Deadline, bucket: str, prefix: str = "", limit: int = 20) -> Objects:
+    """The objects of a bucket: how many, how large, how fresh; no bucket is unknown, an empty one is an answer.
+
+    Args:
+        bucket: Its name.
+        prefix: Only objects whose key starts so.
+        limit: How many to show at most; all are counted.
+    """
+    count = total = 0
+    newest, shown = "", []
+    for page in pages(s3, deadline, bucket, prefix):
+        for each in page:
+            count, total = count + 1, total + int(each.findtext("Size", "0"))
+            changed = each.findtext("LastModified", "")
+            newest = max(newest, changed)
+            if count <= limit:
+                size = int(each.findtext("Size", "0"))
+                shown.append(Object(key=each.findtext("Key", ""), bytes=size, changed=changed))
+    return Objects(
+        bucket=bucket,
+        prefix=prefix,
+        count=count,
+        bytes=total,
+        newest_age_s=(datetime.now(UTC) - datetime.fromisoformat(newest)).total_seconds() if newest else None,
+        objects=shown,
+        source=s3.source,
+    )
+
+
+@action("s3.put", effect=Effect.CHANGES)
+def put(s3: S3, deadline: Deadline, bucket: str, key: str, text: str = "", file: str = "") -> Stored:
+    """Write an object; one that is there is replaced.
+
+    Args:
+        bucket: Name of the bucket; it must be there.
+        key: Name of the object.
+        text: Its content.
+        file: Instead of `text`: a file with the content; `~` is the home directory.
+    """
+    if text and file:
+        raise AuthorError("s3.put takes either text or a file")
+    content = _read(file) if file else text.encode()
+    doing = f"write {bucket}/{key}"
+    ask(s3, deadline, place(bucket, key), method="PUT", content=content, doing=doing)
+    return Stored(bucket=bucket, key=key, bytes=len(content), sha256=_digest(content), source=s3.source)
+
+
+@action("s3.get")
+def get(s3: S3, deadline: Deadline, bucket: str, key: str, file: str = "") -> Stored:
+    """Read an object of up to 64 MiB; none is unknown.
+
+    Args:
+        bucket: Name of the bucket.
+        key: Name of the object.
+        file: Where to save it, if anywhere; `~` is the home directory.
+    """
+    answer = ask(s3, deadline, place(bucket, key), doing=f"read {bucket}/{key}")
+    if file:
+        _write(file, answer.content)
+    short = answer.content[: LARGEST_IN_JOURNAL + 1]
+    return Stored(
+        bucket=bucket,
+        key=key,
+        bytes=len(answer.content),
+        sha256=_digest(answer.content),
+        text=_text(short) if len(short) <= LARGEST_IN_JOURNAL else "",
+        source=s3.source,
+    )
+
+
+@action("s3.delete", effect=Effect.DESTROYS)
+def delete(s3: S3, deadline: Deadline, bucket: str, key: str, missing_ok: bool = False) -> Deleted:
+    """Delete an object.
+
+    Args:
+        bucket: Name of the bucket.
+        key: Name of the object.
+        missing_ok: Whether it is fine when there is none.
+    """
+    where = place(bucket, key)
+    try:
+        ask(s3, deadline, where, method="HEAD", doing=f"look at {bucket}/{key}")
+    except Unknown:
+        if missing_ok:
+            return Deleted(bucket=bucket, key=key, deleted=False, source=s3.source)
+        raise
+    ask(s3, deadline, where, method="DELETE", doing=f"delete {bucket}/{key}")
+    return Deleted(bucket=bucket, key=key, deleted=True, source=s3.source)
+
+
+@action("s3.health")
+def health(s3: S3, deadline: Deadline) -> Health:
+    """The store lets this user list the buckets, and what MinIO's own probes say; an open port alone is not enough."""
+    started = time.perf_counter()
+    count = buckets(s3, deadline).count
+    elapsed_ms = (time.perf_counter() - started) * 1000
+    return Health(
+        live=_probe(s3, deadline, "live"),
+        ready=_probe(s3, deadline, "cluster"),
+        buckets=count,
+        elapsed_ms=elapsed_ms,
+        source=s3.source,
+    )
+
+
+def _probe(s3: S3, deadline: Deadline, what: str) -> bool | None:
+    url = f"{s3.endpoint.rstrip('/')}/minio/health/{what}"
+    status = send(Request(url=url, tls=s3.tls), deadline).status
+    return {200: True, 503: False}.get(status)
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _text(content: bytes) -> str:
+    try:
+        return content.decode()
+    except UnicodeDecodeError:
+        return ""
+
+
+def _read(file: str) -> bytes:
+    place = Path(file).expanduser().absolute()
+    try:
+        return place.read_bytes()
+    except FileNotFoundError:
+        raise Unknown(f"there is nothing at {place}") from None
+    except OSError as error:
+        raise Refused(f"{place} cannot be read: {error.strerror}") from error
+
+
+def _write(file: str, content: bytes) -> None:
+    place = Path(file).expanduser().absolute()
+    try:
+        place.write_bytes(content)
+    except OSError as error:
+        raise Refused(f"{place} cannot be written: {error.strerror}") from error

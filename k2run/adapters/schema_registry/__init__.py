@@ -1,0 +1,1 @@
+"""A schema registry: the client, Avro and the actions."""

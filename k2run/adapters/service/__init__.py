@@ -1,0 +1,1 @@
+"""Services of the stack: the actions on one and on all of them."""

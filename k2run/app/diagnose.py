@@ -1,0 +1,160 @@
+"""Says what is wrong with a stack, and which runbook recovers it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from k2run.actions.catalogue import Catalogue
+from k2run.app.launch import open_stack, runbook_roots
+from k2run.app.leftover_faults import warn_of_broken
+from k2run.engine.interrupts import StopRequest
+from k2run.engine.store import Store
+from k2run.errors import K2runError, UsageError
+from k2run.evidence.wording import clean, count, percent, span
+from k2run.language.loader import load_runbook
+from k2run.language.model import Kind
+from k2run.language.quantities import Duration
+from k2run.recovery.diagnosis import Diagnosis, Suspect, Verdict, Why
+from k2run.recovery.symptoms import Presence, Sighting
+from k2run.recovery.window import watch
+from k2run.terminal.safe_stream import complain, say, say_json
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from k2run.language.model import Runbook
+    from k2run.language.vocabulary import Vocabulary
+
+MARKS = {Presence.PRESENT: "+", Presence.ABSENT: "-", Presence.UNSEEN: "?", Presence.NOT_APPLICABLE: " "}
+
+
+def show_diagnosis(reference: str, *, json: bool, lasting: str = "") -> bool:
+    """Look at a stack and show what is wrong with it.
+
+    Args:
+        reference: Name or file of the stack.
+        json: As one JSON object.
+        lasting: How long the checks are repeated, such as `20s`; once when empty.
+
+    Returns:
+        Whether the stack is healthy.
+
+    Raises:
+        UsageError: `lasting` is no duration.
+    """
+    seconds = _seconds(lasting)
+    store, catalogue = Store(), Catalogue()
+    warn_of_broken(store)
+    stack = open_stack(reference, store=store)
+    with StopRequest() as signals:
+        found = watch(recovery_runbooks(catalogue), stack, catalogue, signals.run, seconds)
+    if json:
+        say_json(found)
+    else:
+        say("\n".join(lines_of(found)))
+    return found.healthy
+
+
+def _seconds(lasting: str) -> float:
+    try:
+        return float(Duration.parse(lasting)) if lasting else 0.0
+    except ValueError as error:
+        raise UsageError(f"--for {lasting}: {error}", hint="for example --for 20s") from error
+
+
+def recovery_runbooks(vocabulary: Vocabulary) -> list[Runbook]:
+    """Every recovery runbook that can be found, by its name; one that is not valid is passed over."""
+    found: dict[str, Runbook] = {}
+    for root in runbook_roots():
+        for file in sorted((root / "recovery").rglob("*.yaml")):
+            try:
+                runbook = load_runbook(file, vocabulary)
+            except K2runError as invalid:
+                complain(f"warning: {file} is passed over: {invalid}; `k2run validate {file}`")
+                continue
+            if runbook.kind is Kind.RECOVERY:
+                found.setdefault(runbook.name, runbook)
+    return list(found.values())
+
+
+def lines_of(found: Diagnosis) -> Iterator[str]:
+    """The diagnosis for people."""
+    yield _headline(found)
+    for flap in found.flapping:
+        seen = f"there in {flap.ill} of {flap.looks} looks, changed {flap.changes} times"
+        yield f"flapping: {flap.name} ({flap.kind}): {seen}"
+    for number, suspect in enumerate(found.matches, start=1):
+        yield from _match(number, suspect)
+    unseen = found.having(Verdict.UNSEEN)
+    if unseen:
+        yield "\ncould not be seen, so neither found nor ruled out:"
+        for suspect in unseen:
+            yield f"  {suspect.runbook:<24} {clean(suspect.title)}"
+            yield from _sightings(one for one in suspect.sightings if one.presence is Presence.UNSEEN)
+    yield from causes_told(found.causes)
+    if found.ailing and not found.matches:
+        yield "\nno recovery runbook matches; unhealthy services:"
+        for one in found.ailing:
+            yield f"  {one.service:<14} {one.state:<10} {clean(one.detail)}"
+        yield f"  `k2run logs {found.ailing[0].service}` shows more"
+    yield from _ruled_out(found)
+
+
+def causes_told(causes: Iterable[Why]) -> Iterator[str]:
+    """The lines that say why, for people; each is told once, with all services that it stands for."""
+    told: dict[tuple[str, str, str], list[str]] = {}
+    for why in causes:
+        told.setdefault((why.kind, why.says, why.source), []).append(why.service)
+    if told:
+        yield "\nwhy, as far as it is written:"
+    for (kind, says, source), services in told.items():
+        yield f"  {', '.join(services)}: {kind} ({source}): {clean(says)}"
+
+
+def checked(found: Diagnosis) -> str:
+    """What was checked and what was not: `41 symptoms checked 3 times in 20.1s; 15 do not apply to this stack`."""
+    times = f" {found.looks} times" if found.looks > 1 else ""
+    said = [f"{count(found.probes, 'symptom')} checked{times} in {span(found.seconds)}"]
+    if found.unseen:
+        said.append(f"{found.unseen} could not be seen")
+    if found.not_applicable:
+        verb = "does" if found.not_applicable == 1 else "do"
+        said.append(f"{found.not_applicable} {verb} not apply to this stack")
+    return "; ".join(said)
+
+
+def _headline(found: Diagnosis) -> str:
+    looked = checked(found)
+    if found.healthy:
+        return f"{found.stack} is healthy; {looked}"
+    if not found.matches:
+        return f"{found.stack}: no failure was recognised, and not all could be seen to work; {looked}"
+    return f"{found.stack}: {count(len(found.matches), 'failure')} recognised; {looked}"
+
+
+def evidence_of(suspect: Suspect) -> Iterator[str]:
+    """What speaks for a failure, for people."""
+    return _sightings(one for one in suspect.sightings if one.presence is Presence.PRESENT)
+
+
+def _match(number: int, suspect: Suspect) -> Iterator[str]:
+    yield f"\n{number}. {clean(suspect.title)}  ({percent(suspect.share)} of its symptoms, weighed)"
+    yield from _sightings(suspect.sightings)
+    within = f"; promised within {span(suspect.rto)}" if suspect.rto else ""
+    yield f"   recover with: k2run recover {suspect.runbook}{within}"
+
+
+def _sightings(sightings: Iterable[Sighting]) -> Iterator[str]:
+    for one in sightings:
+        if one.presence is not Presence.NOT_APPLICABLE:
+            asked = f"  [{clean(one.expected)}]" if one.expected else ""
+            yield f"   {MARKS[one.presence]} {clean(one.symptom)}: {clean(one.evidence)}{asked}"
+
+
+def _ruled_out(found: Diagnosis) -> Iterator[str]:
+    out = found.having(Verdict.RULED_OUT)
+    if out:
+        yield "\nruled out: " + ", ".join(suspect.runbook for suspect in out)
+    absent = found.having(Verdict.NOT_APPLICABLE)
+    if absent:
+        yield "not on this stack: " + ", ".join(suspect.runbook for suspect in absent)

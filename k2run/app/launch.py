@@ -1,0 +1,279 @@
+"""Starts runs for the faces: opens runbook and stack, shows events, writes the reports."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from msgspec.structs import replace
+
+from k2run.actions.catalogue import Catalogue
+from k2run.app.inbox import InboxPerson
+from k2run.app.input_sources import ask_again, ask_missing, given_again
+from k2run.engine.execution import Options
+from k2run.engine.input_values import recorded_extra
+from k2run.engine.journal import read_journal
+from k2run.engine.prompts import Nobody
+from k2run.engine.replay import started
+from k2run.engine.request import Request
+from k2run.engine.run import resume, run
+from k2run.engine.store import RUNBOOK_COPY, Store
+from k2run.engine.wall import aside
+from k2run.errors import UsageError
+from k2run.language.loader import load_runbook
+from k2run.language.model import Kind
+from k2run.stack.secrets import as_written
+from k2run.stack.stack import load_stack, own_stack_files
+from k2run.terminal import open_face
+from k2run.terminal.safe_stream import say
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from k2run.actions.person import Person
+    from k2run.engine.events import RunFinished
+    from k2run.engine.guide import Guide
+    from k2run.engine.journal import Observer
+    from k2run.stack.stack import Stack
+    from k2run.terminal import Face
+
+    Heralds = Callable[[Store, str], tuple[Observer, ...]]
+    """Makes the observers that tell others of a run: given the k2run home and, for a resumed run, its id."""
+
+Mode = Literal["auto", "live", "plain", "json"]
+DEFAULT_STACK = "sandbox"
+
+
+def find_runbook(reference: str) -> Path:
+    """The file of a runbook: a path, or a name under `runbooks/` here or among those that ship.
+
+    Raises:
+        UsageError: There is none; the message names near ones.
+    """
+    path = Path(reference)
+    if path.is_file():
+        return path
+    shipped = [path for root in runbook_roots() for path in sorted(root.rglob("*.yaml")) if "stacks" not in path.parts]
+    named = [path for path in shipped if reference in {path.stem, path.name}]
+    if named:
+        return named[0]
+    from k2run.language.problems import did_you_mean
+
+    hint = did_you_mean(path.stem, [path.stem for path in shipped])
+    raise UsageError(f"there is no runbook {reference!r}", hint=hint or "`k2run list` shows those that can be found")
+
+
+def runbook_roots() -> list[Path]:
+    """Folders in which runbooks are looked for: `runbooks/` here, then those that ship with the package."""
+    shipped = Path(__file__).parent.parent
+    candidates = [Path("runbooks"), shipped / "_runbooks", shipped.parent / "runbooks"]
+    found: dict[Path, Path] = {path.resolve(): path for path in reversed(candidates) if path.is_dir()}
+    return list(reversed(found.values()))
+
+
+def open_stack(reference: str, *, near: Path | None = None, store: Store | None = None) -> Stack:
+    """The stack of that name or file; that of `default_stack` where none is named."""
+    return load_stack(reference or default_stack(), near=near, home=(store or Store()).home, overrides={})
+
+
+def default_stack() -> str:
+    """The stack of a command that names none: the only one beside the working directory, else the embedded one.
+
+    Raises:
+        UsageError: There are several, and none has the name of the embedded one.
+    """
+    beside = own_stack_files()
+    if len(beside) == 1:
+        return str(*beside.values())
+    if beside and DEFAULT_STACK not in beside:
+        raise UsageError(
+            f"which of the {len(beside)} stacks here is not said", hint=f"give --stack: {', '.join(sorted(beside))}"
+        )
+    return DEFAULT_STACK
+
+
+def launch_on(  # noqa: PLR0913 - what `run` takes
+    stacks: Sequence[str],
+    runbook: str,
+    *,
+    options: Options,
+    mode: Mode,
+    heralds: Heralds,
+    junit: bool = False,
+    at_once: bool = False,
+) -> int:
+    """Run a runbook on one stack or on several, each run with a journal of its own; returns the worst exit code.
+
+    Args:
+        stacks: Paths or names of the stacks; "" is the runbook's own.
+        runbook: Path or name of the runbook.
+        options: How to run it.
+        mode: How to show it.
+        heralds: Who tells others of it.
+        junit: Write junit.xml too.
+        at_once: All stacks at the same time.
+    """
+    if len(stacks) == 1:
+        return launch(runbook, stack=stacks[0], options=options, mode=mode, heralds=heralds, junit=junit).exit_code
+    from k2run.app.multi_stack import as_json_lines, at_the_same_time, one_after_the_other
+
+    if mode == "json":
+        return as_json_lines(stacks, at_once=at_once)
+    if at_once:
+        return at_the_same_time(stacks)
+    return one_after_the_other(
+        stacks, lambda stack: launch(runbook, stack=stack, options=options, mode=mode, heralds=heralds, junit=junit)
+    )
+
+
+def launch(  # noqa: PLR0913 - what `run` takes
+    runbook: str, *, stack: str, options: Options, mode: Mode, heralds: Heralds, junit: bool = False
+) -> RunFinished:
+    """Run a runbook in the terminal.
+
+    Args:
+        runbook: Path or name of the runbook.
+        stack: Path or name of the stack; "" takes the runbook's own.
+        options: How to run it.
+        mode: How to show it.
+        heralds: Who tells others of it.
+        junit: Write junit.xml too.
+
+    Raises:
+        UsageError: It is to be led step by step without a terminal.
+    """
+    path = find_runbook(runbook)
+    catalogue, store = Catalogue(), Store()
+    loaded = load_runbook(path, catalogue)
+    chosen = open_stack(stack or loaded.stack or DEFAULT_STACK, near=path.parent, store=store)
+    if options.attended and not options.inbox:
+        options = replace(options, extra=ask_missing(loaded, options.extra))
+    face, guide = _guided(options) if options.guided else (open_face(mode, sys.stdout), None)
+    with face:
+        request = Request(
+            runbook=loaded,
+            stack=chosen,
+            store=store,
+            catalogue=catalogue,
+            options=options,
+            observers=(face, *heralds(store, "")),
+            person=_person(options, face),
+            guide=guide,
+        )
+        finished = run(request)
+    if not options.check:
+        _report(lambda: store.find_run(face.run), mode, junit=junit)
+    return finished
+
+
+def relaunch(reference: str, *, options: Options, mode: Mode, heralds: Heralds) -> RunFinished:
+    """Resume an interrupted run.
+
+    Args:
+        reference: The run's id, a unique part of it, or `last`.
+        options: How to go on; tags and `-e` come from the run itself, but for secrets, which it does not keep.
+        mode: How to show it.
+        heralds: Who tells others of it.
+    """
+    catalogue, store = Catalogue(), Store()
+    folder = store.find_run(reference)
+    earlier = read_journal(folder)
+    begun = started(earlier)
+    loaded = load_runbook(folder / RUNBOOK_COPY, catalogue, home=Path(begun.runbook).parent)
+    chosen = open_stack(begun.stack_file or begun.stack, store=store)
+    before = begun.options
+    again = given_again(loaded, begun.inputs, options.extra)
+    if options.attended and not options.inbox:
+        again = ask_again(loaded, begun.inputs, {**before.get("extra", {}), **again})
+    face, guide = _guided(options) if options.guided else (open_face(mode, sys.stdout), None)
+    with face:
+        face.recall(earlier)
+        request = Request(
+            runbook=loaded,
+            stack=chosen,
+            store=store,
+            catalogue=catalogue,
+            options=Options(
+                tags=frozenset(before.get("tags", ())),
+                skip_tags=frozenset(before.get("skip_tags", ())),
+                extra={**recorded_extra(loaded, before.get("extra", {})), **again},
+                keep=options.keep or bool(before.get("keep")),
+                attended=options.attended,
+                inbox=options.inbox,
+                by=options.by,
+            ),
+            observers=(face, *heralds(store, folder.name)),
+            person=_person(options, face),
+            guide=guide,
+        )
+        finished = resume(request, folder)
+    if loaded.kind is Kind.RECOVERY:
+        aside("the timeline", lambda: _write_timeline(folder), None)
+    _report(lambda: folder, mode)
+    return finished
+
+
+def parse_extra(pairs: Iterable[str], file: str = "", *, given: bool = False) -> dict[str, Any]:
+    """The `-e name=value` options, and the values in a file of inputs for the names that they do not give.
+
+    An operator writes both, so they may say where a secret is. With `given`, there are values on standard input too.
+
+    Raises:
+        UsageError: One has no `=`.
+    """
+    values: dict[str, Any] = {}
+    if given:
+        from k2run.app.detached import read_given
+
+        values.update(read_given(sys.stdin))
+    if file:
+        from k2run.app.input_sources import read_inputs
+
+        values.update({name: as_written(value) for name, value in read_inputs(file).items()})
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or not name.isidentifier():
+            raise UsageError(f"-e {pair}: expected name=value", hint="for example -e backlog=100000")
+        values[name] = as_written(value)
+    return values
+
+
+def is_attended() -> bool:
+    """Whether an operator is at this terminal."""
+    return sys.stdin is not None and sys.stdin.isatty() and sys.stdout.isatty()
+
+
+def _write_timeline(folder: Path) -> None:
+    from k2run.recovery.timeline import write_timeline
+
+    write_timeline(folder)
+
+
+def _guided(options: Options) -> tuple[Face, Guide]:
+    """A face that shows one step at a time, and the person who leads."""
+    if not options.attended or options.inbox:
+        raise UsageError("--step needs an interactive terminal", hint="run it on a terminal")
+    from k2run.app.guided import GuidedFace, TerminalGuide
+
+    face = GuidedFace(sys.stdout)
+    return face, TerminalGuide(face)
+
+
+def _person(options: Options, face: Face) -> Person:
+    if not options.attended:
+        return Nobody()
+    if options.inbox:
+        return InboxPerson()
+    from k2run.terminal.person import TerminalPerson
+
+    return TerminalPerson(face)
+
+
+def _report(find: Callable[[], Path], mode: Mode, *, junit: bool = False) -> None:
+    """Write the reports beside the journal and say where the one for people is; how the run ended does not change."""
+    from k2run.evidence.reports import write_reports
+
+    page = aside("the report", lambda: write_reports(find(), junit=junit)[0], None)
+    if page is not None and mode != "json":
+        say(f"report   {page}")

@@ -1,0 +1,197 @@
+"""Check files without running them, and print the problems: as text, JSON or SARIF 2.1.0."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import k2run
+from k2run.actions.catalogue import Catalogue
+from k2run.app.launch import find_runbook
+from k2run.authoring.explain import every_explanation
+from k2run.errors import RunbookInvalid, UsageError
+from k2run.language.loader import load_runbook
+from k2run.language.references import stack_files
+from k2run.stack.stack import load_stack
+from k2run.terminal.safe_stream import complain, say
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from k2run.language.problems import Explanation, Problem
+
+Form = Literal["text", "json", "sarif"]
+
+
+def check_files(paths: list[str], *, form: Form) -> list[Problem]:
+    """Check runbooks and stack files, and show every problem.
+
+    Args:
+        paths: Files, or folders that hold them.
+        form: How to show the problems.
+    """
+    catalogue = Catalogue()
+    problems: list[Problem] = []
+    files = [file for path in paths for file in files_below(Path(path))]
+    for file in files:
+        try:
+            _check(file, catalogue)
+        except RunbookInvalid as invalid:
+            problems += invalid.problems
+    show_problems(problems, len(files), form=form, noun="problem")
+    return problems
+
+
+def show_problems(problems: Sequence[Problem], files: int, *, form: Form, noun: str) -> None:
+    """Print problems: as frames of code and a count, as a JSON list, or as SARIF.
+
+    Args:
+        problems: What was found.
+        files: How many files were checked.
+        form: How to show them.
+        noun: What one of them is called.
+    """
+    if form != "text":
+        say(_encoded(problems, form))
+        return
+    if problems:
+        from k2run.language.problems import render
+
+        complain(render(problems), "")
+    count = len(problems)
+    say(f"{files} file{'s' * (files != 1)} checked, {count or 'no'} {noun}{'s' * (count != 1)}")
+
+
+def files_below(path: Path) -> Iterator[Path]:
+    """A file itself, every YAML file below a folder, or the file of a runbook or stack by its name.
+
+    Raises:
+        UsageError: The file or folder does not exist.
+    """
+    if path.is_dir():
+        yield from sorted(file for ending in ("*.yaml", "*.yml") for file in path.rglob(ending))
+    elif path.exists():
+        yield path
+    else:
+        yield _named(str(path))
+
+
+def _named(name: str) -> Path:
+    """The runbook of that name, as `run` takes it, or the stack.
+
+    Raises:
+        UsageError: There is none; the nearest is named.
+    """
+    try:
+        return find_runbook(name)
+    except UsageError as error:
+        stacks = stack_files(None)
+        if name in stacks:
+            return stacks[name]
+        raise UsageError(f"there is no file {name}, and no runbook or stack of that name", hint=error.hint) from None
+
+
+def is_stack(file: Path) -> bool:
+    """Whether a file is a stack file: those live in a folder `stacks`."""
+    return file.parent.name == "stacks"
+
+
+def _check(file: Path, catalogue: Catalogue) -> None:
+    if is_stack(file):
+        problems = load_stack(str(file), near=file.parent, home=Path(".k2run"), overrides={}).check()
+        if problems:
+            raise RunbookInvalid(problems)
+    else:
+        load_runbook(file, catalogue)
+
+
+def _encoded(problems: Sequence[Problem], form: Form) -> str:
+    import msgspec
+
+    if form == "json":
+        return msgspec.json.encode(problems).decode()
+    return msgspec.json.format(msgspec.json.encode(sarif(problems))).decode()
+
+
+SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
+_DANGER = "L1"
+
+
+def sarif(problems: Sequence[Problem]) -> dict[str, Any]:
+    """One SARIF log with one run: the rules that were broken, and where.
+
+    Args:
+        problems: Problems and lint findings of any number of files.
+    """
+    codes = sorted({problem.code for problem in problems})
+    known = every_explanation()
+    return {
+        "$schema": SCHEMA,
+        "version": "2.1.0",
+        "runs": [
+            {
+                "tool": {
+                    "driver": {
+                        "name": "k2run",
+                        "version": k2run.__version__,
+                        "rules": [_rule(code, known.get(code)) for code in codes],
+                    }
+                },
+                "columnKind": "unicodeCodePoints",
+                "results": [_result(problem, codes.index(problem.code)) for problem in problems],
+            }
+        ],
+    }
+
+
+def level(code: str) -> str:
+    """How much a code weighs: what is invalid is an error, what is dangerous a warning, style a note."""
+    if not code.startswith("L"):
+        return "error"
+    return "warning" if code.startswith(_DANGER) else "note"
+
+
+def _rule(code: str, explanation: Explanation | None) -> dict[str, Any]:
+    rule: dict[str, Any] = {"id": code, "defaultConfiguration": {"level": level(code)}}
+    if explanation is None:
+        return rule
+    parts = [explanation.why, *(f"{word}:\n{text}" for word, text in _examples(explanation))]
+    text = "\n\n".join(part for part in parts if part)
+    return {**rule, "shortDescription": {"text": explanation.title}, "help": {"text": text or explanation.title}}
+
+
+def _examples(explanation: Explanation) -> list[tuple[str, str]]:
+    return [(word, text) for word, text in (("Wrong", explanation.wrong), ("Right", explanation.right)) if text]
+
+
+def _result(problem: Problem, rule: int) -> dict[str, Any]:
+    remarks = [problem.message, *(f"{word}: {text}" for word, text in _remarks(problem))]
+    region = {
+        "startLine": problem.place.line,
+        "startColumn": problem.place.column,
+        "endColumn": problem.place.column + problem.length,
+    }
+    location = {"artifactLocation": {"uri": _uri(problem.place.file)}, "region": region}
+    return {
+        "ruleId": problem.code,
+        "ruleIndex": rule,
+        "level": level(problem.code),
+        "message": {"text": "; ".join(remarks)},
+        "locations": [{"physicalLocation": location}],
+    }
+
+
+def _remarks(problem: Problem) -> list[tuple[str, str]]:
+    said = (("expected", problem.expected), ("found", problem.found), ("hint", problem.hint))
+    return [(word, text) for word, text in said if text]
+
+
+def _uri(file: str) -> str:
+    """Relative to the working directory where it is below it, as CI systems want it."""
+    from urllib.parse import quote
+
+    path = Path(file)
+    if path.is_absolute():
+        here = Path.cwd()
+        return quote(str(path.relative_to(here))) if path.is_relative_to(here) else path.as_uri()
+    return quote(path.as_posix())

@@ -1,0 +1,166 @@
+"""How much a service takes before it falls behind: the rate is raised step by step until the knee shows."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+
+from k2run.actions.action import Result
+from k2run.bench.formatting import per_second
+from k2run.bench.latency import QUANTILES, needed
+from k2run.errors import Refused, Unknown
+from k2run.language.quantities import Duration, Rate
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from k2run.bench.actions import HttpLoad
+
+THREE_SECONDS = Duration(3)
+ONE_SECOND = Duration(1)
+FIRST = Rate(100)
+MOST = Rate(20_000)
+KEPT_UP = 0.95
+"""Share of the offered rate that has to be answered."""
+MOST_ERRORS = 0.01
+TARDY = 0.05
+"""Share of requests sent late from which on a rate may be too much for the generator."""
+SLOWER = 3.0
+"""Times the p95 of the first rate: from there on an answer has waited longer than it was worked on."""
+WIDEST = 1.05
+"""Ratio of the first rate that was too much to the last that was not, at which looking closer ends."""
+
+
+class Offered(Struct, frozen=True, kw_only=True):
+    """One rate that was tried.
+
+    Attributes:
+        rate: Requests a second that were sent.
+        answered: Good answers a second.
+        errors: Requests that failed.
+        empty: Answers without content or rows.
+        too_much: Why the service did not keep up, or why that is unknown; empty where it did.
+        unknown: Whether it is unknown: the generator itself was late.
+    """
+
+    rate: float
+    answered: float | None
+    p50_ms: float | None
+    p95_ms: float | None
+    errors: int
+    empty: int
+    too_much: str = ""
+    unknown: bool = False
+
+
+class Knee(Result, frozen=True, kw_only=True):
+    """Up to which rate a service keeps up.
+
+    Attributes:
+        rate: The highest rate that was kept up with, in requests a second; 0 when not even the first was.
+        beyond: The lowest rate that was too much; None when none was.
+        found: Whether the knee lies between the two, rather than above what was tried or what the generator can do.
+        why: What happened beyond the knee.
+        p95_ms: At the highest rate that was kept up with.
+        steps: Every rate that was tried, in order.
+    """
+
+    rate: float
+    beyond: float | None
+    found: bool
+    why: str
+    p95_ms: float | None
+    steps: list[Offered]
+
+    def headline(self) -> str:
+        """Such as `keeps up with 800/s; at 850/s p95 is 4.1 times that at 100/s`."""
+        if self.beyond is None:
+            return f"keeps up with {per_second(self.rate)}, and no more was tried"
+        return f"keeps up with {per_second(self.rate)}; at {per_second(self.beyond)} {self.why}"
+
+
+def refuse(first: Rate, most: Rate, factor: float, during: Duration) -> None:
+    """Refuse rates that do not rise, and measurements too short for a p95.
+
+    Raises:
+        Refused: They are.
+    """
+    least = needed(QUANTILES["p95"])
+    if first * during < least:
+        hint = f"p95 needs {least} samples: raise `first` or `during`"
+        raise Refused(f"{first} for {during} are {first * during:.0f} requests", hint=hint)
+    if factor <= 1 or most <= first:
+        raise Refused("the rate has to rise: `factor` is above 1, and `most` above `first`")
+
+
+def seek(offer: Callable[[float], HttpLoad], *, rates: tuple[float, float], factor: float, closer: int) -> Knee:
+    """Find the knee.
+
+    Args:
+        offer: Puts a load of so many requests a second on the service.
+        rates: The first rate, and the highest, in requests a second.
+        factor: By how much each rate is higher than the one before.
+        closer: How many rates to try between the last that was kept up with and the first that was too much.
+    """
+    steps: list[Offered] = []
+    rate, most = rates
+    good, bad = 0.0, 0.0
+    while not bad and good < most:
+        steps += _tried(offer, rate, steps)
+        good, bad = (good, rate) if steps[-1].too_much else (rate, 0.0)
+        rate = min(most, rate * factor)
+    for _ in range(closer):
+        if not bad or not good or bad / good <= WIDEST:
+            break
+        rate = (good * bad) ** 0.5
+        steps += _tried(offer, rate, steps)
+        good, bad = (good, rate) if steps[-1].too_much else (rate, bad)
+    kept = next((step for step in steps if step.rate == good and not step.too_much), None)
+    return Knee(
+        rate=round(good, 1),
+        beyond=round(bad, 1) or None,
+        found=bool(good and bad) and not any(step.unknown for step in steps if step.rate == bad),
+        why=next((step.too_much for step in steps if step.rate == bad), ""),
+        p95_ms=kept.p95_ms if kept else None,
+        steps=steps,
+    )
+
+
+def _tried(offer: Callable[[float], HttpLoad], rate: float, before: list[Offered]) -> list[Offered]:
+    """One rate, tried; what was too much is tried again, for a single hitch is not a knee."""
+    once = _judged(offer, rate, before)
+    return [once, _judged(offer, rate, before)] if once.too_much else [once]
+
+
+def _judged(offer: Callable[[float], HttpLoad], rate: float, before: list[Offered]) -> Offered:
+    """One rate, tried and judged."""
+    try:
+        met = offer(rate)
+    except Unknown as nothing:
+        return Offered(rate=rate, answered=0.0, p50_ms=None, p95_ms=None, errors=0, empty=0, too_much=str(nothing))
+    why = _too_much(met, rate, before[0] if before else None)
+    return Offered(
+        rate=rate,
+        answered=met.rate,
+        p50_ms=met.p50_ms,
+        p95_ms=met.p95_ms,
+        errors=met.errors,
+        empty=met.empty,
+        too_much=why,
+        unknown=met.p95_ms is None,
+    )
+
+
+def _too_much(met: HttpLoad, rate: float, first: Offered | None) -> str:
+    bad, requests = met.errors + met.empty, met.samples + met.errors + met.empty
+    if bad > MOST_ERRORS * requests:
+        return f"{bad:,} of {requests:,} requests failed or were empty"
+    if met.rate is not None and met.rate < KEPT_UP * rate:
+        limit = ", and the generator was late itself" if met.tardy > TARDY * met.samples else ""
+        return f"only {per_second(met.rate)} are answered{limit}"
+    if met.p95_ms is None:
+        return f"p95 is not measured: {met.generator or met.not_measured}"
+    if first is not None and first.p95_ms is not None and met.p95_ms > SLOWER * first.p95_ms:
+        return f"p95 is {met.p95_ms / first.p95_ms:.3g} times that at {per_second(first.rate)}"
+    return ""

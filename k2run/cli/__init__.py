@@ -1,0 +1,1 @@
+"""The command line: Invoke tasks, and a run on a terminal."""

@@ -1,0 +1,175 @@
+"""The commands that write reports, documents and backup materials out of evidence."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from k2run.cli.command import RUN, command
+from k2run.errors import K2runError, OperatorError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from invoke import Context
+
+    from k2run.evidence.document import Document, Footnotes
+    from k2run.evidence.document_sources import Sources
+    from k2run.language.model import Runbook
+
+TEMPLATES = "documents"
+"""Folder beside the runbooks with the templates of documents."""
+BACKUP = "backup"
+SHOWN = "demo-day"
+"""The runbook whose last run is kept as a cast."""
+
+
+@command(
+    help={
+        "run-id": RUN,
+        "junit": "also write junit.xml",
+        "plots": "also plot latencies, lags and levels in the terminal",
+    },
+)
+def report(c: Context, run_id: str = "last", junit: bool = False, plots: bool = False) -> None:
+    """Write the reports of a run again from its journal."""
+    from k2run.engine.store import Store
+    from k2run.evidence.reports import write_reports
+
+    folder = Store().find_run(run_id)
+    if plots:
+        _plot(folder)
+    for path in write_reports(folder, junit=junit):
+        print(path)
+
+
+@command(
+    aliases=["docs"],
+    help={
+        "kind": "quick-reference, performance-results, contingency-plan, … or all",
+        "into": "the folder to write to",
+        "stack": "quote only runs on this stack",
+        "max-age": "age at which a number is stale, such as 24h (each template declares its own)",
+        "strict": "exit with 1 when a number is stale, missing or without evidence",
+    },
+)
+def document(
+    c: Context, kind: str = "all", into: str = "reference", stack: str = "", max_age: str = "", strict: bool = False
+) -> int:
+    """Write documents out of evidence: every number names its journal line (`docs` works until the next release)."""
+    return 1 if _write_documents(kind, into=into, stack=stack, max_age=max_age) and strict else 0
+
+
+@command(
+    help={
+        "into": "the folder for the materials",
+        "stack": "path or name of the stack to show",
+        "plain": "plain lines instead of the live display",
+    },
+)
+def backup(c: Context, into: str = "reference", stack: str = "", plain: bool = False) -> int:
+    """Write a presenter's backup: documents, a cast, the executed notebook, screenshots, a video."""
+    from k2run.app.launch import launch
+    from k2run.daemon.notify.messenger import heralds
+    from k2run.engine.execution import Options
+    from k2run.engine.store import Store
+    from k2run.evidence.history import History
+
+    _write_documents("all", into=into, stack="", max_age="")
+    store = Store()
+    shown = [run for run in History(store.home).runs(name=SHOWN, last=50) if run.outcome]
+    if shown:
+        write_cast(store.home / "runs" / shown[-1].run, Path(into) / f"{SHOWN}.cast")
+    options = Options(extra={"materials": into})
+    return launch(BACKUP, stack=stack, options=options, mode="plain" if plain else "auto", heralds=heralds).exit_code
+
+
+def write_cast(run: Path, file: Path) -> None:
+    """Write a run as a recording of a terminal.
+
+    Raises:
+        UsageError: There is no such run.
+        OperatorError: The file cannot be written.
+    """
+    from k2run.engine.journal import read_journal
+    from k2run.terminal.recording import cast
+
+    _write(file, cast(read_journal(run)).encode())
+
+
+def _write(file: Path, content: bytes) -> None:
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content)
+    except OSError as error:
+        raise OperatorError(f"cannot write {file}: {error.strerror}", hint="choose `--into`") from error
+    print(file)
+
+
+def _plot(folder: Path) -> None:
+    """Plot what a run measured repeatedly."""
+    from k2run.cli.columns import width
+    from k2run.engine.journal import read_journal
+    from k2run.evidence.text_plots import plots
+    from k2run.evidence.view import view_of
+
+    drawn = plots(view_of(read_journal(folder)), width())
+    print("\n".join(drawn or ["nothing was measured often enough to plot"]) + "\n")
+
+
+def _write_documents(kind: str, *, into: str, stack: str, max_age: str) -> int:
+    """Write one kind of document, or all of them.
+
+    Returns:
+        How many problems the documents have; they are printed on stderr.
+    """
+    from k2run.app.launch import runbook_roots
+    from k2run.engine.store import Store
+    from k2run.evidence.document import make, templates
+    from k2run.evidence.document_sources import Sources
+    from k2run.evidence.history import History
+    from k2run.language.problems import did_you_mean
+
+    known = templates([root / TEMPLATES for root in runbook_roots()])
+    if kind != "all" and kind not in known:
+        raise UsageError(
+            f"there is no document {kind!r}", hint=did_you_mean(kind, known) or f"there are: {', '.join(known)}, all"
+        )
+    home = Store().home
+    runbooks = list(_runbooks())
+
+    def sources(notes: Footnotes) -> Sources:
+        return Sources(History(home), home / "runs", runbooks, notes, stack)
+
+    problems = 0
+    for name in known if kind == "all" else [kind]:
+        made = make(known[name], sources, max_age=max_age)
+        problems += len(made.problems)
+        _write_document(made, Path(into))
+    return problems
+
+
+def _runbooks() -> Iterator[Runbook]:
+    from k2run.actions.catalogue import Catalogue
+    from k2run.app.runbook_list import runbook_files
+    from k2run.language.loader import load_runbook
+
+    for file in runbook_files():
+        try:
+            yield load_runbook(file, Catalogue())
+        except K2runError:
+            print(f"skipping {file}: it is not valid", file=sys.stderr)
+
+
+def _write_document(made: Document, folder: Path) -> None:
+    import msgspec
+
+    _write(folder / made.heading.file, made.text.encode())
+    if made.heading.json:
+        _write(folder / made.heading.json, msgspec.json.format(msgspec.json.encode(made.quotes)) + b"\n")
+    for problem in made.problems:
+        print(f"  {made.heading.file}: {problem}", file=sys.stderr)
+
+
+TASKS = (report, document, backup)

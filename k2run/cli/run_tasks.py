@@ -1,0 +1,184 @@
+"""The commands that run runbooks, and list them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from k2run.cli.command import RUN, command
+from k2run.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from invoke import Context
+
+    from k2run.language.model import Step
+
+EXTRA = "name=value of an input or variable; may be given several times"
+INBOX = "answer prompts through the run's inbox, as the web page does"
+
+
+@command(
+    positional=("runbook",),
+    iterable=["e", "stack"],
+    optional=["check"],
+    help={
+        "runbook": "path or name of the runbook",
+        "stack": "path or name of the stack to run on (the runbook's own by default); may be given several times",
+        "e": EXTRA,
+        "tags": "run only steps with one of these tags (a,b)",
+        "skip-tags": "skip steps with one of these tags (a,b)",
+        "plain": "plain lines instead of the live display",
+        "json": "one JSON event per line",
+        "keep": "leave the stack up when the run had to start it",
+        "max-blast": "refuse faults with a larger blast radius: service, data or host",
+        "inputs": "a YAML file with values of inputs; -e wins over it",
+        "start-at": "begin at this step (name, id or path) and skip those before it",
+        "check": "resolve every step and call nothing; --check=probe calls what only observes",
+        "list-steps": "list the steps and run nothing",
+        "step": "ask before each step",
+        "yes": "approve destructive steps in advance",
+        "at-once": "run on several stacks at the same time instead of one after the other",
+        "unattended": "never prompt, even on a terminal",
+        "inbox": INBOX,
+        "junit": "write junit.xml beside the other reports",
+        "by": "who starts the run, for its journal",
+        "given": "read inputs from standard input as JSON; each text is the value itself",
+    },
+)
+def run(
+    c: Context,
+    runbook: str,
+    stack: list[str] | None = None,
+    e: list[str] | None = None,
+    tags: str = "",
+    skip_tags: str = "",
+    plain: bool = False,
+    json: bool = False,
+    keep: bool = False,
+    max_blast: str = "",
+    inputs: str = "",
+    start_at: str = "",
+    check: str = "",
+    list_steps: bool = False,
+    step: bool = False,
+    yes: bool = False,
+    at_once: bool = False,
+    unattended: bool = False,
+    inbox: bool = False,
+    junit: bool = False,
+    by: str = "",
+    given: bool = False,
+) -> int:
+    """Run a runbook: check, measure, break, recover, score, go or no-go."""
+    from k2run.app.launch import is_attended, launch_on, parse_extra
+    from k2run.daemon.notify.messenger import heralds
+    from k2run.engine.execution import Options
+
+    if list_steps:
+        _list_steps(runbook)
+        return 0
+    options = Options(
+        tags=_names(tags),
+        skip_tags=_names(skip_tags),
+        extra=parse_extra(e or [], inputs, given=given),
+        start_at=start_at,
+        check=_check(check),
+        yes=yes,
+        guided=step,
+        keep=keep,
+        max_blast=max_blast,
+        attended=inbox or (is_attended() and not unattended and not json),
+        inbox=inbox,
+        by=by,
+    )
+    mode = _mode(plain, json)
+    return launch_on(stack or [""], runbook, options=options, mode=mode, heralds=heralds, junit=junit, at_once=at_once)
+
+
+@command(
+    positional=("run_id",),
+    iterable=["e"],
+    help={
+        "run-id": RUN,
+        "e": "name=value of a secret input, which the run does not keep; may be given several times",
+        "inputs": "a YAML file with values of secret inputs; -e wins over it",
+        "plain": "plain lines",
+        "json": "JSON events",
+        "keep": "leave the stack up when the run had to start it",
+        "step": "ask before each step",
+        "unattended": "never prompt, even on a terminal",
+        "inbox": INBOX,
+        "by": "who resumes it, for the run's journal",
+    },
+)
+def resume(
+    c: Context,
+    run_id: str,
+    e: list[str] | None = None,
+    inputs: str = "",
+    plain: bool = False,
+    json: bool = False,
+    keep: bool = False,
+    step: bool = False,
+    unattended: bool = False,
+    inbox: bool = False,
+    by: str = "",
+) -> int:
+    """Resume an interrupted run: undo pending faults, skip finished steps."""
+    from k2run.app.launch import is_attended, parse_extra, relaunch
+    from k2run.daemon.notify.messenger import heralds
+    from k2run.engine.execution import Options
+
+    attended = inbox or (is_attended() and not unattended and not json)
+    options = Options(extra=parse_extra(e or [], inputs), guided=step, keep=keep, attended=attended, inbox=inbox, by=by)
+    return relaunch(run_id, options=options, mode=_mode(plain, json), heralds=heralds).exit_code
+
+
+@command(name="list", help={"json": "as JSON"})
+def list_(c: Context, json: bool = False) -> None:
+    """List the available runbooks with kind, objective and last verdict."""
+    from k2run.app.runbook_list import show_runbooks
+
+    show_runbooks(json=json)
+
+
+def _mode(plain: bool, json: bool) -> Any:
+    return "json" if json else "plain" if plain else "auto"
+
+
+def _check(given: str | bool) -> str:
+    """How `--check` was given: not at all, alone, or with what it does."""
+    words: dict[str | bool, str] = {"": "", True: "resolve", "resolve": "resolve", "probe": "probe"}
+    if given not in words:
+        raise UsageError(f"--check={given}: expected --check or --check=probe")
+    return words[given]
+
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(name.strip() for name in text.split(",") if name.strip())
+
+
+def _list_steps(reference: str) -> None:
+    """Print the steps of a runbook in order: path, name, action and tags, with nested steps below."""
+    from k2run.actions.catalogue import Catalogue
+    from k2run.app.launch import find_runbook
+    from k2run.language.loader import load_runbook
+
+    runbook = load_runbook(find_runbook(reference), Catalogue())
+    parts = [("steady state", runbook.steady_state), *((section.name, section.steps) for section in runbook.sections)]
+    for name, steps in [*parts, ("always", runbook.always)]:
+        if steps:
+            print("\n".join([name, *_step_lines(steps, 1)]))
+
+
+def _step_lines(steps: Sequence[Step], depth: int) -> Iterator[str]:
+    for step in steps:
+        tags = f"  [{', '.join(sorted(step.tags))}]" if step.tags else ""
+        what = f"run {step.args.get('runbook')}" if step.action == "run" else step.action or "block"
+        yield f"{'  ' * depth}{step.path:<28} {step.name}  ({what}){tags}"
+        for inner in (step.block, step.rescue, step.always):
+            yield from _step_lines(inner, depth + 1)
+
+
+TASKS = (run, resume, list_)

@@ -1,0 +1,114 @@
+"""The commands for a stack's services: up, down, status, logs."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from k2run.cli.command import STACK, command, print_json, say
+
+if TYPE_CHECKING:
+    from invoke import Context
+
+    from k2run.app.stack_status import StackStatus
+    from k2run.engine.store import Store
+    from k2run.stack.stack import Stack
+
+STOP_TIMEOUT = 15.0
+
+
+@command(help={"stack": STACK, "timeout": "time limit in seconds"})
+def up(c: Context, stack: str = "", timeout: int = 60) -> None:
+    """Start the services of a stack and wait until they are ready."""
+    from k2run.actions.deadline import Deadline
+    from k2run.engine.interrupts import StopRequest
+    from k2run.engine.store import hold
+    from k2run.language.quantities import Duration
+    from k2run.stack import lifecycle
+
+    store, opened = _open(stack)
+    began = time.monotonic()
+    with StopRequest() as signals, hold(store.stack_folder(opened.name), opened.name, "k2run up"):
+        started = lifecycle.start(opened, None, Deadline(timeout, signals.run), say)
+        store.note_up(opened.name)
+    taken = Duration(time.monotonic() - began)
+    say(f"started {', '.join(started)} in {taken}" if started else f"all services of {opened.name} were already up")
+    for service in opened.services.values():
+        if service.url and not opened.absent(service.name):
+            say(f"  {service.name:<12} {opened.redact(service.url)}")
+
+
+@command(help={"stack": STACK})
+def down(c: Context, stack: str = "") -> None:
+    """Stop the services of a stack."""
+    from k2run.actions.deadline import Deadline
+    from k2run.engine.store import hold
+    from k2run.stack import lifecycle
+
+    store, opened = _open(stack)
+    with hold(store.stack_folder(opened.name), opened.name, "k2run down"):
+        stopped = lifecycle.stop(opened, None, Deadline(STOP_TIMEOUT, threading.Event()))
+        store.note_down(opened.name, stopped)
+    say(f"stopped {', '.join(stopped)}" if stopped else f"no service of {opened.name} was up")
+
+
+@command(help={"stack": STACK, "json": "as JSON"})
+def status(c: Context, stack: str = "", json: bool = False) -> int:
+    """Show service health and faults left by earlier runs."""
+    from k2run.app.recover import unfinished_attempt
+    from k2run.app.stack_status import status_of
+
+    store, opened = _open(stack)
+    found = status_of(opened)
+    if json:
+        print_json(found)
+    else:
+        _table(opened, store, found)
+        for line in unfinished_attempt(store, opened.name):
+            say(line)
+    return 0 if found.healthy else 1
+
+
+@command(
+    positional=("service",),
+    help={"service": "name of the service", "stack": STACK, "lines": "number of lines"},
+)
+def logs(c: Context, service: str, stack: str = "", lines: int = 50) -> None:
+    """Show the last lines of a service's log."""
+    from k2run.app.launch import open_stack
+    from k2run.stack import lifecycle
+
+    for line in lifecycle.logs(open_stack(stack), service, lines):
+        say(line.text)
+
+
+def _open(reference: str) -> tuple[Store, Stack]:
+    """Open a stack; faults that earlier runs left are warned of."""
+    from k2run.app.launch import open_stack
+    from k2run.app.leftover_faults import warn_of_broken
+    from k2run.engine.store import Store
+
+    store = Store()
+    warn_of_broken(store)
+    return store, open_stack(reference, store=store)
+
+
+def _table(stack: Stack, store: Store, found: StackStatus) -> None:
+    from k2run.engine.store import holder
+    from k2run.evidence.wording import clean
+    from k2run.language.quantities import Duration
+
+    held = holder(store.stack_folder(stack.name))
+    say(f"{stack.title} ({stack.path})" + (f", held by {held}" if held else ""))
+    say(f"{'service':<14} {'state':<15} {'works':<6} {'pid':>8} {'up':>8} {'restarts':>8}  detail")
+    for row in found.services:
+        up = str(Duration(row.uptime_s)) if row.uptime_s is not None else "-"
+        works = "-" if row.works is None else "yes" if row.works else "no"
+        pid, restarts = ("-" if value is None else value for value in (row.pid, row.restarts))
+        say(f"{row.service:<14} {row.state:<15} {works:<6} {pid!s:>8} {up:>8} {restarts!s:>8}  {row.detail}")
+        for why in row.why:
+            say(f"{'':<14} why: {clean(why)}")
+
+
+TASKS = (up, down, status, logs)

@@ -1,0 +1,1 @@
+"""What runs unattended: schedules, alerts, notifications, telemetry."""

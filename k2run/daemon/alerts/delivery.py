@@ -1,0 +1,101 @@
+"""What senders of alerts deliver: Alertmanager's webhook, and a plain form for everything else."""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from typing import Literal
+
+import msgspec
+from msgspec import Struct
+
+from k2run.errors import UsageError
+
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What is raised for bytes that are no JSON, no UTF-8, nested without end, or of another form."""
+
+
+class Alert(Struct, frozen=True, kw_only=True, rename="camel"):
+    """One alert, as Alertmanager sends it.
+
+    Attributes:
+        fingerprint: Names the alert by its labels; made from them when the sender gives none.
+    """
+
+    status: Literal["firing", "resolved"]
+    labels: dict[str, str] = {}
+    annotations: dict[str, str] = {}
+    starts_at: str = ""
+    ends_at: str = ""
+    fingerprint: str = ""
+
+    @property
+    def mark(self) -> str:
+        """What tells it from the other alerts of its group."""
+        written = msgspec.json.encode(self.labels, order="deterministic")
+        return self.fingerprint or sha256(written).hexdigest()[:16]
+
+    @property
+    def title(self) -> str:
+        """What people call it."""
+        words = (self.annotations.get("summary"), self.labels.get("alertname"), self.mark)
+        return next(word for word in words if word)
+
+
+class Delivery(Struct, frozen=True, kw_only=True, rename="camel"):
+    """A group of alerts, delivered together; deliveries with the same key belong to the same incident."""
+
+    group_key: str
+    alerts: list[Alert]
+    status: Literal["firing", "resolved"] = "firing"
+    group_labels: dict[str, str] = {}
+    common_labels: dict[str, str] = {}
+    common_annotations: dict[str, str] = {}
+    truncated_alerts: int = 0
+
+
+class Plain(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An alert of any other sender.
+
+    Attributes:
+        key: Deliveries with the same key belong to the same incident.
+    """
+
+    key: str
+    title: str = ""
+    status: Literal["firing", "resolved"] = "firing"
+    labels: dict[str, str] = {}
+    annotations: dict[str, str] = {}
+
+
+def read_alertmanager(body: bytes) -> Delivery:
+    """Read what Alertmanager posts (version 4).
+
+    Raises:
+        UsageError: It is something else.
+    """
+    try:
+        found = msgspec.json.decode(body, type=Delivery)
+    except UNREADABLE as error:
+        raise UsageError(f"not a delivery of Alertmanager: {error}", hint="it expects version 4") from error
+    if not found.alerts or not found.group_key:
+        raise UsageError("a delivery without alerts, or without its group's key")
+    return found
+
+
+def read_plain(body: bytes) -> Delivery:
+    """Read a plain alert.
+
+    Raises:
+        UsageError: It is something else.
+    """
+    try:
+        found = msgspec.json.decode(body, type=Plain)
+    except UNREADABLE as error:
+        raise UsageError(
+            f"not an alert: {error}", hint='{"key": "…", "title": "…", "status": "firing", "labels": {}}'
+        ) from error
+    if not found.key:
+        raise UsageError("an alert needs a key", hint="alerts with the same key are one incident")
+    annotations = {"summary": found.title, **found.annotations} if found.title else found.annotations
+    alert = Alert(status=found.status, labels=found.labels, annotations=annotations)
+    return Delivery(group_key=found.key, alerts=[alert], status=found.status, common_labels=found.labels)

@@ -1,0 +1,150 @@
+"""A process of its own beside each run: reads its journal, tells people, exports its spans. The run never waits for it.
+
+Started as `python -m k2run.daemon.notify.messenger HOME RUN`, only where there is something to tell or to export.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from k2run.engine.events import RunFinished, RunResumed, RunStarted
+from k2run.terminal.safe_stream import complain
+
+if TYPE_CHECKING:
+    from k2run.engine.events import AnyEvent
+    from k2run.engine.store import Store
+
+POLL_S = 0.2
+GRACE_S = 3.0
+"""A journal without an end, whose run no longer holds its stack, is given this long."""
+ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+
+
+class Herald:
+    """An observer that starts the messenger when its run begins.
+
+    Args:
+        store: The k2run home.
+        run: The run, when it is resumed.
+    """
+
+    def __init__(self, store: Store, run: str = "") -> None:
+        self._home = store.home
+        self._run = run
+
+    def see(self, event: AnyEvent) -> None:
+        """Start the messenger when the run begins or goes on."""
+        if isinstance(event, RunStarted):
+            self._start(event.run)
+        elif isinstance(event, RunResumed):
+            self._start(self._run)
+
+    def _start(self, run: str) -> None:
+        command = [sys.executable, "-m", "k2run.daemon.notify.messenger", str(self._home), run]
+        with (self._home / "messenger.log").open("ab") as log:
+            subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+            )
+
+
+def heralds(store: Store, run: str) -> tuple[Herald, ...]:
+    """The observer that starts the messenger; none where there are no recipients and nothing is exported."""
+    return (Herald(store, run),) if _told() or _exported() else ()
+
+
+def _told() -> bool:
+    """Whether there are recipients; invalid settings are a warning, not the end of the run."""
+    if not Path(os.environ.get("K2RUN_SETTINGS") or "k2run.yaml").is_file():
+        return False
+    from k2run.daemon.notify.config import read_settings
+    from k2run.errors import K2runError
+
+    try:
+        return bool(read_settings().notifications)
+    except K2runError as error:
+        complain(f"warning: no notifications will be sent:  {error}")
+        return False
+
+
+def _exported() -> bool:
+    return any(os.environ.get(name) for name in ENDPOINTS)
+
+
+def follow(store: Store, folder: Path) -> None:
+    """Read a run's journal until the run has ended, and send its messages."""
+    from k2run.daemon.notify.config import Settings, read_settings
+    from k2run.daemon.notify.moment import Telling
+    from k2run.daemon.notify.outbox import LOG, Outbox
+    from k2run.engine.undo import pending_undos
+
+    settings = read_settings() if _told() else Settings()
+    telling = Telling(settings.link, failed_before=_failed_before(store, folder))
+    outbox = Outbox(settings.notifications, folder / LOG)
+    events: list[AnyEvent] = []
+    over = False
+    while not over:
+        over = not _alive(store, folder, events)
+        for event in _new(folder, events):
+            moment = telling.hear(event)
+            if moment is not None:
+                outbox.put(moment)
+        if events and isinstance(events[-1], RunFinished):
+            break
+        time.sleep(POLL_S)
+    else:
+        outbox.put(telling.died(len(pending_undos(events))))
+    if _exported():
+        from k2run.daemon.telemetry.spans import export_spans
+
+        export_spans(events)
+    outbox.close()
+
+
+def _new(folder: Path, events: list[AnyEvent]) -> list[AnyEvent]:
+    """The events that have come since; they are added to those that are known."""
+    from k2run.engine.journal import read_journal
+
+    found = read_journal(folder)[len(events) :]
+    events += found
+    return found
+
+
+def _alive(store: Store, folder: Path, events: list[AnyEvent]) -> bool:
+    """Whether the run may still write into its journal."""
+    if not events or time.time() - (folder / "journal.jsonl").stat().st_mtime < GRACE_S:
+        return True
+    from k2run.app.abort import process_of
+
+    return process_of(store, folder.name, events) is not None
+
+
+def _failed_before(store: Store, folder: Path) -> bool:
+    """Whether the run of the same runbook on the same stack before this one failed."""
+    from k2run.engine.journal import ends_of
+    from k2run.engine.store import began
+
+    begun, _ = ends_of(folder)
+    for other in reversed(store.runs()):
+        if begun is None or began(other.name) >= began(folder.name):
+            continue
+        earlier, over = ends_of(other)
+        if earlier is not None and (earlier.name, earlier.stack) == (begun.name, begun.stack):
+            return over is None or over.exit_code != 0
+    return False
+
+
+def main(home: str, run: str) -> None:
+    """Follow one run."""
+    from k2run.engine.store import Store
+
+    store = Store(Path(home))
+    follow(store, store.find_run(run))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,147 @@
+"""The scheduler as a process: APScheduler keeps the time, the scheduler decides, signals end it."""
+
+from __future__ import annotations
+
+import os
+import time
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from apscheduler.schedulers.background import BackgroundScheduler
+from apscheduler.triggers.base import BaseTrigger
+from apscheduler.triggers.interval import IntervalTrigger
+
+from k2run.app.leftover_faults import warn_of_broken
+from k2run.daemon.schedule.calendar import read_calendar
+from k2run.daemon.schedule.entries import Entry, read_entries, runbook_files
+from k2run.daemon.schedule.executor import ProcessExecutor, this_host
+from k2run.daemon.schedule.ledger import open_ledger
+from k2run.daemon.schedule.schedule_list import line_of
+from k2run.daemon.schedule.scheduler import Scheduler
+from k2run.engine.interrupts import StopRequest
+from k2run.engine.store import Store
+from k2run.language.quantities import Duration
+from k2run.terminal.safe_stream import say
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from k2run.daemon.schedule.calendar import Calendar
+    from k2run.daemon.schedule.ledger import Ledger, Record
+
+WATCH_S = 1
+RELOAD_S = 15
+
+
+class DueTrigger(BaseTrigger):  # type: ignore[misc] # APScheduler has no types
+    """Fires when the run of an entry is to start."""
+
+    def __init__(self, entry: Entry, scheduler: Scheduler) -> None:
+        self._entry = entry
+        self._scheduler = scheduler
+
+    def get_next_fire_time(self, previous_fire_time: datetime | None, now: datetime) -> datetime | None:
+        """The next start; the scheduler itself finds what is overdue."""
+        after = max(filter(None, (previous_fire_time, now)))
+        pairs = self._entry.starts(self._scheduler.calendar, after.astimezone(UTC))
+        return next((start for _, start in pairs), None)
+
+
+class ScheduleDaemon:
+    """One scheduler.
+
+    Args:
+        references: The runbooks it looks after; all of `runbooks/` when empty.
+        calendar: Reads the calendar, again whenever runbooks are read again.
+        store: The k2run home.
+        ledger: Where due times are taken.
+    """
+
+    def __init__(self, references: Sequence[str], calendar: Any, store: Store, ledger: Ledger) -> None:
+        self._references = references
+        self._read_calendar = calendar
+        self._scheduler = Scheduler(f"{this_host()}:{os.getpid()}", ledger, ProcessExecutor(store), calendar(), _tell)
+        self._entries: list[Entry] = []
+        self._seen: dict[Path, tuple[int, int]] = {}
+        self._clock = BackgroundScheduler(
+            timezone=UTC, job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None}
+        )
+
+    def run(self, patience: float) -> None:
+        """Work until a signal comes; then let runs finish for a while, then have them undo, and end.
+
+        Args:
+            patience: Seconds that runs may still take after the first signal.
+        """
+        with StopRequest() as signals:
+            self._reload()
+            self._clock.add_job(self._watch, IntervalTrigger(seconds=WATCH_S, timezone=UTC))
+            self._clock.add_job(self._reload, IntervalTrigger(seconds=RELOAD_S, timezone=UTC))
+            self._clock.start()
+            count = len(self._entries)
+            say(f"looking after {count} schedule{'s' if count != 1 else ''}; `--list` shows what is due")
+            self._watch()
+            signals.run.wait()
+            self._scheduler.close()
+            self._wind_up(signals, time.monotonic() + patience)
+            self._clock.shutdown(wait=False)
+        say("ended")
+
+    def _wind_up(self, signals: StopRequest, until: float) -> None:
+        """Wait for the runs that go on; a second signal, or the end of patience, asks them to end."""
+        asked = False
+        if self._scheduler.working:
+            say(f"{signals.name}: nothing more is started, {self._scheduler.working} run(s) may finish")
+        while self._scheduler.working and not signals.cleanup.is_set():
+            if not asked and (signals.count > 1 or time.monotonic() > until):
+                asked = True
+                say("the runs that go on are asked to end; they undo their faults first")
+                self._scheduler.stop_jobs()
+            time.sleep(0.1)
+
+    def _watch(self) -> None:
+        self._scheduler.watch(self._entries, datetime.now(UTC))
+
+    def _reload(self) -> None:
+        """Read the runbooks again when one of them has changed."""
+        files = [*runbook_files(self._references)]
+        seen = {file: (file.stat().st_mtime_ns, file.stat().st_size) for file in files if file.exists()}
+        calendar: Calendar = self._read_calendar()
+        if seen == self._seen and calendar == self._scheduler.calendar:
+            return
+        self._seen, self._scheduler.calendar = seen, calendar
+        self._entries = read_entries(files, calendar)
+        for job in self._clock.get_jobs():
+            if job.id.startswith("entry "):
+                job.remove()
+        for entry in self._entries:
+            self._clock.add_job(
+                self._attend,
+                DueTrigger(entry, self._scheduler),
+                args=[entry],
+                id=f"entry {entry.id}",
+                replace_existing=True,
+            )
+
+    def _attend(self, entry: Entry) -> None:
+        self._scheduler.attend(entry, datetime.now(UTC))
+
+
+def _tell(record: Record) -> None:
+    say(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S}Z {line_of(record)}")
+
+
+def keep_schedule(references: Sequence[str], *, calendar: str, patience: str) -> None:
+    """Run a scheduler until a signal ends it.
+
+    Args:
+        references: The runbooks it looks after; all of `runbooks/` when empty.
+        calendar: The calendar file; "" for `calendar.yaml`, where there is one.
+        patience: How long runs may still take after the first signal.
+    """
+    store = Store()
+    warn_of_broken(store)
+    reading = partial(read_calendar, Path(calendar) if calendar else None)
+    ScheduleDaemon(references, reading, store, open_ledger(store)).run(float(Duration.parse(patience)))

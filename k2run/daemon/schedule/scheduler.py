@@ -1,0 +1,277 @@
+"""The scheduler's decisions: takes what is due, starts it, lets it wait, or says why it was not started."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from functools import partial
+from itertools import takewhile
+from typing import TYPE_CHECKING, Protocol
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from k2run.daemon.schedule.due import is_quiet
+from k2run.daemon.schedule.ledger import LEASE, Record, State
+from k2run.language.model import WhenLocked
+from k2run.language.quantities import Duration
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from datetime import datetime
+
+    from k2run.daemon.schedule.calendar import Calendar
+    from k2run.daemon.schedule.entries import Entry
+    from k2run.daemon.schedule.ledger import Ledger
+
+BUSY = 4
+"""The exit code of a run that found its stack held."""
+
+
+class Ending(Struct, frozen=True, kw_only=True):
+    """How a run ended, as far as can be told.
+
+    Attributes:
+        run: Its id; empty when it never began.
+        why: In a sentence.
+    """
+
+    run: str = ""
+    why: str = ""
+    exit_code: int | None = None
+
+
+class Work(Protocol):
+    """A run that this scheduler has started."""
+
+    def ending(self) -> Ending | None:
+        """How it ended; None while it goes on."""
+        ...
+
+    def stop(self) -> None:
+        """Ask it to end; it undoes its faults first."""
+        ...
+
+
+class Executor(Protocol):
+    """Where runs are done."""
+
+    def holder(self, stack: str) -> str:
+        """Who holds a stack; empty when it is free."""
+        ...
+
+    def start(self, entry: Entry, due: datetime) -> Work:
+        """Start the run of a due time.
+
+        Raises:
+            OSError: No process can be started.
+        """
+        ...
+
+    def trace(self, record: Record) -> Ending | None:
+        """How a run ended that another scheduler has started; None while it goes on, or when that cannot be seen here.
+
+        An ending without a run's id: it never began.
+        """
+        ...
+
+
+class _Job(Struct, frozen=True):
+    entry: Entry
+    record: Record
+    work: Work
+    release: Callable[[], None]
+
+
+class Scheduler:
+    """Looks after entries for one scheduler. Whatever happens, each due time gets one record in the ledger.
+
+    Args:
+        name: The scheduler's name, unique among all that share the ledger.
+        ledger: Where due times are taken.
+        executor: Where runs are done.
+        calendar: The events.
+        tell: Told of everything that is decided.
+    """
+
+    def __init__(
+        self, name: str, ledger: Ledger, executor: Executor, calendar: Calendar, tell: Callable[[Record], None]
+    ) -> None:
+        self.calendar = calendar
+        self._name = name
+        self._ledger = ledger
+        self._executor = executor
+        self._tell = tell
+        self._jobs: dict[tuple[str, datetime], _Job] = {}
+        self._lock = threading.RLock()
+        self._closed = False
+
+    @property
+    def working(self) -> int:
+        """How many runs of this scheduler go on."""
+        return len(self._jobs)
+
+    def watch(self, entries: Iterable[Entry], now: datetime) -> None:
+        """See which runs have ended, and attend to every entry."""
+        with self._lock:
+            for job in list(self._jobs.values()):
+                ending = job.work.ending()
+                if ending is not None:
+                    job.release()
+                    self._settle(job, ending, now)
+            for entry in entries:
+                self.attend(entry, now)
+
+    def attend(self, entry: Entry, now: datetime) -> None:
+        """Do what is to be done for an entry by now."""
+        with self._lock:
+            for record in self._ledger.open(entry.id):
+                self._look_after(entry, record, now)
+            if not self._closed:
+                self._take_due(entry, now)
+
+    def close(self) -> None:
+        """Take nothing more; what goes on, goes on, and what waits is left to other schedulers."""
+        with self._lock:
+            self._closed = True
+
+    def stop_jobs(self) -> None:
+        """Ask the runs that go on to end."""
+        with self._lock:
+            for job in self._jobs.values():
+                job.work.stop()
+
+    # --- what is due ---
+
+    def _take_due(self, entry: Entry, now: datetime) -> None:
+        """Take the newest due time; earlier ones that were not taken are missed."""
+        newest = self._ledger.newest(entry.id)
+        last = newest.due if newest else self._ledger.since(entry.id, now)
+        first, count = None, 0
+        due: deque[datetime] = deque(maxlen=2)
+        for time in self._ripe(entry, last, now):
+            first, count = first or time, count + 1
+            due.append(time)
+        if count > 1:
+            missed = self._record(entry, due[0], State.MISSED, now, why="no scheduler was running")
+            if not self._note(replace(missed, first=first, count=count - 1)):
+                return  # another scheduler is at it
+        if due:
+            self._take_newest(entry, due[-1], now)
+
+    def _take_newest(self, entry: Entry, due: datetime, now: datetime) -> None:
+        late = (now - due).total_seconds()
+        record = self._record(entry, due, State.STARTED, now)
+        if self._too_late(entry, late):
+            why = f"no scheduler was running, and {Duration(late)} is too late to make up for it"
+            self._note(replace(record, state=State.MISSED, why=why))
+        elif is_quiet(entry.schedule, due):
+            self._note(replace(record, state=State.SKIPPED, why=f"quiet hours {entry.schedule.quiet}"))
+        else:
+            self._start(entry, record, self._ledger.take)
+
+    def _ripe(self, entry: Entry, last: datetime, now: datetime) -> Iterator[datetime]:
+        """Due times after `last`, in order, as long as their runs are to start by now."""
+        pairs = takewhile(lambda pair: pair[1] <= now, entry.starts(self.calendar, last))
+        return (due for due, _ in pairs if due > last)
+
+    def _too_late(self, entry: Entry, late: float) -> bool:
+        return late > float(entry.schedule.catch_up) + float(entry.schedule.jitter)
+
+    def _record(self, entry: Entry, due: datetime, state: State, now: datetime, why: str = "") -> Record:
+        return Record(
+            entry=entry.id,
+            name=entry.name,
+            stack=entry.stack,
+            due=due,
+            state=state,
+            owner=self._name,
+            touched=now,
+            why=why,
+        )
+
+    def _note(self, record: Record) -> bool:
+        """Keep the first record of a due time, unless another scheduler has."""
+        return self._keep(record, self._ledger.take)
+
+    def _keep(self, record: Record, put: Callable[[Record], bool]) -> bool:
+        kept = put(record)
+        if kept:
+            self._tell(record)
+        return kept
+
+    # --- starting ---
+
+    def _start(self, entry: Entry, record: Record, put: Callable[[Record], bool]) -> None:
+        """Start a run, if its stack is free. The record is in the ledger first: who got it there has the right to."""
+        now = record.touched
+        holder = self._executor.holder(entry.stack)
+        release = None if holder else self._ledger.hold(entry.stack)
+        if release is None:
+            self._put_off(entry, record, holder or "a run of another machine", put)
+            return
+        late = max(0.0, (now - record.due).total_seconds())
+        started = replace(record, state=State.STARTED, late_s=late, why="")
+        if not self._keep(started, put):
+            release()
+            return
+        try:
+            work = self._executor.start(entry, record.due)
+        except OSError as error:
+            release()
+            self._change(started, replace(started, state=State.MISSED, why=f"it could not be started: {error}"), now)
+            return
+        self._jobs[record.entry, record.due] = _Job(entry, started, work, release)
+
+    def _put_off(self, entry: Entry, record: Record, holder: str, put: Callable[[Record], bool]) -> None:
+        queued = entry.schedule.when_locked is WhenLocked.QUEUE
+        why = f"the stack {entry.stack!r} was held by {holder}"
+        self._keep(replace(record, state=State.WAITING if queued else State.SKIPPED, why=why), put)
+
+    def _settle(self, job: _Job, ending: Ending, now: datetime) -> None:
+        del self._jobs[job.record.entry, job.record.due]
+        if ending.exit_code == BUSY:  # another process took the stack first
+            self._put_off(
+                job.entry,
+                replace(job.record, touched=now, late_s=None),
+                "a run that was quicker",
+                partial(self._ledger.replace, job.record),
+            )
+        else:
+            self._finish(job.record, ending, now)
+
+    def _finish(self, record: Record, ending: Ending, now: datetime) -> None:
+        state = State.FINISHED if ending.run or ending.exit_code is not None else State.MISSED
+        self._change(
+            record, replace(record, state=state, run=ending.run, why=ending.why, exit_code=ending.exit_code), now
+        )
+
+    # --- looking after what is open ---
+
+    def _look_after(self, entry: Entry, record: Record, now: datetime) -> None:
+        if (record.entry, record.due) in self._jobs:
+            return
+        abandoned = now - record.touched > LEASE
+        if record.state is State.STARTED and abandoned:
+            ending = self._executor.trace(record)
+            if ending is not None:
+                self._finish(record, ending, now)
+        elif record.state is State.WAITING and not self._closed and (abandoned or record.owner == self._name):
+            self._wait_on(entry, record, now)
+
+    def _wait_on(self, entry: Entry, record: Record, now: datetime) -> None:
+        """Start what waits as soon as the stack is free, unless it has waited too long."""
+        waited = (now - record.due).total_seconds()
+        if next(self._ripe(entry, record.due, now), None) is not None:
+            self._change(
+                record, replace(record, state=State.MISSED, why=f"{record.why} until the next run was due"), now
+            )
+        elif self._too_late(entry, waited):
+            self._change(record, replace(record, state=State.MISSED, why=f"{record.why} for {Duration(waited)}"), now)
+        elif not self._executor.holder(entry.stack):
+            self._start(entry, replace(record, owner=self._name, touched=now), partial(self._ledger.replace, record))
+        elif now - record.touched > LEASE / 4:
+            self._ledger.replace(record, replace(record, owner=self._name, touched=now))
+
+    def _change(self, old: Record, new: Record, now: datetime) -> None:
+        self._keep(replace(new, owner=self._name, touched=now), partial(self._ledger.replace, old))

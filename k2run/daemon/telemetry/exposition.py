@@ -1,0 +1,153 @@
+"""The metrics of k2run itself, in the text format of Prometheus."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, SummaryMetricFamily
+from prometheus_client.registry import Collector
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+import k2run
+from k2run.daemon.alerts.hook_secret import bears
+from k2run.daemon.alerts.store import IncidentStore
+from k2run.daemon.schedule.ledger import FileLedger
+from k2run.daemon.telemetry.run_metrics import RunMetrics
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from prometheus_client.metrics_core import Metric
+    from starlette.requests import Request
+
+    from k2run.daemon.telemetry.run_metrics import RunCounts
+    from k2run.engine.store import Store
+
+ABOUT = ("runbook", "stack")
+
+
+class Exposition(Collector):
+    """Collects everything again at each scrape.
+
+    Args:
+        store: The k2run home.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._metrics = RunMetrics(store)
+        self._ledger: FileLedger | None = None
+        self._opened = IncidentStore(store.home)
+        self._registry = CollectorRegistry()
+        self._registry.register(self)
+
+    def text(self) -> bytes:
+        """The metrics as they are now."""
+        return generate_latest(self._registry)
+
+    def describe(self) -> list[Metric]:
+        """Nothing: so that registering reads no journal."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """Every family of metrics."""
+        tally = self._metrics.tally()
+        yield InfoMetricFamily("k2run", "The version of k2run.", {"version": k2run.__version__})
+        yield from _totals(tally)
+        yield from _newest(tally)
+        yield from _undos(tally)
+        yield from self._schedule()
+        yield from self._incidents()
+
+    def _schedule(self) -> Iterator[Metric]:
+        """Due times; only where there is a schedule kept in files."""
+        folder = self._store.home / "schedule"
+        if not folder.is_dir():
+            return
+        self._ledger = self._ledger or FileLedger(folder)
+        due = CounterMetricFamily(
+            "k2run_schedule_due", "Due times and what became of them.", labels=("runbook", "state")
+        )
+        late = GaugeMetricFamily(
+            "k2run_schedule_lateness_seconds", "How late the newest scheduled run started.", labels=("runbook",)
+        )
+        counts: Counter[tuple[str, str]] = Counter()
+        lateness: dict[str, float] = {}
+        for entry in self._ledger.entries():
+            for record in self._ledger.records(entry):
+                counts[record.name, record.state.value] += record.count
+                if record.late_s is not None:
+                    lateness[record.name] = record.late_s
+        for (name, state), count in sorted(counts.items()):
+            due.add_metric((name, state), count)
+        for name, seconds in sorted(lateness.items()):
+            late.add_metric((name,), seconds)
+        yield from (due, late)
+
+    def _incidents(self) -> Iterator[Metric]:
+        states = Counter(incident.state for incident in self._opened.all())
+        gauge = GaugeMetricFamily("k2run_incidents", "Incidents by how they stand.", labels=("state",))
+        for state, count in sorted(states.items()):
+            gauge.add_metric((state.replace(" ", "_"),), count)
+        yield gauge
+
+
+def _totals(tally: RunCounts) -> Iterator[Metric]:
+    runs = CounterMetricFamily("k2run_runs", "Runs that are over.", labels=(*ABOUT, "kind", "outcome"))
+    for (about, kind, outcome), count in sorted(tally.ended.items()):
+        runs.add_metric((about.runbook, about.stack, kind, outcome), count)
+    seconds = SummaryMetricFamily("k2run_run_duration_seconds", "Time that runs took.", labels=ABOUT)
+    for about, total in sorted(tally.seconds.items()):
+        count = sum(runs for (one, _, outcome), runs in tally.ended.items() if one == about and outcome != "died")
+        seconds.add_metric((about.runbook, about.stack), count, total)
+    yield from (runs, seconds, GaugeMetricFamily("k2run_runs_going", "Runs that go on now.", tally.going))
+
+
+def _newest(tally: RunCounts) -> Iterator[Metric]:
+    def family(name: str, words: str, *more: str) -> GaugeMetricFamily:
+        return GaugeMetricFamily(f"k2run_last_{name}", f"{words} of the newest run.", labels=(*ABOUT, *more))
+
+    passed, seconds = family("passed", "1 for a go or a pass"), family("duration_seconds", "Duration")
+    began, score = family("start_timestamp_seconds", "Start"), family("score", "Score")
+    margin = family("objective_margin_seconds", "Time left of each time objective", "objective")
+    bounds = family("objectives", "Objectives", "bound")
+    for about, newest in sorted(tally.newest.items()):
+        labels = (about.runbook, about.stack)
+        passed.add_metric(labels, float(newest.passed))
+        seconds.add_metric(labels, newest.seconds)
+        began.add_metric(labels, newest.began)
+        if newest.score is not None:
+            score.add_metric(labels, newest.score)
+        for name, left in newest.margins.items():
+            margin.add_metric((*labels, name), left)
+        for bound in ("met", "missed", "not_measured"):
+            bounds.add_metric((*labels, bound), newest.bounds[bound])
+    yield from (passed, seconds, began, score, margin, bounds)
+
+
+def _undos(tally: RunCounts) -> Iterator[Metric]:
+    pending = GaugeMetricFamily("k2run_undo_pending", "Undos that are still to be played.", labels=("stack",))
+    for stack, count in sorted(tally.pending.items()):
+        pending.add_metric((stack,), count)
+    yield pending
+
+
+def metrics_routes(store: Store, secret: str = "") -> list[Route]:
+    """`/metrics`.
+
+    Args:
+        store: The k2run home.
+        secret: What a scraper bears as its token; everybody may look when empty.
+    """
+    exposition = Exposition(store)
+
+    async def metrics(request: Request) -> Response:
+        if secret and not bears(request.headers.get("authorization", ""), secret):
+            return PlainTextResponse("no token, or a wrong one\n", 401, {"www-authenticate": "Bearer"})
+        return Response(await run_in_threadpool(exposition.text), media_type=CONTENT_TYPE_LATEST)
+
+    return [Route("/metrics", metrics)]

@@ -1,0 +1,394 @@
+"""What comes of a step: each attempt, what is expected of it, and its record in the journal."""
+
+from __future__ import annotations
+
+import re
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
+from msgspec.structs import asdict, replace
+
+from k2run.actions.action import Judged, Result
+from k2run.engine.events import Bound, Objected, Outcome, StepFinished, StepStarted
+from k2run.engine.outcomes import satisfied
+from k2run.errors import (
+    ExpressionFailed,
+    Interrupted,
+    JournalLost,
+    K2runError,
+    NotApplicable,
+    NotConfirmed,
+    NotWhole,
+    Unknown,
+)
+from k2run.language.expressions import Template
+from k2run.language.syntax import ITEM, METHODS
+from k2run.language.vocabulary import ONLY_LOOKS, SET
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from k2run.actions.action import Judged
+    from k2run.engine.execution import Execution
+    from k2run.engine.sequence import Leap
+    from k2run.language.expressions import Expression
+    from k2run.language.model import Award, Points, Step
+    from k2run.language.syntax import Reference
+
+
+_SHOWN = 80
+_NOTHING = " = none"
+
+
+class Attempt(Struct, kw_only=True):
+    """What came of one attempt.
+
+    Attributes:
+        judged: The objectives that the action itself was given.
+    """
+
+    outcome: Outcome = Outcome.PASSED
+    result: Any = None
+    headline: str = ""
+    message: str = ""
+    hint: str = ""
+    answered: bool = False
+    judged: list[Judged] = []
+
+    def failing(self, message: str, hint: str = "") -> Attempt:
+        """The same attempt, found wanting; what was measured is kept."""
+        return replace(self, outcome=Outcome.FAILED, message=message, hint=hint)
+
+    def unresolved(self, error: ExpressionFailed) -> Attempt:
+        """The same attempt, of which an expression could not be evaluated; what it could not see is unknown."""
+        attempt = self.failing(error.message, error.hint)
+        return replace(attempt, outcome=Outcome.UNKNOWN) if isinstance(error, NotWhole) else attempt
+
+
+def observed(result: Any) -> Attempt:
+    """An action returned."""
+    if isinstance(result, Result):
+        return Attempt(result=result, headline=result.headline(), answered=True, judged=result.judged())
+    return Attempt(result=result, headline="" if result is None else short(result), answered=True)
+
+
+def refused(error: BaseException, message: str, hint: str) -> Attempt:
+    """An action raised; the kind of error says whether it failed or could not be seen.
+
+    Raises:
+        Interrupted, JournalLost: These end the run rather than the step.
+    """
+    match error:
+        case Interrupted() | JournalLost():
+            raise error
+        case Unknown():
+            outcome = Outcome.UNKNOWN
+        case NotApplicable():
+            outcome = Outcome.NOT_APPLICABLE
+        case NotConfirmed():
+            outcome = Outcome.NOT_CONFIRMED
+        case _:
+            outcome = Outcome.FAILED
+    return Attempt(outcome=outcome, message=message, hint=hint, result=getattr(error, "result", None))
+
+
+def judge(attempt: Attempt, expectations: Iterable[Expression], names: dict[str, Any]) -> Attempt:
+    """Hold a result against its expectations; the first that is not true fails the attempt, and says what was found."""
+    for expectation in expectations:
+        try:
+            if expectation.evaluate(names):
+                continue
+            found = operands(expectation, names)
+            unmeasured = _unmeasured(attempt.result) if any(each.endswith(_NOTHING) for each in found) else ""
+            says = [f"expected {expectation.text}", *([f"found {'; '.join(found)}"] if found else [])]
+            return attempt.failing("; ".join([*says, *([f"not measured: {unmeasured}"] if unmeasured else [])]))
+        except ExpressionFailed as error:
+            return attempt.unresolved(error)
+    return attempt
+
+
+def _unmeasured(result: Any) -> str:
+    """Why figures of a result are missing, where it says so; empty elsewhere."""
+    return str(getattr(result, "not_measured", "") or "") if isinstance(result, Result) else ""
+
+
+def held(attempt: Attempt) -> Attempt:
+    """Hold a result against the objectives of its own action: one missed, or not measured, fails the attempt."""
+    missed = [f"missed: {each.objective} ({each.says})" for each in attempt.judged if each.met is False]
+    unseen = [each for each in attempt.judged if each.met is None and not each.excused]
+    ways = [*missed, *(f"not measured: {each.objective} ({each.says})" for each in unseen)]
+    return attempt.failing("; ".join(ways)) if ways else attempt
+
+
+def operands(expression: Expression, names: dict[str, Any]) -> list[str]:
+    """The values that an expression was made of: `result.rows = 12`."""
+    from k2run.language.expressions import Expression as Compiled
+
+    found: dict[str, str] = {}
+    for reference in expression.syntax.references:
+        operand = _written(reference, expression.text)
+        if operand and operand not in found:
+            with suppress(K2runError):
+                found[operand] = f"{operand} = {short(Compiled(operand, expression.place).evaluate(names))}"
+    return list(found.values())
+
+
+def _written(reference: Reference, text: str) -> str:
+    """A reference as the author wrote it, without a method at its end; empty for a function."""
+    path, offsets = reference.path, reference.offsets
+    while path and path[-1] in METHODS:
+        path, offsets = path[:-1], offsets[:-1]
+    if reference.called:
+        return ""
+    at = offsets[len(path)]
+    end = (text.find("]", at) + 1 or at) if path and path[-1] == ITEM else at + len((reference.name, *path)[-1])
+    return text[offsets[0] : end]
+
+
+def figures_in(result: Any) -> dict[str, Any] | None:
+    """The single values of a result, for the record of an attempt: rows and bodies would be repeated with each."""
+    if not isinstance(result, Result):
+        return None
+    return {name: value for name, value in result.plain().items() if isinstance(value, int | float | str)}
+
+
+def short(value: Any) -> str:
+    """A value on one line."""
+    if value is None:
+        return "none"
+    text = value if isinstance(value, str) else f"{value:,}" if type(value) is int else f"{value!r}"
+    text = " ".join(text.split())
+    return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
+
+
+_AS_FILE = re.compile(r"[^\w#]+", re.ASCII)
+_BOUNDS = {True: Bound.MET, False: Bound.MISSED, None: Bound.NOT_MEASURED}
+UNJUDGED = frozenset({Outcome.SKIPPED, Outcome.NOT_APPLICABLE, Outcome.NOT_CONFIRMED, Outcome.INTERRUPTED})
+
+
+class Turn(Struct, frozen=True):
+    """One turn of a step: its only one, or one of its loop.
+
+    Attributes:
+        run: The run.
+        step: The step.
+        path: The turn's path.
+        name: The step's name, its templates filled in.
+        section: Path of its section.
+        category: The section's score category.
+        local: The step's own names.
+    """
+
+    run: Execution
+    step: Step
+    path: str
+    name: str
+    section: str
+    category: str
+    local: dict[str, Any]
+
+    def begun(self, args: dict[str, Any], limit: float | None = None) -> None:
+        """Keep that it has begun.
+
+        Args:
+            args: What of its arguments may be shown.
+            limit: Seconds that it may take.
+        """
+        step = self.step
+        self.run.journal.record(
+            StepStarted(
+                step=self.path,
+                section=self.section,
+                name=self.name,
+                action=step.action or "block",
+                args=args,
+                within=step.within,
+                timeout=limit,
+            )
+        )
+
+    def ended(self, attempt: Attempt, *, seconds: float = 0.0, attempts: int = 0, leap: Leap | None = None) -> Outcome:
+        """Keep how it ended, and hand on what the step registers; with the leap that it hands on, if there is one."""
+        step, quiet = self.step, self.step.no_log
+        attempt, figures = self._figures(attempt) if step.figures else (attempt, {})
+        variables = self._hand_on(attempt) if step.register or step.action == "set" else {}
+        earned, maximum = self._points(attempt, step.points) if step.points is not None else (None, None)
+        troubled = not satisfied(attempt.outcome)
+        for each in attempt.judged:
+            self._objected(each)
+        finished = StepFinished(
+            step=self.path,
+            section=self.section,
+            name=self.name,
+            action=step.action or "block",
+            outcome=attempt.outcome,
+            seconds=round(seconds, 6),
+            severity=step.severity,
+            attempts=attempts,
+            headline="" if quiet else attempt.headline,
+            expected=expected(step),
+            message=attempt.message,
+            hint=(step.on_failure or attempt.hint) if troubled else "",
+            recovery=step.recovery if troubled else "",
+            result=None if quiet else self._kept(attempt.result),
+            within=step.within,
+            objective=self._objective(attempt, seconds, step.within) if step.within is not None else None,
+            points=earned,
+            maximum=maximum,
+            category=(step.points.category or self.category) if step.points else "",
+            figures=figures,
+            variables={k: _with_outcome(v) for k, v in variables.items()} if variables and not quiet else {},
+            changed=attempt.outcome is Outcome.PASSED and step.effect not in ONLY_LOOKS,
+            ignored=step.ignore_failure,
+            leap=leap.written() if leap is not None else {},
+        )
+        self.run.journal.record(finished)
+        if troubled:
+            self.run.failures[without_turn(self.path)] = failure_of(finished)
+        return attempt.outcome
+
+    def _kept(self, result: Any) -> Any:
+        """What the journal keeps of a result; what is too long for it goes into files beside it."""
+        built = _plain(result)
+        for name, text in result.beside().items() if isinstance(result, Result) else ():
+            file = f"outputs/{_AS_FILE.sub('-', self.path).strip('-')}.{name}.txt"
+            if self.run.journal.wall.beside("a file with an output", lambda: self._write(file, text), ""):  # noqa: B023 - called at once
+                built[f"{name}_file"] = file
+        return built
+
+    def _write(self, file: str, text: str) -> str:
+        place = self.run.folder / file
+        place.parent.mkdir(mode=0o700, exist_ok=True)
+        place.write_text(self.run.stack.redact(text), encoding="utf-8", errors="replace")
+        return file
+
+    def names(self, attempt: Attempt) -> dict[str, Any]:
+        """What an expression that judges it may use."""
+        return self.run.variables.names({**self.local, "result": attempt.result})
+
+    def _figures(self, attempt: Attempt) -> tuple[Attempt, dict[str, Any]]:
+        """Evaluate the step's named figures; one that cannot be read fails the step."""
+        if not attempt.answered:
+            return attempt, {}
+        names = self.names(attempt)
+        try:
+            figures = {name: expression.evaluate(names) for name, expression in self.step.figures.items()}
+        except ExpressionFailed as error:
+            return attempt.unresolved(error), {}
+        self.run.figures.update(figures)
+        return attempt, figures
+
+    def _hand_on(self, attempt: Attempt) -> dict[str, Any]:
+        """What the steps after this one may use."""
+        step, variables = self.step, {}
+        if step.action == SET.name and attempt.outcome is Outcome.PASSED:
+            variables.update(attempt.result)
+            self.run.variables.register(variables)
+        if not step.register or attempt.outcome is Outcome.INTERRUPTED:
+            return variables
+        if without_turn(self.path) != self.path:
+            variables[step.register] = self.run.results[self.path] = _registered(attempt)
+        elif attempt.outcome in UNJUDGED and attempt.result is None:
+            self.run.variables.leave_out(step.register, _left_out(self.name, attempt.outcome, attempt.message))
+        else:
+            variables[step.register] = _registered(attempt)
+            self.run.variables.register({step.register: variables[step.register]})
+        return variables
+
+    def _points(self, attempt: Attempt, points: Points) -> tuple[float | None, float]:
+        """Earned and maximum; earned is None when the step could not be judged."""
+        if attempt.outcome in UNJUDGED:
+            return None, points.maximum
+        if not points.awards:
+            return (points.maximum if attempt.outcome is Outcome.PASSED else 0.0), points.maximum
+        return (_award(points.awards, self.names(attempt)) if attempt.answered else 0.0), points.maximum
+
+    def _objective(self, attempt: Attempt, seconds: float, within: float) -> Bound:
+        """Whether `within` was met; a step that did not pass has not met it."""
+        if attempt.outcome in UNJUDGED:
+            return Bound.NOT_MEASURED
+        return Bound.MET if attempt.outcome is Outcome.PASSED and seconds <= within else Bound.MISSED
+
+    def _objected(self, judged: Judged) -> None:
+        """Record an objective that the step's action was given, before the step ends: it is then never lost."""
+        says = "" if self.step.no_log else judged.says
+        objective = f"{self.name}: {judged.objective}"
+        self.run.journal.record(Objected(objective=objective, value=says, bound=_BOUNDS[judged.met], step=self.path))
+
+
+def expected(step: Step) -> str:
+    """The expectation as written."""
+    if step.action == "assert":
+        return " and ".join(condition.text for condition in step.args["that"])
+    conditions = (step.until, *step.expect) if step.until else step.expect
+    return " and ".join([condition.text for condition in conditions]) if conditions else ""
+
+
+def title(run: Execution, step: Step, local: dict[str, Any]) -> str:
+    """The step's name with its templates filled in, or as written when they cannot be."""
+    if not isinstance(step.name, Template):
+        return step.name
+    try:
+        return str(step.name.render(run.variables.names(local)))
+    except ExpressionFailed:
+        return step.name.text
+
+
+def _award(awards: tuple[Award, ...], names: dict[str, Any]) -> float:
+    """The first award whose condition holds; one that cannot be evaluated does not hold."""
+    for award in awards:
+        try:
+            if award.when is None or award.when.evaluate(names):
+                return award.points
+        except ExpressionFailed:
+            continue
+    return 0.0
+
+
+def without_turn(path: str) -> str:
+    """The path of a step without the number of its own turn."""
+    return path[: path.rindex("#")] if "#" in path.rpartition(".")[2] else path
+
+
+def failure_of(step: StepFinished) -> dict[str, Any]:
+    """What a rescue may know of the step that failed, as `failed`."""
+    return {
+        "name": step.name,
+        "step": step.step,
+        "outcome": step.outcome.value,
+        "message": step.message,
+        "result": step.result,
+    }
+
+
+def absence(step: Step, finished: StepFinished) -> str:
+    """Why the name that a finished step registers has no value; empty when it has one, or the step registers none."""
+    if not step.register or finished.outcome not in UNJUDGED or step.register in finished.variables:
+        return ""
+    return _left_out(finished.name, finished.outcome, finished.message)
+
+
+def _left_out(name: str, outcome: Outcome, message: str) -> str:
+    was = "was left out" if outcome is Outcome.SKIPPED else f"was {outcome.value.replace('_', ' ')}"
+    return f"it is registered by {name!r}, which {was}: {message}"
+
+
+def _registered(attempt: Attempt) -> Any:
+    """The value of `register`: the result; of a step that did not pass as much of it as there is, with its outcome."""
+    result = attempt.result
+    if attempt.outcome is Outcome.PASSED or (satisfied(attempt.outcome) and result is not None):
+        return result
+    if satisfied(attempt.outcome):
+        return None
+    fields = asdict(result) if isinstance(result, Result) else result if isinstance(result, dict) else {}
+    return {"outcome": attempt.outcome.value, "message": attempt.message, **fields}
+
+
+def _with_outcome(value: Any) -> Any:
+    """A registered result for the journal: its outcome is known after a resume, too."""
+    return {"outcome": value.outcome, "message": value.message, **value.plain()} if isinstance(value, Result) else value
+
+
+def _plain(value: Any) -> Any:
+    return value.plain() if isinstance(value, Result) else value

@@ -1,1 +1,0 @@
-"""Documents whose every number is quoted from a journal."""

@@ -1,0 +1,205 @@
+"""What a run measured over time: series of one value each, and the latencies of its loads."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from msgspec import Struct, field
+
+from k2run.bench.formatting import in_ms
+from k2run.bench.latency import counts
+from k2run.engine.events import StepFinished, StepStarted, StepTried
+from k2run.evidence.wording import clean
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+LEAST_POINTS = 4
+"""Points below which a chart says no more than the table of steps."""
+KEPT = 1200
+"""Points kept of a series; beyond that, every second one is dropped."""
+LEVELS = 10
+"""Distinct whole values up to which a series is drawn as stairs."""
+_MEASURED = {
+    "kafka.lag": ("total", "lag of", "messages behind"),
+    "kafka.rate": ("per_s", "rate of", "messages/s"),
+    "kafka.watermarks": ("total", "messages in", "messages"),
+    "iceberg.rows": ("rows", "rows of", "rows"),
+    "metrics.read": ("value", "", ""),
+    "metrics.rate": ("per_s", "rate of", "/s"),
+    "prometheus.query": ("value", "", ""),
+}
+"""Actions whose result is one number that moves: its field, the start of the title, its unit.
+
+Of any other action, the field that the step's expectation names is followed.
+"""
+_TITLE_ARGS = ("metric", "query", "service", "topic", "group", "table", "labels")
+_NO_IDENTITY = frozenset({"window"})
+"""Arguments that change how a value is measured, not which."""
+_FIELD = re.compile(r"\bresult\.([a-z_]\w*)")
+
+
+class Series(Struct, kw_only=True):
+    """One value over time, measured by one step or by several that ask the same.
+
+    Attributes:
+        points: Seconds into the run, and the value; every second one where there are more than `KEPT`.
+        count: How often it was measured.
+        most: The largest value.
+        lines: The first and last journal line of the measurements.
+    """
+
+    title: str
+    unit: str = ""
+    points: list[tuple[float, float]] = field(default_factory=list)
+    count: int = 0
+    most: float = 0.0
+    lines: tuple[int, int] = (0, 0)
+
+    def add(self, seq: int, at: float, value: float) -> None:
+        """Add a measurement."""
+        self.most = max(self.most, value) if self.count else value
+        self.lines = (self.lines[0] if self.count else seq, seq)
+        self.count += 1
+        self.points.append((at, value))
+        if len(self.points) > KEPT:
+            del self.points[1:-1:2]
+
+    @property
+    def latest(self) -> float:
+        """The newest value."""
+        return self.points[-1][1]
+
+    @property
+    def moves(self) -> bool:
+        """Whether its values differ."""
+        return len({value for _, value in self.points}) > 1
+
+    @property
+    def stairs(self) -> bool:
+        """Whether a value holds until the next one, as that of a level does."""
+        values = {value for _, value in self.points}
+        return len(values) <= LEVELS and all(value == int(value) for value in values)
+
+
+class Measurements(Struct):
+    """The series of one run. `begin` and `take` are its only writers."""
+
+    _series: dict[str, Series] = field(default_factory=dict)
+    _started: dict[str, StepStarted] = field(default_factory=dict)
+    _tried: dict[str, list[StepTried]] = field(default_factory=dict)
+
+    def begin(self, event: StepStarted) -> None:
+        """A step starts."""
+        self._started[event.step] = event
+
+    def take(self, event: StepTried | StepFinished) -> None:
+        """A step has a result, at an attempt or at its end."""
+        started = self._started.get(event.step)
+        if started is None:
+            return
+        if started.action in _MEASURED:
+            self._add(started, _MEASURED[started.action][0], event)
+        elif isinstance(event, StepTried):
+            self._tried.setdefault(event.step, []).append(event)
+        else:
+            self._add_expected(started, event)
+        if isinstance(event, StepFinished):
+            del self._started[event.step]
+
+    def all(self, least: int = LEAST_POINTS) -> list[Series]:
+        """The series with at least so many points, in the order in which they began."""
+        return [each for each in self._series.values() if each.count >= least]
+
+    def _add_expected(self, started: StepStarted, finished: StepFinished) -> None:
+        """Add the field that the expectation names; only the end of a step says what was expected."""
+        tried: list[StepTried | StepFinished] = [*self._tried.pop(finished.step, []), finished]
+        fields: list[str] = _FIELD.findall(finished.expected)
+        name = next((name for name in fields if _number(finished.result, name) is not None), "")
+        for each in tried if name else []:
+            self._add(started, name, each)
+
+    def _add(self, started: StepStarted, name: str, event: StepTried | StepFinished) -> None:
+        value = _number(event.result, name)
+        if value is None:
+            return
+        args = {key: arg for key, arg in started.args.items() if key not in _NO_IDENTITY}
+        key = f"{started.action} {name} {msgspec.json.encode(args, enc_hook=str).decode()}"
+        if key not in self._series:
+            unit = _MEASURED[started.action][2] if started.action in _MEASURED else ""
+            self._series[key] = Series(title=_title(started, name), unit=unit)
+        self._series[key].add(event.seq, event.t, value)
+
+
+def _number(result: Any, name: str) -> float | None:
+    value = result.get(name) if isinstance(result, dict) else None
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def _title(started: StepStarted, name: str) -> str:
+    """Such as `lag of orders, writers`; `http.get status, api` for other actions."""
+    given = [_written(started.args[key]) for key in _TITLE_ARGS if started.args.get(key)]
+    about = ", ".join(given) or started.name
+    if started.action in _MEASURED:
+        return clean(f"{_MEASURED[started.action][1]} {about}".strip())
+    return clean(f"{started.action} {name}, {about}")
+
+
+def _written(value: Any) -> str:
+    return " ".join(f"{name}={entry}" for name, entry in value.items()) if isinstance(value, dict) else str(value)
+
+
+class Load(Struct, frozen=True, kw_only=True):
+    """The latencies that one step measured.
+
+    Attributes:
+        step: Its name.
+        line: Of the journal.
+        counts: Milliseconds, ascending, and how many answers took so long; empty when the histogram is damaged.
+        percentiles: Milliseconds of each that the samples carry: `p50`, `p99.9`.
+        not_measured: Why others are missing.
+    """
+
+    step: str
+    line: int
+    counts: list[tuple[float, int]]
+    percentiles: dict[str, float]
+    not_measured: str
+
+    @property
+    def answers(self) -> int:
+        """How many there are."""
+        return sum(number for _, number in self.counts)
+
+    def says(self) -> str:
+        """Such as `p50 5.1 ms, p99 7.9 ms`."""
+        told = ", ".join(f"{name} {in_ms(value)}" for name, value in self.percentiles.items())
+        return told or "too few samples for any percentile"
+
+
+def loads_of(steps: Iterable[tuple[str, StepFinished]]) -> Iterator[Load]:
+    """The loads among steps, given as their names and ends."""
+    for name, finished in steps:
+        result = finished.result
+        if isinstance(result, dict) and result.get("histogram") and result.get("percentiles"):
+            yield Load(
+                step=name,
+                line=finished.seq,
+                counts=_counts(str(result["histogram"])),
+                percentiles=_named(result["percentiles"]),
+                not_measured=str(result.get("not_measured") or ""),
+            )
+
+
+def _counts(histogram: str) -> list[tuple[float, int]]:
+    try:
+        return counts(histogram)
+    except Exception:  # noqa: BLE001 - a damaged histogram must not cost the rest of the report
+        return []
+
+
+def _named(percentiles: dict[str, Any]) -> dict[str, float]:
+    known = {name: each.get("value_ms") for name, each in percentiles.items()}
+    return {name.replace("999", "99.9"): value for name, value in known.items() if value is not None}

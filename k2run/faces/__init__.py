@@ -1,1 +1,0 @@
-"""Where people meet a run: they start runs and show events."""

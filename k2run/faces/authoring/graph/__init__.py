@@ -1,1 +1,0 @@
-"""Draws runbooks: sections, faults, undos and clocks."""

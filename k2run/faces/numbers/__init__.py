@@ -1,1 +1,0 @@
-"""Commands that answer from the journals of past runs."""

@@ -1,5 +1,0 @@
-"""A run on a terminal: live, as plain lines, or as JSON. Only the live display loads a terminal library."""
-
-from k2run.faces.terminal.face import Face, Mode, open_face
-
-__all__ = ["Face", "Mode", "open_face"]

@@ -1,0 +1,264 @@
+"""How fast the pipeline brings a backlog from the broker into committed rows of the table, as an action."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from msgspec import Struct
+
+from k2run.actions.action import Effect, Result, action
+from k2run.actions.deadline import Deadline
+from k2run.adapters.iceberg import queries
+from k2run.adapters.iceberg.catalog import Iceberg, judged, open_catalog, open_table
+from k2run.adapters.kafka import offsets
+from k2run.adapters.kafka.client import Kafka, Link
+from k2run.bench.payloads import Payloads
+from k2run.bench.produce import id_prefix
+from k2run.bench.watch import Used, Watch
+from k2run.errors import ActionError, AuthorError, TimedOut, Unknown
+from k2run.k2.trade_generator import SYMBOLS
+from k2run.language.quantities import Duration, Size
+from k2run.stack.services import Services
+
+if TYPE_CHECKING:
+    from pyiceberg.catalog import Catalog
+
+HUNDRED_MS = Duration(0.1)
+GIBIBYTE = Size(2**30)
+THREADS = 2
+
+
+class IngestLoad(Result, frozen=True, kw_only=True):
+    """How a backlog was drained: rows by the word of the table's metadata, messages by offsets.
+
+    The clock of `rate` runs from the moment that the whole backlog was in the topic to the one at which the group had
+    committed all of it, which a consumer that loses nothing does after the table's commit.
+
+    Attributes:
+        rate: Rows a second that the table gained.
+        rows: That it gained in this time, those of other producers too.
+        seconds: The time.
+        error_ms: Longest time between two looks: `seconds` is too long by at most this.
+        messages: That were left when the clock began.
+        commits: Snapshots that the table gained, which expiry can make fewer.
+        lag_before: Messages that the group was behind before the backlog was written.
+        written: Messages of the backlog.
+        written_per_s: How fast they were written.
+        rows_meanwhile: Rows that the table gained while they were written; not part of the rate.
+        in_table: Different messages of the backlog that are in the table afterwards; None without a backlog.
+        missing: Those that are not: lost, or put off by a consumer that sheds load.
+        doubled: Rows of the backlog too many.
+        used: What the services that were watched used of their machine, while the clock ran.
+        trade_id_prefix: What the trade_id of each message of the backlog begins with.
+    """
+
+    topic: str
+    table: str
+    rate: float
+    rows: int
+    seconds: float
+    error_ms: float
+    messages: int
+    commits: int
+    lag_before: int
+    written: int
+    written_per_s: float
+    rows_meanwhile: int
+    in_table: int | None
+    missing: int
+    doubled: int
+    used: dict[str, Used]
+    trade_id_prefix: str
+
+    def headline(self) -> str:
+        """Such as `80,658 rows/s (600,000 rows in 7.44 s), none missing, none twice`."""
+        drained = f"{self.rate:,.0f} rows/s ({self.rows:,} rows in {self.seconds:.3g} s)"
+        if self.in_table is None:
+            return drained
+        missing = f"{self.missing:,} MISSING" if self.missing else "none missing"
+        doubled = f"{self.doubled:,} TWICE" if self.doubled else "none twice"
+        return f"{drained}, {missing}, {doubled}"
+
+
+@action("bench.ingest", effect=Effect.CHANGES)
+def ingest(
+    kafka: Kafka,
+    iceberg: Iceberg,
+    services: Services,
+    deadline: Deadline,
+    topic: str,
+    group: str,
+    table: str,
+    backlog: int = 100_000,
+    symbols: list[str] = SYMBOLS,
+    seed: int = 1,
+    every: Duration = HUNDRED_MS,
+    memory: Size = GIBIBYTE,
+    watch: list[str] = [],
+) -> IngestLoad:
+    """Write a backlog of trades, and measure how fast it becomes committed rows of the table.
+
+    The backlog has to be written faster than the consumer drains it. Where it is not, hold the consumer in the steps
+    before (`service.pause`, `kafka.produce`, `service.resume`), and drain what is there with `backlog: 0`.
+
+    Args:
+        topic: Name of the topic.
+        group: The consumer group that drains it.
+        table: The table that its rows go to.
+        backlog: Trades to write; 0 drains what the group is behind.
+        symbols: The currency pairs, of which the first trades most.
+        seed: Of the market.
+        every: Time between two looks at offsets and table.
+        memory: What counting the backlog's rows may use.
+        watch: Services whose use of processor and memory is measured, such as the consumer.
+    """
+    if backlog < 0 or not symbols or every <= 0:
+        raise AuthorError("bench.ingest: `backlog` cannot be below 0, `every` must be above, and `symbols` not empty")
+    link = Link(kafka, deadline)
+    pipeline = Pipeline(link, topic, group, iceberg, table)
+    before = pipeline.look(pipeline.ends())
+    prefix = id_prefix()
+    written = _write(
+        kafka, topic, Payloads(template="trade", prefix=prefix, symbols=symbols, seed=seed), backlog, deadline
+    )
+    with Watch(services, watch) as watched:
+        drained = pipeline.drain(pipeline.ends(), every, deadline)
+    if not drained.first.left:
+        raise Unknown(
+            f"nothing was left of the backlog of {backlog:,} once it was written, so there is no time to measure",
+            hint="write a larger one, or hold the consumer while it is written and drain it with `backlog: 0`",
+        )
+    found = _found(iceberg, table, prefix, deadline, memory) if backlog else None
+    return IngestLoad(
+        **_rates(drained),
+        source=f"{link.source}, {iceberg.source}",
+        topic=topic,
+        table=iceberg.full_name(table),
+        lag_before=before.left,
+        written=backlog,
+        written_per_s=round(written, 3),
+        rows_meanwhile=drained.first.rows - before.rows,
+        in_table=found["ids"] if found else None,
+        missing=backlog - found["ids"] if found else 0,
+        doubled=found["n"] - found["ids"] if found else 0,
+        used=watched.used(),
+        trade_id_prefix=prefix if backlog else "",
+    )
+
+
+def _write(kafka: Kafka, topic: str, payloads: Payloads, count: int, deadline: Deadline) -> float:
+    """Write the backlog; how many messages a second that were."""
+    from k2run.bench.producing import Writing, write
+
+    if not count:
+        return 0.0
+    plan = Writing(kafka=kafka, topic=topic, payloads=payloads, iterations=count, timeout=deadline.remaining())
+    outcome = write(plan, deadline)
+    if outcome.errors:
+        told = ", ".join(f"{number:,} times {why}" for why, number in outcome.errors.items())
+        raise ActionError(f"the backlog could not be written to {topic!r}: {told}")
+    return count / outcome.seconds
+
+
+def _rates(drained: Drained) -> dict[str, Any]:
+    first, last = drained.first, drained.last
+    rows, seconds = last.rows - first.rows, last.at - first.at
+    return {
+        "rate": round(rows / seconds, 3) if seconds else 0.0,
+        "rows": rows,
+        "seconds": round(seconds, 3),
+        "error_ms": round(drained.gap * 1000, 3),
+        "messages": first.left,
+        "commits": last.commits - first.commits,
+    }
+
+
+def _found(iceberg: Iceberg, name: str, prefix: str, deadline: Deadline, memory: Size) -> dict[str, int]:
+    """Rows (`n`) and different messages (`ids`) of the backlog in the table."""
+    counts = "SELECT count(*) AS n, count(DISTINCT message_id) AS ids FROM t WHERE starts_with(trade_id, $prefix)"
+    table = open_table(iceberg, deadline, name)
+    with judged(iceberg, f"count {name}"), queries.opened({"t": table}, deadline, memory, THREADS) as database:
+        (row,) = queries.ask(database, counts, {"prefix": prefix}, 1).rows
+    return row
+
+
+class Moment(Struct, frozen=True):
+    """The pipeline at one moment.
+
+    Attributes:
+        at: Monotonic seconds, after both were read.
+        left: Messages before the target that the group has not committed.
+        rows: Of the table.
+        commits: Snapshots of the table.
+    """
+
+    at: float
+    left: int
+    rows: int
+    commits: int
+
+
+class Drained(Struct, frozen=True):
+    """From the first moment to the one at which nothing was left.
+
+    Attributes:
+        gap: The longest time between two looks, in seconds: the error of every time.
+        most_left: The most messages that were left at any of them.
+    """
+
+    first: Moment
+    last: Moment
+    gap: float
+    most_left: int
+
+
+class Pipeline:
+    """A topic, the group that reads it, and the table that the group writes."""
+
+    def __init__(self, link: Link, topic: str, group: str, iceberg: Iceberg, table: str) -> None:
+        self._link, self._topic, self._group = link, topic, group
+        self._iceberg, self._table = iceberg, iceberg.full_name(table)
+        open_table(iceberg, link.deadline, table)  # says what there is, when there is no such table
+        self._catalog: Catalog = open_catalog(iceberg, link.deadline)
+
+    def ends(self) -> dict[int, int]:
+        """Where each partition ends now."""
+        return {number: span.high for number, span in offsets.spans(self._link, self._topic).items()}
+
+    def look(self, target: Mapping[int, int]) -> Moment:
+        """How far it has come: first the offsets, then the rows, which were committed before them."""
+        left = self._left(target)
+        with judged(self._iceberg, f"count {self._table}"):
+            table = self._catalog.load_table(self._table)
+        snapshot = table.current_snapshot()
+        total = snapshot.summary["total-records"] if snapshot is not None and snapshot.summary is not None else 0
+        if total is None:
+            raise Unknown(f"the snapshots of {self._table} do not tell how many rows it has")
+        return Moment(time.monotonic(), left, int(total), len(table.metadata.snapshots))
+
+    def _left(self, target: Mapping[int, int]) -> int:
+        at = offsets.committed(self._link, self._group, self._topic, target)
+        return sum(max(0, end - (at[number] or 0)) for number, end in target.items())
+
+    def drain(self, target: Mapping[int, int], every: float, deadline: Deadline) -> Drained:
+        """Look until nothing before the target is left.
+
+        Raises:
+            TimedOut: The deadline passed first; the message says how far it came.
+        """
+        first = self.look(target)
+        # Read again, after the rows: each message that is left now is one of the rows still to come.
+        first = last = msgspec.structs.replace(first, left=self._left(target))
+        gap, most = 0.0, first.left
+        while last.left:
+            try:
+                deadline.sleep(max(0.001, last.at + every - time.monotonic()))
+                before, last = last, self.look(target)
+            except TimedOut as error:
+                done = f"{last.rows - first.rows:,} rows came, {last.left:,} messages are left"
+                raise TimedOut(f"{error.message}: {done}", hint=error.hint) from error
+            gap, most = max(gap, last.at - before.at), max(most, last.left)
+        return Drained(first, last, gap, most)

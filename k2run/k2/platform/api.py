@@ -1,0 +1,306 @@
+"""The query API: Starlette over DuckDB over the Iceberg table, and the broker's tail for the newest second.
+
+It starts before the table exists and says so on /health (503) and on every query (503, TABLE_NOT_FOUND); from the
+consumer's first commit on it answers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hmac
+import signal
+import threading
+from contextlib import suppress
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.middleware import Middleware
+from starlette.responses import Response
+from starlette.routing import Route
+
+from k2run.k2.platform import api_answers as say
+from k2run.k2.platform import commit_ledger
+from k2run.k2.platform.api_answers import HealthCheck
+from k2run.k2.platform.api_metrics import Measurements, Observed
+from k2run.k2.platform.program import log, require_free_port
+from k2run.k2.platform.queries import Queries, Trades
+from k2run.k2.platform.queries_files import TableFiles, TableMissingError, TableUnreadableError
+from k2run.k2.platform.queries_tail import BrokerTail, TailUnreadableError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from starlette.requests import Request
+
+    from k2run.k2.platform.queries import TradeRow
+    from k2run.k2.platform.queries_files import Snapshot, TableView
+    from k2run.k2.platform.queries_tail import Tail
+
+VERSION = "1.0.0"
+_UNHEALTHY = 503  # K2 answers 200 with "unhealthy" in the body, which every probe by status takes for health
+
+
+class Endpoints:
+    """One method per endpoint. They run in threads, for what they wait on are DuckDB and the broker."""
+
+    def __init__(self, queries: Queries, tail: BrokerTail, health: HealthCheck, measurements: Measurements) -> None:
+        self._queries, self._tail, self._health, self._measurements = queries, tail, health, measurements
+
+    def root(self, _request: Request) -> Response:
+        """Say what this is."""
+        return say.as_json({"name": "K2 Market Data API", "version": VERSION, "health": "/health", "api": "/v1"})
+
+    def health(self, _request: Request) -> Response:
+        """Probe DuckDB, the table and the broker. 503 when no query can be answered."""
+        found = self._health()
+        return say.as_json(found, _UNHEALTHY if found.status == "unhealthy" else 200)
+
+    def metrics(self, _request: Request) -> Response:
+        """The server's measurements."""
+        return Response(self._measurements.text(), media_type="text/plain; version=0.0.4")
+
+    def trades(self, request: Request) -> Response:
+        """The newest trades of a symbol, an exchange, a time; newest first."""
+        asked = say.asked(request.query_params, say.TradesQuestion)
+        wanted = Trades(asked.symbol, asked.exchange, say.utc(asked.start_time), say.utc(asked.end_time))
+        with self._measurements.query("trades"):
+            rows = self._queries.newest(wanted, asked.limit)
+        return _answer(request, rows, pagination=say.page(len(rows), asked.limit))
+
+    def recent(self, request: Request) -> Response:
+        """The newest trades of a symbol in the last minutes, from the table and the broker; oldest first."""
+        asked = say.asked(request.query_params, say.RecentQuestion)
+        since = _now() - timedelta(minutes=asked.window_minutes)
+        wanted = Trades(asked.symbol, asked.exchange, since)
+        with self._measurements.query("recent"):
+            view, stored = self._queries.on_the_table(
+                lambda view: (view, self._queries.newest_in(view, wanted, asked.limit))
+            )
+            tail = self._tail_past(view, wanted)
+        rows = _merged(stored, tail, asked.limit)
+        query = {
+            "symbol": asked.symbol,
+            "exchange": asked.exchange,
+            "window_minutes": asked.window_minutes,
+            "start_time": since,
+            "end_time": _now(),  # of the reading, which took in what arrived meanwhile
+        }
+        meta = {"query": query, "sources": _sources(stored, rows, tail)}
+        return _answer(request, rows, meta=meta, pagination=say.page(len(rows), asked.limit))
+
+    def symbols(self, request: Request) -> Response:
+        """Every symbol that has a trade."""
+        asked = say.asked(request.query_params, say.ExchangeQuestion)
+        with self._measurements.query("symbols"):
+            return _answer(request, self._queries.symbols(asked.exchange))
+
+    def summary(self, request: Request) -> Response:
+        """One symbol's UTC day: open, high, low, close, volume, count, volume-weighted price."""
+        asked = say.asked(request.query_params, say.ExchangeQuestion)
+        symbol, day = request.path_params["symbol"].upper(), _day(request.path_params["date"])
+        with self._measurements.query("summary"):
+            found = self._queries.summary(symbol, asked.exchange, day)
+        if found is None:
+            raise say.RefusedError(404, "NOT_FOUND", f"No trades for {symbol} on {day}")
+        return _answer(request, found)
+
+    def stats(self, request: Request) -> Response:
+        """What the table holds, as its metadata counts it."""
+        return _answer(request, self._queries.on_the_table(_stats))
+
+    def snapshots(self, request: Request) -> Response:
+        """The table's latest commits, newest first."""
+        asked = say.asked(request.query_params, say.SnapshotsQuestion)
+        if asked.table not in ("trades", "trades_v2"):
+            raise say.RefusedError(400, "INVALID_TABLE", f"Table {asked.table!r} is not trades_v2")
+        view = self._queries.on_the_table(lambda view: view)
+        newest_first = sorted(view.snapshots, key=lambda snapshot: snapshot.timestamp_ms, reverse=True)
+        found = [_snapshot(one) for one in newest_first[: asked.limit]]
+        return _answer(request, found, table_name="trades_v2", pagination=say.page(len(found), asked.limit))
+
+    def _tail_past(self, view: TableView, wanted: Trades) -> Tail | str:
+        """The broker's part, or why there is none: without it the table alone is still an answer."""
+        try:
+            return self._tail.past(commit_ledger.read(view.properties), wanted)
+        except TailUnreadableError as error:
+            return str(error)
+
+
+def _answer(request: Request, data: object, *, meta: Mapping[str, object] | None = None, **more: object) -> Response:
+    return say.answer(data, correlation_id=request.state.correlation_id, meta=meta, **more)
+
+
+def _merged(stored: list[TradeRow], tail: Tail | str, limit: int) -> list[TradeRow]:
+    """Both parts without the messages they share, the newest `limit` of them, oldest first."""
+    unread = () if isinstance(tail, str) else tail.rows
+    by_id = {row.message_id: row for row in (*unread, *stored)}
+    newest_first = sorted(by_id.values(), key=lambda row: (row.timestamp, row.message_id), reverse=True)
+    return newest_first[:limit][::-1]
+
+
+def _sources(stored: list[TradeRow], rows: list[TradeRow], tail: Tail | str) -> dict[str, object]:
+    """How many of the rows came from where, and whether anything is known to be left out."""
+    in_table = {row.message_id for row in stored}
+    from_table = sum(row.message_id in in_table for row in rows)
+    if isinstance(tail, str):
+        return {"iceberg": from_table, "kafka": None, "complete": False, "problem": tail}
+    return {"iceberg": from_table, "kafka": len(rows) - from_table, "complete": tail.complete, "problem": None}
+
+
+def _stats(view: TableView) -> dict[str, object]:
+    return {
+        "s3_endpoint": "",
+        "warehouse_path": view.location,
+        "connection_active": True,
+        "trades_count": view.rows,
+        "quotes_count": None,
+        "error": None,
+        "snapshot_id": view.snapshot.snapshot_id if view.snapshot else None,
+        "data_files": len(view.files),
+        "data_bytes": sum(file.size for file in view.files),
+        "oldest_trade": min((file.oldest for file in view.files), default=None),
+        "newest_trade": view.newest,
+    }
+
+
+def _snapshot(one: Snapshot) -> dict[str, object]:
+    at = datetime.fromtimestamp(one.timestamp_ms / 1000, UTC).replace(tzinfo=None)
+    return {
+        "snapshot_id": one.snapshot_id,
+        "timestamp": at,
+        "manifest_list": one.manifest_list,
+        "summary": one.summary,
+    }
+
+
+def _now() -> datetime:
+    return datetime.now(UTC).replace(tzinfo=None)
+
+
+def _day(text: str) -> date:
+    try:
+        return date.fromisoformat(text)
+    except ValueError as error:
+        raise say.RefusedError(400, "VALIDATION_ERROR", f"{text!r} is not a date: expected YYYY-MM-DD") from error
+
+
+TABLE = "market_data.trades_v2"
+_NO_STORE = "no-store"
+_STOP_WITHIN_S = 1
+
+
+def arguments() -> argparse.ArgumentParser:
+    """The program's options."""
+    parser = argparse.ArgumentParser(prog="k2run.k2.platform.api", description=__doc__)
+    parser.add_argument("--port", type=int, default=18000, help="port to answer on (default: 18000)")
+    parser.add_argument("--host", default="127.0.0.1", help="address to answer on; 0.0.0.0 in a container")
+    parser.add_argument("--warehouse", type=Path, required=True, help="directory of the catalog and the tables")
+    parser.add_argument("--bootstrap", default="127.0.0.1:19092", help="the broker (default: 127.0.0.1:19092)")
+    parser.add_argument("--api-key", default="k2-dev-api-key-2026", help="what X-API-Key must say on /v1")
+    return parser
+
+
+def application(warehouse: Path, bootstrap: str, api_key: str) -> Starlette:
+    """The API over one warehouse and one broker, neither of which need be there yet."""
+    table, tail, measurements = TableFiles(warehouse, TABLE), BrokerTail(bootstrap), Measurements(VERSION)
+    queries = Queries(table)
+    threading.Thread(target=_warm_up, args=(queries, table), daemon=True).start()
+    ends = Endpoints(queries, tail, HealthCheck(VERSION, queries, table, tail), measurements)
+    locked = _Lock(api_key)
+    return Starlette(
+        routes=[
+            _route("/", ends.root),
+            _route("/health", ends.health),
+            _route("/metrics", ends.metrics),
+            _route("/v1/trades", locked(ends.trades), cache="private, max-age=5"),
+            _route("/v1/trades/recent", locked(ends.recent)),  # K2 lets it be kept 5 s, which is not recent
+            _route("/v1/symbols", locked(ends.symbols), cache="private, max-age=300"),
+            _route("/v1/summary/{symbol}/{date}", locked(ends.summary), cache="private, max-age=60"),
+            _route("/v1/stats", locked(ends.stats), cache="private, max-age=30"),
+            _route("/v1/snapshots", locked(ends.snapshots), cache="private, max-age=10"),
+        ],
+        middleware=[Middleware(Observed, measurements=measurements)],
+        exception_handlers={
+            say.RefusedError: lambda _, error: say.refusal(error),
+            say.InvalidQueryError: lambda _, error: say.invalid(error),
+            TableMissingError: lambda _, error: say.refusal(say.RefusedError(503, "TABLE_NOT_FOUND", str(error))),
+            TableUnreadableError: lambda _, error: say.refusal(say.RefusedError(500, "QUERY_FAILED", str(error))),
+            404: lambda *_: say.as_json({"detail": "Not Found"}, 404),
+            405: lambda *_: say.as_json({"detail": "Method Not Allowed"}, 405),
+            Exception: _failed,
+        },
+    )
+
+
+class _Lock:
+    """Puts an endpoint behind the API key."""
+
+    def __init__(self, api_key: str) -> None:
+        self._key = api_key.encode()
+
+    def __call__(self, endpoint: Callable[[Request], Response]) -> Callable[[Request], Response]:
+        def unlocked(request: Request) -> Response:
+            given = request.headers.get("X-API-Key")
+            if given is None:
+                raise say.RefusedError(401, "UNAUTHORIZED", "API key required: send it as X-API-Key")
+            if not hmac.compare_digest(given.encode(), self._key):
+                raise say.RefusedError(403, "FORBIDDEN", "Invalid API key")
+            return endpoint(request)
+
+        return unlocked
+
+
+def _route(path: str, endpoint: Callable[[Request], Response], cache: str = _NO_STORE) -> Route:
+    async def answer(request: Request) -> Response:
+        request.state.endpoint = path
+        response = await run_in_threadpool(endpoint, request)
+        response.headers["Cache-Control"] = cache
+        return response
+
+    return Route(path, answer)
+
+
+def _failed(request: Request, error: Exception) -> Response:
+    log("request_failed", "error", path=request.url.path, error=f"{type(error).__name__}: {error}")
+    return say.failure()
+
+
+def _warm_up(queries: Queries, table: TableFiles) -> None:
+    """Import and connect now what the first query would otherwise wait for."""
+    queries.check()
+    import pyiceberg.manifest  # noqa: F401  imported for its time
+
+    with suppress(TableMissingError, TableUnreadableError):
+        table.view()
+
+
+def main() -> None:
+    """Serve until told to stop."""
+    options = arguments().parse_args()
+    require_free_port(options.port)
+    import uvicorn
+
+    app = application(options.warehouse, options.bootstrap, options.api_key)
+    config = uvicorn.Config(
+        app,
+        host=options.host,
+        port=options.port,
+        log_level="warning",
+        access_log=False,
+        lifespan="off",
+        timeout_graceful_shutdown=_STOP_WITHIN_S,
+    )
+    server = uvicorn.Server(config)
+    # uvicorn stops cleanly on a signal and then raises it again: this program has ended as it should, with 0.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: setattr(server, "should_exit", True))
+    log("api_listening", url=f"http://{options.host}:{options.port}", warehouse=options.warehouse)
+    server.run()
+    log("api_stopped")
+
+
+if __name__ == "__main__":
+    main()

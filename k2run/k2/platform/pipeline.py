@@ -1,0 +1,337 @@
+"""The consumer's work: take messages, sort them by the level, commit them, and bring the deferred ones back."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import psutil
+from confluent_kafka import KafkaException
+
+from k2run.k2.platform import cascade, reference, rows, table, topics
+from k2run.k2.platform.cascade import Cascade, Level, Load
+from k2run.k2.platform.consumer_client import ConsumerClient
+from k2run.k2.platform.program import log
+from k2run.k2.platform.rows import SpillFile, Taken
+from k2run.k2.platform.table_writer import DeadLetters, TableWriter
+from k2run.k2.platform.upkeep import Upkeep
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable, Iterable, Mapping
+
+    from confluent_kafka import Message
+    from confluent_kafka.admin import AdminClient
+
+    from k2run.k2.platform.cascade import Shed
+    from k2run.k2.platform.consumer_metrics import ConsumerMetrics
+    from k2run.k2.platform.table_writer import Written
+
+EVERY_S = 0.4
+MIB = 1024 * 1024
+
+Offsets = dict[tuple[str, int], int]
+
+
+class Memory:
+    """This process's memory against its budget."""
+
+    def __init__(self, budget_mib: float) -> None:
+        self._budget = budget_mib * MIB
+        self._process = psutil.Process()
+
+    def percent(self) -> float:
+        """Resident memory in per cent of the budget."""
+        return 100.0 * self._process.memory_info().rss / self._budget
+
+
+class LagMeter:
+    """Measures how far the tables are behind the topics, and sees which lives of the topics there are."""
+
+    def __init__(self, client: AdminClient, intake: ConsumerClient, positions: Callable[[], Offsets]) -> None:
+        self._admin = client
+        self._intake = intake
+        self._positions = positions
+        self.lives: dict[str, str] = {}
+
+    def read(self) -> Offsets | None:
+        """Messages that are not in the tables yet, by partition; None when the broker does not say."""
+        try:
+            self.lives = topics.ensure(self._admin)
+            asked = topics.end_offsets(self._admin, topics.partitions(self.lives))
+        except KafkaException:
+            return None
+        return lag(asked, self._intake.fetched_ends, self._positions())
+
+
+class LoadClock:
+    """Judges the load again and again, and moves the cascade."""
+
+    def __init__(self, cascade: Cascade, meter: LagMeter, memory: Memory, metrics: ConsumerMetrics) -> None:
+        self._cascade = cascade
+        self._meter = meter
+        self._memory = memory
+        self._metrics = metrics
+        self._judged = time.monotonic()
+
+    @property
+    def level(self) -> Level:
+        """The level now."""
+        return self._cascade.level
+
+    @property
+    def lives(self) -> dict[str, str]:
+        """The topics' lives when last looked at."""
+        return self._meter.lives
+
+    def watch(self, stopping: threading.Event) -> None:
+        """Judge the load every 0.4 s, in a thread of its own, until told to stop."""
+        threading.Thread(target=self._watch, args=(stopping,), name="load", daemon=True).start()
+
+    def _watch(self, stopping: threading.Event) -> None:
+        while True:
+            self.judge()
+            if stopping.wait(EVERY_S):
+                return
+
+    def judge(self) -> None:
+        """Judge the load once."""
+        behind = self._meter.read()
+        load = Load(None if behind is None else sum(behind.values()), self._memory.percent())
+        before, now = self._judged, time.monotonic()
+        self._judged = now
+        self._metrics.spent(self._cascade.level, now - before)
+        transition = self._cascade.observe(load, now)
+        self._metrics.load(self._cascade.level, load.memory, behind)
+        if transition is not None:
+            self._metrics.moved(transition)
+            worse = transition.new > transition.old
+            log(
+                "System degraded" if worse else "System recovered",
+                "warning" if worse else "info",
+                old_level=transition.old.name,
+                new_level=transition.new.name,
+                lag="unknown" if load.lag is None else load.lag,
+                heap_pct=round(load.memory, 1),
+            )
+
+
+def lag(asked: Mapping[tuple[str, int], int], fetched: Mapping[tuple[str, int], int], positions: Offsets) -> Offsets:
+    """Messages not in the tables yet, by partition, for partitions that ever had a message.
+
+    A partition ends where the higher of the broker's two words says: see `topics.end_offsets`.
+    """
+    ends = {at: max(end, fetched.get(at, 0)) for at, end in asked.items()}
+    return {at: max(0, end - positions.get(at, 0)) for at, end in ends.items() if end > 0}
+
+
+_TAKE_S = 0.1
+_REFERENCE_PATIENCE = 5  # reference data may be this many times later than trades; its commits cost as much
+
+
+@dataclass(slots=True)
+class Batch:
+    """What was taken from one topic since its table's last commit."""
+
+    kept: list[Taken] = field(default_factory=list)
+    shed: list[Taken] = field(default_factory=list)
+    offsets: dict[int, int] = field(default_factory=dict)
+    began: float = field(default_factory=time.monotonic)
+
+    def __len__(self) -> int:
+        return len(self.kept) + len(self.shed)
+
+
+class Lane:
+    """One topic, its table, and what is between the two at the moment."""
+
+    def __init__(self, sink: TableWriter, batch: int, interval: float) -> None:
+        self.sink = sink
+        self.topic = sink.form.topic
+        self._most = batch
+        self._interval = interval
+        self.batch = Batch()
+
+    def add(self, messages: Iterable[Message], level: Level) -> Counter[Shed]:
+        """Take messages in, each on the side the level says; how many are shed, and why.
+
+        A message from before the offset that was reached has been taken already and is left out.
+        """
+        reasons: Counter[Shed] = Counter()
+        if not len(self.batch):
+            self.batch.began = time.monotonic()
+        batch, committed = self.batch, self.sink.ledger.offsets
+        all_kept = cascade.sheds_nothing(level, self.topic)
+        for message in messages:
+            partition: int = message.partition()  # type: ignore[assignment]  # only an error is nowhere
+            offset: int = message.offset()  # type: ignore[assignment]
+            if offset < batch.offsets.get(partition, committed.get(partition, 0)):
+                continue
+            batch.offsets[partition] = offset + 1
+            taken = Taken(partition, offset, message.value() or b"")
+            why = None if all_kept else cascade.shed(level, self.topic, message.key())
+            if why is None:
+                batch.kept.append(taken)
+            else:
+                batch.shed.append(taken)
+                reasons[why] += 1
+        return reasons
+
+    def is_due(self) -> bool:
+        """Whether it is time for a commit."""
+        waiting = len(self.batch)
+        return waiting >= self._most or (waiting > 0 and time.monotonic() - self.batch.began >= self._interval)
+
+    def start_batch(self) -> Batch:
+        """Hand out the batch and begin another."""
+        batch, self.batch = self.batch, Batch()
+        return batch
+
+
+class Pipeline:
+    """Moves messages from the intake into the tables."""
+
+    def __init__(self, lanes: list[Lane], intake: ConsumerClient, clock: LoadClock, metrics: ConsumerMetrics) -> None:
+        self._lanes = {lane.topic: lane for lane in lanes}
+        self._intake = intake
+        self._clock = clock
+        self._metrics = metrics
+        self._lives: dict[str, str] = {}
+        self._names: dict[str, str] = {}
+        self._consumed = 0
+        self._written = 0
+        for lane in lanes:
+            self._metrics.begin(lane.topic, lane.sink.form.table)
+            self._metrics.pending(lane.sink.form.table, lane.sink.ledger.pending)
+
+    def ready(self) -> bool:
+        """Whether the broker answers and has the topics, which are made if need be. Judges the load on the way."""
+        self._clock.judge()
+        return bool(self._clock.lives)
+
+    def run(self, stopping: threading.Event) -> None:
+        """Move messages until told to stop; then commit what was taken."""
+        self._clock.watch(stopping)
+        Upkeep([lane.sink for lane in self._lanes.values()], lambda: self._clock.level is Level.NORMAL).watch(stopping)
+        while not stopping.is_set():
+            self._follow_topics()
+            self._take()
+            for lane in self._lanes.values():
+                if lane.is_due():
+                    self._commit(lane)
+                elif self._clock.level is Level.NORMAL and lane.sink.ledger.deferred:
+                    self._restore(lane)
+        for lane in self._lanes.values():
+            if len(lane.batch):
+                self._commit(lane)
+        self._intake.close()
+
+    def _follow_topics(self) -> None:
+        """Start over on topics that are not the ones they were: made again, or lost by their broker."""
+        lives = self._clock.lives
+        if lives == self._lives:
+            return
+        for topic, lane in self._lanes.items():
+            if len(lane.batch):
+                self._commit(lane)  # what is in it was read; should it come again, its ids are known
+            lane.sink.begin(lives[topic])
+        self._lives = lives
+        self._intake.open({topic: lane.sink.ledger for topic, lane in self._lanes.items()})
+        starts = {topic: sum(lane.sink.ledger.offsets.values()) for topic, lane in self._lanes.items()}
+        log("topics_opened", **{topic.split(".")[2]: f"after {taken} messages" for topic, taken in starts.items()})
+
+    def _take(self) -> None:
+        level = self._clock.level
+        arrived: dict[str, list[Message]] = {topic: [] for topic in self._lanes}
+        for message in self._intake.take(_TAKE_S):
+            error = message.error()
+            if error is None:
+                arrived[message.topic() or ""].append(message)
+            else:
+                self._metrics.error(error.name())
+                log("consumer_error", "warning", error=error.str())
+        for topic, messages in arrived.items():
+            if messages:
+                self._metrics.shed(self._lanes[topic].add(messages, level))
+
+    def _commit(self, lane: Lane) -> None:
+        batch, sink = lane.start_batch(), lane.sink
+        before = sink.table.current_snapshot()
+        written = sink.write(batch.kept, batch.shed, batch.offsets, self._enrichment(lane))
+        self._consumed += len(batch)
+        self._metrics.consumed(lane.topic, len(batch))
+        self._account(lane, written)
+        self._tell_group(lane, batch)
+        log(
+            "Batch processed",
+            batch_size=len(batch),
+            duration_seconds=written.duration_s,
+            throughput=round(len(batch) / written.duration_s),
+            total_consumed=self._consumed,
+            total_written=self._written,
+        )
+        after = sink.table.current_snapshot()
+        if after is not None and after != before:
+            log(
+                "Iceberg transaction committed",
+                table=sink.form.table,
+                record_count=written.rows,
+                snapshot_id_before=before.snapshot_id if before else "none",
+                snapshot_id_after=after.snapshot_id,
+                total_records=after.summary["total-records"] if after.summary else "unknown",
+            )
+
+    def _restore(self, lane: Lane) -> None:
+        """Bring one file of deferred messages back; the next turn of the loop brings the next."""
+        spilled = lane.sink.ledger.deferred[0]
+        written = lane.sink.restore(spilled, self._enrichment(lane))
+        self._metrics.restored(lane.sink.form.table, spilled.messages)
+        self._account(lane, written)
+        log("Shed messages restored", table=lane.sink.form.table, messages=spilled.messages, rows=written.rows)
+
+    def _account(self, lane: Lane, written: Written) -> None:
+        """Count what a commit did and see to what it left over."""
+        name, count = lane.sink.form.table, written.rows
+        self._written += count
+        self._metrics.written(name, count, written.duration_s, written.duplicates)
+        self._metrics.pending(name, lane.sink.ledger.pending)
+        self._metrics.dead_letters(lane.topic, written.rejected)
+        if lane.topic == reference.TOPIC:
+            described = [one for one in written.records if isinstance(one, reference.ReferenceData)]
+            self._names.update({one.symbol: one.company_name for one in described})
+        elif self._clock.level is not Level.NORMAL:
+            self._metrics.enrichment_skipped(name, count)
+
+    def _enrichment(self, lane: Lane) -> dict[str, str]:
+        """The names trades are enriched with: none while there is any load, as K2 means SOFT."""
+        return self._names if self._clock.level is Level.NORMAL and lane.topic != reference.TOPIC else {}
+
+    def _tell_group(self, lane: Lane, batch: Batch) -> None:
+        try:
+            self._intake.commit(lane.topic, batch.offsets)
+        except KafkaException as problem:  # the ledger has the offsets; the group's are for onlookers
+            self._metrics.error(problem.args[0].name())
+
+
+def open_pipeline(options: argparse.Namespace, client: AdminClient, metrics: ConsumerMetrics) -> Pipeline:
+    """Open the tables and put the consumer together."""
+    catalog = table.open_catalog(options.warehouse)
+    forms: list[rows.Form] = [rows.TRADES, rows.REFERENCE_DATA]
+    dead = DeadLetters(options.warehouse / "dlq", options.group)
+    lanes = []
+    for form in forms:
+        spill = SpillFile(options.warehouse / "shed" / form.data_type)
+        sink = TableWriter(form, table.open_table(catalog, form.table), spill, dead)
+        patience = options.interval * (_REFERENCE_PATIENCE if form is rows.REFERENCE_DATA else 1)
+        lanes.append(Lane(sink, options.batch, patience))
+
+    def positions() -> Offsets:
+        return {(lane.topic, part): at for lane in lanes for part, at in lane.sink.ledger.offsets.items()}
+
+    intake = ConsumerClient(options.bootstrap, options.group)
+    cascade = Cascade(options.lag_scale, options.cooldown)
+    clock = LoadClock(cascade, LagMeter(client, intake, positions), Memory(options.memory_budget_mib), metrics)
+    return Pipeline(lanes, intake, clock, metrics)

@@ -1,0 +1,97 @@
+"""What every program of the sandbox does alike: log plain lines, stop on a signal, give up in one sentence."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, NoReturn
+
+from k2run.signals import listen
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+DEPENDENCY_WAIT_S = 30.0
+LOOPBACK = "127.0.0.1"
+
+
+def log(event: str, level: str = "info", **fields: object) -> None:
+    """Print one line: time, level, event, `key=value` pairs; values with spaces are quoted."""
+    at = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    pairs = " ".join(f"{key}={_shown(value)}" for key, value in fields.items())
+    line = f"{at} [{level:<8}] {event} {pairs}".rstrip()
+    known = sys.stdout.encoding or "ascii"  # a path may have letters that the system's locale does not know
+    print(line.encode(known, "backslashreplace").decode(known), flush=True)
+
+
+def _shown(value: object) -> str:
+    text = f"{value:.3f}" if isinstance(value, float) else str(value)
+    return json.dumps(text, ensure_ascii=False) if not text or " " in text or '"' in text else text
+
+
+def give_up(reason: str) -> NoReturn:
+    """End the program with status 1 and one line on stderr."""
+    print(f"error: {reason}", file=sys.stderr, flush=True)
+    sys.exit(1)
+
+
+def stop_signal() -> threading.Event:
+    """An event that SIGTERM and SIGINT set, instead of ending the process where it stands.
+
+    From here on the process also ends, with status 1, when any of its threads fails: half a program that still answers
+    is worse than none.
+    """
+    threading.excepthook = _end_with_thread
+    stopping = threading.Event()
+    listen((signal.SIGTERM, signal.SIGINT), lambda _: stopping.set())
+    return stopping
+
+
+def _end_with_thread(failure: threading.ExceptHookArgs) -> None:
+    sys.excepthook(failure.exc_type, failure.exc_value or failure.exc_type(), failure.exc_traceback)
+    log("program_failed", "error", thread=failure.thread.name if failure.thread else "unknown")
+    os._exit(1)
+
+
+def wait_until(ready: Callable[[], bool], stopping: threading.Event, what: str) -> bool:
+    """Poll `ready` for at most 30 s, then give up naming `what`; False when told to stop meanwhile."""
+    deadline = time.monotonic() + DEPENDENCY_WAIT_S
+    while not ready():
+        if time.monotonic() > deadline:
+            give_up(f"{what} did not answer within {DEPENDENCY_WAIT_S:.0f} s")
+        if stopping.wait(0.05):
+            return False
+    return True
+
+
+def require_free_port(port: int, host: str = LOOPBACK) -> None:
+    """Give up when another process already listens on `port` of that address of this host."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as problem:
+            give_up(_port_problem(port, problem))
+
+
+def serve_metrics(port: int, host: str = LOOPBACK) -> None:
+    """Answer `/metrics` on `port` of that address of this host from a daemon thread."""
+    from prometheus_client import start_http_server
+
+    try:
+        start_http_server(port, addr=host)
+    except OSError as problem:
+        give_up(_port_problem(port, problem))
+
+
+def _port_problem(port: int, problem: OSError) -> str:
+    if problem.errno == errno.EADDRINUSE:
+        return f"port {port} is already in use"
+    return f"port {port} cannot be opened: {problem.strerror}"

@@ -1,0 +1,278 @@
+"""The stream: trades from a source to the broker at a set rate, and a trickle of reference data beside them."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import threading
+import time
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from confluent_kafka import KafkaError, KafkaException, Producer
+
+from k2run.k2.platform import reference, topics, trade
+from k2run.k2.platform.program import LOOPBACK, give_up, log, require_free_port, serve_metrics, stop_signal, wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from confluent_kafka import Message
+
+    from k2run.k2.platform.sources import Source
+    from k2run.k2.platform.stream_metrics import StreamMetrics
+
+_CHECK_S = 0.5
+LINGER_MS = 100
+"""The real platform's is 10. Each fetch from Tansu looks through all batches there are, so these are few and large."""
+_PURGED = (KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT)  # noqa: SLF001  librdkafka names local errors with _
+_FORGOTTEN = (KafkaError._FATAL, KafkaError.UNKNOWN_PRODUCER_ID)  # noqa: SLF001
+"""The broker that came back does not know the producer, which then sends nothing more. What it had on its way is sent
+again by another one: the consumer writes each trade once, whatever reached the broker twice."""
+
+
+class TopicKeeper:
+    """Makes the topics when they are missing and notices when they are not the ones they were."""
+
+    def __init__(self, bootstrap: str, stopping: threading.Event) -> None:
+        self._admin = topics.admin(bootstrap)
+        self._stopping = stopping
+        self._lives: dict[str, str] = {}
+        self.generation = 0
+
+    def ready(self) -> bool:
+        """Whether the topics exist now; makes the missing ones."""
+        try:
+            found = topics.ensure(self._admin)
+        except KafkaException:
+            return False
+        if found != self._lives:
+            self._lives = found
+            self.generation += 1
+        return True
+
+    def watch(self) -> None:
+        """Check again every half second, in a thread of its own, until told to stop."""
+        threading.Thread(target=self._watch, name="topics", daemon=True).start()
+
+    def _watch(self) -> None:
+        while not self._stopping.wait(_CHECK_S):
+            self.ready()
+
+
+class TradeProducer:
+    """Sends messages with all acknowledgements; what an earlier life of a topic did not take goes to the next."""
+
+    def __init__(self, bootstrap: str, keeper: TopicKeeper, metrics: StreamMetrics) -> None:
+        self._settings = {
+            "bootstrap.servers": bootstrap,
+            "acks": "all",
+            "enable.idempotence": True,
+            "linger.ms": LINGER_MS,
+            "compression.type": "lz4",
+            "message.timeout.ms": 120_000,
+            "queue.buffering.max.messages": 1_000_000,
+            "queue.buffering.max.kbytes": 256 * 1024,
+            **topics.CLIENT,
+        }
+        self._keeper = keeper
+        self._metrics = metrics
+        self._producer = Producer(self._settings)
+        self._generation = keeper.generation
+        self._returned: list[Message] = []
+        self._forgotten = False
+        self._delivered: Counter[str] = Counter()
+        self.errors = 0
+
+    def send(self, topic: str, key: str, value: bytes) -> None:
+        """Queue one message, waiting while the queue is full, and while a broker that came back has no topics yet."""
+        while True:
+            try:
+                self._producer.produce(topic, value, key, on_delivery=self._settled)
+            except BufferError:
+                self.settle(0.1)
+            except KafkaException as error:
+                code = error.args[0].code()
+                self._forgotten |= code in _FORGOTTEN
+                if code not in {*_FORGOTTEN, KafkaError._UNKNOWN_TOPIC}:  # noqa: SLF001 - librdkafka's own name for it
+                    raise
+                self.settle(0.1)
+            else:
+                return
+
+    def settle(self, seconds: float = 0.0) -> None:
+        """Take in what the broker has answered, waiting at most `seconds` for it."""
+        if self._generation != self._keeper.generation:
+            self._start_over("the topics are new")
+        elif self._forgotten:
+            self._start_over("the broker does not know it")
+        self._producer.poll(seconds)
+        for topic, count in self._delivered.items():
+            self._metrics.produced(topic, count)
+        self._delivered.clear()
+
+    def close(self, seconds: float) -> int:
+        """Wait at most `seconds` for the last answers; the number of messages left without one."""
+        left = self._producer.flush(seconds)
+        self.settle()
+        return left
+
+    def _settled(self, error: KafkaError | None, message: Message) -> None:
+        if error is None:
+            self._delivered[message.topic() or ""] += 1
+        elif error.code() in {*_PURGED, *_FORGOTTEN}:
+            self._forgotten |= error.code() in _FORGOTTEN
+            self._returned.append(message)
+        else:
+            self.errors += 1
+            self._metrics.failed(message.topic() or "", error.name())
+            log("trade_produce_error", "error", error=error.str())
+
+    def _start_over(self, reason: str) -> None:
+        """A producer keeps sequence numbers for a topic that is gone and would wait for ever; a new one does not."""
+        self._generation = self._keeper.generation
+        self._producer.purge()
+        self._producer.flush(1)
+        returned, self._returned = self._returned, []
+        self._producer = Producer(self._settings)
+        self._forgotten = False
+        log("producer_restarted", "warning", reason=reason, resent=len(returned))
+        for message in returned:
+            self.send(message.topic() or "", (message.key() or b"").decode(), message.value() or b"")
+
+
+TICK_S = 0.01
+PROGRESS_EVERY = 100
+HISTORY_S = 20 * 60.0
+REFERENCE_EVERY_S = 1.0
+FLUSH_S = 1.5  # within the 2 s a program may take to end
+
+
+def arguments() -> argparse.ArgumentParser:
+    """The program's options."""
+    parser = argparse.ArgumentParser(prog="k2run.k2.platform.stream", description=__doc__)
+    parser.add_argument("--bootstrap", default="127.0.0.1:19092", help="the broker (default: 127.0.0.1:19092)")
+    parser.add_argument("--metrics-port", type=int, default=19091, help="port of /metrics (default: 19091)")
+    parser.add_argument("--host", default=LOOPBACK, help="address that /metrics listens on (default: this host alone)")
+    parser.add_argument("--rate", type=float, default=200.0, help="trades a second (default: 200)")
+    parser.add_argument("--seed", type=int, default=7, help="seed of the synthetic market (default: 7)")
+    parser.add_argument("--symbols", default="BTCUSDT,ETHUSDT,BNBUSDT", help="comma-separated symbols")
+    parser.add_argument("--source", default="synthetic", help="synthetic, replay:FILE.jsonl or binance")
+    parser.add_argument(
+        "--backfill", type=int, default=0, metavar="N", help="first send N trades spread over the last 20 minutes"
+    )
+    parser.add_argument(
+        "--leave-out", default="", metavar="FIELD", help="send trades without this field, as a producer gone wrong does"
+    )
+    return parser
+
+
+class Stream:
+    """Moves trades from a source into the broker and keeps count."""
+
+    def __init__(
+        self,
+        source: Source,
+        producer: TradeProducer,
+        metrics: StreamMetrics,
+        stopping: threading.Event,
+        leave_out: str = "",
+    ) -> None:
+        self._source = source
+        self._leave_out = leave_out
+        self._producer = producer
+        self._metrics = metrics
+        self._stopping = stopping
+        self._streamed = 0
+
+    def backfill(self, trades: Iterable[trade.Trade]) -> None:
+        """Send `trades` as fast as the broker takes them."""
+        started = time.monotonic()
+        before = self._streamed
+        rest = iter(trades)
+        while not self._stopping.is_set() and (chunk := list(itertools.islice(rest, 1000))):
+            self._send(chunk, progress_every=100 * PROGRESS_EVERY)
+        log("backfill_finished", trades=self._streamed - before, duration_seconds=time.monotonic() - started)
+
+    def live(self, rate: float, symbols: tuple[str, ...]) -> None:
+        """Send `rate` trades a second, and one symbol's reference data every second, until told to stop."""
+        described = reference.rotation(symbols)
+        now = time.monotonic()
+        trades_until, reference_until = now, now
+        while not self._stopping.is_set():
+            now = time.monotonic()
+            # A stream that was held up has missed trades, as a disconnected one has; it does not make up for them.
+            trades_until = max(trades_until, now - 1.0)
+            due = int((now - trades_until) * rate)
+            trades_until += due / rate if rate else 0.0
+            self._send(list(self._source.take(due)), progress_every=PROGRESS_EVERY)
+            if now >= reference_until:
+                reference_until = now + REFERENCE_EVERY_S
+                record = reference.describe(next(described), time.time_ns() // 1000)
+                self._producer.send(reference.TOPIC, record.company_id, reference.encode(record))
+            self._stopping.wait(TICK_S)
+
+    def _send(self, trades: list[trade.Trade], progress_every: int) -> None:
+        for sent in trades:
+            self._producer.send(trade.TOPIC, sent.symbol, self._encode(sent))
+            self._streamed += 1
+            if self._streamed % progress_every == 0:
+                self._report(sent)
+        self._producer.settle()
+        for symbol in {sent.symbol for sent in trades} & self._metrics.received.keys():
+            self._metrics.received[symbol].inc(sum(1 for sent in trades if sent.symbol == symbol))
+        if trades:
+            self._metrics.newest.set(time.time())
+
+    def _encode(self, sent: trade.Trade) -> bytes:
+        if not self._leave_out:
+            return trade.encode(sent)
+        fields = trade.fields(sent)
+        fields.pop(self._leave_out, None)
+        return trade.encode(fields)
+
+    def _report(self, last: trade.Trade) -> None:
+        log(
+            "streaming_progress",
+            trades_streamed=self._streamed,
+            errors=self._producer.errors,
+            symbol=last.symbol,
+            last_price=last.price,
+            last_quantity=last.quantity,
+        )
+        print(
+            f"Streamed {self._streamed} trades (errors: {self._producer.errors}) | Last: {last.symbol} @ {last.price}",
+            flush=True,
+        )
+
+
+def main() -> None:
+    """Run the stream until a signal ends it."""
+    options = arguments().parse_args()
+    symbols = tuple(filter(None, options.symbols.split(",")))
+    if not symbols or options.rate < 0:
+        give_up("--symbols needs at least one symbol and --rate must not be negative")
+    stopping = stop_signal()
+    require_free_port(options.metrics_port, options.host)
+
+    from k2run.k2.platform.sources import Synthetic, open_source
+    from k2run.k2.platform.stream_metrics import StreamMetrics
+
+    metrics = StreamMetrics(symbols)
+    serve_metrics(options.metrics_port, options.host)
+    source = open_source(options.source, symbols, options.seed, metrics, stopping)
+    keeper = TopicKeeper(options.bootstrap, stopping)
+    if not wait_until(keeper.ready, stopping, f"the broker at {options.bootstrap}"):
+        return
+    keeper.watch()
+    producer = TradeProducer(options.bootstrap, keeper, metrics)
+    stream = Stream(source, producer, metrics, stopping, options.leave_out)
+    log("stream_started", source=options.source, symbols=options.symbols, rate=options.rate)
+    if options.backfill and isinstance(source, Synthetic):
+        stream.backfill(source.history(options.backfill, HISTORY_S))
+    stream.live(options.rate, symbols)
+    log("stream_stopped", undelivered=producer.close(FLUSH_S))
+
+
+if __name__ == "__main__":
+    main()

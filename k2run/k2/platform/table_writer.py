@@ -1,0 +1,229 @@
+"""One topic's way into its table: rows, ledger and spill files change together or not at all."""
+
+from __future__ import annotations
+
+import base64
+import threading
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import msgspec
+import pyarrow.parquet as pq
+from pyiceberg.exceptions import CommitFailedException, CommitStateUnknownException
+
+from k2run.k2.platform import commit_ledger as ledgers
+from k2run.k2.platform import rows
+from k2run.k2.platform.location import local_path
+from k2run.k2.platform.program import log
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    import pyarrow as pa
+    from pyiceberg.manifest import DataFile
+    from pyiceberg.table import Table, Transaction
+
+    from k2run.k2.platform.commit_ledger import Deferred, Ledger
+    from k2run.k2.platform.rows import Form, Record, Rejected, SpillFile, Taken
+
+_ROTATE_BYTES = 100 * 1024 * 1024
+
+
+class DeadLetters:
+    """The dead-letter files of one process. After a kill a message may be found in them twice, never not at all."""
+
+    def __init__(self, directory: Path, group: str) -> None:
+        self._directory = directory
+        self._group = group
+        self._file: Path | None = None
+
+    def add(self, topic: str, rejected: Iterable[Rejected]) -> None:
+        """Append the messages to the current file; bodies that are not UTF-8 are kept as base64."""
+        lines = [msgspec.json.encode(self._entry(topic, one)) + b"\n" for one in rejected]
+        if not lines:
+            return
+        if self._file is None or self._file.stat().st_size > _ROTATE_BYTES:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            self._file = self._directory / f"dlq_{datetime.now(UTC):%Y%m%d_%H%M%S_%f}.jsonl"
+        with self._file.open("ab") as file:
+            file.writelines(lines)
+
+    def _entry(self, topic: str, one: Rejected) -> dict[str, object]:
+        at = {"consumer_group": self._group, "topic": topic, "schema_version": "v2"}
+        return {
+            "timestamp": datetime.now(UTC).isoformat(),
+            "error": str(one.error),
+            "error_type": type(one.error).__name__,
+            **_body(one.message.value),
+            "metadata": {**at, "partition": one.message.partition, "offset": one.message.offset},
+        }
+
+
+def _body(value: bytes) -> dict[str, str]:
+    try:
+        return {"message": value.decode()}
+    except UnicodeDecodeError:
+        return {"message_base64": base64.b64encode(value).decode()}
+
+
+WINDOW = 200_000  # at least this many of the last ids are known, at most twice as many; about 100 bytes each
+
+
+class Seen:
+    """The ids of the last messages, in two generations: when the younger is full it becomes the older."""
+
+    def __init__(self, window: int = WINDOW) -> None:
+        self._window = window
+        self._young: set[str] = set()
+        self._old: set[str] = set()
+
+    def __len__(self) -> int:
+        return len(self._young) + len(self._old)
+
+    def fresh(self, ids: Sequence[str]) -> list[int] | None:
+        """Positions of the ids that are new, both to the window and among themselves; None when all are."""
+        distinct = set(ids)
+        if len(distinct) == len(ids) and self._young.isdisjoint(distinct) and self._old.isdisjoint(distinct):
+            return None
+        positions = []
+        for position, one in enumerate(ids):
+            if one in distinct and one not in self._young and one not in self._old:
+                distinct.remove(one)
+                positions.append(position)
+        return positions
+
+    def remember(self, ids: Iterable[str]) -> None:
+        """Take in ids that are now in the table."""
+        self._young.update(ids)
+        if len(self._young) >= self._window:
+            self._old, self._young = self._young, set()
+
+
+_ATTEMPTS = 3
+_FIRST_RETRY_S = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What one commit did."""
+
+    records: list[Record]
+    rows: int
+    duplicates: int
+    rejected: int
+    duration_s: float
+
+
+class TableWriter:
+    """Writes one table, as its only writer. Safe to use from the consumer's and the upkeep's threads."""
+
+    def __init__(self, form: Form, table: Table, spill: SpillFile, dead: DeadLetters) -> None:
+        self.form = form
+        self.table = table
+        self.spill = spill
+        self._dead = dead
+        self.ledger = ledgers.read(table.properties)
+        self._lock = threading.Lock()
+        self._seen = Seen()
+        self._seen.remember(_latest_ids(table, WINDOW))
+        spill.keep_only(self.ledger.deferred)
+
+    def begin(self, life: str) -> None:
+        """Read the topic's life `life` from where its ledger says."""
+        self.ledger = self.ledger.begin(life)
+
+    def write(
+        self, kept: Sequence[Taken], shed: Sequence[Taken], offsets: Mapping[int, int], names: Mapping[str, str]
+    ) -> Written:
+        """Put the kept messages into the table and the shed ones aside, and advance to `offsets`, in one commit.
+
+        Raises:
+            OSError, CommitFailedException: the table could not be written in three attempts.
+        """
+        target = self.ledger.advance(offsets)
+        if shed:
+            target = target.defer(self.spill.save(shed))
+        return self._put(kept, target, names)
+
+    def restore(self, spilled: Deferred, names: Mapping[str, str]) -> Written:
+        """Put a spill file's messages into the table and the file out of the ledger, in one commit."""
+        written = self._put(self.spill.load(spilled), self.ledger.restore(spilled), names)
+        self.spill.keep_only(self.ledger.deferred)
+        return written
+
+    def look(self) -> Table:
+        """The table as it is now, as a copy for another thread.
+
+        Reading fills caches inside a table's metadata, which a commit in the consumer's thread may be copying.
+        """
+        return self.table.catalog.load_table(self.form.table)
+
+    def change(self, apply: Callable[[Transaction], None]) -> None:
+        """Commit another change of the table, such as a rewrite of its files."""
+        with self._lock, self.table.transaction() as transaction:
+            apply(transaction)
+
+    def forget(self, snapshots: list[int]) -> None:
+        """Expire these snapshots of the table."""
+        with self._lock:
+            self.table.maintenance.expire_snapshots().by_ids(snapshots).commit()
+            self.table.refresh()
+
+    def _put(self, messages: Sequence[Taken], target: Ledger, names: Mapping[str, str]) -> Written:
+        started = time.monotonic()
+        found = rows.read(self.form, messages)
+        fresh = self._seen.fresh([record.message_id for record in found.records])
+        new = found if fresh is None else found.only(fresh)
+        laid_out = rows.lay_out(self.form, new, names)
+        self._dead.add(self.form.topic, new.rejected)  # before the commit: after it they would not be read again
+        self._commit(laid_out, target)
+        self._seen.remember(laid_out["message_id"].to_pylist())
+        return Written(
+            new.records,
+            laid_out.num_rows,
+            len(found.records) - len(new.records),
+            len(new.rejected),
+            time.monotonic() - started,
+        )
+
+    def _commit(self, laid_out: pa.Table, target: Ledger) -> None:
+        """Commit rows and ledger, trying three times; an attempt whose end is unknown is found out from the ledger."""
+        with self._lock:
+            for attempt in range(1, _ATTEMPTS + 1):
+                try:
+                    with self.table.transaction() as transaction:
+                        transaction.set_properties(ledgers.write(target))
+                        if laid_out.num_rows:
+                            transaction.append(laid_out)
+                    break
+                except (OSError, CommitFailedException, CommitStateUnknownException) as problem:
+                    log("iceberg_commit_failed", "warning", table=self.form.table, attempt=attempt, error=problem)
+                    time.sleep(_FIRST_RETRY_S * 2 ** (attempt - 1))
+                    self.table.refresh()
+                    if ledgers.read(self.table.properties) == target:
+                        break
+                    if attempt == _ATTEMPTS:
+                        raise
+            self.ledger = target
+
+
+def data_files(table: Table) -> Iterator[DataFile]:
+    """The table's current data files, newest first."""
+    snapshot = table.current_snapshot()
+    manifests = snapshot.manifests(table.io) if snapshot else []
+    entries = [entry for manifest in manifests for entry in manifest.fetch_manifest_entry(table.io)]
+    for entry in sorted(entries, key=lambda entry: entry.sequence_number or 0, reverse=True):
+        yield entry.data_file
+
+
+def _latest_ids(table: Table, count: int) -> Iterator[str]:
+    """The message ids of at least the newest `count` rows."""
+    for file in data_files(table):
+        if count <= 0:
+            return
+        ids = pq.read_table(local_path(file.file_path), columns=["message_id"])
+        count -= ids.num_rows
+        yield from ids["message_id"].to_pylist()

@@ -1,0 +1,136 @@
+"""Files and folders that k2run believes in: only those of this account, reached through no link."""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import TYPE_CHECKING
+
+from k2run.account import name_of
+from k2run.atomic_write import created
+from k2run.errors import OperatorError, UsageError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_PRIVATE_FOLDER, _PRIVATE_FILE = 0o700, 0o600
+
+
+def own_folder(path: Path, within: Path) -> Path:
+    """A private folder inside the k2run home, made when missing, as are those above it.
+
+    Raises:
+        UsageError: It, or a folder between it and the home, belongs to another account or is a link.
+        OSError: It cannot be made.
+    """
+    if path != within:
+        own_folder(path.parent, within)
+    else:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.mkdir(mode=_PRIVATE_FOLDER)
+    except FileExistsError:
+        refuse_foreign(path)
+    return path
+
+
+def refuse_foreign(path: Path) -> None:
+    """Refuse what another account has made, or could change; nothing happens when there is nothing.
+
+    Raises:
+        UsageError: It belongs to another account, is a link, or anybody may write it.
+    """
+    try:
+        found = path.lstat()
+    except OSError:
+        return
+    if stat.S_ISLNK(found.st_mode):
+        raise UsageError(f"{path} is a link to {path.readlink()}", hint="K2RUN_HOME names the folder itself")
+    _refuse(path, found)
+
+
+def open_own(path: Path, flags: int) -> int:
+    """Open a file of this account; it is made private when the flags make it.
+
+    Raises:
+        UsageError: It belongs to another account, is a link or no plain file.
+        OSError: It cannot be opened.
+    """
+    try:
+        file = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, _PRIVATE_FILE)
+    except OSError:
+        refuse_foreign(path)
+        raise
+    try:
+        found = os.fstat(file)
+        if not stat.S_ISREG(found.st_mode):
+            raise UsageError(f"{path} is no plain file", hint="move it away")  # noqa: TRY301 - closed like the others
+        _refuse(path, found)
+    except BaseException:
+        os.close(file)
+        raise
+    return file
+
+
+def read_own(path: Path) -> bytes:
+    """What is in a file of this account.
+
+    Raises:
+        UsageError: It belongs to another account, is a link or no plain file.
+        OSError: It cannot be read.
+    """
+    with os.fdopen(open_own(path, os.O_RDONLY), "rb") as file:
+        return file.read()
+
+
+def _refuse(path: Path, found: os.stat_result) -> None:
+    if found.st_uid != os.geteuid():
+        owner = name_of(found.st_uid)
+        raise UsageError(
+            f"{path} belongs to {owner}, and this is {name_of(os.geteuid())}: what stands in it is not trusted",
+            hint=f"run k2run as {owner}, or choose a home of your own with K2RUN_HOME",
+        )
+    if found.st_mode & stat.S_IWOTH:
+        raise UsageError(
+            f"{path} can be changed by anybody: what stands in it is not trusted", hint=f"chmod o-w {path}"
+        )
+
+
+def make_private(path: Path, content: str) -> None:
+    """Make a private file with its whole content at once, unless there is one; of several writers one does.
+
+    Raises:
+        OperatorError: It cannot be made.
+    """
+    try:
+        own_folder(path.parent, path.parent)
+        if not os.path.lexists(path):
+            created(path, content.encode())
+    except OSError as error:
+        raise OperatorError(
+            f"{path} cannot be made: {error.strerror}", hint="K2RUN_HOME names another place"
+        ) from error
+
+
+def look_private(path: Path) -> tuple[str, tuple[int, int]]:
+    """The text of a private file, and what differs when it has changed.
+
+    Raises:
+        FileNotFoundError: There is none.
+        UsageError: It is a link, no plain file, or another account's.
+        OperatorError: It can be read by others, or not by us, or is no text.
+    """
+    try:
+        file = open_own(path, os.O_RDONLY)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise OperatorError(f"{path} cannot be read: {error.strerror}", hint=f"chmod 600 {path}") from error
+    with os.fdopen(file, "rb") as opened:
+        found = os.fstat(file)
+        if found.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+            raise OperatorError(f"{path} can be read by others", hint=f"chmod 600 {path}")
+        try:
+            return opened.read().decode(), (found.st_mtime_ns, found.st_size)
+        except UnicodeDecodeError as error:
+            raise OperatorError(f"{path} is no text", hint="delete it, and a new one is made") from error

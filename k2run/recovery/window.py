@@ -1,0 +1,130 @@
+"""A window of looks: what comes and goes is seen by looking more than once, and named as flapping."""
+
+from __future__ import annotations
+
+import time
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from k2run.recovery.diagnosis import Diagnosis, Flap, Suspect, Verdict, arranged, diagnose
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from k2run.actions.catalogue import Catalogue
+    from k2run.language.model import Runbook
+    from k2run.recovery.diagnosis import Ailing, Why
+    from k2run.stack.stack import Stack
+
+PAUSE_S = 0.5
+"""Seconds between two looks."""
+TWICE = 2
+"""Changes between ill and well: a failure that begins or ends changes once, one that flaps changes on."""
+
+
+def watch(  # noqa: PLR0913 - what `diagnose` needs, and for how long
+    runbooks: Sequence[Runbook],
+    stack: Stack,
+    catalogue: Catalogue,
+    stop: threading.Event,
+    seconds: float,
+    *,
+    until_ill: bool = False,
+) -> Diagnosis:
+    """Look at a stack again and again; the diagnosis has all that was seen in any of the looks.
+
+    Args:
+        runbooks: The recovery runbooks.
+        stack: What to look at.
+        catalogue: The actions of their symptoms.
+        stop: Set when the looking is to end.
+        seconds: For how long; there is one look at least.
+        until_ill: Whether the first look that finds something is the last.
+
+    Raises:
+        Interrupted: It was asked to end.
+    """
+    for found in watching(runbooks, stack, catalogue, stop, seconds):
+        if until_ill and not found.healthy:
+            break
+    return found
+
+
+def watching(
+    runbooks: Sequence[Runbook], stack: Stack, catalogue: Catalogue, stop: threading.Event, seconds: float
+) -> Iterator[Diagnosis]:
+    """What was seen so far, after each look of a window; at least one.
+
+    Args:
+        runbooks: The recovery runbooks.
+        stack: What to look at.
+        catalogue: The actions of their symptoms.
+        stop: Set when the looking is to end.
+        seconds: For how long.
+
+    Raises:
+        Interrupted: It was asked to end.
+    """
+    began = time.monotonic()
+    looks: list[Diagnosis] = []
+    while not looks or time.monotonic() - began + looks[-1].seconds < seconds:
+        if looks:
+            stop.wait(PAUSE_S)
+        looks.append(diagnose(runbooks, stack, catalogue, stop))
+        yield together(looks, round(time.monotonic() - began, 3))
+
+
+def together(looks: Sequence[Diagnosis], seconds: float) -> Diagnosis:
+    """One diagnosis out of several, one after the other.
+
+    Args:
+        looks: At least one.
+        seconds: How long they took together.
+    """
+    last = looks[-1]
+    if len(looks) == 1:
+        return last
+    return Diagnosis(
+        stack=last.stack,
+        suspects=arranged(_suspects(looks)),
+        ailing=list({one.service: one for look in looks for one in look.ailing}.values()),
+        probes=last.probes,
+        unseen=last.unseen,
+        not_applicable=last.not_applicable,
+        seconds=seconds,
+        causes=_causes(looks),
+        looks=len(looks),
+        flapping=list(_flapping(looks)),
+    )
+
+
+def _suspects(looks: Sequence[Diagnosis]) -> Iterator[Suspect]:
+    """Each failure as it was seen last when it was recognised; else as it could not be seen; else as it is now."""
+    seen: dict[str, list[Suspect]] = {}
+    for look in looks:
+        for suspect in look.suspects:
+            seen.setdefault(suspect.runbook, []).append(suspect)
+    for every in seen.values():
+        matching = [suspect for suspect in every if suspect.verdict is Verdict.MATCHES]
+        yield matching[-1] if matching else every[-1]
+
+
+def _causes(looks: Sequence[Diagnosis]) -> list[Why]:
+    return list(dict.fromkeys(why for look in looks for why in look.causes))
+
+
+def _flapping(looks: Sequence[Diagnosis]) -> Iterator[Flap]:
+    """Failures and services that were ill, well and ill again, or the other way round."""
+    failures = [{suspect.runbook for suspect in look.matches} for look in looks]
+    services = [_names(look.ailing) for look in looks]
+    for kind, ill in (("failure", failures), ("service", services)):
+        for name in sorted(set().union(*ill)):
+            states = [name in one for one in ill]
+            changes = sum(before != after for before, after in pairwise(states))
+            if changes >= TWICE:
+                yield Flap(name=name, kind=kind, ill=sum(states), looks=len(looks), changes=changes)
+
+
+def _names(ailing: Iterable[Ailing]) -> set[str]:
+    return {one.service for one in ailing}

@@ -1,0 +1,140 @@
+"""How a secret may be written: as it is, and in every encoding that programs and libraries print it in.
+
+Each character becomes a pattern of its spellings, so that any mixture of encodings is found: JSON once or twice
+encoded, `repr`, quoted for a shell, percent-encoded in either case, HTML. Base64 mixes characters and has patterns of
+its own.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+import string
+from contextlib import suppress
+from functools import lru_cache
+from html.entities import codepoint2name
+from itertools import groupby
+
+ENDS = 8
+"""Characters: a text that was cut inside a secret is known by as much of its beginning or its end."""
+_ANCHOR = 3  # characters that no encoding changes; fewer would be found everywhere
+WRAPPED = 60
+"""Characters of base64; tools break longer ones into lines."""
+CHUNK = 24
+"""Characters of base64, two of which are shorter than any line."""
+SPACE = (
+    r"(?:\s|\\{1,8}(?:[nrtfv]|(?i:x|u00)(?i:0[9a-d]|20))|(?i:%(?:25)*(?:20|0[9a-d]))|\+"
+    r"|&(?:amp;)*#(?:0*(?:9|1[0-3]|32)|(?i:x0*(?:[9a-d]|20)));)"
+)
+_ESCAPED = (r"%[0-9A-Fa-f]{2}", r"\\[nrtfv]", r"\\x[0-9A-Fa-f]{2}", r"\\u[0-9A-Fa-f]{4}")
+"""What may end in a letter or a digit right before a word, and belongs to no word."""
+_RUN = re.compile(r"^(\(\?:\\\\\{\d+),\d+\}")
+"""Begins the pattern of backslashes: `(?:\\\\{2,16}`."""
+_SHORT = {"\0": "0", "\a": "a", "\b": "b", "\x1b": "e"}
+_QUOTES = {
+    "'": r"""'\\{0,8}"'\\{0,8}"'|'\\{1,8}''|'{1,2}""",
+    '"': r"""\\{0,8}""\\{0,8}"|"{1,2}""",
+}
+
+
+def units(secret: str) -> list[str]:
+    """A pattern for each character (each run of space, each run of backslashes) of a secret."""
+    made: list[str] = []
+    for kind, run in groupby(secret, key=_kind):
+        characters = list(run)
+        if kind == "space":
+            made.append(SPACE + "+")
+        elif kind == "backslash":
+            count = len(characters)
+            made.append(rf"(?:\\{{{count},{8 * count}}}|(?:(?i:%(?:25)*5c)|&#92;|&bsol;){{{count}}})")
+        else:
+            made += map(_unit, characters)
+    return made
+
+
+def opening(steps: list[str]) -> str:
+    """The pattern of some characters, for the beginning of a search.
+
+    A run at its beginning is as short as it may be: otherwise a long run of spaces or backslashes in a text would be
+    read to its end from each of its places.
+    """
+    first, *rest = steps
+    first = SPACE if first == SPACE + "+" else _RUN.sub(r"\1}", first)
+    return "".join((first, *rest))
+
+
+def _kind(character: str) -> str:
+    return "space" if character in string.whitespace else "backslash" if character == "\\" else "other"
+
+
+@lru_cache(1024)
+def _unit(character: str) -> str:
+    """Every spelling of one character, the longest first."""
+    if _is_plain(character):
+        return character
+    code = ord(character)
+    octets = character.encode("utf-8", "surrogatepass")
+    halves = character.encode("utf-16-be", "surrogatepass").hex()
+    name = codepoint2name.get(code, "apos" if character == "'" else "")
+    spellings = [
+        "".join(rf"%(?:25)*{octet:02x}" for octet in octets),
+        "".join(rf"\\{{1,8}}x{octet:02x}" for octet in octets),
+        "".join(rf"\\{{1,8}}u{halves[at : at + 4]}" for at in range(0, len(halves), 4)),
+        rf"\\{{1,8}}U{code:08x}",
+        rf"&(?:amp;)*#(?:{code}|x0*{code:x});",
+        *([rf"\\{{1,8}}x{code:02x}"] if code < 256 else []),  # noqa: PLR2004 - repr of Latin letters
+        *([rf"&(?:amp;)*{name};"] if name else []),
+        *([rf"\\{{1,8}}{_SHORT[character]}"] if character in _SHORT else []),
+        *([SPACE] if character.isspace() else []),
+    ]
+    itself = rf"\\{{0,8}}(?:{_QUOTES.get(character, re.escape(character))})"
+    return f"(?:(?i:{'|'.join(spellings)})|{itself})"
+
+
+def _is_plain(character: str) -> bool:
+    """Whether every encoding of text leaves it as it is."""
+    return character.isascii() and character.isalnum()
+
+
+def alone(pattern: str, text: str) -> str:
+    """The same pattern, found only where it stands alone: as a word, or as a number."""
+    inside = "0-9" if text.isdigit() else "A-Za-z_"
+    before = "|".join((rf"(?<![{inside}])", *(f"(?<={escaped})" for escaped in _ESCAPED)))
+    return f"(?:{before})(?:{pattern})(?![{inside}])"
+
+
+def base64_cores(secret: str) -> list[str]:
+    """The secret in base64 at each of the three places that it can have in a longer text, in both alphabets.
+
+    The characters at both ends mix with the neighbours, so only those between them are the same every time.
+    """
+    raws = [secret.encode("utf-8", "surrogatepass")]
+    with suppress(UnicodeEncodeError):  # how some clients encode `user:password`
+        raws.append(secret.encode("latin-1"))
+    cores: list[str] = []
+    for raw in raws:
+        for shift in range(3):
+            first = -(-shift * 8 // 6)  # characters that hold bits of what stands before
+            whole = (shift + len(raw)) * 8 // 6  # characters up to the end that hold no bits of what follows
+            padded = b"\0" * shift + raw
+            cores += [encode(padded).decode()[first:whole] for encode in (base64.b64encode, base64.urlsafe_b64encode)]
+    found = (core for core in dict.fromkeys(cores) if len(core) > _ANCHOR)
+    return sorted(found, key=len, reverse=True)  # one may be a part of another
+
+
+def base64_pattern(core: str) -> str:
+    """Finds a core, with the ends that mix, and where it is broken into lines."""
+    characters = [r"(?:\\{0,8}/|(?i:%(?:25)*2f))" if each == "/" else _base64(each) for each in core]
+    between = SPACE + "*" if len(core) > WRAPPED else ""
+    return between.join(characters) + r"(?:[A-Za-z0-9+/_-]?(?:=|%3[Dd]|\\{1,8}u003[Dd]){1,2})?"
+
+
+def _base64(character: str) -> str:
+    return r"(?:\+|(?i:%(?:25)*2b)|\\{1,8}u002[bB])" if character == "+" else re.escape(character)
+
+
+def anchor(text: str) -> str:
+    """The longest part of a text that no encoding changes; "" when it is too short to look for."""
+    runs = ["".join(run) for plain, run in groupby(text, key=_is_plain) if plain]
+    longest = max(runs, key=len, default="")
+    return longest if len(longest) >= _ANCHOR else ""

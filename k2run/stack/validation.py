@@ -1,0 +1,298 @@
+"""Checks what stands in a stack file, before anything in it is filled in; every problem at once, each at its place."""
+
+from __future__ import annotations
+
+import re
+from enum import Enum
+from inspect import getdoc
+from types import UnionType
+from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
+
+import msgspec
+from msgspec import Struct
+
+from k2run.language.problems import Problem, did_you_mean
+from k2run.language.quantities import Duration, decode_quantity
+from k2run.names import objection
+from k2run.stack.model import Ready, RunBy, Service
+from k2run.stack.templates import has_template
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from k2run.language.document import Document, Trail
+
+KEYS = ("stack", "name", "title", "protected", "allow", "compose", "vars", "connections", "services")
+VERSION = 1
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+SERVICE_KEYS = tuple(field for field in Service.__struct_fields__ if field != "name")
+
+_AT = re.compile(r"(?P<said>.*) - at `\$(?P<path>.*)`", re.DOTALL)
+_STEP = re.compile(r"\.(?P<key>[^.\[\]]+)|\[(?P<index>\d+)\]|\[\.\.\.\]")
+
+
+def problems_of(document: Document) -> list[Problem]:
+    """What is wrong in a stack file."""
+    data = document.data
+    if not isinstance(data, dict):
+        return [document.problem("K201", "a stack file is a mapping", (), expected="stack: 1", found=_kind(data))]
+    return [
+        *_unknown_keys(document, (), data, KEYS, "a stack file"),
+        *_head(document, data),
+        *(_names(document, data)),
+        *_connections(document, data),
+        *_services(document, data),
+    ]
+
+
+def place_of(error: msgspec.ValidationError, below: Trail) -> tuple[str, Trail]:
+    """What msgspec said, and the trail to the value that it said it of."""
+    match = _AT.fullmatch(str(error))
+    if match is None:
+        return str(error), below
+    steps = [int(step["index"]) if step["index"] else step["key"] for step in _STEP.finditer(match["path"])]
+    return match["said"], (*below, *(step for step in steps if step is not None))
+
+
+def with_texts(form: dict[str, Any]) -> dict[str, Any]:
+    """A service's settings with numbers as text where only text makes sense: `command: [serve, --port, 8000]`."""
+    texts: dict[str, Any] = {key: _texts(form[key]) for key in ("command", "env", "headers") if key in form}
+    return {**form, **texts}
+
+
+def _texts(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_text(entry) for entry in value]
+    if isinstance(value, dict):
+        return {key: _text(entry) for key, entry in value.items()}
+    return value
+
+
+def _text(value: Any) -> Any:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(value) if isinstance(value, int | float) else value
+
+
+def _head(document: Document, data: dict[str, Any]) -> Iterator[Problem]:
+    version = data.get("stack")
+    if "stack" not in data:
+        yield document.problem("K202", "`stack: 1` is missing", (), hint="it says that this is a stack file, version 1")
+    elif version != VERSION or isinstance(version, bool):
+        yield document.problem("K203", "this k2run reads version 1", ("stack",), expected="1", found=str(version))
+    name = data.get("name", "stack")
+    if not isinstance(name, str) or not NAME.fullmatch(name) or objection(name):
+        yield document.problem(
+            "K203", "a stack's name is letters, digits, `-`, `_` and `.`", ("name",), found=str(name)
+        )
+    for key, kind, said in (("title", str, "text"), ("protected", bool, "true or false")):
+        if key in data and not isinstance(data[key], kind):
+            yield document.problem("K203", f"`{key}` is {said}", (key,), expected=said, found=_kind(data[key]))
+    compose = data.get("compose", "compose.yml")
+    if not isinstance(compose, str):
+        yield document.problem("K203", "`compose` is the path of a compose file", ("compose",), found=_kind(compose))
+    allow = data.get("allow", [])
+    if not isinstance(allow, list) or not all(isinstance(entry, str) for entry in allow):
+        yield document.problem("K203", "`allow` is a list of runbook names", ("allow",), found=_kind(allow))
+
+
+def _names(document: Document, data: dict[str, Any]) -> Iterator[Problem]:
+    declared = data.get("vars") or {}
+    if not isinstance(declared, dict):
+        yield document.problem("K203", "`vars` is a mapping of names to values", ("vars",), found=_kind(declared))
+        return
+    for name in declared:
+        if not str(name).isidentifier():
+            yield document.problem("K203", f"`{name}` cannot be a name in `{{{{ }}}}`", ("vars", name), key=True)
+
+
+def _connections(document: Document, data: dict[str, Any]) -> Iterator[Problem]:
+    declared = data.get("connections") or {}
+    if not isinstance(declared, dict):
+        yield document.problem("K203", "`connections` is a mapping", ("connections",), found=_kind(declared))
+        return
+    for key, settings in declared.items():
+        if not isinstance(settings, dict):
+            yield document.problem(
+                "K203", f"the settings of {key} are a mapping", ("connections", key), found=_kind(settings)
+            )
+
+
+def _services(document: Document, data: dict[str, Any]) -> Iterator[Problem]:
+    declared = data.get("services") or {}
+    if not isinstance(declared, dict):
+        yield document.problem("K203", "`services` is a mapping of names", ("services",), found=_kind(declared))
+        return
+    for name, form in declared.items():
+        trail = ("services", name)
+        if not isinstance(name, str) or not NAME.fullmatch(name) or objection(name):
+            yield document.problem(
+                "K203", "a service's name is letters, digits, `-`, `_` and `.`", trail, key=True, found=str(name)
+            )
+        elif not isinstance(form, dict):
+            yield document.problem("K203", f"the service {name} is a mapping", trail, found=_kind(form))
+        else:
+            yield from _service(document, trail, form, declared)
+
+
+def _ready_url(document: Document, trail: Trail, url: Any, base: Any) -> Iterator[Problem]:
+    """What can be seen of a `ready: {http: …}` before it is filled in: it is a URL, not the path of one."""
+    if isinstance(url, str) and "{{" not in url and not url.lower().startswith(("http://", "https://")):
+        whole = f"{base.rstrip('/')}/{url.lstrip('/')}" if isinstance(base, str) and base else "http://127.0.0.1:PORT/"
+        yield document.problem("K202", f"`ready: {{http: {url}}}` is no URL", trail, expected=whole)
+
+
+def _service(document: Document, trail: Trail, form: dict[str, Any], others: Iterable[str]) -> Iterator[Problem]:
+    yield from _unknown_keys(document, trail, form, SERVICE_KEYS, "a service")
+    ready = form.get("ready")
+    if isinstance(ready, dict):
+        yield from _unknown_keys(document, (*trail, "ready"), ready, Ready.__struct_fields__, "`ready`")
+        if ("tcp" in ready) == ("http" in ready):
+            yield document.problem(
+                "K202", "`ready` needs either `tcp` or `http`", (*trail, "ready"), key=True, expected="{tcp: HOST:PORT}"
+            )
+        yield from _ready_url(document, (*trail, "ready", "http"), ready.get("http"), form.get("url"))
+    yield from _wrong_types(document, trail, form)
+    run = form.get("run", RunBy.EXTERNAL)
+    for kind, key in ((RunBy.PROCESS, "command"), (RunBy.DOCKER, "container")):
+        if run == kind and not form.get(key):
+            yield document.problem("K202", f"a service with `run: {kind}` needs `{key}`", trail, key=True)
+    needs = form.get("needs")
+    for index, needed in enumerate(needs if isinstance(needs, list) else ()):
+        if isinstance(needed, str) and needed not in others:
+            hint = did_you_mean(needed, map(str, others))
+            yield document.problem("K501", f"there is no service {needed!r}", (*trail, "needs", index), hint=hint)
+
+
+def _wrong_types(document: Document, trail: Trail, form: dict[str, Any]) -> Iterator[Problem]:
+    """One by one, so that each wrong value is told; values still to be filled in are left to their reading."""
+    for key, value in form.items():
+        if key not in SERVICE_KEYS:
+            continue
+        plain = _without_templates(value)
+        if isinstance(plain, dict) and key == "ready":
+            plain = {name: entry for name, entry in plain.items() if name in Ready.__struct_fields__}
+        if plain is None and value is not None:
+            continue
+        try:
+            msgspec.convert(with_texts({key: plain}), Service, dec_hook=decode_quantity, strict=False)
+        except msgspec.ValidationError as error:
+            said, at = place_of(error, trail)
+            yield document.problem("K203", said, at) if key != "run" else _wrong_run(document, at, value)
+
+
+def _wrong_run(document: Document, at: Trail, value: Any) -> Problem:
+    hint = did_you_mean(str(value), RunBy)
+    return document.problem("K203", f"a service cannot be run by {value!r}", at, expected=", ".join(RunBy), hint=hint)
+
+
+def _without_templates(value: Any) -> Any:
+    """The value with everything left out that has to be filled in first."""
+    if isinstance(value, str):
+        return None if has_template(value) else value
+    if isinstance(value, dict):
+        kept = {key: _without_templates(entry) for key, entry in value.items()}
+        return {key: entry for key, entry in kept.items() if entry is not None or value[key] is None}
+    if isinstance(value, list):
+        return [_keep for entry in value if (_keep := _without_templates(entry)) is not None or entry is None]
+    return value
+
+
+def _unknown_keys(
+    document: Document, trail: Trail, found: dict[str, Any], known: Iterable[str], what: str
+) -> Iterator[Problem]:
+    for key in found:
+        if key not in known:
+            hint = did_you_mean(str(key), known)
+            yield document.problem(
+                "K204", f"{what} has no `{key}`", (*trail, key), key=True, expected=", ".join(known), hint=hint
+            )
+
+
+def _kind(value: Any) -> str:
+    names = {dict: "a mapping", list: "a list", str: "text", bool: "true or false", type(None): "nothing"}
+    return names.get(type(value), "a number")
+
+
+TEMPLATE = {"type": "string", "pattern": r"\{\{"}
+"""A value that is still to be filled in may stand wherever another kind of value is wanted."""
+
+_ATTRIBUTE = re.compile(r"^ {4}(?P<name>\w+): (?P<words>.+)$", re.MULTILINE)
+
+
+def stack_schema() -> dict[str, Any]:
+    """What editors check and complete a stack file with."""
+    service = _struct(Service, leave_out="name")
+    for key in ("command", "env", "headers"):  # numbers are taken as text there
+        where = "items" if key == "command" else "additionalProperties"
+        service["properties"][key][where] = {"type": ["string", "number", "boolean"]}
+    text, mapping = {"type": "string"}, {"type": "object"}
+    name = {"type": "string", "pattern": f"^{NAME.pattern}$"}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "k2run stack",
+        "description": "Where the services of one environment are, and how they are run.",
+        "type": "object",
+        "required": ["stack"],
+        "additionalProperties": False,
+        "properties": {
+            "stack": {"const": VERSION, "description": "Version of the stack file."},
+            "name": {**name, "description": "Name of the stack; the file's name when missing."},
+            "title": {**text, "description": "What people call it."},
+            "protected": {"type": "boolean", "description": "Refuse faults and destructive actions."},
+            "allow": {"type": "array", "items": text, "description": "Runbooks that may break it all the same."},
+            "compose": {**text, "description": "Compose file that makes the containers, from this file's folder."},
+            "vars": {
+                **mapping,
+                "propertyNames": {"pattern": r"^[^\W\d]\w*$"},
+                "description": "Names for `{{ }}` in this file; `-e NAME=VALUE` wins over them.",
+            },
+            "connections": {
+                **mapping,
+                "additionalProperties": mapping,
+                "description": "Settings by which actions reach each system, such as `kafka: {bootstrap: HOST:PORT}`.",
+            },
+            "services": {
+                **mapping,
+                "propertyNames": {"pattern": f"^{NAME.pattern}$"},
+                "additionalProperties": service,
+                "description": "The services of the stack.",
+            },
+        },
+    }
+
+
+def _struct(kind: type[Struct], leave_out: str = "") -> dict[str, Any]:
+    """The schema of a struct, with the descriptions of its docstring."""
+    told = {line["name"]: line["words"] for line in _ATTRIBUTE.finditer(getdoc(kind) or "")}
+    hints = get_type_hints(kind)
+    properties = {
+        name: {**_value(hints[name]), **({"description": told[name]} if name in told else {})}
+        for name in kind.__struct_fields__
+        if name != leave_out
+    }
+    return {"type": "object", "additionalProperties": False, "properties": properties}
+
+
+def _value(kind: Any) -> dict[str, Any]:
+    """The schema of a field; whatever is no text may still be a template that becomes it."""
+    origin, inside = get_origin(kind), get_args(kind)
+    if origin is list:
+        return {"type": "array", "items": _value(inside[0])}
+    if origin is dict:
+        return {"type": "object", "additionalProperties": _value(inside[1])}
+    if origin is UnionType:
+        return _value(inside[0])
+    if kind is not Any and issubclass(kind, Struct):
+        return _struct(kind)
+    return _scalar(kind)
+
+
+def _scalar(kind: Any) -> dict[str, Any]:
+    if kind is Any:
+        return {}
+    if issubclass(kind, Duration):
+        return {"type": "string", "examples": [Duration.example]}
+    if issubclass(kind, Enum):
+        return {"enum": [member.value for member in kind]}
+    return {"type": "string"} if kind is str else {"anyOf": [{"type": "integer"}, TEMPLATE]}

@@ -1,0 +1,67 @@
+"""A stream that may go away, or may not know every character: neither is the run's fault."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any, TextIO
+
+import msgspec
+
+from k2run.ascii_signs import PLAIN_SIGNS
+from k2run.stack.redactor import unsecret_layout, unsecret_value
+
+
+def say(*lines: str) -> None:
+    """Print lines for people, who may be gone: a run and its exit code do not depend on them.
+
+    Whatever is printed about a stack or a run goes through here, `complain`, `say_json` or the face of the run: none of
+    them shows a secret that this process has read.
+    """
+    SafeStream(sys.stdout).write(*map(unsecret_layout, lines))
+
+
+def complain(*lines: str) -> None:
+    """The same, on stderr."""
+    SafeStream(sys.stderr).write(*map(unsecret_layout, lines))
+
+
+def say_json(value: Any) -> None:
+    """Print a value as one line of JSON."""
+    SafeStream(sys.stdout).write(msgspec.json.encode(unsecret_value(value)).decode())
+
+
+class SafeStream:
+    """Writes whole lines and flushes each batch, until the reader has gone.
+
+    Args:
+        stream: Where the lines go.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._closed = False
+
+    def write(self, *lines: str) -> None:
+        """Write lines; after a failed write (a closed pipe, a full disk), write nothing more."""
+        if self._closed or not lines:
+            return
+        text = "\n".join(lines) + "\n"
+        try:
+            try:
+                self._stream.write(text)
+            except UnicodeEncodeError:
+                self._stream.write(text.encode("ascii", PLAIN_SIGNS).decode())
+            self._stream.flush()
+        except (OSError, ValueError):
+            self._closed = True
+            self._discard()
+
+    def _discard(self) -> None:
+        """What the stream still holds back would be written, and fail again, when the program ends."""
+        try:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._stream.fileno())
+            os.close(nowhere)
+        except (OSError, ValueError):
+            return

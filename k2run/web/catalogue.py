@@ -1,0 +1,184 @@
+"""The runbooks and stacks that the page offers, read again when they change."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+
+from k2run.actions.catalogue import Catalogue
+from k2run.app.launch import open_stack
+from k2run.app.runbook_list import objective_of, runbook_files
+from k2run.errors import K2runError
+from k2run.evidence.wording import span
+from k2run.language.loader import load_runbook
+from k2run.language.model import Kind
+from k2run.stack import lifecycle
+from k2run.stack.backend import State
+from k2run.stack.redactor import unsecret
+from k2run.stack.stack import stack_files
+from k2run.web.runs import NotFound
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from k2run.engine.store import Store
+    from k2run.language.model import Runbook
+    from k2run.stack.lifecycle import Look
+    from k2run.stack.stack import Stack
+
+BROKEN = "with problems"
+KINDS = (BROKEN, *(kind.value for kind in Kind))
+FRESH_S = 4.0
+"""Seconds for which the health of a stack is cached."""
+
+
+class CatalogueEntry(Struct, frozen=True, kw_only=True):
+    """One runbook.
+
+    Attributes:
+        key: Its name in addresses.
+        runbook: None when the file has problems.
+        problem: What is wrong with the file.
+    """
+
+    key: str
+    path: Path
+    objective: str = ""
+    runbook: Runbook | None = None
+    problem: str = ""
+
+
+class Health(Struct, frozen=True, kw_only=True):
+    """The health of one service.
+
+    Attributes:
+        light: `good`, `warn`, `bad` or `quiet`.
+        said: Its state in a few words.
+    """
+
+    name: str
+    light: str
+    said: str
+    detail: str = ""
+
+
+class StackHealth(Struct, frozen=True, kw_only=True):
+    """The health of one stack.
+
+    Attributes:
+        problem: Why nothing could be seen at all.
+    """
+
+    name: str
+    title: str
+    services: tuple[Health, ...] = ()
+    protected: bool = False
+    problem: str = ""
+
+    @property
+    def light(self) -> str:
+        """The worst of its services; what cannot be seen is neither good nor bad."""
+        lights = {service.light for service in self.services}
+        return "warn" if self.problem else next((each for each in ("bad", "warn", "good") if each in lights), "quiet")
+
+    @property
+    def said(self) -> str:
+        """Its health in a few words."""
+        if self.problem:
+            return "cannot be seen"
+        there = [service for service in self.services if service.light != "quiet"]
+        works = sum(service.light == "good" for service in there)
+        return f"{works} of {len(there)} services ready" if there else "down"
+
+
+class SiteCatalogue:
+    """The runbooks and stacks that can be found from here.
+
+    Args:
+        store: The k2run home.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._catalogue = Catalogue()
+        self._read: dict[Path, tuple[int, CatalogueEntry]] = {}
+        self._looked: dict[str, tuple[float, StackHealth]] = {}
+        self._lock = threading.Lock()
+
+    def runbooks(self) -> list[CatalogueEntry]:
+        """Every runbook, by name."""
+        with self._lock:
+            return sorted((self._entry(path) for path in runbook_files()), key=lambda entry: entry.key)
+
+    def by_kind(self) -> list[tuple[str, list[CatalogueEntry]]]:
+        """Every runbook, in the order in which the kinds are read; those with problems come first."""
+        found: dict[str, list[CatalogueEntry]] = {}
+        for entry in self.runbooks():
+            found.setdefault(entry.runbook.kind.value if entry.runbook else BROKEN, []).append(entry)
+        return [(kind, found[kind]) for kind in KINDS if kind in found]
+
+    def runbook(self, key: str) -> CatalogueEntry:
+        """One runbook.
+
+        Raises:
+            NotFound: There is none of that name.
+        """
+        for entry in self.runbooks():
+            if entry.key == key:
+                return entry
+        raise NotFound("runbook not found", hint="the home page lists all runbooks")
+
+    def stacks(self) -> list[StackHealth]:
+        """Every stack and how it does."""
+        return [self._health(name) for name in self.stack_names()]
+
+    def stack_names(self) -> list[str]:
+        """The stacks that can be named."""
+        return list(stack_files(None))
+
+    def _entry(self, path: Path) -> CatalogueEntry:
+        changed = path.stat().st_mtime_ns
+        known = self._read.get(path)
+        if known is None or known[0] != changed:
+            known = self._read[path] = (changed, self._load(path))
+        return known[1]
+
+    def _load(self, path: Path) -> CatalogueEntry:
+        try:
+            runbook = load_runbook(path, self._catalogue)
+        except K2runError as error:
+            return CatalogueEntry(key=path.stem, path=path, problem=error.message)
+        return CatalogueEntry(key=path.stem, path=path, runbook=runbook, objective=objective_of(runbook))
+
+    def _health(self, name: str) -> StackHealth:
+        seen = self._looked.get(name)
+        if seen is None or time.monotonic() - seen[0] > FRESH_S:
+            seen = self._looked[name] = (time.monotonic(), self._look(name))
+        return seen[1]
+
+    def _look(self, name: str) -> StackHealth:
+        try:
+            stack = open_stack(name, store=self._store)
+            services = tuple(_health(stack, look) for look in lifecycle.status(stack))
+        except K2runError as error:
+            return StackHealth(name=name, title=name, problem=unsecret(error.message))
+        return StackHealth(name=name, title=stack.title, services=services, protected=stack.protected)
+
+
+def _health(stack: Stack, look: Look) -> Health:
+    name, status = look.service.name, look.status
+    absent = stack.absent(name)
+    if absent:
+        return Health(name=name, light="quiet", said="not applicable", detail=absent)
+    if status.state is not State.RUNNING:
+        never = status.state is State.STOPPED and status.started_at is None
+        light = "quiet" if never or status.state is State.ABSENT else "bad"
+        return Health(name=name, light=light, said="down" if never else status.state.value, detail=status.detail)
+    if look.probe is not None and not look.probe.ready:
+        return Health(name=name, light="bad", said="not ready", detail=look.probe.detail)
+    up = f"up {span(round(status.uptime_s))}" if status.uptime_s else "up"
+    restarts = f", {status.restarts} restarts" if status.restarts else ""
+    return Health(name=name, light="warn" if status.restarts else "good", said=up + restarts)

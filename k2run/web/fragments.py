@@ -1,0 +1,237 @@
+"""Draw a run's page in parts, and find those that an event has changed."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from markupsafe import Markup
+
+from k2run.bench.formatting import figure
+from k2run.evidence.folded_loops import MoreTurns, listed
+from k2run.evidence.html.charts import marks_of, over_time
+from k2run.evidence.measurements import LEAST_POINTS
+from k2run.evidence.verdict import tally, tone_of, verdict
+from k2run.evidence.wording import Standing, counted
+from k2run.web.templating import draw
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from k2run.evidence.measurements import Series
+    from k2run.evidence.step_view import SectionView, StepView
+    from k2run.evidence.view import RunView
+    from k2run.web.feed import FollowedRun
+
+RUN, PRESENTER, ON_CALL = "run", "presenter", "oncall"
+PANELS = {
+    RUN: ("state", "ask", "now", "score", "faults", "charts", "notes", "announce"),
+    PRESENTER: ("presenter", "ask", "announce"),
+    ON_CALL: ("oncall", "announce"),
+}
+"""What each layout is made of; the steps follow below in the layout of a run."""
+WATCHED = ("lag", "level")
+"""Words in the titles of the series that are drawn first, and also while they do not move."""
+MOST_CHARTS = 6
+Rows = dict[str, tuple[tuple[int, ...], str]]
+"""Steps by their path: which of their events were drawn, and the picture."""
+_NO_ID = re.compile(r"[^0-9A-Za-z]+")
+
+
+@dataclass(slots=True)
+class DrawnSection:
+    """A section as it was drawn last: its head, and its steps by their ids."""
+
+    id: str
+    head: str
+    rows: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def whole(self) -> str:
+        """All of it."""
+        head, rows = drawn(self.head), drawn("".join(self.rows.values()))
+        return draw("parts/section.html", id=self.id, head=head, rows=rows)
+
+
+class Drawing:
+    """The parts of one layout of one run's page, as they were drawn last.
+
+    Args:
+        layout: Which page.
+        csrf: The reader's, for the forms; parts that are sent to everybody have none, the page's script puts it in.
+        rows: The steps as they were drawn last, for whomever.
+    """
+
+    def __init__(self, layout: str, csrf: str, rows: Rows) -> None:
+        self.drawn = False
+        self._layout = layout
+        self._csrf = csrf
+        self._panels: dict[str, str] = {}
+        self._sections: dict[str, DrawnSection] = {}
+        self._rows = rows
+
+    def whole(self) -> dict[str, str]:
+        """Every part, by the id of its element."""
+        parts = dict(self._panels)
+        if self._layout == RUN:
+            parts["sections"] = "".join(
+                ['<div id="sections">', *(section.whole for section in self._sections.values()), "</div>"]
+            )
+        return parts
+
+    def changes(self, followed: FollowedRun) -> dict[str, str]:
+        """Draw everything; returns the parts that differ from the last drawing."""
+        first, self.drawn = not self.drawn, True
+        panels = dict(self._draw_panels(followed))
+        changed = {name: html for name, html in panels.items() if self._panels.get(name) != html}
+        self._panels = panels
+        if self._layout == RUN:
+            changed |= self._changed_sections(followed)
+        return self.whole() if first else changed
+
+    def _draw_panels(self, followed: FollowedRun) -> Iterator[tuple[str, str]]:
+        values = panel_values(followed)
+        for name in PANELS[self._layout]:
+            yield f"p-{name}", draw(f"parts/{name}.html", csrf=self._csrf, layout=self._layout, **values)
+
+    def _changed_sections(self, followed: FollowedRun) -> dict[str, str]:
+        """The steps and heads that differ; a whole section where steps came or went, all where sections did."""
+        before, now = self._sections, {key: self._section(followed, key) for key in followed.view.sections}
+        self._sections = now
+        if list(before) != list(now):
+            return {"sections": self.whole()["sections"]}
+        changed: dict[str, str] = {}
+        for key, section in now.items():
+            earlier = before[key]
+            if list(earlier.rows) != list(section.rows):
+                changed[section.id] = section.whole
+                continue
+            if earlier.head != section.head:
+                changed[f"{section.id}-head"] = section.head
+            changed |= {name: html for name, html in section.rows.items() if earlier.rows[name] != html}
+        return changed
+
+    def _section(self, followed: FollowedRun, key: str) -> DrawnSection:
+        section = followed.view.sections[key]
+        name = id_of(key)
+        head = draw("parts/head.html", id=f"{name}-head", section=section, **moment_of(followed))
+        return DrawnSection(name, head, dict(self._entry(followed, entry) for entry in listed(section.in_order())))
+
+    def _entry(self, followed: FollowedRun, entry: StepView | MoreTurns) -> tuple[str, str]:
+        """The id and the picture of a step, or of the many turns of a loop that passed like those before them."""
+        if isinstance(entry, MoreTurns):
+            name = f"at-line-{entry.first}"
+            return name, draw("parts/more.html", id=name, more=entry)
+        return id_of(entry.path), self._row(followed, entry)
+
+    def _row(self, followed: FollowedRun, step: StepView) -> str:
+        """A step; drawn again only after one of its events, or when the run ends."""
+        live = step.standing is not Standing.RUNNING or followed.state == "running"
+        state = (*(event.seq if event is not None else 0 for event in _events_of(step)), int(live))
+        known = self._rows.get(step.path)
+        if known is None or known[0] != state:
+            html = draw("parts/row.html", id=id_of(step.path), step=step, **moment_of(followed))
+            known = self._rows[step.path] = (state, html)
+        return known[1]
+
+
+def _events_of(step: StepView) -> tuple[Any, ...]:
+    return (step.started, step.tried, step.asked, step.answered, step.fault, step.finished)
+
+
+def drawn(html: str) -> Markup:
+    """What our own templates have drawn, and escaped where it had to be."""
+    return Markup(html)  # noqa: S704 - see above
+
+
+def id_of(path: str) -> str:
+    """The id of an element, from the path of a step or section."""
+    return "at-" + _NO_ID.sub("-", path).strip("-")
+
+
+def moment_of(followed: FollowedRun) -> dict[str, Any]:
+    """What clocks need to know."""
+    return {"live": followed.state == "running", "now": followed.now}
+
+
+def panel_values(followed: FollowedRun) -> dict[str, Any]:
+    """What the panels of any layout show."""
+    view = followed.view
+    running = view.running() if followed.state == "running" else []
+    over = view.finished
+    return {
+        **moment_of(followed),
+        "run": followed.folder.name,
+        "view": view,
+        "state": followed.state,
+        "running": running,
+        "asked": [step for step in running if is_asked(step)],
+        "approved": {step.path for step in running if needs_approver(step)},
+        "inbox": has_inbox(view),
+        "section": current_section(view),
+        "following": following(view),
+        "verdict": verdict(view, over) if over else ("", ""),
+        "since": recovering_since(view),
+        "light": tone_of(over) if over else "",
+        "tally": tally(view) if over else counted(step.standing for step in view.leaves()),
+        "progress": progress(view),
+        "undos": list(view.undos.values())[::-1],
+        "charts": run_charts(view),
+    }
+
+
+def run_charts(view: RunView) -> list[tuple[Series, Markup, str]]:
+    """The series worth a chart, each with its picture and its newest value; what a demo is about comes first."""
+    series = [each for each in view.measured.all(2) if is_watched(each) or (each.moves and each.count >= LEAST_POINTS)]
+    marks = marks_of(view)
+    return [
+        (each, drawn(over_time(each, marks, width=420)), figure(each.latest, 4))
+        for each in sorted(series, key=is_watched, reverse=True)[:MOST_CHARTS]
+    ]
+
+
+def is_watched(series: Series) -> bool:
+    """Whether a series is what people watch during a demo."""
+    return any(word in series.title.lower() for word in WATCHED)
+
+
+def is_asked(step: StepView) -> bool:
+    """Whether a step waits for a person."""
+    return step.asked is not None and (step.answered is None or step.answered.seq < step.asked.seq)
+
+
+def needs_approver(step: StepView) -> bool:
+    """Whether only an approver may answer: the answer vouches for something, or allows something destructive."""
+    return step.action == "manual.confirm" or not step.action.startswith("manual.")
+
+
+def has_inbox(view: RunView) -> bool:
+    """Whether the questions of the current part of the run can be answered on the page."""
+    begun = view.resumed[-1] if view.resumed else view.started
+    return begun is not None and begun.inbox
+
+
+def current_section(view: RunView) -> SectionView | None:
+    """The section that is running."""
+    return next((each for each in reversed(view.sections.values()) if each.started and not each.finished), None)
+
+
+def following(view: RunView) -> StepView | None:
+    """The next step of the running section."""
+    section = current_section(view)
+    steps = section.leaves() if section else []
+    return next((step for step in steps if step.standing is Standing.WAITING), None)
+
+
+def recovering_since(view: RunView) -> float | None:
+    """When the recovery clock started, while a fault is active or an RTO is promised."""
+    promised = view.started is not None and view.started.rto is not None
+    return view.recovering_since() if promised or view.pending_undos() else None
+
+
+def progress(view: RunView) -> tuple[int, int]:
+    """How many steps are done, of how many."""
+    standings = view.standings()
+    total = sum(standings.values())
+    return total - standings[Standing.WAITING] - standings[Standing.RUNNING], total

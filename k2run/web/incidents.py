@@ -1,0 +1,207 @@
+"""The pages of incidents: all of them; one with its alerts, its diagnosis, and the runbook that answers it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.routing import Route
+
+from k2run.daemon.alerts.incident import (
+    Alerted,
+    AnyEntry,
+    Approved,
+    Began,
+    Chosen,
+    Closed,
+    Declined,
+    Diagnosed,
+    Ended,
+    Opened,
+    Ordered,
+    PutOff,
+)
+from k2run.errors import UsageError
+from k2run.web.forms import allowed
+from k2run.web.fragments import drawn
+from k2run.web.incident_feed import DrawnPage, age_of, open_incidents, tone_of
+from k2run.web.runs import NotFound
+from k2run.web.site import site_of
+from k2run.web.streams import stream
+from k2run.web.templating import draw
+from k2run.web.tokens import Role
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from markupsafe import Markup
+    from starlette.requests import Request
+
+    from k2run.daemon.alerts.incident import Incident
+    from k2run.web.runs import RunSummary
+    from k2run.web.site import Site
+
+CLOSED = 60
+"""Closed incidents on the page of all."""
+TOLD = 40
+"""Lines of what happened in one."""
+PARTS = ("incident", "answer", "alerts", "seen", "told")
+
+
+def find(site: Site, name: str) -> Incident:
+    """An incident by its whole id; nothing else is looked up by what a browser sends.
+
+    Raises:
+        NotFound: There is no such incident.
+    """
+    for found in site.incidents.all():
+        if found.id == name:
+            return found
+    raise NotFound("incident not found", hint="the Incidents page lists all incidents")
+
+
+def draw_all(site: Site) -> DrawnPage:
+    """The page of all incidents."""
+    found = site.incidents.all()
+    over = [one for one in reversed(found) if one.closed is not None]
+    values = {"open": open_incidents(site.incidents), "closed": over[:CLOSED], "total": len(over), "age_of": age_of}
+    return DrawnPage(now=0.0, state="ended", parts={"p-incidents": draw("parts/incidents.html", **values)})
+
+
+def draw_one(site: Site, name: str, csrf: str = "") -> DrawnPage:
+    """The page of an incident.
+
+    Args:
+        site: The site.
+        name: The incident.
+        csrf: The reader's, for the forms; parts that are sent to everybody have none, the page's script puts it in.
+    """
+    found = find(site, name)
+    values = {
+        "incident": found,
+        "tone": tone_of(found),
+        "now": age_of(found),
+        "live": found.closed is None,
+        "runbook": Path(found.chosen.path).stem if found.chosen is not None and found.chosen.path else "",
+        "run": _run_of(site, found),
+        "told": list(told(site.incidents.entries(found)))[-TOLD:],
+        "csrf": csrf,
+    }
+    parts = {f"p-{part}": draw(f"parts/{part}.html", **values) for part in PARTS}
+    return DrawnPage(now=round(age_of(found), 3), state="running" if found.closed is None else "ended", parts=parts)
+
+
+def _run_of(site: Site, found: Incident) -> RunSummary | None:
+    try:
+        return site.runs.brief(site.runs.folder(found.run)) if found.run else None
+    except UsageError:  # its folder was deleted
+        return None
+
+
+def told(entries: Sequence[AnyEntry]) -> Iterator[tuple[str, str]]:
+    """The history of an incident, each entry with its time; repeated notices are one."""
+    firing: dict[str, str] = {}
+    for entry in entries:
+        if isinstance(entry, Alerted):
+            if firing.get(entry.alert) == entry.status:
+                continue
+            firing[entry.alert] = entry.status
+        yield entry.at, _says(entry)
+
+
+def _says(entry: AnyEntry) -> str:  # noqa: C901, PLR0911 - one line for each event
+    match entry:
+        case Opened():
+            return "opened"
+        case Alerted():
+            return f"{entry.status}: {entry.title or entry.alert}"
+        case Diagnosed():
+            return f"{entry.stack} diagnosed: {', '.join(entry.matches) or 'no recovery runbook matches'}"
+        case Chosen():
+            return f"{entry.runbook} chosen: {entry.why}" if entry.runbook else entry.why
+        case Approved():
+            return f"approved by {entry.by}"
+        case Declined():
+            return f"declined by {entry.by}"
+        case Ordered():
+            return "run ordered"
+        case Began():
+            return f"run {entry.run} started"
+        case PutOff():
+            return f"postponed: {entry.why}"
+        case Ended():
+            return f"run ended: {entry.verdict}"
+        case Closed():
+            return f"closed: {entry.why}"
+
+
+def incidents(request: Request) -> Response:
+    """All incidents: those that are open, and the last ones that are closed."""
+    site = site_of(request)
+    who = site.reader(request)
+    shown = draw_all(site)
+    return HTMLResponse(site.page("incidents.html", who, parts=_marked(shown), shown=shown))
+
+
+def incident(request: Request) -> Response:
+    """One incident."""
+    site = site_of(request)
+    who = site.reader(request)
+    found = find(site, request.path_params["incident"])
+    shown = draw_one(site, found.id, who.csrf)
+    values = {"incident": found, "parts": _marked(shown), "shown": shown}
+    return HTMLResponse(site.page("incident.html", who, **values))
+
+
+async def all_events(request: Request) -> Response:
+    """What changes on the page of all incidents, as server-sent events."""
+    return _follow(request, lambda site: lambda: draw_all(site))
+
+
+async def events(request: Request) -> Response:
+    """What changes on the page of an incident, as server-sent events."""
+    name, site = request.path_params["incident"], site_of(request)
+    site.reader(request)
+    await run_in_threadpool(find, site, name)
+    return _follow(request, lambda site: lambda: draw_one(site, name))
+
+
+async def approve(request: Request) -> Response:
+    """Let the runbook of an incident be started."""
+    return await _decide(request, "approve")
+
+
+async def decline(request: Request) -> Response:
+    """Decline to start the runbook of an incident."""
+    return await _decide(request, "decline")
+
+
+async def _decide(request: Request, what: str) -> Response:
+    site = site_of(request)
+    who, _ = await allowed(request, Role.APPROVER)
+    found = await run_in_threadpool(find, site, request.path_params["incident"])
+    site.audit(request, who, what, found.id)
+    act = site.incidents.approve if what == "approve" else site.incidents.decline
+    await run_in_threadpool(act, found.id, who.name)
+    return RedirectResponse(f"/incidents/{found.id}", 303)
+
+
+def _follow(request: Request, draws: Callable[[Site], Callable[[], DrawnPage]]) -> Response:
+    site = site_of(request)
+    return stream(request, site.watched.watch(draws(site)))
+
+
+def _marked(shown: DrawnPage) -> dict[str, Markup]:
+    return {name: drawn(html) for name, html in shown.parts.items()}
+
+
+ROUTES = [
+    Route("/incidents", incidents),
+    Route("/incidents/events", all_events),
+    Route("/incidents/{incident}", incident),
+    Route("/incidents/{incident}/events", events),
+    Route("/incidents/{incident}/approve", approve, methods=["POST"]),
+    Route("/incidents/{incident}/decline", decline, methods=["POST"]),
+]

@@ -1,0 +1,279 @@
+"""What a person at a terminal is asked, and what becomes of the answer: the real command, on a real terminal."""
+
+from __future__ import annotations
+
+import os
+import pty
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from k2run.account import account_name
+from k2run.app.input_sources import given_again
+from k2run.engine.events import Answered, Asked, Noted, RunFinished, StepFinished
+from k2run.engine.journal import read_journal
+from k2run.engine.store import Store
+from k2run.errors import UsageError
+from k2run.language.loader import parse_runbook
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from k2run.engine.events import AnyEvent
+
+HEAD = "runbook: 1\nkind: readiness\nname: it\ntitle: It\n"
+LIMIT_S = 40
+
+
+class Session:
+    """A k2run command on a terminal of its own, with an operator at the keyboard."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.screen = ""
+        self.process: subprocess.Popen[bytes] | None = None
+        (folder / "stack.yaml").write_text("stack: 1\nname: none\n")
+
+    def write(self, text: str) -> None:
+        (self.folder / "it.yaml").write_text(text)
+
+    def start(self, *words: str) -> None:
+        """Start a command; what it shows is kept."""
+        self.keyboard, terminal = pty.openpty()
+        self.process = subprocess.Popen(
+            [str(Path(sys.executable).parent / "k2run"), *words],
+            cwd=self.folder,
+            env={**os.environ, "K2RUN_HOME": str(self.folder / "home"), "TERM": "xterm", "COLUMNS": "100"},
+            stdin=terminal,
+            stdout=terminal,
+            stderr=terminal,
+            start_new_session=True,
+        )
+        os.close(terminal)
+        self.screen = ""
+        self.reader = threading.Thread(target=self._look, daemon=True)
+        self.reader.start()
+
+    def _look(self) -> None:
+        try:
+            while data := os.read(self.keyboard, 4096):
+                self.screen += data.decode(errors="replace")
+        except OSError:
+            pass  # the command ended
+
+    def sees(self, text: str) -> None:
+        """Wait until something is on the screen, and forget what stands before it."""
+        until = time.monotonic() + LIMIT_S
+        while text not in self.screen:
+            assert time.monotonic() < until, f"no {text!r} in {self.screen}"
+            time.sleep(0.02)
+        self.screen = self.screen.partition(text)[2]
+
+    def types(self, line: str) -> None:
+        os.write(self.keyboard, f"{line}\n".encode())
+
+    def ends(self) -> int:
+        assert self.process is not None
+        code = self.process.wait(LIMIT_S)
+        self.reader.join(LIMIT_S)
+        return code
+
+    def events(self, kind: type[Any]) -> list[Any]:
+        found: list[AnyEvent] = read_journal(self.home.find_run("last"))
+        return [event for event in found if isinstance(event, kind)]
+
+    @property
+    def home(self) -> Store:
+        return Store(self.folder / "home")
+
+    def lose_power(self) -> None:
+        """Make the journal of the last run end after its first events."""
+        journal = self.home.find_run("last") / "journal.jsonl"
+        journal.write_text("".join(journal.read_text().splitlines(keepends=True)[:2]))
+
+    def close(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+
+
+@pytest.fixture
+def session(tmp_path: Path) -> Iterator[Session]:
+    session = Session(tmp_path)
+    yield session
+    session.close()
+
+
+STEPS = """\
+sections:
+  - name: S
+    steps:
+      - {name: One, assert: {that: 1 == 1}}
+      - {name: Two, assert: {that: 2 == 2}}
+      - {name: Three, assert: {that: 3 == 3}}
+"""
+
+
+def test_step_asks_before_each_step_and_does_what_was_decided(session: Session) -> None:
+    session.write(HEAD + STEPS)
+    session.start("run", "it.yaml", "--stack", "stack.yaml", "--step")
+    session.sees("step 1: One")
+    session.sees("> ")
+    session.types("n looks right")
+    session.sees("noted")
+    session.types("")
+    session.sees("step 2: Two")
+    session.sees("> ")
+    session.types("s")
+    session.sees("step 3: Three")
+    session.sees("> ")
+    session.types("")
+    assert session.ends() == 0
+    steps = [(event.name, event.outcome.value, event.message) for event in session.events(StepFinished)]
+    assert steps == [
+        ("One", "passed", steps[0][2]),
+        ("Two", "skipped", f"skipped by {account_name()}"),
+        ("Three", "passed", steps[2][2]),
+    ]
+    assert [event.message for event in session.events(Noted)] == [f"{account_name()}: looks right"]
+
+
+def test_step_can_end_the_run_before_a_step_is_done(session: Session) -> None:
+    session.write(HEAD + STEPS)
+    session.start("run", "it.yaml", "--stack", "stack.yaml", "--step")
+    session.sees("step 1: One")
+    session.sees("> ")
+    session.types("a")
+    assert session.ends() == 3
+    assert not session.events(StepFinished)
+
+
+def test_step_without_a_terminal_is_refused(session: Session) -> None:
+    session.write(HEAD + STEPS)
+    done = subprocess.run(
+        [str(Path(sys.executable).parent / "k2run"), "run", "it.yaml", "--stack", "stack.yaml", "--step"],
+        cwd=session.folder,
+        env={**os.environ, "K2RUN_HOME": str(session.folder / "home")},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "--step needs an interactive terminal" in done.stderr
+
+
+MANUAL = """\
+sections:
+  - name: S
+    steps:
+      - name: Printed
+        manual.confirm: {that: The reference is printed, assignee: the presenter}
+        within: 25s
+        timeout: 90s
+      - name: Way
+        manual.choose: {question: Which one, choices: [video, notebook], default: notebook, assignee: Ada}
+        register: way
+      - name: Room
+        manual.input: {question: Which room}
+        register: room
+      - {name: Note, manual.note: {text: Lights on}}
+      - {name: Kept, assert: {that: [way.answer == 'notebook', room.answer == 'Blue', room.by | length > 0]}}
+"""
+
+
+def test_questions_name_their_assignee_and_count_down_to_the_objective(session: Session) -> None:
+    session.write(HEAD + MANUAL)
+    session.start("run", "it.yaml", "--stack", "stack.yaml")
+    session.sees("The reference is printed (for the presenter)")
+    session.sees("objective in 2")
+    session.sees("objective in 2")  # it goes on while no key is pressed
+    session.types("y")
+    session.sees("Which one (for Ada)")
+    session.sees("> ")
+    session.types("")
+    session.sees("Which room")
+    session.sees("> ")
+    session.types("Blue")
+    session.sees("Lights on")
+    session.sees("> ")
+    session.types("ok")
+    assert session.ends() == 0
+    assert [event.question for event in session.events(Asked)][:2] == [
+        "The reference is printed (for the presenter)",
+        "Which one (for Ada)",
+    ]
+    answers = session.events(Answered)
+    assert [event.answer for event in answers] == ["yes", "notebook", "Blue", "ok"]
+    assert {event.by for event in answers} == {account_name()}
+    assert all(event.at for event in answers)
+    assert session.events(StepFinished)[0].objective.value == "met"
+
+
+def test_a_late_answer_counts_and_the_objective_is_missed(session: Session) -> None:
+    session.write(HEAD + MANUAL.partition("      - name: Way")[0].replace("within: 25s", "within: 1s"))
+    session.start("run", "it.yaml", "--stack", "stack.yaml")
+    session.sees("objective missed by")
+    session.types("yes")
+    session.ends()
+    [step] = session.events(StepFinished)
+    assert (step.outcome.value, step.objective.value) == ("passed", "missed")
+
+
+SECRET = """\
+inputs: {token: {type: secret}, count: {type: integer, default: 3}, pause: {type: duration, default: 30s}}
+sections:
+  - name: S
+    steps:
+      - {name: One, assert: {that: 1 == 1}}
+      - {name: Use, shell.run: {command: "test {{ token }} = quiet-key -a {{ pause | human }} = 30s"}}
+"""
+
+
+def test_a_secret_that_the_run_did_not_keep_is_asked_for_when_it_goes_on(session: Session) -> None:
+    session.write(HEAD + SECRET)
+    session.start("run", "it.yaml", "--stack", "stack.yaml", "-e", "token=quiet-key")
+    assert session.ends() == 0
+    session.lose_power()
+    session.start("resume", "last")
+    session.sees("token (secret)")
+    session.types("quiet-key")
+    assert session.ends() == 0
+    assert "quiet-key" not in session.screen
+    assert "quiet-key" not in (session.home.find_run("last") / "journal.jsonl").read_text()
+
+
+def test_a_secret_is_given_again_in_the_file_of_inputs_that_the_run_began_with(session: Session) -> None:
+    session.write(HEAD + SECRET)
+    (session.folder / "again.yaml").write_text("token: quiet-key\ncount: 3\npause: 30s\n")
+    session.start("run", "it.yaml", "--stack", "stack.yaml", "--inputs", "again.yaml")
+    assert session.ends() == 0
+    session.lose_power()
+    session.start("resume", "last", "--unattended", "--inputs", "again.yaml")
+    assert session.ends() == 0
+    assert session.events(RunFinished)
+
+
+def test_nothing_else_is_given_to_a_run_that_goes_on() -> None:
+    class Nothing:
+        @staticmethod
+        def find(_name: str) -> None:
+            return None
+
+        @staticmethod
+        def names() -> list[str]:
+            return []
+
+    top = "inputs: {token: {type: secret}, count: {type: integer, default: 3}}\n"
+    steps = "sections: [{steps: [{set: {a: 1}}]}]\n"
+    runbook = parse_runbook(HEAD + top + steps, "it.yaml", Nothing())
+    assert given_again(runbook, {"count": 3}, {"token": "x", "count": "3"}) == {"token": "x"}
+    for wrong in ({"count": "4"}, {"other": "1"}):
+        with pytest.raises(UsageError, match="cannot be given to a resumed run"):
+            given_again(runbook, {"count": 3}, wrong)

@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import hmac
+import json
+import socket
+import threading
+import time
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+import uvicorn
+from starlette.applications import Starlette
+
+from k2run.daemon.alerts.hooks import hook_routes
+from k2run.daemon.alerts.store import IncidentStore
+from k2run.daemon.alerts.worker import Worker
+from k2run.engine.store import Store
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+SECRET = "a secret for this test alone"
+RECOVERY = """\
+runbook: 1
+kind: recovery
+name: {name}
+stack: {stack}
+inputs: {{topic: {{type: string, default: ""}}}}
+alerts:
+  - labels: {{alertname: {alert}}}
+    start: {start}
+    stack: {stack}
+    inputs: {{topic: "{{{{ labels.topic }}}}"}}
+sections:
+  - steps:
+      - assert: {{that: "topic == 'trades'"}}
+"""
+
+
+def alert(name: str, status: str = "firing", **labels: str) -> dict[str, Any]:
+    return {
+        "status": status,
+        "labels": {"alertname": name, **labels},
+        "annotations": {"summary": f"{name} in the test"},
+        "startsAt": "2026-11-21T10:00:00Z",
+        "endsAt": "0001-01-01T00:00:00Z",
+        "generatorURL": "http://prometheus/graph",
+    }
+
+
+def delivery(key: str, *alerts: dict[str, Any]) -> dict[str, Any]:
+    """What Alertmanager posts."""
+    firing = any(one["status"] == "firing" for one in alerts)
+    return {
+        "version": "4",
+        "groupKey": key,
+        "truncatedAlerts": 0,
+        "status": "firing" if firing else "resolved",
+        "receiver": "k2run",
+        "groupLabels": {"alertname": alerts[0]["labels"]["alertname"]},
+        "commonLabels": alerts[0]["labels"],
+        "commonAnnotations": {},
+        "externalURL": "http://alertmanager",
+        "alerts": list(alerts),
+    }
+
+
+@dataclass
+class Receiver:
+    """The hooks on an address of their own."""
+
+    folder: Path
+    url: str
+    incidents: IncidentStore
+    store: Store
+    client: httpx.Client
+
+    alert = staticmethod(alert)
+    delivery = staticmethod(delivery)
+
+    def post(self, content: Any, token: str = SECRET) -> httpx.Response:
+        headers = {"authorization": f"Bearer {token}"} if token else {}
+        return self.client.post(f"{self.url}/hooks/alertmanager", json=content, headers=headers)
+
+    def post_signed(self, content: Any, secret: str = SECRET, late_s: float = 0.0) -> httpx.Response:
+        body = json.dumps(content).encode()
+        at = str(int(time.time() - late_s))
+        signature = hmac.new(secret.encode(), f"{at}.".encode() + body, sha256).hexdigest()
+        return self.send(body, {"x-k2run-time": at, "x-k2run-signature": f"sha256={signature}"})
+
+    def send(self, body: bytes, headers: dict[str, str]) -> httpx.Response:
+        return self.client.post(f"{self.url}/hooks/generic", content=body, headers=headers)
+
+    def runbook(self, name: str, alertname: str, start: str) -> None:
+        path = self.folder / "runbooks" / "recovery" / f"{name}.yaml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(RECOVERY.format(name=name, alert=alertname, start=start, stack=self.stack))
+
+    @property
+    def stack(self) -> str:
+        path = self.folder / "nothing.yaml"
+        path.write_text("stack: 1\nname: nothing\n")
+        return str(path)
+
+    def keep(self) -> Worker:
+        return Worker(self.store, self.incidents, self.stack, watch_s=0.2)  # a healthy stack is watched for 20 s else
+
+
+@pytest.fixture
+def receiver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
+    monkeypatch.chdir(tmp_path)
+    store = Store(tmp_path / "home")
+    incidents = IncidentStore(store.home)
+    listener = socket.create_server(("127.0.0.1", 0))
+    app = Starlette(routes=hook_routes(incidents, SECRET))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False))
+    thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    with httpx.Client() as client:
+        yield Receiver(tmp_path, f"http://127.0.0.1:{listener.getsockname()[1]}", incidents, store, client)
+    server.should_exit = True
+    thread.join(10)
+    listener.close()

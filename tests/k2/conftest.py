@@ -1,0 +1,1 @@
+from running_platform import platform  # noqa: F401 - a fixture

@@ -1,0 +1,75 @@
+"""A table that is committed to every second stays in few files and few snapshots."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import pytest
+
+from k2run.k2.platform import commit_ledger, rows, table, table_writer, trade, upkeep
+from k2run.k2.platform.table_writer import DeadLetters
+
+
+@pytest.fixture
+def trades(tmp_path):
+    """The trades table of a new warehouse, with its writer."""
+    opened = table.open_table(table.open_catalog(tmp_path), table.TRADES)
+    return table_writer.TableWriter(
+        rows.TRADES, opened, rows.SpillFile(tmp_path / "shed"), DeadLetters(tmp_path / "dlq", "group")
+    )
+
+
+def write(trades, commits, each):
+    """That many commits of so many trades."""
+    market = trade.Market(["BTCUSDT", "ETHUSDT"], seed=1, first_trade=1)
+    offset = sum(trades.ledger.offsets.values())
+    for _ in range(commits):
+        made = market.trades(each, offset * 1_000, (offset + each) * 1_000)
+        kept = [rows.Taken(0, offset + at, trade.encode(one)) for at, one in enumerate(made)]
+        offset += each
+        trades.write(kept, [], {0: offset}, {})
+
+
+def test_small_files_are_merged_and_no_row_is_lost(trades):
+    write(trades, commits=21, each=10)
+    before = trades.table.scan().to_arrow().sort_by("message_id")
+    upkeep.merge(trades)
+    assert [file.record_count for file in table_writer.data_files(trades.table)] == [210]
+    assert trades.table.scan().to_arrow().sort_by("message_id") == before
+    assert commit_ledger.read(trades.table.properties).offsets == {0: 210}
+
+
+def test_files_are_left_alone_while_they_are_few(trades):
+    write(trades, commits=5, each=10)
+    snapshot = trades.table.current_snapshot()
+    upkeep.merge(trades)
+    assert trades.table.current_snapshot() == snapshot
+
+
+def test_old_snapshots_are_forgotten_and_the_newest_kept(trades, monkeypatch):
+    monkeypatch.setattr(upkeep, "MOST_SNAPSHOTS", 9)
+    monkeypatch.setattr(upkeep, "KEPT_SNAPSHOTS", 5)
+    write(trades, commits=upkeep.MOST_SNAPSHOTS, each=1)
+    assert upkeep.expire(trades) is None
+    assert len(trades.table.metadata.snapshots) == upkeep.MOST_SNAPSHOTS
+    write(trades, commits=1, each=1)
+    newest = trades.table.current_snapshot()
+    upkeep.expire(trades)
+    assert len(trades.table.metadata.snapshots) == upkeep.KEPT_SNAPSHOTS
+    assert trades.table.current_snapshot() == newest
+    assert trades.table.scan().to_arrow().num_rows == upkeep.MOST_SNAPSHOTS + 1
+
+
+def test_files_nobody_refers_to_are_deleted_once_they_are_old(trades, tmp_path):
+    write(trades, commits=21, each=10)
+    upkeep.merge(trades)
+    trades.forget([snapshot.snapshot_id for snapshot in trades.table.metadata.snapshots[:-1]])
+    assert upkeep.sweep(trades.table) == 0, "a file that was just written may still be wanted"
+    long_ago = time.time() - 2 * upkeep.LITTER_AGE_S
+    for path in tmp_path.rglob("*.*"):
+        os.utime(path, (long_ago, long_ago))
+    rows_before = trades.table.scan().to_arrow().num_rows
+    assert upkeep.sweep(trades.table) > 20
+    assert trades.table.scan().to_arrow().num_rows == rows_before
+    assert len(list(tmp_path.rglob("*.parquet"))) == len(list(table_writer.data_files(trades.table)))

@@ -1,0 +1,83 @@
+"""What comes and goes is seen by looking more than once, and named as flapping."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+
+import psutil
+
+from k2run.recovery.diagnosis import diagnose
+from k2run.recovery.window import together, watch
+
+HELD = """\
+- name: It is held
+  service.status: {service: worker}
+  expect: result.state == 'paused'
+"""
+
+
+def looks(site, *held: bool):
+    """Diagnoses of the same stack, with its worker held in some of them."""
+    runbook = site.symptoms("worker-held", HELD)
+    process = psutil.Process(site.pid("worker"))
+    found = []
+    for one in held:
+        process.send_signal(signal.SIGSTOP if one else signal.SIGCONT)
+        time.sleep(0.05)
+        found.append(diagnose([runbook], site.stack(), site.catalogue))
+    process.send_signal(signal.SIGCONT)
+    return together(found, 1.0)
+
+
+def test_a_failure_that_comes_and_goes_is_flapping_and_no_health(site):
+    found = looks(site, False, True, False)
+    assert not found.healthy
+    assert {(flap.name, flap.kind, flap.ill, flap.looks) for flap in found.flapping} == {
+        ("worker-held", "failure", 1, 3),
+        ("worker", "service", 1, 3),
+    }
+    assert [suspect.runbook for suspect in found.matches] == ["worker-held"]
+
+
+def test_a_failure_that_begins_while_it_is_looked_is_no_flapping(site):
+    found = looks(site, False, True, True)
+    assert not found.healthy
+    assert found.flapping == []
+
+
+def test_a_stack_that_is_well_in_every_look_is_healthy(site):
+    found = watch([site.symptoms("worker-held", HELD)], site.stack(), site.catalogue, threading.Event(), 1.2)
+    assert found.healthy
+    assert found.looks > 1
+
+
+def test_the_command_names_what_flaps(site):
+    process = psutil.Process(site.pid("worker"))
+    over = threading.Event()
+
+    def flap() -> None:
+        while not over.wait(0.9):
+            process.send_signal(signal.SIGSTOP)
+            over.wait(0.9)
+            process.send_signal(signal.SIGCONT)
+
+    thread = threading.Thread(target=flap)
+    thread.start()
+    code, said = site.command("diagnose", "--stack", "stack.yaml", "--for", "6s")
+    over.set()
+    thread.join()
+    assert code == 1
+    assert "flapping: worker (service)" in said
+    assert site.command("diagnose", "--stack", "stack.yaml", "--for", "often")[0] == 2
+
+
+def test_a_resource_is_freed_before_any_service_is_repaired(site):
+    site.kill("worker")
+    free = site.symptoms(
+        "disk-full", "- name: Full\n  service.status: {service: worker}\n  expect: not result.running\n"
+    )
+    found = site.diagnose(site.repair("worker"), free)
+    assert [suspect.runbook for suspect in found.matches] == ["disk-full", "worker-down"]
+    assert [(why.service, why.kind) for why in found.causes] == [("worker", "exit")]
