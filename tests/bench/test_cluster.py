@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import pytest
 
 from k2run.actions.deadline import Deadline
+from k2run.bench import workers
 from k2run.bench.actions import http
 from k2run.errors import Interrupted, Refused, Unreachable
 from k2run.language.quantities import Duration, Rate
@@ -82,6 +83,14 @@ def test_a_load_whose_k2run_was_killed_ends_at_the_cluster_too(cluster, serve, n
         process.kill()
         process.wait()
         assert http(nothing, Deadline(40), url=server.url, iterations=20, **two_of(cluster)).samples == 20
+
+
+def test_a_worker_that_lives_is_always_seen(cluster):
+    import dask
+
+    often = {"distributed.client.scheduler-info-interval": "1ms"}  # the client's own look, which knows no workers
+    with dask.config.set(often), workers.cluster(cluster.scheduler_address, 2) as both:
+        assert all(each.is_alive() for _ in range(100) for each in both)
 
 
 def test_a_cluster_that_is_too_small_or_not_there_is_told(cluster, nothing):
@@ -183,12 +192,12 @@ def test_a_worker_that_is_busy_with_something_else_makes_no_wrong_rate(serve, no
         threading.Thread(target=work, daemon=True).start()
 
     with workers_of(many) as (cluster, client), serve("--delay", "5", "--when") as server:
-        place = next(iter(client.scheduler_info()["workers"]))
+        place = next(iter(client.nthreads()))
         client.submit(time.sleep, 8, workers=[place], allow_other_workers=False, pure=False)
         met = put_on(server, nothing, cluster, many)
         assert agree(met, server.stop())
     with workers_of(many) as (cluster, client), serve("--delay", "5", "--when") as server:
-        client.run(burn, workers=[next(iter(client.scheduler_info()["workers"]))])
+        client.run(burn, workers=[next(iter(client.nthreads()))])
         met = put_on(server, nothing, cluster, many)
         assert agree(met, server.stop())
 

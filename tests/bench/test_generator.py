@@ -213,7 +213,7 @@ def test_a_generator_of_another_version_is_refused_before_the_load(serve, nothin
         distributed.Client(cluster.scheduler_address, set_as_default=False) as client,
         serve() as server,
     ):
-        client.run(become_another, workers=[next(iter(client.scheduler_info()["workers"]))])
+        client.run(become_another, workers=[next(iter(client.nthreads()))])
         with pytest.raises(Refused, match=r"has k2run 0\.0\.1, and this is"):
             http(
                 nothing,
