@@ -236,7 +236,11 @@ def test_a_service_that_waits_for_a_core_is_not_judged_idle(services: Services) 
     core = min(os.sched_getaffinity(0))
     os.sched_setaffinity(pid, {core})
     others = [
-        subprocess.Popen(["taskset", "-c", str(core), sys.executable, "-c", "while True: pass"]) for _ in range(3)
+        subprocess.Popen(
+            ["taskset", "-c", str(core), sys.executable, "-c", "while True: pass"],
+            start_new_session=True,  # Linux shares a core out among sessions first: each of them shall count as one
+        )
+        for _ in range(3)
     ]
     try:
         waited = actions.resources(services, soon(), "busy", Duration(1)).waiting_percent
