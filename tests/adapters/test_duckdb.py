@@ -182,6 +182,21 @@ def test_a_query_ends_when_the_run_is_asked_to_end(iceberg, warehouse):
     assert time.monotonic() - started < 2
 
 
+def test_a_query_that_begins_after_the_run_was_asked_to_end_does_not_go_on():
+    stop = threading.Event()
+
+    def ask_late():
+        with queries.opened({}, Deadline(60, stop), Size(2**28), 1) as database:
+            stop.set()
+            time.sleep(0.3)  # the first request to interrupt finds nothing to interrupt, and DuckDB forgets it
+            database.execute("SELECT count(*) FROM range(100000) a, range(100000) b WHERE a.range + b.range = 3")
+
+    started = time.monotonic()
+    with pytest.raises(Interrupted):
+        ask_late()
+    assert time.monotonic() - started < 3
+
+
 def test_a_query_keeps_to_its_memory(iceberg, warehouse):
     warehouse.append(3000)
     sql = "SELECT len(string_agg(a.message_id || b.message_id)) FROM trades a, trades b"

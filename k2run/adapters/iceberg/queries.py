@@ -200,8 +200,7 @@ def _watched(database: DuckDBPyConnection, deadline: Deadline) -> Iterator[None]
                 deadline.remaining()
             except K2runError as error:
                 why.append(error)
-                database.interrupt()
-                return
+                database.interrupt()  # again and again: DuckDB forgets one that comes before a query has begun
 
     watcher = threading.Thread(target=watch, name="duckdb-deadline", daemon=True)
     watcher.start()
