@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,16 +46,27 @@ def explain(c: Context, code: str = "") -> None:
 @command(
     positional=("kind", "name"),
     help={
-        "kind": "readiness, benchmark, scenario, recovery or rehearsal",
-        "name": "name of the runbook, in lower case and dashes",
-        "folder": "folder to write it to",
+        "kind": "readiness, benchmark, scenario, recovery, rehearsal, or stack for a stack file",
+        "name": "its name, in lower case and dashes",
+        "folder": "folder to write it to (runbooks, runbooks/recovery or runbooks/stacks by default)",
+        "stack": "the stack whose services the runbook is about",
+        "compose": "for a stack: a Compose file that has its services",
+        "prometheus": "for a stack: base URL of a Prometheus that scrapes its services",
     },
 )
-def new(c: Context, kind: str, name: str, folder: str = "runbooks") -> None:
-    """Write a commented starting point for a runbook: valid, and ready to run."""
+def new(
+    c: Context, kind: str, name: str, folder: str = "", stack: str = "", compose: str = "", prometheus: str = ""
+) -> None:
+    """Write a commented starting point: a runbook that is valid and ready to run, or a stack file."""
     from k2run.authoring.new import write_new
 
-    print(write_new(kind, name, folder=Path(folder)))
+    if kind == "stack":
+        from k2run.authoring.new_stack import STACKS, ask_in_terminal, write_new_stack
+
+        ask = ask_in_terminal if sys.stdin.isatty() else None
+        print(write_new_stack(name, folder=Path(folder or STACKS), compose=compose, prometheus=prometheus, ask=ask))
+        return
+    print(write_new(kind, name, folder=Path(folder) if folder else None, stack=stack))
 
 
 @command(

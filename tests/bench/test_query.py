@@ -16,7 +16,8 @@ BITCOIN = {"symbol": "BTCUSDT"}
 def test_queries_are_repeated_and_the_first_one_is_kept_apart(trades):
     result = query(trades, Deadline(60), sql=SQL, parameters=BITCOIN, iterations=30, warm_up=Duration(0.1))
     assert (result.samples, result.rows, result.empty, result.errors) == (30, 1, 0, 0)
-    assert result.cold_ms > result.p50_ms > 0
+    assert result.cold_ms > result.min_ms > 0  # it opens the files, too
+    assert result.p50_ms >= result.min_ms
     assert result.warm_up_queries >= 1
     assert result.p99_ms is None
     assert "p99 needs 1,000 samples" in result.headline()
