@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from k2run.actions.deadline import Deadline
-from k2run.engine.builtin_actions import WORDS
 from k2run.engine.events import Bound, ClockStopped, Noted, Outcome
 from k2run.engine.execution import Limit, OutOfTime
 from k2run.engine.outcomes import of_all, satisfied, went_wrong
 from k2run.engine.outline import ALWAYS, STEADY_AFTER, STEADY_BEFORE
 from k2run.engine.section_events import SectionAccount, bound_of
 from k2run.engine.sequence import RunStopped, Several, weigh
-from k2run.engine.step_record import judge, observed, title
+from k2run.engine.steady_state import PERIOD, Look
+from k2run.engine.step_record import title
 from k2run.engine.steps import StepRunner
-from k2run.errors import ExpressionFailed, Interrupted, K2runError
-from k2run.language.expressions import render
+from k2run.errors import ExpressionFailed
 from k2run.language.model import AfterFailure, Backoff, Kind, Section, Step
 from k2run.language.quantities import Duration
 
@@ -27,8 +25,6 @@ if TYPE_CHECKING:
 
 
 RECOVERY_LIMIT = Duration(120)
-STEADY_PERIOD = 0.25
-"""Seconds between two looks at the steady state while recovery is timed; half of it is the clock's error."""
 
 
 class SectionRunner:
@@ -251,12 +247,13 @@ class SectionRunner:
         give_up = run.journal.elapsed() + patience
         while True:
             at = run.journal.elapsed()
-            if self._holds():
+            unmet = Look(run).unmet(run.runbook.steady_state)
+            if not unmet:
                 break
             if at > give_up:
-                self._stop_clock(at - run.first_fault, objective, "the steady state did not come back")
+                self._stop_clock(at - run.first_fault, objective, f"the steady state did not come back: {unmet}")
                 return Outcome.FAILED
-            run.stop.wait(STEADY_PERIOD)
+            run.stop.wait(PERIOD)
             run.check_stop()
         if run.unproven:
             unproven = f"the steady state holds, but the recovery is not proven: {run.unproven}"
@@ -269,12 +266,6 @@ class SectionRunner:
         """Look at the steady state once more, for the record."""
         steps = [_again(step) for step in self._run.runbook.steady_state]
         return self._plain_section(STEADY_AFTER, "Steady state again", steps) if steps else Outcome.PASSED
-
-    def _holds(self) -> bool:
-        """Look at the steady state once, without a record of its own."""
-        from k2run.engine.sections import holds
-
-        return all(holds(self._run, step) for step in self._run.runbook.steady_state)
 
     def _detected(self, section: Section) -> None:
         """Stop the clock of detection: the section's steps have seen the fault."""
@@ -296,7 +287,7 @@ class SectionRunner:
                 clock="rto",
                 step=self._run.prefix.removesuffix(".run."),
                 seconds=round(seconds, 3),
-                error=STEADY_PERIOD / 2 if self._run.runbook.steady_state else 0.0,
+                error=PERIOD / 2 if self._run.runbook.steady_state else 0.0,
                 within=objective,
                 objective=bound,
                 message=message,
@@ -314,32 +305,3 @@ def _again(step: Step) -> Step:
     from msgspec.structs import replace
 
     return replace(step, path=step.path.replace(STEADY_BEFORE, STEADY_AFTER, 1))
-
-
-LOOK = 10.0
-"""Seconds that one look may take when the step sets no `timeout`."""
-
-
-def holds(run: Execution, step: Step) -> bool:
-    """Whether the step's expectation is true right now.
-
-    Raises:
-        Interrupted: The run was asked to end.
-    """
-    deadline = Deadline(step.timeout or LOOK, run.stop)
-    try:
-        names = run.variables.names(run.variables.local(step.vars))
-        if step.when is not None and not step.when.evaluate(names):
-            return True
-        if step.requires and run.missing(step.requires):
-            return True
-        if step.action in WORDS:
-            attempt = WORDS[step.action](step.args, names, deadline)
-        else:
-            attempt = observed(run.caller.call(step.action, render(step.args, names), deadline, step=step.path))
-        expectations = (*((step.until,) if step.until else ()), *step.expect)
-        return judge(attempt, expectations, {**names, "result": attempt.result}).outcome is Outcome.PASSED
-    except Interrupted:
-        raise
-    except K2runError:
-        return False
