@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import io
 import os
 import shutil
@@ -10,6 +11,7 @@ import signal
 import subprocess
 import sys
 import tarfile
+import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,13 +37,20 @@ COSTLY = (
 """Fixtures of a session that take seconds to start, or go on working while they wait."""
 
 
-def pytest_configure() -> None:
+ALONE = "K2RUN_TESTS_ALONE"
+"""Folder of the locks by which tests marked `alone` have the machine to themselves, in all processes of xdist."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
     """Hear a hangup that was to be ignored, and do nothing: programs that tests start would inherit "ignored" (nohup).
 
     A handler is reset to the default when a program is started; an ignored signal stays ignored.
     """
     if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
         signal.signal(signal.SIGHUP, lambda *_: None)
+    if not hasattr(config, "workerinput"):  # the processes of xdist inherit it
+        os.environ[ALONE] = tempfile.mkdtemp(prefix="k2run-tests-")
+        config.add_cleanup(lambda: shutil.rmtree(os.environ.pop(ALONE), ignore_errors=True))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -61,6 +70,21 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if len(wanted) < len(items):
         config.hook.pytest_deselected(items=[item for item in items if item not in wanted])
         items[:] = wanted
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None]:
+    """Let tests marked `alone` measure without rivals: they wait until the others have ended, and hold them up."""
+    alone = item.get_closest_marker("alone") is not None
+    folder = Path(os.environ[ALONE])
+    with (folder / "gate").open("w") as gate, (folder / "machine").open("w") as machine:
+        fcntl.flock(gate, fcntl.LOCK_EX)  # first come, first served: a test that wants to be alone is not starved
+        fcntl.flock(machine, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        fcntl.flock(gate, fcntl.LOCK_UN)
+        try:
+            return (yield)
+        finally:
+            fcntl.flock(machine, fcntl.LOCK_UN)  # said, not left to the close: a fork of this process has it open, too
 
 
 @pytest.hookimpl(wrapper=True, trylast=True)

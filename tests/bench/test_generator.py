@@ -21,6 +21,8 @@ from k2run.bench.union import merge
 from k2run.errors import Refused
 from k2run.language.quantities import Duration, Rate
 
+pytestmark = pytest.mark.alone
+
 ALONE = """
 import json, sys, pathlib
 from k2run.actions.deadline import Deadline

@@ -15,6 +15,8 @@ from k2run.language.quantities import Duration, Rate
 from k2run.stack.services import Services
 from k2run.stack.stack import load_stack
 
+pytestmark = pytest.mark.alone
+
 
 def quantile(values, share):
     return sorted(values)[int(share * len(values))] * 1000

@@ -8,6 +8,8 @@ from k2run.actions.deadline import Deadline
 from k2run.bench.actions import http
 from k2run.language.quantities import Duration, Rate
 
+pytestmark = pytest.mark.alone
+
 OPEN_100, OPEN_500 = ({"rate": Rate(rate), "during": Duration(6), "workers": 200} for rate in (100, 500))
 CLOSED_1, CLOSED_10, CLOSED_100 = ({"workers": workers, "during": Duration(6)} for workers in (1, 10, 100))
 LOADS = [

@@ -8,6 +8,8 @@ from k2run.actions.deadline import Deadline
 from k2run.bench.actions import knee
 from k2run.language.quantities import Duration, Rate
 
+pytestmark = pytest.mark.alone
+
 QUICK = {"during": Duration(1), "warm_up": Duration(0.2)}
 
 

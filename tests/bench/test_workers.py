@@ -16,6 +16,8 @@ from k2run.bench.workers import Worker, _ahead, _by_our_clock, split
 from k2run.errors import ActionError, Interrupted, Refused
 from k2run.language.quantities import Duration, Rate
 
+pytestmark = pytest.mark.alone
+
 
 def generators():
     """Worker processes that live, without multiprocessing's resource tracker."""
