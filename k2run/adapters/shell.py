@@ -18,7 +18,7 @@ from k2run.adapters._command import Child, Printed
 from k2run.errors import Refused, Unreachable
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 QUOTED = 300
 """Characters of an output that an error quotes."""
@@ -82,6 +82,37 @@ def run(
         stdin: Text for its standard input.
         ok_codes: Exit codes that count as success.
     """
+    return _finished(deadline, command, env, cwd, stdin, ok_codes)
+
+
+@action("shell.probe", punctual=True)
+def probe(
+    deadline: Deadline,
+    command: str | list[str],
+    env: dict[str, str] = {},
+    cwd: str = "",
+    stdin: str = "",
+    ok_codes: list[int] = [0],
+) -> Finished:
+    """Run a command that only observes, so it may be a symptom; that it changes nothing is its author's promise.
+
+    Its exit code is an answer where `ok_codes` lists it, and `expect` says which answer is wanted: `ok_codes: [0, 1]`
+    and `expect: result.exit_code == 1` for "grep finds no such line". With any other exit code the step fails; as a
+    symptom it is unseen then.
+
+    Args:
+        command: A line for `/bin/sh`, or a list of a program and its arguments.
+        env: Environment variables, beside those that k2run was started with.
+        cwd: Directory to run in.
+        stdin: Text for its standard input.
+        ok_codes: Exit codes that are an answer.
+    """
+    return _finished(deadline, command, env, cwd, stdin, ok_codes)
+
+
+def _finished(
+    deadline: Deadline, command: str | list[str], env: Mapping[str, str], cwd: str, stdin: str, ok_codes: Sequence[int]
+) -> Finished:
     deadline.remaining()
     started = time.perf_counter()
     child = _start(command, env, cwd, stdin.encode())

@@ -36,6 +36,7 @@ _SECRET_KEY = re.compile(
 _SECRET_TEXT = re.compile(
     r"AKIA[0-9A-Z]{16}|gh[pousr]_\w{36}|xox[abp]-[\w-]{10,}|-----BEGIN [A-Z ]*PRIVATE KEY|://[^/\s:@{]+:[^/\s@{]+@"
 )
+_COMMANDS = ("shell.run", "shell.probe")
 _BREAKING = re.compile(
     r"\b(p?kill(all)?|shutdown|reboot|iptables|nft|tc\s+qdisc)\b"
     r"|\b(docker|podman)\s+(container\s+)?(stop|kill|pause|rm)\b"
@@ -165,11 +166,12 @@ def command_without_undo(subject: Subject) -> Iterator[Problem]:
     for placed in subject.steps:
         command = placed.step.args.get("command")
         text = " ".join(map(str, command)) if isinstance(command, list) else str(command or "")
-        found = _BREAKING.search(text) if placed.step.action == "shell.run" else None
+        action = placed.step.action
+        found = _BREAKING.search(text) if action in _COMMANDS else None
         if found and not _is_repair(placed):
             message = f"`{found[0]}` breaks something, and no undo is planned for it"
             hint = "use a fault, such as service.kill or docker.disconnect: it is undone whatever happens"
-            yield subject.finding("L109", message, (*placed.trail, "shell.run", "command"), hint=hint)
+            yield subject.finding("L109", message, (*placed.trail, action, "command"), hint=hint)
 
 
 def _is_repair(placed: PlacedStep) -> bool:

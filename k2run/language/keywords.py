@@ -179,7 +179,7 @@ PLACES = (ACTION, ASSERT.name, SET.name, WAIT.name, BLOCK, RUN.name, *_LEAPS)
 _REPEATING = ("until", "every", "retries")
 _REFUSED: dict[str, frozenset[str]] = {
     BLOCK: frozenset({"register", "expect", "failed_when", "figures", "points", "no_log", "approve"}),
-    RUN.name: frozenset({"approve"}),
+    RUN.name: frozenset({"approve", "delegate"}),
     **dict.fromkeys(
         _LEAPS, frozenset({*_REPEATING, "timeout", "approve", "expect", "failed_when", "figures", "points"})
     ),

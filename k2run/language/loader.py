@@ -10,6 +10,7 @@ from k2run.errors import RunbookInvalid
 from k2run.language.document import Document, compose, read_text, without_collection
 from k2run.language.inputs import read_inputs, read_objective, shape_of
 from k2run.language.model import Kind, Objective, Runbook
+from k2run.language.placement import check_steady_state, check_symptoms
 from k2run.language.problems import ordered
 from k2run.language.reading import Reading
 from k2run.language.references import References
@@ -106,6 +107,8 @@ class _RunbookReader:
         requires = reading.texts(fields.get("requires", []), ("requires",), "`requires`")
         parts = {"symptoms": self._listed_steps("symptoms", fields, scope.apart())}  # looked at apart from the run
         parts["steady_state"] = self._listed_steps("steady_state", fields, scope)
+        check_symptoms(reading, parts["symptoms"], ("symptoms",))
+        check_steady_state(reading, parts["steady_state"], ("steady_state",))
         parts["sections"] = (
             sections.read_all(fields.get("sections", []), ("sections",), scope) if "sections" in fields else ()
         )

@@ -11,6 +11,7 @@ from k2run.language.expressions import is_fixed
 from k2run.language.keywords import BLOCK as BLOCK_PLACE
 from k2run.language.keywords import KEYWORDS, needed, place_of, refused
 from k2run.language.model import Step
+from k2run.language.placement import check_delegate
 from k2run.language.problems import did_you_mean
 from k2run.language.references import check_inputs, result_of
 from k2run.language.scope import Scope
@@ -99,7 +100,9 @@ class StepReader:
             return Step(path=address, name=address, place=place, action="", args={})
         draft = Draft(self, value, path, address, scope, category)
         draft.read()
-        return Step(path=address, place=place, **draft.fields)
+        step = Step(path=address, place=place, **draft.fields)
+        check_delegate(reading, step, path)
+        return step
 
     def form(self, name: str, path: Trail) -> ActionForm | None:
         """The action of that name; a problem when there is none."""

@@ -258,3 +258,12 @@ def test_an_exit_code_that_the_system_does_not_keep_is_unknown_and_not_0(way):
         check=False,
     )
     assert "Unknown: the command has ended, and how is not known" in done.stderr
+
+
+def test_a_probe_answers_with_the_codes_that_are_an_answer_and_refuses_the_others(tmp_path):
+    log = tmp_path / "log"
+    log.write_text("fine\n")
+    look = ["grep", "-c", "ERROR", str(log)]
+    assert shell.probe(Deadline(10), look, ok_codes=[0, 1]).exit_code == 1
+    with pytest.raises(Refused, match="exited 2"):
+        shell.probe(Deadline(10), ["grep", "ERROR", str(tmp_path / "gone")], ok_codes=[0, 1])

@@ -30,6 +30,7 @@ PLACED = [
     ("L105", BUDGET, 8, "2m"),
     ("L107", "- name: A\n  http.get: {service: api, headers: {Authorization: Bearer abc}}\n", 9, "Bearer abc"),
     ("L109", "- name: A\n  shell.run: {command: [systemctl, stop, kafka]}\n", 9, "[systemctl, stop, kafka]"),
+    ("L109", "- name: A\n  shell.probe: {command: kill 1}\n", 9, "kill 1"),
     ("L201", "vars: {a: 1, b: '{{ a }}'}\n", 5, "b"),
     ("L203", "- http.get: {service: api, path: /}\n", 8, "http.get"),
 ]

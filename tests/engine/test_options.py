@@ -279,8 +279,11 @@ def test_a_fault_is_never_delegated(sleepers: Bench, readiness: Callable) -> Non
     other = sleepers.folder / "stacks" / "other.yaml"
     other.parent.mkdir()
     other.write_text("stack: 1\n")
-    with pytest.raises(UsageError, match="cannot be delegated"):
+    with pytest.raises(RunbookInvalid) as caught:
         sleepers.run(readiness("- {service.pause: {service: one}, delegate: other}\n"))
+    [problem] = caught.value.problems
+    assert problem.code == "K306"
+    assert "cannot be delegated to other" in problem.message
 
 
 @pytest.mark.parametrize("reference", ["nowhere", "stacks/nowhere.yaml"])

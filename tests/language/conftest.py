@@ -10,6 +10,7 @@ from msgspec import Struct
 
 from k2run.language.loader import parse_runbook
 from k2run.language.quantities import Duration, Rate, Size
+from k2run.language.vocabulary import Effect
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -93,7 +94,9 @@ FORMS = (
     Form("kafka.ping", NoArguments, Any, (Kafka,)),
     Form("http.get", GetArguments, Answer, (Services,)),
     Form("http.head", GetArguments, Answer, (Services,)),
-    Form("service.pause", Service, Any, (Services,)),
+    Form("service.pause", Service, Any, (Services,), Effect.BREAKS),
+    Form("service.ready", Service, Any, (Services,), Effect.OBSERVES),
+    Form("service.restart", Service, Any, (Services,), Effect.CHANGES),
 )
 
 

@@ -10,6 +10,7 @@ import pytest
 from msgspec.structs import replace
 
 from k2run.app.diagnose import checked
+from k2run.errors import RunbookInvalid
 from k2run.recovery.diagnosis import Verdict
 from k2run.recovery.symptoms import Presence
 
@@ -124,13 +125,12 @@ def test_a_service_whose_program_is_not_here_is_no_failure_and_no_recovery_of_it
     assert [suspect.runbook for suspect in found.matches] == ["worker-down"]
 
 
-def test_a_symptom_that_would_change_something_is_not_done(site):
-    before = site.pid("worker")
-    found = site.diagnose(site.symptoms("careless", "- service.restart: {service: worker}\n"))
-    assert site.pid("worker") == before
-    [sighting] = found.suspects[0].sightings
-    assert sighting.presence is Presence.UNSEEN
-    assert "only looks" in sighting.evidence
+def test_a_symptom_that_would_change_something_is_a_problem_of_its_runbook(site):
+    with pytest.raises(RunbookInvalid) as caught:
+        site.symptoms("careless", "- service.restart: {service: worker}\n")
+    [problem] = caught.value.problems
+    assert (problem.code, problem.place.line) == ("K306", 5)
+    assert "a symptom only observes" in problem.message
 
 
 def test_a_failure_that_no_runbook_knows_is_not_called_healthy(site):
@@ -189,3 +189,15 @@ def test_a_service_that_answers_yields_to_one_that_is_down_when_its_recovery_wor
     site.kill("store")
     names = [suspect.runbook for suspect in site.diagnose(site.repair("store"), site.repair("worker")).matches]
     assert names == ["store-down", "worker-down"]
+
+
+def test_a_command_that_only_observes_may_be_a_symptom(site, tmp_path):
+    log = tmp_path / "log"
+    look = (
+        f"- shell.probe: {{command: [grep, -c, ERROR, '{log}'], ok_codes: [0, 1]}}\n  expect: result.exit_code == 0\n"
+    )
+    for text, presence in ((None, Presence.UNSEEN), ("fine\n", Presence.ABSENT), ("ERROR\n", Presence.PRESENT)):
+        if text is not None:
+            log.write_text(text)
+        [suspect] = site.diagnose(site.symptoms("noisy", look)).suspects
+        assert [sighting.presence for sighting in suspect.sightings] == [presence]
