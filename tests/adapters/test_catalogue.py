@@ -15,7 +15,8 @@ TESTS = Path(__file__).parents[1]
 ADAPTERS = TESTS.parent / "k2run" / "adapters"
 PAGE = TESTS.parent / "docs" / "adapters.md"
 ACTIONS = list(Catalogue().all())
-CLIENTS = "psycopg fastavro websockets nbclient playwright boto3 confluent_kafka pyiceberg duckdb pyarrow docker httpx"
+CLIENTS = "psycopg fastavro websockets nbclient playwright boto3 confluent_kafka pyiceberg duckdb pyarrow docker httpx "
+CLIENTS += "dns cryptography asyncssh redis pymysql grpc"
 
 
 @pytest.mark.parametrize("action", ACTIONS, ids=lambda action: action.name)

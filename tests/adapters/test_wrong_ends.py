@@ -38,6 +38,7 @@ connections:
   kafka: {{bootstrap: "127.0.0.1:{port}"}}
   schema_registry: {{url: "http://127.0.0.1:{port}"}}
   iceberg: {{type: rest, uri: "http://127.0.0.1:{port}"}}
+  dns: {{servers: ["127.0.0.1:{port}"]}}
   postgres: {{host: 127.0.0.1, port: {port}, database: tested, user: k2, password: "{{{{ secret('env:PATH') }}}}"}}
   s3: {{endpoint: "http://127.0.0.1:{port}", access_key: a, secret_key: "{{{{ secret('env:PATH') }}}}"}}
   prometheus: {{url: "http://127.0.0.1:{port}"}}
@@ -65,6 +66,7 @@ class Case(NamedTuple):
 
 CASES = {
     "bench.http": Case("{service: wrong, path: /, iterations: 3, request_timeout: 500ms}", "services"),
+    "dns.resolve": Case("{name: api.shop.test}", "connections.dns"),
     "docker.ps": Case("{}", "connections.docker"),
     "duckdb.query": Case("{table: market_data.trades, sql: select count(*) from trades}", "connections.iceberg"),
     "grafana.health": Case("{}", "connections.grafana"),
@@ -82,6 +84,7 @@ CASES = {
     "s3.buckets": Case("{}", "connections.s3"),
     "schema_registry.subjects": Case("{}", "connections.schema_registry"),
     "service.ready": Case("{service: wrong}", "services.wrong"),
+    "tls.certificate": Case("{service: wrong}", "services.wrong"),
     "topic.configure": Case("{topic: t, settings: {retention.ms: 1}}", "connections.kafka"),
     "websocket.receive": Case("{service: wrong, path: /}", "services.wrong"),
 }

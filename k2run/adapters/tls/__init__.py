@@ -1,0 +1,1 @@
+"""TLS: the actions on certificates."""
