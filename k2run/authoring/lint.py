@@ -36,7 +36,7 @@ _SECRET_KEY = re.compile(
 _SECRET_TEXT = re.compile(
     r"AKIA[0-9A-Z]{16}|gh[pousr]_\w{36}|xox[abp]-[\w-]{10,}|-----BEGIN [A-Z ]*PRIVATE KEY|://[^/\s:@{]+:[^/\s@{]+@"
 )
-_COMMANDS = ("shell.run", "shell.probe")
+_COMMANDS = ("shell.run", "shell.probe", "ssh.run", "ssh.probe")
 _BREAKING = re.compile(
     r"\b(p?kill(all)?|shutdown|reboot|iptables|nft|tc\s+qdisc)\b"
     r"|\b(docker|podman)\s+(container\s+)?(stop|kill|pause|rm)\b"

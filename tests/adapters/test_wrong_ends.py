@@ -7,6 +7,7 @@ setting to look at; it may neither hang nor give a value.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import socket
 import time
 from typing import TYPE_CHECKING, NamedTuple
@@ -28,6 +29,16 @@ if TYPE_CHECKING:
 
 TIMEOUT_S = 1.5
 GRACE_S = 0.5
+CLIENTS = (
+    "asyncssh",
+    "confluent_kafka",
+    "cryptography.x509",
+    "dns.query",
+    "docker",
+    "httpx",
+    "psycopg",
+    "pyiceberg.catalog",
+)
 LATE_S = 20.0
 """Past this a step hangs, on however slow a machine."""
 
@@ -39,6 +50,7 @@ connections:
   schema_registry: {{url: "http://127.0.0.1:{port}"}}
   iceberg: {{type: rest, uri: "http://127.0.0.1:{port}"}}
   dns: {{servers: ["127.0.0.1:{port}"]}}
+  ssh: {{hosts: {{db1: {{address: 127.0.0.1, port: {port}}}}}}}
   postgres: {{host: 127.0.0.1, port: {port}, database: tested, user: k2, password: "{{{{ secret('env:PATH') }}}}"}}
   s3: {{endpoint: "http://127.0.0.1:{port}", access_key: a, secret_key: "{{{{ secret('env:PATH') }}}}"}}
   prometheus: {{url: "http://127.0.0.1:{port}"}}
@@ -84,6 +96,7 @@ CASES = {
     "s3.buckets": Case("{}", "connections.s3"),
     "schema_registry.subjects": Case("{}", "connections.schema_registry"),
     "service.ready": Case("{service: wrong}", "services.wrong"),
+    "ssh.run": Case("{host: db1, command: id}", "connections.ssh"),
     "tls.certificate": Case("{service: wrong}", "services.wrong"),
     "topic.configure": Case("{topic: t, settings: {retention.ms: 1}}", "connections.kafka"),
     "websocket.receive": Case("{service: wrong, path: /}", "services.wrong"),
@@ -141,6 +154,13 @@ class Wrong:
             )
         )
         return found
+
+
+@pytest.fixture(scope="module", autouse=True)
+def clients() -> None:
+    """Client libraries are loaded before: on a busy machine loading all of them takes longer than a step may."""
+    for module in CLIENTS:
+        importlib.import_module(module)
 
 
 def closed_port() -> int:

@@ -1,0 +1,1 @@
+"""SSH: connections to other hosts and the actions on them."""
