@@ -38,6 +38,7 @@ CLIENTS = (
     "httpx",
     "psycopg",
     "pyiceberg.catalog",
+    "redis.asyncio",
 )
 LATE_S = 20.0
 """Past this a step hangs, on however slow a machine."""
@@ -51,6 +52,7 @@ connections:
   iceberg: {{type: rest, uri: "http://127.0.0.1:{port}"}}
   dns: {{servers: ["127.0.0.1:{port}"]}}
   ssh: {{hosts: {{db1: {{address: 127.0.0.1, port: {port}}}}}}}
+  redis: {{host: 127.0.0.1, port: {port}}}
   postgres: {{host: 127.0.0.1, port: {port}, database: tested, user: k2, password: "{{{{ secret('env:PATH') }}}}"}}
   s3: {{endpoint: "http://127.0.0.1:{port}", access_key: a, secret_key: "{{{{ secret('env:PATH') }}}}"}}
   prometheus: {{url: "http://127.0.0.1:{port}"}}
@@ -93,6 +95,7 @@ CASES = {
     "postgres.query": Case("{sql: select 1}", "connections.postgres"),
     "prometheus.query": Case("{query: up}", "connections.prometheus"),
     "reconcile.topic": Case("{topic: t, table: market_data.trades}", "connections."),
+    "redis.ping": Case("{}", "connections.redis"),
     "s3.buckets": Case("{}", "connections.s3"),
     "schema_registry.subjects": Case("{}", "connections.schema_registry"),
     "service.ready": Case("{service: wrong}", "services.wrong"),

@@ -1,0 +1,1 @@
+"""Redis: connections and the actions on them."""
