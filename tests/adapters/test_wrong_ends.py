@@ -38,6 +38,7 @@ CLIENTS = (
     "httpx",
     "psycopg",
     "pyiceberg.catalog",
+    "pymysql",
     "redis.asyncio",
 )
 LATE_S = 20.0
@@ -53,6 +54,7 @@ connections:
   dns: {{servers: ["127.0.0.1:{port}"]}}
   ssh: {{hosts: {{db1: {{address: 127.0.0.1, port: {port}}}}}}}
   redis: {{host: 127.0.0.1, port: {port}}}
+  mysql: {{host: 127.0.0.1, port: {port}, user: k2}}
   postgres: {{host: 127.0.0.1, port: {port}, database: tested, user: k2, password: "{{{{ secret('env:PATH') }}}}"}}
   s3: {{endpoint: "http://127.0.0.1:{port}", access_key: a, secret_key: "{{{{ secret('env:PATH') }}}}"}}
   prometheus: {{url: "http://127.0.0.1:{port}"}}
@@ -88,6 +90,7 @@ CASES = {
     "iceberg.rows": Case("{table: market_data.trades}", "connections.iceberg"),
     "kafka.cluster": Case("{}", "connections.kafka"),
     "metrics.read": Case("{service: wrong, metric: up}", "services.wrong"),
+    "mysql.query": Case("{sql: select 1}", "connections.mysql"),
     "network.links": Case("{}", "connections.network"),
     "notify.email": Case("{text: x, subject: x}", "connections.email"),
     "notify.slack": Case("{text: x}", "connections.slack"),
