@@ -115,6 +115,7 @@ ELSEWHERE = {
     "notebook": "asks no server",
     "settings": "asks no server; it changes how services of the stack are started",
     "shell": "asks no server",
+    "sql": "asks no server",
     "storage": "asks no server",
     "tc": "asks the kernel",
 }

@@ -43,6 +43,23 @@ def opened(tables: Mapping[str, Table], deadline: Deadline, memory: Size, thread
         memory: What DuckDB may use.
         threads: How many DuckDB may use.
     """
+    with session(deadline, memory, threads) as database:
+        lock(database, [path for name, table in tables.items() for path in view(database, name, table)])
+        yield database
+
+
+@contextlib.contextmanager
+def session(deadline: Deadline, memory: Size, threads: int) -> Iterator[DuckDBPyConnection]:
+    """An empty DuckDB in memory that ends with the deadline; `lock` it before it hears the SQL of a runbook.
+
+    Args:
+        deadline: When it passes, a running query is interrupted.
+        memory: What DuckDB may use.
+        threads: How many DuckDB may use.
+
+    Raises:
+        Refused: DuckDB refuses something; the message is DuckDB's.
+    """
     import duckdb
 
     settings: dict[str, str | bool | int | float | list[str]] = {
@@ -56,8 +73,8 @@ def opened(tables: Mapping[str, Table], deadline: Deadline, memory: Size, thread
         tempfile.TemporaryDirectory(prefix="k2run-duckdb-") as spill,
         duckdb.connect(":memory:", config={**settings, "temp_directory": spill}) as database,
         _watched(database, deadline),
+        _judged(),
     ):
-        _lock(database, [path for name, table in tables.items() for path in view(database, name, table)])
         yield database
 
 
@@ -152,7 +169,7 @@ def explain(database: DuckDBPyConnection, sql: str, parameters: Mapping[str, Any
     return str(row[1]) if row else ""
 
 
-def _lock(database: DuckDBPyConnection, paths: Sequence[str]) -> None:
+def lock(database: DuckDBPyConnection, paths: Sequence[str]) -> None:
     """From here on the SQL of a runbook may read these files and nothing else, and cannot lift this."""
     database.execute(f"SET allowed_paths = [{', '.join(quoted(path) for path in paths)}]")
     database.execute("SET enable_external_access = false")
