@@ -14,9 +14,13 @@ if TYPE_CHECKING:
 
     from invoke import Context
 
-    from k2run.evidence.document import Document, Footnotes
+    from k2run.engine.store import Store
+    from k2run.evidence.document import Document
     from k2run.evidence.document_sources import Sources
+    from k2run.evidence.footnotes import Footnotes
+    from k2run.evidence.history import History
     from k2run.language.model import Runbook
+    from k2run.stack.stack import Stack
 
 TEMPLATES = "documents"
 """Folder beside the runbooks with the templates of documents."""
@@ -49,7 +53,7 @@ def report(c: Context, run_id: str = "last", junit: bool = False, plots: bool = 
     help={
         "kind": "quick-reference, performance-results, contingency-plan, … or all",
         "into": "the folder to write to",
-        "stack": "quote only runs on this stack",
+        "stack": "the stack that they are about (that of the last demo day by default)",
         "max-age": "age at which a number is stale, such as 24h (each template declares its own)",
         "strict": "exit with 1 when a number is stale, missing or without evidence",
     },
@@ -57,7 +61,7 @@ def report(c: Context, run_id: str = "last", junit: bool = False, plots: bool = 
 def document(
     c: Context, kind: str = "all", into: str = "reference", stack: str = "", max_age: str = "", strict: bool = False
 ) -> int:
-    """Write documents out of evidence: every number names its journal line (`docs` works until the next release)."""
+    """Write documents and pages to print; every number names its journal line (`docs` works until the next release)."""
     return 1 if _write_documents(kind, into=into, stack=stack, max_age=max_age) and strict else 0
 
 
@@ -76,13 +80,15 @@ def backup(c: Context, into: str = "reference", stack: str = "", plain: bool = F
     from k2run.engine.store import Store
     from k2run.evidence.history import History
 
-    _write_documents("all", into=into, stack="", max_age="")
+    _write_documents("all", into=into, stack=stack, max_age="", tell=False)  # the run checks that they are there
     store = Store()
     shown = [run for run in History(store.home).runs(name=SHOWN, last=50) if run.outcome]
     if shown:
         write_cast(store.home / "runs" / shown[-1].run, Path(into) / f"{SHOWN}.cast")
     options = Options(extra={"materials": into})
-    return launch(BACKUP, stack=stack, options=options, mode="plain" if plain else "auto", heralds=heralds).exit_code
+    ended = launch(BACKUP, stack=stack, options=options, mode="plain" if plain else "auto", heralds=heralds)
+    _write_documents("all", into=into, stack=stack, max_age="")  # which quote the run's drill
+    return ended.exit_code
 
 
 def write_cast(run: Path, file: Path) -> None:
@@ -98,13 +104,14 @@ def write_cast(run: Path, file: Path) -> None:
     _write(file, cast(read_journal(run)).encode())
 
 
-def _write(file: Path, content: bytes) -> None:
+def _write(file: Path, content: bytes, *, tell: bool = True) -> None:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(content)
     except OSError as error:
         raise OperatorError(f"cannot write {file}: {error.strerror}", hint="choose `--into`") from error
-    print(file)
+    if tell:
+        print(file)
 
 
 def _plot(folder: Path) -> None:
@@ -118,11 +125,18 @@ def _plot(folder: Path) -> None:
     print("\n".join(drawn or ["nothing was measured often enough to plot"]) + "\n")
 
 
-def _write_documents(kind: str, *, into: str, stack: str, max_age: str) -> int:
+def _write_documents(kind: str, *, into: str, stack: str, max_age: str, tell: bool = True) -> int:
     """Write one kind of document, or all of them.
 
+    Args:
+        kind: Which; `all` for all of them.
+        into: The folder.
+        stack: What they are about; "" for the stack of the last demo day.
+        max_age: Age at which a value is stale; "" for what each template declares.
+        tell: Print the files and their problems.
+
     Returns:
-        How many problems the documents have; they are printed on stderr.
+        How many problems the documents have.
     """
     from k2run.app.launch import runbook_roots
     from k2run.engine.store import Store
@@ -136,18 +150,38 @@ def _write_documents(kind: str, *, into: str, stack: str, max_age: str) -> int:
         raise UsageError(
             f"there is no document {kind!r}", hint=did_you_mean(kind, known) or f"there are: {', '.join(known)}, all"
         )
-    home = Store().home
-    runbooks = list(_runbooks())
+    store = Store()
+    history, runbooks = History(store.home), list(_runbooks())
+    about, opened = _stack_of(stack, store, history)
 
     def sources(notes: Footnotes) -> Sources:
-        return Sources(History(home), home / "runs", runbooks, notes, stack)
+        return Sources(history, store.home / "runs", runbooks, notes, opened)
 
     problems = 0
     for name in known if kind == "all" else [kind]:
-        made = make(known[name], sources, max_age=max_age)
+        made = make(known[name], sources, max_age=max_age, stack=about)
         problems += len(made.problems)
-        _write_document(made, Path(into))
+        _write_document(made, Path(into), tell=tell)
     return problems
+
+
+def _stack_of(reference: str, store: Store, history: History) -> tuple[str, Stack | None]:
+    """The stack that documents are about, by name and read: the one asked for, else that of the last demo day.
+
+    Raises:
+        K2runError: The one asked for cannot be read.
+    """
+    from k2run.app.launch import default_stack, open_stack
+
+    shown = [run.stack for run in history.runs(name=SHOWN, last=1)]
+    try:
+        opened = open_stack(reference or next(iter(shown), "") or default_stack(), store=store)
+    except K2runError as error:
+        if reference:
+            raise
+        print(f"  addresses are left out: {error.message}", file=sys.stderr)
+        return next(iter(shown), ""), None
+    return opened.name, opened
 
 
 def _runbooks() -> Iterator[Runbook]:
@@ -162,13 +196,16 @@ def _runbooks() -> Iterator[Runbook]:
             print(f"skipping {file}: it is not valid", file=sys.stderr)
 
 
-def _write_document(made: Document, folder: Path) -> None:
+def _write_document(made: Document, folder: Path, *, tell: bool) -> None:
     import msgspec
 
-    _write(folder / made.heading.file, made.text.encode())
+    page = Path(made.heading.file).with_suffix(".html").name
+    files = {made.heading.file: made.text.encode(), page: made.html.encode()}
     if made.heading.json:
-        _write(folder / made.heading.json, msgspec.json.format(msgspec.json.encode(made.quotes)) + b"\n")
-    for problem in made.problems:
+        files[made.heading.json] = msgspec.json.format(msgspec.json.encode(made.quotes)) + b"\n"
+    for name, content in files.items():
+        _write(folder / name, content, tell=tell)
+    for problem in made.problems if tell else ():
         print(f"  {made.heading.file}: {problem}", file=sys.stderr)
 
 

@@ -1,6 +1,9 @@
+"""Documents: every number is followed to the journal line or the declaration that its footnote names."""
+
 import json
 import re
 import shutil
+import subprocess
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -9,10 +12,13 @@ import pytest
 
 from k2run.actions.catalogue import Catalogue
 from k2run.errors import UsageError
-from k2run.evidence.document import FORMS, Footnotes, Quote, make, templates
+from k2run.evidence.document import make, templates
 from k2run.evidence.document_sources import Sources
+from k2run.evidence.footnotes import FORMS, OF_TEXTS, Declared, Footnotes, Quote
 from k2run.evidence.history import History
+from k2run.evidence.html.printed import printed
 from k2run.language.loader import load_runbook
+from k2run.stack.stack import load_stack
 
 ROOT = Path(__file__).parents[2]
 JOURNALS = Path(__file__).parent / "journals"
@@ -21,26 +27,59 @@ KINDS = {
     "quick-reference", "performance-results", "contingency-plan", "demo-day-checklist", "architecture-decisions",
     "status",
 }  # fmt: skip
-FOOTNOTE = re.compile(r"^\[\^(\d+)\]: `([^`]+)`(?: = (`+) ?(.*?) ?\3)?, line (\d+) of `([^`]+)`, ", re.MULTILINE)
+MEASURED = re.compile(
+    r"^\[\^(\d+)\]: `([^`]+)`(?: = (`+) ?.*? ?\3)?, line (\d+) of `([^`]+)` on `([^`]+)`"
+    r"(?:, which did not pass)?(?:, step [\w/]+)?, (\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC)$"
+)
+DECLARED = re.compile(r"^\[\^(\d+)\]: `([^`]+)`(?: = (`+) ?.*? ?\3)?, declared by the (runbook|stack) `([^`]+)`$")
+NUMBER = re.compile(r"(?<![\w.])(?<!T\u2212)\d[\d,.:]*")
+AGES = "100000h"
+"""The journals of these tests are as old as they are."""
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory):
+def line(event):
+    """An event as a journal has it."""
+    return json.dumps(event, separators=(",", ":"))
+
+
+def put(folder, lines):
+    """Add a run to a home, from the lines of its journal."""
+    run = json.loads(lines[0])["run"]
+    (folder / "runs" / run).mkdir(parents=True)
+    (folder / "runs" / run / "journal.jsonl").write_text("\n".join(lines) + "\n")
+
+
+@pytest.fixture
+def home(tmp_path):
     """A home with real runs: of the demo day, a scenario, a benchmark and a recovery."""
-    folder = tmp_path_factory.mktemp("home")
     for journal in JOURNALS.glob("*.jsonl"):
-        run = json.loads(journal.read_text().splitlines()[0])["run"]
-        (folder / "runs" / run).mkdir(parents=True)
-        shutil.copy(journal, folder / "runs" / run / "journal.jsonl")
-    return folder
+        put(tmp_path, journal.read_text().splitlines())
+    return tmp_path
 
 
-@pytest.fixture(scope="module")
-def ask(home):
+@pytest.fixture(scope="session")
+def runbooks():
+    files = (ROOT / "runbooks").rglob("*.yaml")
+    return [load_runbook(file, Catalogue()) for file in sorted(files) if "stacks" not in file.parts]
+
+
+@pytest.fixture
+def stack(tmp_path):
+    return load_stack(str(ROOT / "runbooks" / "stacks" / "sandbox.yaml"), near=None, home=tmp_path, overrides={})
+
+
+@pytest.fixture
+def ask(home, runbooks, stack):
     """Makes what a template may ask."""
-    files = [*(ROOT / "runbooks" / "recovery").glob("api-*.yaml"), *(ROOT / "runbooks" / "benchmarks").glob("a*.yaml")]
-    runbooks = [load_runbook(file, Catalogue()) for file in sorted(files)]
-    return partial(lambda history, notes: Sources(history, home / "runs", runbooks, notes, ""), History(home))
+    return sources(home, runbooks, stack)
+
+
+def sources(home, runbooks, stack):
+    return partial(lambda history, notes: Sources(history, home / "runs", runbooks, notes, stack), History(home))
+
+
+def written(kind, ask):
+    return make(TEMPLATES[kind], ask, max_age=AGES, stack="sandbox")
 
 
 def line_of(home, run, number):
@@ -48,10 +87,25 @@ def line_of(home, run, number):
 
 
 def follow(value, field):
-    """Walk to a place in a journal line, by a way of its own."""
+    """Walk to a place in a journal line, a runbook or a stack, by a way of its own."""
     for key in field.split("."):
-        value = value[int(key)] if isinstance(value, list) else value[key]
+        value = value[int(key)] if isinstance(value, (list, tuple)) else value[key]
     return value
+
+
+def declaration(kind, name, field, runbooks, stack):
+    if kind == "stack":
+        assert name == stack.name
+        at, service, key = field.split(".")
+        assert at == "services"
+        found = getattr(stack.services[service], key)
+        return f"127.0.0.1:{found[0]}" if key == "ports" else found
+    runbook = next(each for each in runbooks if each.name == name)
+    sections = [
+        {"within": each.within, "steps": [{"within": step.within} for step in each.steps]} for each in runbook.sections
+    ]
+    objective = {"within": runbook.objective.within, "rto": runbook.objective.rto}
+    return float(follow({"objective": objective, "sections": sections}, field))
 
 
 def test_every_kind_has_its_template():
@@ -59,62 +113,195 @@ def test_every_kind_has_its_template():
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))
-def test_every_number_of_a_document_resolves_to_a_journal_line(kind, home, ask):
-    text = make(TEMPLATES[kind], ask, max_age="100000h").text
-    notes = {}
-    for number, field, _, _, line, run in FOOTNOTE.findall(text):
-        notes[number] = follow(line_of(home, run, int(line)), field)
-    body = text.partition("\n[^1]:")[0]
-    assert len(notes) == len(re.findall(r"^\[\^", text, re.MULTILINE))
+def test_every_number_is_followed_to_the_journal_of_the_run_that_it_names(kind, home, ask, runbooks, stack):
+    text = written(kind, ask).text
+    told = {}
+    for note in re.findall(r"^\[\^\d+\]: .*$", text, re.MULTILINE):
+        if measured := MEASURED.match(note):
+            number, field, _, line, run, on, at = measured.groups()
+            event = line_of(home, run, int(line))
+            assert line_of(home, run, 1)["stack"] == on
+            assert event["at"][:19].replace("T", " ") + " UTC" == at
+            told[number] = follow(event, field)
+        else:
+            number, field, _, what, name = DECLARED.match(note).groups()
+            told[number] = declaration(what, name, field, runbooks, stack)
     numbers = 0
-    for line in body.splitlines():
-        told = {word for mark in re.findall(r"\[\^(\d+)\]", line) for word in words(notes[mark])}
-        for found in re.findall(r"(?<![\w.])\d[\d,.:]*", re.sub(r"\[\^\d+\]", " ", line).replace("\\", "")):
+    for line in text.partition("\n[^1]:")[0].splitlines():
+        known = {word for mark in re.findall(r"\[\^(\d+)\]", line) for word in words(told[mark])}
+        for found in NUMBER.findall(re.sub(r"\[\^\d+\]", " ", line).replace("\\", "")):
             numbers += 1
-            assert found.rstrip(".,:") in told, (line, found)
+            assert found.rstrip(".,:") in known, (line, found)
     assert numbers
 
 
 def words(raw):
-    """Each number that the value of a journal line may read as, in one form or another."""
-    forms = {"text", "moment"} if isinstance(raw, str) else FORMS.keys() - {"moment"}
+    """Each number that a value may read as, in one form or another."""
+    forms = OF_TEXTS if isinstance(raw, str) else FORMS.keys() - OF_TEXTS
     said = " ".join(FORMS[form](raw) for form in forms if form != "moment" or re.match(r"\d{4}-\d\d-", raw))
-    return {found.rstrip(".,:") for found in re.findall(r"\d[\d,.:]*", said)}
+    return {found.rstrip(".,:") for found in NUMBER.findall(said)}
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))
-def test_every_value_for_programs_is_that_of_its_journal_line(kind, home, ask):
-    quotes = make(TEMPLATES[kind], ask, max_age="100000h").quotes
+def test_every_value_for_programs_is_that_of_its_source(kind, home, ask, runbooks, stack):
+    quotes = written(kind, ask).quotes
     assert quotes
     for quote in quotes:
-        assert follow(line_of(home, quote.run, quote.seq), quote.field) == quote.raw
         assert FORMS[quote.form](quote.raw) == quote.shown
+        if isinstance(quote, Declared):
+            what, _, name = quote.source.partition(" ")
+            assert declaration(what, name, quote.field, runbooks, stack) == quote.raw
+        else:
+            assert follow(line_of(home, quote.run, quote.seq), quote.field) == quote.raw
 
 
-def test_documents_of_a_measured_run_leave_nothing_open(ask):
-    for kind in KINDS - {"contingency-plan"}:  # of which one recovery was never run
-        assert make(TEMPLATES[kind], ask, max_age="100000h").problems == [], kind
-
-
-def test_a_recovery_that_was_never_run_has_no_time(ask):
-    document = make(TEMPLATES["contingency-plan"], ask)
-    assert "*not measured*" in document.text
-    assert any("no run has measured it" in problem for problem in document.problems)
-
-
-def test_a_recovery_has_the_time_of_its_clock_beside_what_was_promised(ask):
-    plan, page = (
-        re.sub(r"\[\^\d+\]", "", make(TEMPLATES[kind], ask, max_age="100000h").text)
-        for kind in ("contingency-plan", "quick-reference")
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_a_drill_that_ran_last_does_not_change_what_is_said_of_the_demo_day(kind, home, runbooks, stack):
+    before = written(kind, sources(home, runbooks, stack))
+    lines = (
+        (JOURNALS / "api-down.jsonl")
+        .read_text()
+        .replace("20261121-191845-api-down-3be4b", "20261122-000000-api-down-4f00d")
     )
-    assert "passed, recovered in 8s, total 16s; promised: 1m.\n\n- " in plan
-    assert "| `api-down` | 1m | 8s |" in page
+    assert '"doubled":0' in lines
+    put(home, lines.replace('"doubled":0', '"doubled":7').splitlines())
+    after = written(kind, sources(home, runbooks, stack))
+    assert of_demo_day(before) == of_demo_day(after)
+    assert not any(quote.raw == 7 and quote.field == "figures.doubled" for quote in measured(after))
+    if kind in {"quick-reference", "contingency-plan", "status"}:  # these do speak of the recovery
+        assert "20261122-000000-api-down-4f00d" in after.text
 
 
-def test_the_quick_reference_is_one_page_with_nine_answers(ask):
-    text = make(TEMPLATES["quick-reference"], ask).text
+def measured(document):
+    return [quote for quote in document.quotes if isinstance(quote, Quote)]
+
+
+def of_demo_day(document):
+    return [quote for quote in measured(document) if "-demo-day-" in quote.run]
+
+
+def test_the_documents_of_a_demo_day_quote_that_run_alone(ask):
+    for kind in ("architecture-decisions", "demo-day-checklist"):
+        assert {quote.run for quote in measured(written(kind, ask))} == {"20261121-101448-demo-day-eb08"}, kind
+
+
+def test_what_no_run_measured_says_so_and_names_the_command(ask):
+    document = written("contingency-plan", ask)
+    assert "| The broker does not answer | `broker-down` | 1m30s[^" in document.text
+    assert "| *not measured* (`k2run drill --every`) |" in document.text
+    assert "broker-down: rto: no run has measured it; `k2run drill --every` does" in document.problems
+    assert "*not measured* (`k2run backup`)" in document.text
+
+
+def test_a_recovery_has_the_time_of_its_clock_beside_what_its_runbook_promises(ask):
+    plan, page = (re.sub(r"\[\^\d+\]", "", written(kind, ask).text) for kind in ("contingency-plan", "quick-reference"))
+    assert "promised 1m; last run: 8s." in plan
+    assert "| The API does not answer | `api-down` | 1m | 8s |" in page
+
+
+def test_a_recovery_that_failed_has_no_time(home, runbooks, stack):
+    lines = (
+        (JOURNALS / "api-down.jsonl")
+        .read_text()
+        .replace("20261121-191845-api-down-3be4b", "20261122-000000-api-down-4f00d")
+    )
+    ended = json.loads(lines.splitlines()[-1]) | {"outcome": "failed", "verdict": "failed", "exit_code": 1}
+    put(home, [*lines.splitlines()[:-1], line(ended)])
+    page = re.sub(r"\[\^\d+\]", "", written("quick-reference", sources(home, runbooks, stack)).text)
+    assert "| The API does not answer | `api-down` | 1m | *failed* on 2026-11-21 19:18:46 UTC |" in page
+
+
+def test_the_quick_reference_has_the_nine_questions_the_sections_and_the_addresses(ask):
+    text = written("quick-reference", ask).text
+    asked = re.findall(r"^\*\*(.*\?)\*\*", text, re.MULTILINE)
     assert len(text.splitlines()) <= 200
-    assert len(re.findall(r"^\*\*.*\?\*\*", text, re.MULTILINE)) == 9
+    assert asked == [
+        "Why not low latency?", "Why DuckDB, and not a cluster?", "What about schema evolution?",
+        "What happens under overload?", "What does it cost?", "Can you travel in time?", "How does it scale?",
+        "Why Kafka?", "Why Avro?",
+    ]  # fmt: skip
+    for title in (
+        "Architecture",
+        "Ingestion",
+        "Storage",
+        "Monitoring",
+        "Resilience",
+        "Hybrid query",
+        "Scaling and cost",
+    ):
+        assert re.search(rf"^\| {title} \| \d", text, re.MULTILINE), title
+    assert "| Query API | `http://127.0.0.1:18000`[^" in text
+
+
+def test_what_must_not_be_said_is_in_words(ask):
+    said = written("quick-reference", ask).text.partition("## What must not be said")[2].partition("\n[^1]:")[0]
+    assert "The decisions can be defended" in said
+    assert "Schema registry knows the trades" in said
+    assert not re.search(r"\b[CS]\d+\b", said)
+
+
+def test_the_plan_says_what_to_show_and_to_say_before_it_repairs(ask):
+    text = written("contingency-plan", ask).text
+    plans = re.findall(r"^## (S\d) .*\n((?:.+\n|\n(?!##))*)", text, re.MULTILINE)
+    assert [name for name, _ in plans] == [f"S{number}" for number in range(1, 9)]
+    for name, body in plans:
+        order = re.findall(r"^- \*\*(.+?):\*\*", body, re.MULTILINE)
+        assert order == ["Symptom", "Show at once", "Say", "Then repair", "Time to recover"], name
+
+
+def test_the_checklist_has_boxes_two_hours_before_and_then_half_an_hour_before(ask):
+    first, _, second = written("demo-day-checklist", ask).text.partition("## T\u221230 min")
+    assert "## T\u22122 h" in first
+    assert min(first.count("\n- [ ] "), second.count("\n- [ ] ")) > 8
+
+
+def test_the_status_has_the_score_over_time_newest_first(ask):
+    table = written("status", ask).text.partition("## Score over time")[2].partition("##")[0]
+    assert re.findall(r"^\| (2026-11-21 \d\d:\d\d)", table, re.MULTILINE) == ["2026-11-21 10:14", "2026-11-21 07:03"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "pages"), [("quick-reference", 2), ("contingency-plan", 3)])
+def test_a_document_fits_its_printed_pages_and_its_footnotes_one_more(kind, pages, ask, tmp_path):
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("no Chromium is installed")
+    document = written(kind, ask)
+    assert pages_of(chromium, printed(document.body, []), tmp_path) <= pages
+    assert pages_of(chromium, document.html, tmp_path) <= pages + 1
+
+
+def pages_of(chromium, html, folder):
+    (folder / "a.html").write_text(html)
+    command = [
+        chromium,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--no-pdf-header-footer",
+        f"--user-data-dir={folder}/c",
+    ]
+    subprocess.run(
+        [*command, f"--print-to-pdf={folder}/a.pdf", str(folder / "a.html")],
+        check=True,
+        capture_output=True,
+        timeout=120,
+    )
+    return len(re.findall(rb"/Type\s*/Page\b", (folder / "a.pdf").read_bytes()))
+
+
+def test_a_page_to_print_is_self_contained_and_its_footnotes_are_linked(ask):
+    page = written("architecture-decisions", ask).html
+    assert '<sup><a href="#note-1">1</a></sup>' in page
+    assert '<li id="note-1">' in page
+    assert not re.search(r'(?:src|href)="(?!#)', page)
+    for link in re.findall(r'href="#([^"]+)"', page):
+        assert f'id="{link}"' in page
+
+
+def test_what_a_system_answered_is_no_footnote_and_no_markup_on_a_page():
+    page = printed("a \\[^1\\] \\<b\\>", ["[^1]: `x`"])
+    assert "a [^1] &lt;b&gt;" in page
 
 
 def template(folder, body, heading="file: a.md"):
@@ -124,27 +311,125 @@ def template(folder, body, heading="file: a.md"):
 
 
 def test_a_number_typed_into_a_template_is_found_out(tmp_path, ask):
-    document = make(template(tmp_path, "Fast: 412 ms, p99, C15, K2.\n{{ figure('p50_ms', 'ms') }} of 7"), ask)
+    figure = "{{ figure('p50_ms', 'ms', runbook='demo-day', section='Numbers') }}"
+    said = f"Fast: 412 ms, p99, C15, K2, T\u22122 h.\n{figure} of 7"
+    document = make(template(tmp_path, said), ask)
     problems = [problem for problem in document.problems if "evidence" in problem]
     assert problems == ["line 1: 412 has no evidence", "line 2: 7 has no evidence"]
 
 
+def quote(**changes):
+    now = datetime.now(UTC).isoformat()
+    facts = {"shown": "5 ms", "raw": 5, "run": "r", "stack": "s", "seq": 3, "field": "x", "at": now, "form": "ms"}
+    return Quote(**(facts | changes))
+
+
 def test_an_old_number_is_marked_stale():
-    now = datetime.now(UTC)
-    old = Quote(shown="5 ms", raw=5, run="r", seq=3, field="x", at=(now - timedelta(days=3)).isoformat(), form="ms")
-    assert Footnotes(24 * 3600, now).cite(old) == "5 ms *(stale)*[^1]"
-    fresh = Footnotes(7 * 24 * 3600, now)
-    assert fresh.cite(old) == "5 ms[^1]"
-    assert not fresh.problems
+    old = quote(at=(datetime.now(UTC) - timedelta(days=3)).isoformat())
+    notes = Footnotes(24 * 3600)
+    assert notes.cite(old) == "5 ms†[^1]"
+    assert notes.legend() == "† stale: measured more than 24h before this was written"
+    assert Footnotes(7 * 24 * 3600).cite(old) == "5 ms[^1]"
+
+
+def test_a_number_of_another_stack_is_marked():
+    notes = Footnotes(24 * 3600, stack="sandbox")
+    assert notes.cite(quote(stack="compose")) == "5 ms‡[^1]"
+    assert notes.problems == ["what r measured is of the stack compose"]
+    assert "on `compose`" in notes.written()[0]
+
+
+def test_a_number_of_a_run_that_did_not_pass_is_marked_and_its_verdict_is_not():
+    notes = Footnotes(24 * 3600)
+    assert notes.cite(quote(passed=False)) == "5 ms§[^1]"
+    assert notes.cite(quote(passed=False, shown="no-go", raw="no-go", form="text")) == "no-go[^2]"
+    assert "which did not pass" in notes.written()[0]
+    assert notes.legend() == "§ its run did not pass; the footnote names it"
+
+
+def test_a_run_on_this_stack_comes_before_a_newer_one_on_another(home, runbooks, stack):
+    lines = (JOURNALS / "measured.jsonl").read_text().replace("20261121-101448", "20261125-101448")
+    put(home, lines.replace('"stack":"sandbox"', '"stack":"compose"', 1).splitlines())
+    ask = sources(home, runbooks, stack)
+    assert {each.stack for each in measured(written("demo-day-checklist", ask))} == {"sandbox"}
+    other = make(TEMPLATES["demo-day-checklist"], ask, max_age=AGES, stack="k2")
+    assert "‡ measured on another stack than `k2`" in other.text
+
+
+def test_a_run_of_a_part_of_the_runbook_is_not_quoted(home, runbooks, stack):
+    lines = (JOURNALS / "measured.jsonl").read_text().replace("20261121-101448", "20261125-101448").splitlines()
+    put(home, [*lines[:-1], line(json.loads(lines[-1]) | {"partial": True})])
+    assert "20261125-101448" not in written("status", sources(home, runbooks, stack)).text
 
 
 def test_a_figure_that_no_run_has_is_not_measured(tmp_path, ask):
-    document = make(template(tmp_path, "{{ figure('nothing', 'ms') }}"), ask)
+    document = make(template(tmp_path, "{{ figure('nothing', 'ms', runbook='demo-day', section='Numbers') }}"), ask)
+    assert document.text.startswith("*not measured* (`k2run run demo-day`)")
+    assert document.problems == ["demo-day: figure nothing: no run has measured it; `k2run run demo-day` does"]
+
+
+def test_a_figure_is_of_its_section_alone(tmp_path, ask):
+    document = make(template(tmp_path, "{{ figure('p50_ms', 'ms', runbook='demo-day', section='Resilience') }}"), ask)
     assert document.text.startswith("*not measured*")
-    assert document.problems == ["nothing: no run has measured it"]
 
 
-@pytest.mark.parametrize("body", ["{{ unknown }}", "{% if %}", "{{ figure() }}", "{{ figure('p50_ms', 'furlongs') }}"])
+def test_a_step_that_does_not_apply_is_not_one_that_was_not_measured(tmp_path, ask):
+    body = "{{ last('demo-day').step('Schema registry knows the trades').value('elapsed_ms', 'ms') }}"
+    document = make(template(tmp_path, body), ask)
+    assert document.text.startswith("*not applicable here*")
+    assert document.problems == []
+
+
+def test_the_time_of_a_step_that_failed_is_no_time_of_what_it_waited_for(home, tmp_path, runbooks, stack):
+    lines = (JOURNALS / "measured.jsonl").read_text().replace("20261121-101448", "20261125-101448").splitlines()
+    events = [json.loads(line) for line in lines]
+    drained = next(
+        each for each in events if each["event"] == "step_finished" and each["name"] == "The backlog is drained"
+    )
+    drained["outcome"] = "failed"
+    put(home, [line(each) for each in events])
+    body = "{{ last('demo-day').step('The backlog is drained').seconds }}"
+    assert make(template(tmp_path, body), sources(home, runbooks, stack)).text.startswith("*not measured*")
+
+
+def test_a_figure_that_does_not_say_whose_it_is_is_refused(tmp_path, ask):
+    with pytest.raises(UsageError, match="does not say whose") as refused:
+        make(template(tmp_path, "{{ figure('p50_ms', 'ms') }}"), ask)
+    assert "runbook=" in refused.value.hint
+
+
+def test_a_step_that_several_sections_have_needs_its_section(home, tmp_path, runbooks, stack):
+    put(home, twice())
+    ask = sources(home, runbooks, stack)
+    with pytest.raises(UsageError, match="is in several sections of twice"):
+        make(template(tmp_path, "{{ last('twice').step('Same').seconds }}"), ask)
+    body = "{{ last('twice').step('Same', section='sections[1]').seconds }}"
+    assert make(template(tmp_path, body), ask, max_age=AGES).text.startswith("2s[^1]")
+
+
+def twice():
+    """A run in which two sections have a step of the same name."""
+    started = {"event": "run_started", "run": "20261121-100000-twice-00000", "runbook": "t.yaml", "name": "twice"}
+    step = {"event": "step_finished", "name": "Same", "action": "wait", "outcome": "passed"}
+    events = [
+        started | {"title": "", "kind": "readiness", "digest": "", "stack": "sandbox"},
+        step | {"step": "sections[0].steps[0]", "section": "sections[0]", "seconds": 1.0},
+        step | {"step": "sections[1].steps[0]", "section": "sections[1]", "seconds": 2.0},
+        {"event": "run_finished", "outcome": "passed", "verdict": "passed", "exit_code": 0, "seconds": 2.0},
+    ]
+    at = {"at": "2026-11-21T10:00:00.000+00:00", "t": 1.0}
+    return [line({"event": each["event"], "seq": seq} | at | each) for seq, each in enumerate(events, start=1)]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "{{ unknown }}",
+        "{% if %}",
+        "{{ figure() }}",
+        "{{ figure('p50_ms', 'furlongs', runbook='demo-day', section='Numbers') }}",
+    ],
+)
 def test_a_template_that_is_wrong_says_so(tmp_path, ask, body):
     with pytest.raises(UsageError, match=r"own\.md\.j2"):
         make(template(tmp_path, body), ask)

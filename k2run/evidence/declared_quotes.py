@@ -1,0 +1,221 @@
+"""What runbooks and stack files declare, as a document's template sees it: objectives, time budgets, addresses."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
+
+from k2run.errors import K2runError
+from k2run.evidence.footnotes import FORMS, Declared, Footnotes, without_id
+from k2run.evidence.report_markdown import text
+from k2run.evidence.run_quotes import Value
+from k2run.stack.redactor import unsecret
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from k2run.evidence.run_quotes import RunQuotes
+    from k2run.language.model import Runbook, Section, Step
+    from k2run.stack.model import Service
+    from k2run.stack.stack import Stack
+
+
+def declared(raw: Any, source: str, field: str, form: str, notes: Footnotes) -> Value:
+    """A value that a file declares; None is none."""
+    raw = float(raw) if isinstance(raw, float) else raw  # a duration is one
+    quote = None if raw is None else Declared(shown=FORMS[form](raw), raw=raw, source=source, field=field, form=form)
+    return Value(quote, notes, f"{source}: {field}")
+
+
+class DeclaredStep(Struct, frozen=True, kw_only=True):
+    """A step of a runbook.
+
+    Attributes:
+        name: Its name as written, without the number of the check.
+        within: Its time budget.
+        quick: Whether it has the tag `quick`.
+    """
+
+    name: str
+    within: Value
+    quick: bool
+
+
+class DeclaredSection(Struct, frozen=True, kw_only=True):
+    """A section of a runbook.
+
+    Attributes:
+        name: As it is called in the runbook.
+        title: Its name without a number.
+        within: Its time budget.
+        talk: What to say in it: the texts of its `manual.note` steps.
+        steps: What it does.
+    """
+
+    name: str
+    title: str
+    within: Value
+    talk: list[str]
+    steps: list[DeclaredStep]
+
+
+class KnownRunbook:
+    """A runbook that can be found, and its last run.
+
+    Args:
+        runbook: The runbook.
+        last: Its last run; false when it was never run to its end.
+        notes: The document's footnotes.
+        absent: What this stack lacks of what the runbook needs; empty when it applies.
+    """
+
+    def __init__(self, runbook: Runbook, last: RunQuotes, notes: Footnotes, absent: str = "") -> None:
+        self.runbook, self.last, self.absent, self._notes = runbook, last, text(absent), notes
+
+    @property
+    def name(self) -> str:
+        """Its name, as code."""
+        return f"`{self.runbook.name}`"
+
+    @property
+    def kind(self) -> str:
+        """Its kind."""
+        return self.runbook.kind.value
+
+    @property
+    def title(self) -> str:
+        """What it is about."""
+        return text(self.runbook.title or self.runbook.name)
+
+    @property
+    def promised(self) -> Value:
+        """The time that it promises: the recovery time objective, else that of the whole run."""
+        objective = self.runbook.objective
+        field = "rto" if objective.rto is not None else "within"
+        raw = objective.rto if objective.rto is not None else objective.within
+        return self._declared(raw, f"objective.{field}", "time")
+
+    @property
+    def measured(self) -> Value | str:
+        """What its last run took of that, or that it failed, or that it does not apply to this stack."""
+        if self.absent:
+            return "not on this stack"
+        if self.last and not self.last.passed:
+            return f"*failed* on {self.last.when}"
+        return self.last.clock("rto") if self.runbook.objective.rto is not None else self.last.seconds
+
+    @property
+    def symptoms(self) -> list[str]:
+        """What it is recognised by; names with templates in them are left out."""
+        return [text(each.name) for each in self.runbook.symptoms if isinstance(each.name, str)]
+
+    @property
+    def repair(self) -> list[str]:
+        """What its sections do, by name; a section that only shows something else meanwhile is left out."""
+        return [text(each.name) for each in self.runbook.sections if each.when is None]
+
+    @property
+    def sections(self) -> list[DeclaredSection]:
+        """Its sections."""
+        return [self._section(number, each) for number, each in enumerate(self.runbook.sections)]
+
+    def section(self, name: str) -> DeclaredSection:
+        """A section by its name.
+
+        Raises:
+            KeyError: There is none.
+        """
+        return {each.name: each for each in self.sections}[name]
+
+    def _section(self, number: int, section: Section) -> DeclaredSection:
+        at = f"sections.{number}"
+        notes = (step for step in section.steps if step.action == "manual.note")
+        return DeclaredSection(
+            name=section.name,
+            title=text(without_id(section.name)),
+            within=self._declared(section.within, f"{at}.within", "time"),
+            talk=[text(str(step.args["text"])) for step in notes],
+            steps=[self._step(f"{at}.steps.{index}", step) for index, step in enumerate(section.steps)],
+        )
+
+    def _step(self, at: str, step: Step) -> DeclaredStep:
+        return DeclaredStep(
+            name=text(without_id(step.name if isinstance(step.name, str) else step.action)),
+            within=self._declared(step.within, f"{at}.within", "time"),
+            quick="quick" in step.tags,
+        )
+
+    def _declared(self, raw: Any, field: str, form: str) -> Value:
+        return declared(raw, f"runbook {self.runbook.name}", field, form, self._notes)
+
+
+class StackQuotes:
+    """The stack that a document is about.
+
+    Args:
+        stack: None when its file cannot be read.
+        notes: The document's footnotes.
+    """
+
+    def __init__(self, stack: Stack | None, notes: Footnotes) -> None:
+        self._stack, self._notes = stack, notes
+
+    @property
+    def name(self) -> str:
+        """Its name, as code; empty when the document is about any."""
+        return f"`{self._notes.stack}`" if self._notes.stack else ""
+
+    @property
+    def title(self) -> str:
+        """What people call it."""
+        return text(self._stack.title or self._stack.name) if self._stack is not None else ""
+
+    def absent(self, runbook: Runbook) -> str:
+        """What the stack lacks of what a runbook needs; empty when it applies, or when that is not known."""
+        if self._stack is None:
+            return ""
+        lacking: list[str] = []
+        for needed in runbook.requires:
+            try:
+                lacking.append(self._stack.absent(needed))
+            except K2runError as error:
+                lacking.append(error.message)
+        return next(filter(None, lacking), "")
+
+    @property
+    def services(self) -> list[dict[str, Any]]:
+        """Its services with an address that a browser opens, then the others: name, title, address, page."""
+        found = list(self._services())
+        return sorted(found, key=lambda each: not each["page"])
+
+    def _services(self) -> Iterator[dict[str, Any]]:
+        if self._stack is None:
+            return
+        for name in self._stack.services:
+            try:
+                service = self._stack.services[name]
+            except K2runError:  # a variable or a secret of it is not set here
+                yield {"name": name, "title": text(name), "address": "*not readable here*", "page": False}
+                continue
+            field, raw = _address(service)
+            if raw is not None:
+                value = declared(
+                    unsecret(self._stack.redact(raw)),
+                    f"stack {self._stack.name}",
+                    f"services.{name}.{field}",
+                    "code",
+                    self._notes,
+                )
+                yield {"name": name, "title": text(service.title or name), "address": value, "page": field == "url"}
+
+
+def _address(service: Service) -> tuple[str, str | None]:
+    """Where a service answers, and the field that says so."""
+    if service.url:
+        return "url", service.url
+    if service.metrics:
+        return "metrics", service.metrics
+    if service.elsewhere:
+        return "elsewhere", service.elsewhere
+    return ("ports", f"127.0.0.1:{service.ports[0]}") if service.ports else ("", None)
