@@ -106,11 +106,6 @@ class KnownRunbook:
         return self.last.clock("rto") if self.runbook.objective.rto is not None else self.last.seconds
 
     @property
-    def symptoms(self) -> list[str]:
-        """What it is recognised by; names with templates in them are left out."""
-        return [text(each.name) for each in self.runbook.symptoms if isinstance(each.name, str)]
-
-    @property
     def repair(self) -> list[str]:
         """What its sections do, by name; a section that only shows something else meanwhile is left out."""
         return [text(each.name) for each in self.runbook.sections if each.when is None]

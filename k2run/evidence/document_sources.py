@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from k2run.engine.journal import read_journal
@@ -24,6 +25,8 @@ NEWEST = 50
 """So many runs of a runbook are searched for one that ended and was whole."""
 COMMANDS = {"backup": "k2run backup"}
 """What runs a runbook, where that is a command of its own."""
+DRILL = "k2run drill --every"
+"""What measures every recovery that the runbook `drill` has a fault for."""
 
 
 class Sources:
@@ -42,6 +45,10 @@ class Sources:
     ) -> None:
         self._history, self._runs, self._runbooks, self._notes = history, runs, runbooks, notes
         self._views: dict[str, RunView | None] = {}
+        steps = (
+            step for each in runbooks if each.name == "drill" for section in each.sections for step in section.steps
+        )
+        self._drilled = {PurePath(step.recovery).stem for step in steps if step.recovery}
         self.stack = StackQuotes(stack, notes)
 
     def figure(self, metric: str, form: str = "number", *, runbook: str = "", section: str = "") -> Value:
@@ -88,8 +95,8 @@ class Sources:
         return KnownRunbook(runbook, self.last(runbook.name), self._notes, self.stack.absent(runbook))
 
     def _quotes(self, view: RunView | None, runbook: str) -> RunQuotes:
-        recovery = any(each.name == runbook and each.kind.value == "recovery" for each in self._runbooks)
-        command = COMMANDS.get(runbook) or (DRILL if recovery else f"k2run run {runbook}")
+        drilled = DRILL if runbook in self._drilled else ""
+        command = COMMANDS.get(runbook) or drilled or f"k2run run {runbook}"
         return RunQuotes(Source(view=view, name=runbook, command=command, notes=self._notes))
 
     def _whole(self, runbook: str, stack: str) -> Iterator[RunView]:
@@ -106,7 +113,3 @@ class Sources:
             except K2runError:
                 self._views[run] = None
         return self._views[run]
-
-
-DRILL = "k2run drill --every"
-"""What measures every recovery."""

@@ -27,7 +27,12 @@ def bounds(expression: str) -> str:
     """An expectation for readers: `p99 < 500 ms, no errors` for `result.p99_ms < 500 and result.errors == 0`."""
     for pattern, words in _BOUNDS:
         expression = re.sub(pattern, words, expression)
-    return expression
+    return expression.replace(" and ", ", ")
+
+
+def without_ids(said: str) -> str:
+    """A sentence on a check in words: neither its number nor the names that only expressions have."""
+    return re.sub(r"result\.(\w+) is not none and |result\.", "", without_id(said))
 
 
 _BOUNDS = (
@@ -37,15 +42,15 @@ _BOUNDS = (
     (r"result\.per_s > ([\d.]+)", r"more than \1/s"),
     (r"result\.(\w+) == 0\b", r"no \1"),
     (r"result\.", ""),
-    (r" and ", ", "),
 )
 
 
 FORMS: dict[str, Callable[[Any], str]] = {
     "text": str,
     "code": str,
-    "words": lambda value: bounds(without_id(value)),
+    "words": without_ids,
     "bounds": bounds,
+    "target": lambda value: value.rpartition(": ")[2],
     "number": lambda value: f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}",  # noqa: PLR2004 - digits shown
     "count": lambda value: f"{round(value):,}",
     "ms": in_ms,
@@ -59,7 +64,7 @@ FORMS: dict[str, Callable[[Any], str]] = {
     "size": lambda value: f"{value / 1024**2:,.1f} MiB" if value >= 1024**2 else f"{value / 1024:,.1f} KiB",
 }
 """How a value is written: name of the form and what makes it."""
-OF_TEXTS = frozenset({"text", "code", "words", "bounds", "moment"})
+OF_TEXTS = frozenset({"text", "code", "words", "bounds", "target", "moment"})
 """Forms of values that are no numbers."""
 NUMBER = re.compile(r"(?<![\w.])(?<!T\u2212)\d[\d,.:]*")
 """A number in a text; digits of a name, such as p99 or C15, are none, nor are those of a time before the demo (T-2 h,

@@ -142,6 +142,16 @@ class StepQuotes:
         result = self._finished.result if self._finished is not None else None
         return isinstance(result, dict) and "percentiles" in result
 
+    @property
+    def targets(self) -> list[dict[str, Any]]:
+        """The thresholds of a load: target, met."""
+        judged = self._source.view.objectives if self._source.view is not None and self.path else []
+        return [
+            {"target": self._source.value(each, "objective", "target"), "met": each.bound.value.replace("_", " ")}
+            for each in judged
+            if each.step == self.path
+        ]
+
     def value(self, field: str, form: str = "number") -> Value:
         """A value of its result."""
         return self.value_at(f"result.{field}", form)
@@ -266,7 +276,7 @@ class RunQuotes:
             {
                 "objective": self._source.value(each, "objective"),
                 "value": self._source.value(each, "value"),
-                "met": each.bound.value,
+                "met": each.bound.value.replace("_", " "),
             }
             for each in (self._view.objectives if self._view is not None else [])
         ]
