@@ -87,11 +87,13 @@ def input_(person: Person, deadline: Deadline, question: str, default: str | Non
 
 @action("manual.note")
 def note(person: Person, deadline: Deadline, text: str, assignee: str = "") -> Reply:
-    """Show a note and wait until it was read; without an operator it is only recorded.
+    """Show a note and wait until it was read; without an operator it is recorded as not confirmed.
 
     Args:
         text: What to show.
         assignee: Who should read it; shown with the note.
     """
     answer = _ask(person, deadline, text, ["ok"], "ok", assignee)
+    if not answer.by:
+        raise NotConfirmed("no operator was there to read it", hint="run it on a terminal")
     return Reply(answer=answer.text, by=answer.by, source="a person")

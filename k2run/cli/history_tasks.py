@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from k2run.bench.baseline import Pins
     from k2run.evidence.history import History, PastRun
+    from k2run.evidence.trend import Trend
 
 LISTED = 10
 """Runs that a trend lists under its picture."""
@@ -203,9 +204,7 @@ def _list_metrics(runbook: str, stack: str, *, json: bool) -> None:
 
 
 def _show_trend(metric: str, runbook: str, stack: str, last: int, *, json: bool) -> None:
-    from k2run.cli.columns import columns, width
     from k2run.evidence import trend as trends
-    from k2run.evidence.wording import moment
 
     past = _history()
     _check_names(past, runbook, stack)
@@ -213,16 +212,30 @@ def _show_trend(metric: str, runbook: str, stack: str, last: int, *, json: bool)
     if not points:
         metric = past.resolve(metric, name=runbook, stack=stack)
         points = past.points(metric, name=runbook, stack=stack, last=last)
-    found = trends.trend(metric, points)
+    found = trends.trends(metric, points)
     if json:
-        print_json(found)
+        print_json(found[0])
         return
+    say("\n\n".join(_told(each) for each in found))
+
+
+def _told(found: Trend) -> str:
+    """One trend: its latest figure, its course, its newest runs."""
+    from k2run.cli.columns import columns, width
+    from k2run.evidence.trend import sparkline
+    from k2run.evidence.wording import moment
+
     said = f"; {found.says()}" if found.says() else ""
-    say(f"{metric}: {_figure(found.latest.value)}, of {len(found.points):,} runs")
-    say(trends.sparkline([point.value for point in found.points], min(width() - 2, 100)))
-    say(f"least {_figure(found.least)}, median {_figure(found.middle)}, most {_figure(found.most)}{said}\n")
+    of = f"{found.of} " if found.of else ""
     rows = [(moment(p.began), _figure(p.value), p.outcome, f"{p.run} #{p.seq}") for p in found.points[-LISTED:]]
-    say("\n".join(columns(("when", "value", "outcome", "journal line"), rows)))
+    return "\n".join(
+        (
+            f"{found.metric}: {_figure(found.latest.value)}, of {len(found.points):,} {of}runs",
+            sparkline([point.value for point in found.points], min(width() - 2, 100)),
+            f"least {_figure(found.least)}, median {_figure(found.middle)}, most {_figure(found.most)}{said}\n",
+            "\n".join(columns(("when", "value", "outcome", "journal line"), rows)),
+        )
+    )
 
 
 def _figure(value: float) -> str:

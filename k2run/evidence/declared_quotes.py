@@ -130,7 +130,7 @@ class KnownRunbook:
             name=section.name,
             title=text(without_id(section.name)),
             within=self._declared(section.within, f"{at}.within", "time"),
-            talk=[text(str(step.args["text"])) for step in notes],
+            talk=[text(point) for step in notes for point in _points(step)],
             steps=[self._step(f"{at}.steps.{index}", step) for index, step in enumerate(section.steps)],
         )
 
@@ -143,6 +143,14 @@ class KnownRunbook:
 
     def _declared(self, raw: Any, field: str, form: str) -> Value:
         return declared(raw, f"runbook {self.runbook.name}", field, form, self._notes)
+
+
+def _points(step: Step) -> list[str]:
+    """What a note says: its text, or the texts that it loops over."""
+    if isinstance(step.loop, tuple):
+        return [each for each in step.loop if isinstance(each, str)]
+    said = step.args["text"]
+    return [said] if isinstance(said, str) else []
 
 
 class StackQuotes:

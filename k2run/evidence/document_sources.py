@@ -95,8 +95,9 @@ class Sources:
         return KnownRunbook(runbook, self.last(runbook.name), self._notes, self.stack.absent(runbook))
 
     def _quotes(self, view: RunView | None, runbook: str) -> RunQuotes:
-        drilled = DRILL if runbook in self._drilled else ""
-        command = COMMANDS.get(runbook) or drilled or f"k2run run {runbook}"
+        recovery = any(each.name == runbook and each.kind.value == "recovery" for each in self._runbooks)
+        drill = DRILL if runbook in self._drilled else ""  # run where nothing is broken, it would measure nothing
+        command = drill if recovery else COMMANDS.get(runbook, f"k2run run {runbook}")
         return RunQuotes(Source(view=view, name=runbook, command=command, notes=self._notes))
 
     def _whole(self, runbook: str, stack: str) -> Iterator[RunView]:

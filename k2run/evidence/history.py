@@ -33,14 +33,21 @@ MOST_PIECES = 24
 OF_STEPS = frozenset({"step", "result"})
 """Kinds of metric that every step brings along; the others were declared as worth keeping."""
 RUN_COLUMNS = (
-    "run, stamp, began, name, title, kind, stack, owner, outcome, verdict, exit_code, seconds, score, coverage, band"
+    "run, stamp, began, name, title, kind, stack, owner, outcome, verdict, exit_code, seconds, score, coverage, band, "
+    "attended"
 )
 MEASURE_COLUMNS = "run, stamp, metric, value, seq, kind"
 _TABLES = {"runs": RUN_COLUMNS, "measures": MEASURE_COLUMNS}
+_OUR_OWN = {"stamp", "attended"}
+"""Columns that are not published: tables that were made by earlier versions do not have them."""
 
 
 class PastRun(Struct, frozen=True, kw_only=True):
-    """A run, as the history lists it; `outcome` is empty and `seconds` None while it has not ended."""
+    """A run, as the history lists it; `outcome` is empty and `seconds` None while it has not ended.
+
+    Attributes:
+        attended: An operator was there to answer.
+    """
 
     run: str
     began: str
@@ -56,10 +63,11 @@ class PastRun(Struct, frozen=True, kw_only=True):
     score: float | None
     coverage: float | None
     band: str
+    attended: bool = False
 
 
 class Point(Struct, frozen=True, kw_only=True):
-    """What one run measured, and the line of its journal that says so."""
+    """What one run measured, the line of its journal that says so, and whether an operator was there."""
 
     run: str
     began: str
@@ -67,6 +75,7 @@ class Point(Struct, frozen=True, kw_only=True):
     value: float
     seq: int
     kind: str
+    attended: bool = False
 
 
 class Metric(Struct, frozen=True, kw_only=True):
@@ -135,7 +144,7 @@ class History:
         """
         limit = f"limit {int(last)}" if last else ""
         query = f"""
-            select run, began, outcome, value, seq, measures.kind as kind from measures join runs using (run)
+            select run, began, outcome, value, seq, measures.kind as kind, attended from measures join runs using (run)
             where metric = $metric and {_narrowed(name, stack)} order by run desc {limit}
         """  # noqa: S608 - see above
         return list(reversed(self._ask(query, Point, {"metric": metric, "name": name, "stack": stack})))
@@ -167,7 +176,7 @@ class History:
         Args:
             table: Its name.
         """
-        columns = ", ".join(name for name in _TABLES[table].split(", ") if name != "stamp")
+        columns = ", ".join(name for name in _TABLES[table].split(", ") if name not in _OUR_OWN)
         ended = "run in (select run from runs where outcome not in ('', 'interrupted'))"
         return self._database.sql(f"select {columns} from {table} where {ended} order by run").to_arrow_table()  # noqa: S608 - columns of this module
 
@@ -262,7 +271,7 @@ class History:
 _EMPTY = {
     "runs": """(select '' as run, '' as stamp, '' as began, '' as name, '' as title, '' as kind, '' as stack,
         '' as owner, '' as outcome, '' as verdict, 0 as exit_code, 0.0::double as seconds, 0.0::double as score,
-        0.0::double as coverage, '' as band where false)""",
+        0.0::double as coverage, '' as band, false as attended where false)""",
     "measures": "(select '' as run, '' as stamp, '' as metric, 0.0::double as value, 0 as seq, '' as kind where false)",
 }
 
@@ -293,7 +302,7 @@ _SHAPE = (
     '{"event":"VARCHAR","seq":"INTEGER","at":"VARCHAR","name":"VARCHAR","title":"VARCHAR","kind":"VARCHAR",'
     '"stack":"VARCHAR","owner":"VARCHAR","outcome":"VARCHAR","verdict":"VARCHAR","exit_code":"INTEGER",'
     '"seconds":"DOUBLE","score":"DOUBLE","coverage":"DOUBLE","band":"VARCHAR","clock":"VARCHAR",'
-    '"message":"VARCHAR","figures":"JSON","result":"JSON","lines":"JSON"}'
+    '"message":"VARCHAR","attended":"BOOLEAN","figures":"JSON","result":"JSON","lines":"JSON"}'
 )
 # A torn last line is not an event yet; the engine leaves it out, too.
 _LINES = f"""
@@ -312,7 +321,8 @@ select run, stamp, started.e."at" as began, started.e.name as name, coalesce(sta
     started.e.kind as kind, started.e.stack as stack, coalesce(started.e.owner, '') as owner,
     coalesce(finished.e.outcome, '') as outcome, coalesce(finished.e.verdict, 'did not end') as verdict,
     finished.e.exit_code as exit_code, finished.e.seconds as seconds,
-    scored.e.score as score, scored.e.coverage as coverage, coalesce(scored.e.band, '') as band
+    scored.e.score as score, scored.e.coverage as coverage, coalesce(scored.e.band, '') as band,
+    coalesce(started.e.attended, false) as attended
 from started left join finished using (run) left join scored using (run)
 """
 # The same metric may be measured more than once in a run (a resumed one, say): the last time counts.

@@ -24,6 +24,8 @@ REHEARSAL = "rehearsal"
 def last_rehearsal(folder: Path, view: RunView) -> RunView | None:
     """The newest rehearsal of the same runbook on the same stack that ended before this one; None for other runs.
 
+    One that was attended as this one is, or was not, comes before a newer one that cannot be compared with it.
+
     Args:
         folder: The run's folder, among those of the other runs.
         view: The run.
@@ -32,12 +34,16 @@ def last_rehearsal(folder: Path, view: RunView) -> RunView | None:
     if begun is None or begun.kind != REHEARSAL:
         return None
     earlier = (other for other in folder.parent.glob(f"*-{begun.name}-*") if began(other.name) < began(folder.name))
+    newest = None
     for other in sorted(earlier, key=lambda run: began(run.name), reverse=True):
         found = _ended(other)
         before = found.started if found is not None else None
-        if before is not None and (before.name, before.stack) == (begun.name, begun.stack):
+        if before is None or (before.name, before.stack) != (begun.name, begun.stack):
+            continue
+        if before.attended == begun.attended:
             return found
-    return None
+        newest = newest or found
+    return newest
 
 
 def against_last(view: RunView, last: RunView) -> list[Row]:

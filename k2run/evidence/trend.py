@@ -101,10 +101,15 @@ BEFORE = 20
 _BARS = "▁▂▃▄▅▆▇█"
 
 
+TIMED = frozenset({"run", "clock", "section", "step"})
+"""Kinds of metric in which an operator's time is a part: those of attended and unattended runs are no one trend."""
+
+
 class Trend(Struct, frozen=True, kw_only=True):
     """A metric over the runs that measured it, oldest first; there is at least one.
 
     Attributes:
+        of: `attended` or `unattended` where only such runs can be compared with each other; else empty.
         change: The newest runs against those before them; None when there are too few to part.
         drift: A steady movement of the newest runs in one direction; None without one, or with too few runs.
     """
@@ -116,6 +121,12 @@ class Trend(Struct, frozen=True, kw_only=True):
     most: float
     change: Difference | None
     drift: Drift | None = None
+    of: str = ""
+
+    @property
+    def title(self) -> str:
+        """The metric, and of which runs where that matters."""
+        return f"{self.metric}, {self.of} runs" if self.of else self.metric
 
     @property
     def latest(self) -> Point:
@@ -128,8 +139,19 @@ class Trend(Struct, frozen=True, kw_only=True):
         return "; ".join(part for part in (change, self.drift.says() if self.drift is not None else "") if part)
 
 
-def trend(metric: str, points: Sequence[Point]) -> Trend:
-    """Sum up what the runs measured."""
+def trends(metric: str, points: Sequence[Point]) -> list[Trend]:
+    """Sum up what the runs measured; times of attended and unattended runs apart, those like the newest run first."""
+    newest = points[-1]
+    if newest.kind not in TIMED:
+        return [_trend(metric, points)]
+    alike = [point for point in points if point.attended == newest.attended]
+    others = [point for point in points if point.attended != newest.attended]
+    if not others:
+        return [_trend(metric, points)]
+    return [_trend(metric, each, "attended" if each[0].attended else "unattended") for each in (alike, others)]
+
+
+def _trend(metric: str, points: Sequence[Point], of: str = "") -> Trend:
     values = [point.value for point in points]
     recent, before = values[-RECENT:], values[-RECENT - BEFORE : -RECENT]
     return Trend(
@@ -140,6 +162,7 @@ def trend(metric: str, points: Sequence[Point]) -> Trend:
         most=max(values),
         change=difference(before, recent) if before else None,
         drift=drift(values[-MOST:]),
+        of=of,
     )
 
 

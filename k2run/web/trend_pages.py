@@ -13,7 +13,7 @@ from starlette.routing import Route
 
 from k2run.evidence.history import OF_STEPS, History
 from k2run.evidence.html.charts import from_run_to_run
-from k2run.evidence.trend import Trend, trend
+from k2run.evidence.trend import Trend, trends
 from k2run.web.fragments import drawn
 from k2run.web.runs import NotFound
 from k2run.web.site import site_of
@@ -91,8 +91,9 @@ def routes() -> list[Route]:
 def _trends(site: Site, runbook: str) -> list[tuple[Trend, Markup]]:
     history = History(site.store.home)
     metrics = [each.metric for each in history.metrics(name=runbook) if each.kind not in OF_STEPS][:SHOWN]
-    found = [trend(metric, points) for metric in metrics if (points := history.points(metric, name=runbook))]
-    return [(each, drawn(from_run_to_run(each.metric, [point.value for point in each.points]))) for each in found]
+    measured = ((metric, history.points(metric, name=runbook)) for metric in metrics)
+    found = [each for metric, points in measured if points for each in trends(metric, points)]
+    return [(each, drawn(from_run_to_run(each.title, [point.value for point in each.points]))) for each in found]
 
 
 T = TypeVar("T")

@@ -19,7 +19,7 @@ from k2run.bench.thresholds import Threshold
 from k2run.engine.events import Outcome, RunFinished, RunStarted, StepFinished
 from k2run.engine.journal import JOURNAL, read_journal
 from k2run.evidence.compare import compare
-from k2run.evidence.trend import trend
+from k2run.evidence.trend import trends
 from k2run.evidence.view import view_of
 
 LOAD = "0123456789ab"
@@ -245,5 +245,5 @@ def test_a_trend_warns_of_a_drift(tmp_path):
     points = [
         Point(run="r", began="2026", outcome="passed", value=5 * 1.08**n, seq=1, kind="figure") for n in range(10)
     ]
-    assert "drifting: +8 % a run over the last 10 runs" in trend("p99_ms", points).says()
-    assert "drifting" not in trend("p99_ms", [msgspec.structs.replace(each, value=5.0) for each in points]).says()
+    assert "drifting: +8 % a run over the last 10 runs" in trends("p99_ms", points)[0].says()
+    assert "drifting" not in trends("p99_ms", [msgspec.structs.replace(each, value=5.0) for each in points])[0].says()

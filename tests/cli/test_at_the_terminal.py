@@ -12,14 +12,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import yaml
 
 from k2run.account import account_name
+from k2run.actions.catalogue import Catalogue
 from k2run.app.input_sources import given_again
 from k2run.engine.events import Answered, Asked, Noted, RunFinished, StepFinished
 from k2run.engine.journal import read_journal
 from k2run.engine.store import Store
 from k2run.errors import UsageError
-from k2run.language.loader import parse_runbook
+from k2run.language.loader import load_runbook, parse_runbook
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -107,6 +109,56 @@ def session(tmp_path: Path) -> Iterator[Session]:
     session = Session(tmp_path)
     yield session
     session.close()
+
+
+SHIPPED = Path(__file__).parents[2] / "runbooks" / "rehearsal.yaml"
+
+
+def talk() -> tuple[str, list[str]]:
+    """The shipped rehearsal, with nothing but what a presenter says and what judges it; and all its points."""
+    whole = yaml.safe_load(SHIPPED.read_text())
+    own = {"manual.note", "set", "assert"}
+    sections = [
+        {"name": each["name"], "steps": [step for step in each["steps"] if own & step.keys()]}
+        for each in whole["sections"][:7]
+    ]
+    head = {"runbook": 1, "kind": "rehearsal", "name": "it", "title": "It", "sections": sections}
+    points = [point for each in sections for step in each["steps"] for point in step.get("loop", ())]
+    return yaml.safe_dump(head, sort_keys=False), points
+
+
+def test_a_demo_that_was_presented_point_by_point_is_judged_by_its_length(session: Session) -> None:
+    text, points = talk()
+    session.write(text)
+    session.start("run", "it.yaml", "--stack", "stack.yaml")
+    for _ in points:
+        session.sees("> ")
+        session.types("")
+    assert session.ends() == 0
+    *_, judged = session.events(StepFinished)
+    assert (judged.name, judged.outcome) == ("The seven sections take less than 12 minutes", "passed")
+    assert set(judged.figures) == {"demo_s"}
+
+
+def test_a_demo_of_which_one_point_was_not_presented_has_no_length(session: Session) -> None:
+    text, points = talk()
+    session.write(text)
+    session.start("run", "it.yaml", "--stack", "stack.yaml", "--unattended")
+    assert session.ends() == 1, "nothing at all was judged"
+    *_, judged = session.events(StepFinished)
+    assert (judged.name, judged.outcome, judged.figures) == (
+        "The seven sections take less than 12 minutes",
+        "skipped",
+        {},
+    )
+    assert len(points) > 20
+
+
+def test_each_section_has_talking_points_for_its_minutes() -> None:
+    for section in load_runbook(SHIPPED, Catalogue()).sections[:7]:
+        points = [point for step in section.steps if step.action == "manual.note" for point in step.loop or ()]
+        assert section.within is not None
+        assert len(points) >= section.within / 30, f"{section.name}: a point lasts half a minute"
 
 
 STEPS = """\

@@ -1,3 +1,4 @@
+import duckdb
 import msgspec
 import pytest
 
@@ -6,11 +7,11 @@ from k2run.engine.journal import JOURNAL
 from k2run.errors import UsageError
 from k2run.evidence.compare import compare
 from k2run.evidence.history import MOST_PIECES, History
-from k2run.evidence.trend import difference, sparkline, trend
+from k2run.evidence.trend import difference, sparkline, trends
 from k2run.evidence.view import view_of
 
 
-def one_run(home, number, p99, *, ended=True, name="demo"):
+def one_run(home, number, p99, *, ended=True, name="demo", **started):
     """A run's journal, with one figure."""
     folder = home / "runs" / f"20261121-{number:06}-{name}-aaaa"
     folder.mkdir(parents=True, exist_ok=True)
@@ -18,7 +19,7 @@ def one_run(home, number, p99, *, ended=True, name="demo"):
     begun = {"runbook": "r.yaml", "name": name, "title": "A run", "kind": "readiness", "digest": "d", "stack": "s"}
     step = {"step": "a", "section": "b", "name": "Load", "action": "bench.http", "outcome": Outcome.PASSED}
     events = [
-        RunStarted(seq=1, at=at, run=folder.name, **begun),
+        RunStarted(seq=1, at=at, run=folder.name, **begun, **started),
         StepFinished(seq=2, at=at, seconds=1.5, figures={"p99_ms": p99, "a.b c": 1}, result={"rate": 7.0}, **step),
     ]
     if ended:
@@ -124,9 +125,40 @@ def test_a_sparkline_is_as_wide_as_there_is_room():
 def test_the_newest_runs_are_held_against_those_before(tmp_path):
     for number in range(25):
         one_run(tmp_path, number, 10.0 + number % 3 if number < 20 else 50.0 + number)
-    found = trend("p99_ms", History(tmp_path).points("p99_ms"))
+    [found] = trends("p99_ms", History(tmp_path).points("p99_ms"))
     assert found.change is not None
     assert found.change.says().startswith("up ")
+
+
+def test_times_of_attended_and_unattended_runs_are_trends_of_their_own(tmp_path):
+    for number in range(6):
+        one_run(tmp_path, number, 10.0, attended=number in {1, 3})
+    history = History(tmp_path)
+    for metric in ("seconds", "step: Load"):
+        newest, others = trends(metric, history.points(metric))
+        assert (newest.title, [int(point.run[9:15]) for point in newest.points]) == (
+            f"{metric}, unattended runs",
+            [0, 2, 4, 5],
+        )
+        assert (others.of, [int(point.run[9:15]) for point in others.points]) == ("attended", [1, 3])
+    [figure] = trends("p99_ms", history.points("p99_ms"))
+    assert (figure.title, len(figure.points)) == ("p99_ms", 6), "a figure does not depend on who is there"
+    assert [run.attended for run in history.runs()] == [False, True, False, True, False, False]
+
+
+def test_a_cache_of_an_earlier_version_is_made_again(tmp_path):
+    one_run(tmp_path, 1, 10.0, attended=True)
+    History(tmp_path)
+    [piece] = (tmp_path / "cache" / "history").glob("*.runs.parquet")
+    older = tmp_path / "older.parquet"
+    duckdb.sql(f"copy (select * exclude attended from '{piece}') to '{older}' (format parquet)")
+    older.replace(piece)
+    assert [point.attended for point in History(tmp_path).points("p99_ms")] == [True]
+
+
+def test_what_is_published_has_the_columns_of_earlier_versions(tmp_path):
+    one_run(tmp_path, 1, 10.0)
+    assert "attended" not in History(tmp_path).arrow("runs").column_names
 
 
 def test_two_runs_beside_each_other_tell_only_what_differs(good, demo_day):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -36,6 +37,23 @@ sections:
 """
 
 
+NOTE = """\
+runbook: 1
+kind: rehearsal
+name: noted
+title: A note
+stack: ./none.yaml
+sections:
+  - name: Talk
+    steps:
+      - name: Say it
+        loop: [one, two]
+        manual.note: {text: "{{ item }}"}
+        register: said
+      - {name: Checked, assert: {that: "said == [none, none]"}}
+"""
+
+
 def rehearse(folder: Path, seconds: str, extra: str = "Questions", kind: str = "rehearsal", name: str = "talk") -> None:
     (folder / "none.yaml").write_text("stack: 1\nname: none\n")
     (folder / "talk.yaml").write_text(REHEARSAL.format(seconds=seconds, extra=extra, kind=kind, name=name))
@@ -54,6 +72,43 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     rehearse(folder, "10ms", kind="readiness", name="talk-other")
     rehearse(folder, "20ms", extra="More questions")
     return Store(folder / "home").runs()
+
+
+def test_a_note_that_no_operator_read_is_not_confirmed(tmp_path: Path) -> None:
+    (tmp_path / "none.yaml").write_text("stack: 1\nname: none\n")
+    (tmp_path / "noted.yaml").write_text(NOTE)
+    environment = {**os.environ, "K2RUN_HOME": str(tmp_path / "home")}
+    command = [sys.executable, "-m", "k2run", "run", "noted.yaml", "--json", "--unattended"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    view = view_of(read_journal(Store(tmp_path / "home").find_run("last")))
+    assert [step.standing.value for step in view.leaves()] == ["unconfirmed", "unconfirmed", "passed"]
+    assert view.finished is not None
+    assert view.finished.verdict == "passed, subject to 2 items for a person"
+
+
+def attended(folder: Path, name: str, *, yes: bool) -> Path:
+    """A copy of a run under another name, as if an operator had been there, or not."""
+    lines = (folder / "journal.jsonl").read_text().replace(folder.name, name).splitlines()
+    begun = json.loads(lines[0]) | {"attended": yes}
+    copy = folder.parent / name
+    copy.mkdir()
+    (copy / "journal.jsonl").write_text("\n".join([json.dumps(begun, separators=(",", ":")), *lines[1:]]) + "\n")
+    return copy
+
+
+def test_a_rehearsal_is_set_against_the_last_that_was_attended_alike(tmp_path: Path) -> None:
+    rehearse(tmp_path, "10ms")
+    [first] = Store(tmp_path / "home").runs()
+    names = [f"2999010{number}-000000-talk-00000" for number in range(1, 4)]
+    with_operator, alone, newest = (
+        attended(first, name, yes=yes) for name, yes in zip(names, (True, False, True), strict=True)
+    )
+    for run, expected in ((newest, with_operator), (alone, first), (with_operator, first)):
+        last = last_rehearsal(run, view_of(read_journal(run)))
+        assert last is not None
+        assert last.started is not None
+        assert last.started.run == expected.name
 
 
 def test_the_report_of_a_rehearsal_sets_it_against_the_one_before(runs):
