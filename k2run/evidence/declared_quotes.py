@@ -8,8 +8,8 @@ from msgspec import Struct
 
 from k2run.errors import K2runError
 from k2run.evidence.footnotes import FORMS, Declared, Footnotes, without_id
+from k2run.evidence.quotes import Value
 from k2run.evidence.report_markdown import text
-from k2run.evidence.run_quotes import Value
 from k2run.stack.redactor import unsecret
 
 if TYPE_CHECKING:
