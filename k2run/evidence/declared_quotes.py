@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct
 
 from k2run.errors import K2runError
-from k2run.evidence.footnotes import FORMS, Declared, Footnotes, without_id
+from k2run.evidence.footnotes import FORMS, Declared, Footnotes, has_number
 from k2run.evidence.quotes import Value
 from k2run.evidence.report_markdown import text
 from k2run.stack.redactor import unsecret
@@ -28,6 +28,12 @@ def declared(raw: Any, source: str, field: str, form: str, notes: Footnotes) -> 
     return Value(quote, notes, f"{source}: {field}")
 
 
+def said(raw: str, source: str, field: str, notes: Footnotes, form: str = "text") -> Value | str:
+    """A text that a file has, with a footnote only where it has a number in it."""
+    shown = FORMS[form](raw)
+    return declared(raw, source, field, form, notes) if has_number(shown) else text(shown)
+
+
 class DeclaredStep(Struct, frozen=True, kw_only=True):
     """A step of a runbook.
 
@@ -37,7 +43,7 @@ class DeclaredStep(Struct, frozen=True, kw_only=True):
         quick: Whether it has the tag `quick`.
     """
 
-    name: str
+    name: Value | str
     within: Value
     quick: bool
 
@@ -54,9 +60,9 @@ class DeclaredSection(Struct, frozen=True, kw_only=True):
     """
 
     name: str
-    title: str
+    title: Value | str
     within: Value
-    talk: list[str]
+    talk: list[Value | str]
     steps: list[DeclaredStep]
 
 
@@ -84,9 +90,9 @@ class KnownRunbook:
         return self.runbook.kind.value
 
     @property
-    def title(self) -> str:
+    def title(self) -> Value | str:
         """What it is about."""
-        return text(self.runbook.title or self.runbook.name)
+        return self._said(self.runbook.title or self.runbook.name, "title")
 
     @property
     def promised(self) -> Value:
@@ -106,9 +112,10 @@ class KnownRunbook:
         return self.last.clock("rto") if self.runbook.objective.rto is not None else self.last.seconds
 
     @property
-    def repair(self) -> list[str]:
+    def repair(self) -> list[Value | str]:
         """What its sections do, by name; a section that only shows something else meanwhile is left out."""
-        return [text(each.name) for each in self.runbook.sections if each.when is None]
+        sections = enumerate(self.runbook.sections)
+        return [self._said(each.name, f"sections.{number}.name") for number, each in sections if each.when is None]
 
     @property
     def sections(self) -> list[DeclaredSection]:
@@ -125,32 +132,39 @@ class KnownRunbook:
 
     def _section(self, number: int, section: Section) -> DeclaredSection:
         at = f"sections.{number}"
-        notes = (step for step in section.steps if step.action == "manual.note")
         return DeclaredSection(
             name=section.name,
-            title=text(without_id(section.name)),
+            title=self._said(section.name, f"{at}.name", "words"),
             within=self._declared(section.within, f"{at}.within", "time"),
-            talk=[text(point) for step in notes for point in _points(step)],
+            talk=[
+                self._said(point, f"{at}.steps.{index}.{field}")
+                for index, step in enumerate(section.steps)
+                if step.action == "manual.note"
+                for field, point in _points(step)
+            ],
             steps=[self._step(f"{at}.steps.{index}", step) for index, step in enumerate(section.steps)],
         )
 
     def _step(self, at: str, step: Step) -> DeclaredStep:
         return DeclaredStep(
-            name=text(without_id(step.name if isinstance(step.name, str) else step.action)),
+            name=self._said(step.name if isinstance(step.name, str) else step.action, f"{at}.name", "words"),
             within=self._declared(step.within, f"{at}.within", "time"),
             quick="quick" in step.tags,
         )
+
+    def _said(self, raw: str, field: str, form: str = "text") -> Value | str:
+        return said(raw, f"runbook {self.runbook.name}", field, self._notes, form)
 
     def _declared(self, raw: Any, field: str, form: str) -> Value:
         return declared(raw, f"runbook {self.runbook.name}", field, form, self._notes)
 
 
-def _points(step: Step) -> list[str]:
-    """What a note says: its text, or the texts that it loops over."""
+def _points(step: Step) -> list[tuple[str, str]]:
+    """What a note says, by its place in the step: its text, or the texts that it loops over."""
     if isinstance(step.loop, tuple):
-        return [each for each in step.loop if isinstance(each, str)]
-    said = step.args["text"]
-    return [said] if isinstance(said, str) else []
+        return [(f"loop.{at}", each) for at, each in enumerate(step.loop) if isinstance(each, str)]
+    point = step.args["text"]
+    return [("args.text", point)] if isinstance(point, str) else []
 
 
 class StackQuotes:
@@ -202,15 +216,18 @@ class StackQuotes:
                 yield {"name": name, "title": text(name), "address": "*not readable here*", "page": False}
                 continue
             field, raw = _address(service)
-            if raw is not None:
-                value = declared(
-                    unsecret(self._stack.redact(raw)),
-                    f"stack {self._stack.name}",
-                    f"services.{name}.{field}",
-                    "code",
-                    self._notes,
-                )
-                yield {"name": name, "title": text(service.title or name), "address": value, "page": field == "url"}
+            if raw is None:
+                continue
+            source, at = f"stack {self._stack.name}", f"services.{name}"
+            shown = unsecret(self._stack.redact(raw))
+            yield {
+                "name": name,
+                "title": said(
+                    service.title or name, source, f"{at}.{'title' if service.title else 'name'}", self._notes
+                ),
+                "address": declared(shown, source, f"{at}.{field}", "code", self._notes),
+                "page": field == "url",
+            }
 
 
 def _address(service: Service) -> tuple[str, str | None]:

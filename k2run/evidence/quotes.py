@@ -53,10 +53,17 @@ class Source(Struct, frozen=True, kw_only=True):
     command: str
     notes: Footnotes
 
+    @property
+    def here(self) -> bool:
+        """Whether it is of the stack that the document is about."""
+        started = self.view.started if self.view is not None else None
+        return started is not None and self.notes.stack in {"", started.stack}
+
     def value(self, event: AnyEvent | None, field: str, form: str = "text", standing: str = "") -> Value:
         """The value at a place of one of the run's events."""
         quote = quoted(self.view, event, field, form) if self.view is not None else None
-        return Value(quote, self.notes, f"{self.name}: {field}", self.command, standing)
+        # what another stack does not have says nothing of this one
+        return Value(quote, self.notes, f"{self.name}: {field}", self.command, standing if self.here else "")
 
 
 def quoted(view: RunView, event: AnyEvent | None, field: str, form: str) -> Quote | None:

@@ -116,7 +116,7 @@ class StepQuotes:
         return self._source.value(self._finished, field, form, self._standing.value if self._standing else "")
 
     def _no(self, field: str) -> Value:
-        standing = self._standing.value if self._standing is not None else ""
+        standing = self._standing.value if self._standing is not None and self._source.here else ""
         return Value(None, self._source.notes, f"{self._named}: {field}", self._source.command, standing)
 
 
@@ -150,6 +150,11 @@ class RunQuotes:
         """Whether it passed."""
         finished = self._view.finished if self._view is not None else None
         return finished is not None and finished.outcome is Outcome.PASSED
+
+    @property
+    def here(self) -> bool:
+        """Whether it is of the stack that the document is about."""
+        return self._source.here
 
     @property
     def attended(self) -> bool:

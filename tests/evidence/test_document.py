@@ -380,6 +380,22 @@ def test_a_step_that_does_not_apply_is_not_one_that_was_not_measured(tmp_path, a
     assert document.problems == []
 
 
+def test_what_another_stack_does_not_have_is_not_measured_on_this_one(tmp_path, ask):
+    body = "{{ last('demo-day').step('Schema registry knows the trades').value('elapsed_ms', 'ms') }}"
+    document = make(template(tmp_path, body), ask, stack="compose")
+    assert document.text.startswith("*not measured* (`k2run run demo-day`)")
+
+
+def test_a_name_with_a_number_has_a_footnote_too(home, tmp_path, runbooks):
+    (tmp_path / "own.yaml").write_text(
+        "stack: 1\nname: own\nservices:\n  registry-2: {run: external, url: 'http://localhost:8082'}\n"
+    )
+    own = load_stack(str(tmp_path / "own.yaml"), near=None, home=home, overrides={})
+    document = make(TEMPLATES["quick-reference"], sources(home, runbooks, own), max_age=AGES, stack="own")
+    assert not [problem for problem in document.problems if "has no evidence" in problem]
+    assert "`services.registry-2.name`, declared by the stack `own`" in document.text
+
+
 def test_the_time_of_a_step_that_failed_is_no_time_of_what_it_waited_for(home, tmp_path, runbooks, stack):
     lines = (JOURNALS / "measured.jsonl").read_text().replace("20261121-101448", "20261125-101448").splitlines()
     events = [json.loads(line) for line in lines]
