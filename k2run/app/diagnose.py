@@ -48,6 +48,8 @@ def show_diagnosis(reference: str, *, json: bool, lasting: str = "") -> bool:
     stack = open_stack(reference, store=store)
     with StopRequest() as signals:
         found = watch(recovery_runbooks(catalogue), stack, catalogue, signals.run, seconds)
+    if found.healthy:
+        store.note_well(stack.name)
     if json:
         say_json(found)
     else:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 HOME = "K2RUN_HOME"
 RUNBOOK_COPY = "runbook.yaml"
 _OPEN = "open-run"
-_DOWN, _UP = "taken-down", "brought-up"
+_DOWN, _UP, _WELL = "taken-down", "brought-up", "diagnosed-well"
 
 
 _SECOND = 15
@@ -146,6 +146,18 @@ class Store:
         except (OSError, ValueError):
             return None
         return services if noted > at else None
+
+    def note_well(self, stack: str) -> None:
+        """Note that a diagnosis has found a stack healthy: what failed on it before is well again."""
+        with suppress(OSError):
+            rewritten(self.stack_folder(stack) / _WELL, datetime.now(UTC).isoformat(timespec="milliseconds").encode())
+
+    def well_since(self, stack: str, at: str) -> bool:
+        """Whether a diagnosis has found a stack healthy since a time of a journal."""
+        try:
+            return (self.stack_folder(stack) / _WELL).read_text(encoding="utf-8") > at
+        except (OSError, ValueError):
+            return False
 
     # --- the mark of a run that has not ended ---
 

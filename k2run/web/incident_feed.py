@@ -22,7 +22,16 @@ LOOK_S = 0.25
 """Seconds between two reads of the records, however many watchers there are."""
 ANYWAY_S = 2.0
 """Seconds after which a page is drawn again although no record has changed: its run may have."""
-TONES = {"open": "warn", "approval needed": "warn", "running": "live", "declined": "quiet", "closed": "good"}
+TONES = {
+    "open": "warn",
+    "approval needed": "warn",
+    "queued": "warn",
+    "running": "live",
+    "joined": "live",
+    "declined": "quiet",
+    "not needed": "quiet",
+    "closed": "good",
+}
 _encode = msgspec.json.Encoder().encode
 
 

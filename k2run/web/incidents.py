@@ -18,10 +18,14 @@ from k2run.daemon.alerts.incident import (
     Closed,
     Declined,
     Diagnosed,
+    Dropped,
     Ended,
+    Joined,
     Opened,
     Ordered,
     PutOff,
+    Requeued,
+    Resolved,
 )
 from k2run.errors import UsageError
 from k2run.web.forms import allowed
@@ -111,7 +115,7 @@ def told(entries: Sequence[AnyEntry]) -> Iterator[tuple[str, str]]:
         yield entry.at, _says(entry)
 
 
-def _says(entry: AnyEntry) -> str:  # noqa: C901, PLR0911 - one line for each event
+def _says(entry: AnyEntry) -> str:  # noqa: C901, PLR0911, PLR0912 - one line for each event
     match entry:
         case Opened():
             return "opened"
@@ -129,8 +133,16 @@ def _says(entry: AnyEntry) -> str:  # noqa: C901, PLR0911 - one line for each ev
             return "run ordered"
         case Began():
             return f"run {entry.run} started"
+        case Resolved():
+            return "every alert is resolved while the run continues; only its end says whether it recovered this"
         case PutOff():
             return f"postponed: {entry.why}"
+        case Requeued():
+            return f"queued again: {entry.why}"
+        case Joined():
+            return f"same cause as {entry.incident}, whose run answers both"
+        case Dropped():
+            return f"not needed any more: {entry.why}"
         case Ended():
             return f"run ended: {entry.verdict}"
         case Closed():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from hashlib import sha256
 from typing import Literal
 
@@ -9,6 +10,7 @@ import msgspec
 from msgspec import Struct
 
 from k2run.errors import UsageError
+from k2run.language.quantities import Duration
 
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 """What is raised for bytes that are no JSON, no UTF-8, nested without end, or of another form."""
@@ -33,6 +35,31 @@ class Alert(Struct, frozen=True, kw_only=True, rename="camel"):
         """What tells it from the other alerts of its group."""
         written = msgspec.json.encode(self.labels, order="deterministic")
         return self.fingerprint or sha256(written).hexdigest()[:16]
+
+    @property
+    def is_firing(self) -> bool:
+        """Whether it fires."""
+        return self.status == "firing"
+
+    @property
+    def started(self) -> float:
+        """When it began to fire, in seconds since 1970; 0 when that is not said."""
+        try:
+            return max(0.0, datetime.fromisoformat(self.starts_at).timestamp())
+        except (ValueError, OverflowError):
+            return 0.0
+
+    @property
+    def began(self) -> float:
+        """When what it is about began, in seconds since 1970; 0 when that is not said.
+
+        An alert fires only after its rule's `for`; rules that name that in an annotation `for` let it be counted.
+        """
+        try:
+            waited = float(Duration.parse(self.annotations.get("for", "0s")))
+        except ValueError:
+            waited = 0.0
+        return max(0.0, self.started - waited)
 
     @property
     def title(self) -> str:

@@ -17,11 +17,16 @@ class Entry(Struct, frozen=True, kw_only=True, tag_field="event", omit_defaults=
 
 
 class Opened(Entry, frozen=True, kw_only=True, tag="opened"):
-    """An alert came that belongs to no open incident."""
+    """An alert came that belongs to no open incident.
+
+    Attributes:
+        began: When the outage began, as far as the alerts say: UTC, ISO 8601; empty when they do not.
+    """
 
     incident: str
     key: str
     title: str
+    began: str = ""
     labels: dict[str, str] = {}
     annotations: dict[str, str] = {}
 
@@ -35,6 +40,10 @@ class Alerted(Entry, frozen=True, kw_only=True, tag="alerted"):
     labels: dict[str, str] = {}
 
 
+class Resolved(Entry, frozen=True, kw_only=True, tag="resolved"):
+    """Every alert is resolved while the run continues; whether it recovered anything is said by its end alone."""
+
+
 class Diagnosed(Entry, frozen=True, kw_only=True, tag="diagnosed"):
     """What the stack's symptoms say.
 
@@ -42,22 +51,33 @@ class Diagnosed(Entry, frozen=True, kw_only=True, tag="diagnosed"):
         lines: The diagnosis for people.
         matches: Runbooks whose symptoms are present, the most likely first.
         absent: Runbooks that are about something which this stack has not.
+        ruled_out: Runbooks whose symptoms were seen and are absent.
+        healthy: All services are healthy, and all symptoms were seen and are absent.
+        causes: What is wrong, in a line for each match, by its runbook; under "" what no runbook recognises.
     """
 
     stack: str
     lines: list[str] = []
     matches: list[str] = []
     absent: list[str] = []
+    ruled_out: list[str] = []
+    healthy: bool = False
+    causes: dict[str, str] = {}
 
 
 class Chosen(Entry, frozen=True, kw_only=True, tag="chosen"):
-    """The runbook that answers; `runbook` is empty when none does."""
+    """The runbook that answers; `runbook` is empty when none does.
+
+    Attributes:
+        seen: Its symptoms are present.
+    """
 
     runbook: str = ""
     path: str = ""
     stack: str = ""
     inputs: dict[str, Any] = {}
     automatic: bool = False
+    seen: bool = False
     why: str = ""
 
 
@@ -65,6 +85,7 @@ class Approved(Entry, frozen=True, kw_only=True, tag="approved"):
     """An approver wants the runbook to be started."""
 
     by: str
+    runbook: str = ""
 
 
 class Declined(Entry, frozen=True, kw_only=True, tag="declined"):
@@ -86,30 +107,100 @@ class Began(Entry, frozen=True, kw_only=True, tag="began"):
 
 
 class PutOff(Entry, frozen=True, kw_only=True, tag="put_off"):
-    """The run could not begin yet; it is tried again."""
+    """The stack is held: nothing is started until it is free, and then it is diagnosed again.
+
+    Attributes:
+        run: The run that holds it.
+        ours: That run breaks or loads the stack on purpose, and was under way when the outage began.
+    """
+
+    why: str
+    run: str = ""
+    ours: bool = False
+
+
+class Requeued(Entry, frozen=True, kw_only=True, tag="requeued"):
+    """What was known is out of date: the stack is diagnosed again, and the runbook is chosen again."""
 
     why: str
 
 
+class Joined(Entry, frozen=True, kw_only=True, tag="joined"):
+    """Another incident has the same cause: its run answers both.
+
+    Attributes:
+        fits: The runbook names the alerts of this one too; otherwise only their end shows that its run was the answer.
+    """
+
+    incident: str
+    fits: bool = False
+
+
+class Dropped(Entry, frozen=True, kw_only=True, tag="dropped"):
+    """Nothing needs a start any more.
+
+    Attributes:
+        run: The run that recovered it meanwhile, where there is one.
+        runbook: Of that run.
+    """
+
+    why: str
+    run: str = ""
+    runbook: str = ""
+
+
 class Ended(Entry, frozen=True, kw_only=True, tag="ended"):
-    """The run has ended; `run` is empty when it never began."""
+    """The run has ended; `run` is empty when it never began.
+
+    Attributes:
+        cost: What the outage cost, as far as the run measured it.
+    """
 
     run: str = ""
     verdict: str = ""
     exit_code: int | None = None
+    cost: str = ""
 
 
 class Closed(Entry, frozen=True, kw_only=True, tag="closed"):
-    """The incident has ended."""
+    """The incident has ended.
+
+    Attributes:
+        run: The run that recovered it, where that is not the incident's own.
+        runbook: Of that run.
+    """
 
     why: str
+    run: str = ""
+    runbook: str = ""
 
 
-AnyEntry = Opened | Alerted | Diagnosed | Chosen | Approved | Declined | Ordered | Began | PutOff | Ended | Closed
+AnyEntry = (
+    Opened
+    | Alerted
+    | Resolved
+    | Diagnosed
+    | Chosen
+    | Approved
+    | Declined
+    | Ordered
+    | Began
+    | PutOff
+    | Requeued
+    | Joined
+    | Dropped
+    | Ended
+    | Closed
+)
 
 
 class Incident(Struct):
-    """An incident so far; `fold` is its only writer."""
+    """An incident so far; `fold` is its only writer.
+
+    Attributes:
+        put_off: Why nothing is started yet, or was not at first; kept when the stack is diagnosed again.
+        waits: The stack is held.
+    """
 
     opened: Opened
     alerts: dict[str, Alerted] = field(default_factory=dict)
@@ -119,6 +210,10 @@ class Incident(Struct):
     approved: Approved | None = None
     declined: Declined | None = None
     ordered: Ordered | None = None
+    put_off: PutOff | None = None
+    waits: bool = False
+    joined: Joined | None = None
+    dropped: Dropped | None = None
     began: Began | None = None
     ended: Ended | None = None
     closed: Closed | None = None
@@ -129,6 +224,18 @@ class Incident(Struct):
         return self.opened.incident
 
     @property
+    def began_at(self) -> str:
+        """When the outage began, as far as that is known; else when the first alert came."""
+        return self.opened.began or self.opened.at
+
+    @property
+    def cause(self) -> str:
+        """What is wrong, in a line: the failure that its runbook recovers from, else the first that was recognised."""
+        causes = self.diagnosed.causes if self.diagnosed is not None else {}
+        runbook = self.chosen.runbook if self.chosen is not None else ""
+        return causes.get(runbook) or next(iter(causes.values()), "")
+
+    @property
     def firing(self) -> list[Alerted]:
         """The alerts that still fire."""
         return [alert for alert in self.alerts.values() if alert.status == "firing"]
@@ -137,16 +244,23 @@ class Incident(Struct):
     def waits_for_approval(self) -> bool:
         """Whether the start of the runbook needs approval."""
         chosen = self.chosen
-        asked = chosen is not None and bool(chosen.runbook) and not chosen.automatic
-        return asked and self.approved is None and self.declined is None and self.closed is None
+        if chosen is None or not chosen.runbook or chosen.automatic or self.is_approved or self.joined is not None:
+            return False
+        return not (self.declined or self.dropped or self.ordered or self.closed)
+
+    @property
+    def is_approved(self) -> bool:
+        """Whether the runbook that is chosen is the one that an approver wants."""
+        approved, chosen = self.approved, self.chosen
+        return approved is not None and chosen is not None and approved.runbook in {"", chosen.runbook}
 
     @property
     def may_start(self) -> bool:
         """Whether the runbook is to be started now."""
         chosen = self.chosen
-        if chosen is None or not chosen.runbook or self.ordered is not None or self.closed is not None:
+        if chosen is None or not chosen.runbook or self.ordered or self.dropped or self.joined or self.closed:
             return False
-        return chosen.automatic or self.approved is not None
+        return chosen.automatic or self.is_approved
 
     @property
     def run(self) -> str:
@@ -161,7 +275,12 @@ class Incident(Struct):
         return self.ended is not None and self.ended.exit_code != 0
 
     @property
-    def state(self) -> str:
+    def recovered(self) -> bool:
+        """Whether its run has proven that what failed is well again."""
+        return self.ended is not None and self.ended.exit_code == 0
+
+    @property
+    def state(self) -> str:  # noqa: PLR0911 - one word for each
         """How it stands, in a word or two."""
         if self.closed is not None:
             return "closed"
@@ -169,11 +288,17 @@ class Incident(Struct):
             return "not recovered" if self.failed else "run passed"
         if self.ordered is not None:
             return "running"
+        if self.joined is not None:
+            return "joined"
         if self.declined is not None:
             return "declined"
-        return "approval needed" if self.waits_for_approval else "open"
+        if self.dropped is not None:
+            return "not needed"
+        if self.waits_for_approval:
+            return "approval needed"
+        return "queued" if self.waits else "open"
 
-    def fold(self, entry: AnyEntry) -> None:  # noqa: C901 - one case for each event
+    def fold(self, entry: AnyEntry) -> None:  # noqa: C901, PLR0912 - one case for each event
         """Take in the next event."""
         match entry:
             case Alerted():
@@ -192,12 +317,18 @@ class Incident(Struct):
             case Began():
                 self.began = entry
             case PutOff():
-                self.ordered = None
+                self.ordered, self.put_off, self.waits = None, entry, True
+            case Requeued():
+                self.diagnosed, self.chosen, self.joined, self.waits = None, None, None, False
+            case Joined():
+                self.joined = entry
+            case Dropped():
+                self.dropped = entry
             case Ended():
                 self.ended = entry
             case Closed():
                 self.closed = entry
-            case Opened():
+            case Opened() | Resolved():
                 pass
 
 

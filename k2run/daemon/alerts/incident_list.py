@@ -54,6 +54,12 @@ def _details(incident: Incident) -> list[str]:
         lines.append(clean(chosen.why))
     if incident.waits_for_approval:
         lines.append(f"start it with: k2run incidents --approve {incident.id}")
+    if incident.dropped is not None:
+        lines.append(f"nothing is started: {clean(incident.dropped.why)}")
+    elif incident.waits and incident.put_off is not None:
+        lines.append(f"waits: {clean(incident.put_off.why)}")
+    elif incident.joined is not None:
+        lines.append(f"same cause as {incident.joined.incident}, whose run answers both")
     if incident.ended is not None:
         lines.append(f"run {incident.ended.run or '(none)'}: {clean(incident.ended.verdict)}")
     elif incident.run:

@@ -1,4 +1,4 @@
-"""Tells people of incidents: that one is open, waits for approval, was not recovered, or has ended."""
+"""Tells people of incidents: that one is open, waits for approval, was recovered or not, or has ended otherwise."""
 
 from __future__ import annotations
 
@@ -10,17 +10,19 @@ from k2run.daemon.notify.config import read_settings
 from k2run.daemon.notify.moment import Moment, Occasion
 from k2run.daemon.notify.outbox import GIVE_UP_S, LOG, Outbox
 from k2run.errors import K2runError
-from k2run.language.quantities import Duration
+from k2run.evidence.wording import clean, span
 from k2run.terminal.safe_stream import complain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from k2run.daemon.alerts.incident import Incident
+    from k2run.daemon.alerts.incident import Chosen, Ended, Incident
     from k2run.engine.store import Store
 
 LINES = 6
 """Lines of a diagnosis in a message."""
+PATIENCE_S = 15.0
+"""Seconds for which the opening of an incident waits for the diagnosis, to tell the cause."""
 
 
 class Messages:
@@ -61,45 +63,125 @@ def open_messages(store: Store) -> Messages | None:
 
 
 def moments_of(incident: Incident, link: str = "") -> Iterator[tuple[str, Moment]]:
-    """What an incident has given to tell so far, each with its time (UTC, ISO 8601)."""
-    title, chosen, ended, closed = incident.opened.title, incident.chosen, incident.ended, incident.closed
-    yield incident.opened.at, _moment(incident, link, Occasion.INCIDENT, f"Incident: {title}", _alerts(incident))
+    """What an incident has given to tell so far, each with its time (UTC, ISO 8601): opened, approval, outcome."""
+    write = _Writer(incident, link)
+    if _is_told(incident):
+        yield incident.opened.at, write.opened()
+    chosen, dropped, ended, closed = incident.chosen, incident.dropped, incident.ended, incident.closed
     if incident.waits_for_approval and chosen is not None:
-        asks = f"{chosen.runbook} waits for an approval: {title}"
-        yield chosen.at, _moment(incident, link, Occasion.APPROVAL, asks, _seen(incident))
-    if chosen is not None and not chosen.runbook:
-        alone = f"Nothing recovers this by itself: {title}"
-        yield chosen.at, _moment(incident, link, Occasion.FAILURE, alone, f"{chosen.why}\n{_seen(incident)}")
-    if ended is not None and chosen is not None and incident.failed:
-        failed = f"{chosen.runbook} did not recover this: {title}"
-        yield ended.at, _moment(incident, link, Occasion.FAILURE, failed, ended.verdict)
-    if closed is not None:
-        lasted = Duration(round(_seconds(closed.at) - _seconds(incident.opened.at)))
-        over = f"Recovered after {lasted}: {title}"
-        yield closed.at, _moment(incident, link, Occasion.RECOVERED, over, ended.verdict if ended else "")
+        yield chosen.at, write.approval(chosen)
+    if chosen is not None and not chosen.runbook and closed is None:
+        yield chosen.at, write.alone(chosen)
+    elif ended is not None and incident.recovered:
+        yield ended.at, write.recovered(ended.at, ended.run, _runbook(incident), ended.cost)
+    elif dropped is not None:
+        recovered = write.recovered(dropped.at, dropped.run, dropped.runbook, "") if dropped.run else None
+        yield dropped.at, recovered or write.over(dropped.at, dropped.why)
+    elif ended is not None:
+        yield ended.at, write.failed(ended)
+    elif closed is not None:
+        yield closed.at, write.over(closed.at, closed.why)
+    if closed is not None and closed.run:
+        yield closed.at, write.recovered(closed.at, closed.run, closed.runbook, "")
 
 
-def _moment(incident: Incident, link: str, occasion: Occasion, title: str, cause: str) -> Moment:
-    chosen, ended = incident.chosen, incident.ended
-    again = f" {ended.at}" if ended is not None and occasion is Occasion.FAILURE else ""
-    return Moment(
-        occasion=occasion,
-        key=f"{incident.id} {occasion}{again}",
-        title=title,
-        cause=cause,
-        run=incident.run,
-        runbook=chosen.runbook if chosen is not None else "",
-        stack=chosen.stack if chosen is not None else "",
-        link=f"{link}/incidents/{incident.id}" if link else "",
-    )
+def _is_told(incident: Incident) -> bool:
+    """Whether the opening can be told: the cause is known, or it takes too long to find it."""
+    known = incident.chosen or incident.put_off or incident.closed
+    return known is not None or _age(incident.opened.at) > PATIENCE_S
 
 
-def _alerts(incident: Incident) -> str:
-    return "\n".join(alert.title or alert.alert for alert in list(incident.alerts.values())[:LINES])
+def _runbook(incident: Incident) -> str:
+    return incident.chosen.runbook if incident.chosen is not None else ""
 
 
-def _seen(incident: Incident) -> str:
-    return "\n".join(incident.diagnosed.lines[:LINES]) if incident.diagnosed is not None else ""
+class _Writer:
+    """Writes the messages of an incident."""
+
+    def __init__(self, incident: Incident, link: str) -> None:
+        self._incident = incident
+        self._link = link
+
+    def opened(self) -> Moment:
+        """The incident is open, and why."""
+        incident, put_off = self._incident, self._incident.put_off
+        if put_off is not None and put_off.ours:
+            title = f"Caused by a run of ours: {incident.opened.title}"
+            next_step = "nothing: no recovery is started; the stack is diagnosed when the run has ended"
+            return self._moment(Occasion.INCIDENT, title, put_off.why, next_step)
+        title = ": ".join(filter(None, (f"Incident: {incident.opened.title}", self._incident.cause)))
+        return self._moment(Occasion.INCIDENT, title, self._seen() or self._alerts(), self._next())
+
+    def approval(self, chosen: Chosen) -> Moment:
+        """A start needs a yes."""
+        title = f"{chosen.runbook} waits for an approval: {self._incident.cause or self._incident.opened.title}"
+        cause = "\n".join(filter(None, (f"Chosen: {chosen.why}", self._seen())))
+        return self._moment(Occasion.APPROVAL, title, cause, f"`k2run incidents --approve {self._incident.id}`")
+
+    def alone(self, chosen: Chosen) -> Moment:
+        """No runbook answers."""
+        title = f"Nothing recovers this by itself: {self._incident.cause or self._incident.opened.title}"
+        cause = "\n".join(filter(None, (chosen.why, self._seen())))
+        return self._moment(Occasion.FAILURE, title, cause, "a person is needed: `k2run diagnose` shows more")
+
+    def failed(self, ended: Ended) -> Moment:
+        """The run has ended, and nothing is recovered."""
+        title = (
+            f"{_runbook(self._incident)} did not recover this: {self._incident.cause or self._incident.opened.title}"
+        )
+        show = f"`k2run report {ended.run}`" if ended.run else f"`k2run incidents` shows {self._incident.id}"
+        next_step = f"a person is needed: {show}, `k2run diagnose`"
+        return self._moment(Occasion.FAILURE, title, f"The run ended: {ended.verdict}", next_step)
+
+    def recovered(self, at: str, run: str, runbook: str, cost: str) -> Moment:
+        """A run has proven that what failed is well again."""
+        incident = self._incident
+        title = f"Recovered after {self._lasted(at)} by {runbook}: {self._incident.cause or incident.opened.title}"
+        proof = f"Proven by the run {run}"
+        if incident.failed:
+            proof += f"; {_runbook(incident)} had not recovered it"
+        return self._moment(Occasion.RECOVERED, title, "\n".join(filter(None, (proof, cost and f"Cost: {cost}"))))
+
+    def over(self, at: str, why: str) -> Moment:
+        """It has ended, and no run has proven anything."""
+        title = f"Ended after {self._lasted(at)} without a recovery: {self._incident.opened.title}"
+        return self._moment(Occasion.ENDED, title, why)
+
+    def _next(self) -> str:
+        """What is to be done about an incident that is open."""
+        incident, chosen = self._incident, self._incident.chosen
+        if incident.joined is not None:
+            return f"nothing: it has the same cause as {incident.joined.incident}, whose run answers both"
+        if incident.put_off is not None and incident.waits:
+            return f"nothing: {incident.put_off.why}; the stack is diagnosed again when it is free"
+        if chosen is not None and chosen.automatic:
+            return f"nothing: {chosen.runbook} is started"
+        return f"`k2run incidents` shows how {incident.id} stands"
+
+    def _alerts(self) -> str:
+        return "\n".join(alert.title or alert.alert for alert in list(self._incident.alerts.values())[:LINES])
+
+    def _seen(self) -> str:
+        lines = self._incident.diagnosed.lines if self._incident.diagnosed is not None else []
+        return "\n".join(line.strip() for line in lines[:LINES]).rstrip(":\n")
+
+    def _lasted(self, at: str) -> str:
+        return span(max(0.0, _seconds(at) - _seconds(self._incident.began_at)))
+
+    def _moment(self, occasion: Occasion, title: str, cause: str, next_step: str = "") -> Moment:
+        incident, chosen, ended = self._incident, self._incident.chosen, self._incident.ended
+        again = f" {ended.at}" if ended is not None and occasion is Occasion.FAILURE else ""
+        return Moment(
+            occasion=occasion,
+            key=f"{incident.id} {occasion}{again}",
+            title=clean(title),
+            cause=cause,
+            next_step=next_step,
+            run=incident.run,
+            runbook=chosen.runbook if chosen is not None else "",
+            stack=chosen.stack if chosen is not None else "",
+            link=f"{self._link}/incidents/{incident.id}" if self._link else "",
+        )
 
 
 def _seconds(at: str) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import time
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -13,11 +14,22 @@ from typing import TYPE_CHECKING
 import msgspec
 from msgspec.structs import replace
 
-from k2run.daemon.alerts.incident import Alerted, AnyEntry, Approved, Closed, Declined, Incident, Opened, incident_of
+from k2run.daemon.alerts.incident import (
+    Alerted,
+    AnyEntry,
+    Approved,
+    Closed,
+    Declined,
+    Incident,
+    Opened,
+    Ordered,
+    Resolved,
+    incident_of,
+)
 from k2run.errors import JournalLost, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from k2run.daemon.alerts.delivery import Alert, Delivery
@@ -40,7 +52,9 @@ class IncidentStore:
     def receive(self, delivery: Delivery) -> Incident | None:
         """Keep a delivery; when this returns, it is with the operating system.
 
-        A delivery opens an incident, or joins the open one with its key, and closes it when nothing fires any more. One
+        A delivery opens an incident, or joins the open one with its key. When nothing fires any more, the incident is
+        closed, unless a run is still to prove, or has failed to prove, that it is recovered: the worker closes those.
+        An alert that began after the run of its incident has passed is another outage, and another incident. A delivery
         in which nothing fires opens none: it ends what began before this receiver did, and is no news.
 
         Raises:
@@ -50,6 +64,9 @@ class IncidentStore:
             incident = next(
                 (one for one in self.all() if one.opened.key == delivery.group_key and not one.closed), None
             )
+            if incident is not None and _is_another(incident, delivery):
+                self._append(incident.id, [Closed(why="the alert began again: that is another incident")])
+                incident = None
             entries: list[AnyEntry] = []
             if incident is None:
                 if not any(alert.status == "firing" for alert in delivery.alerts):
@@ -57,11 +74,11 @@ class IncidentStore:
                 opened = _opened(delivery)
                 incident = Incident(opened)
                 entries.append(opened)
+            fired = bool(incident.firing)
             entries += [_alerted(alert) for alert in delivery.alerts]
             for entry in entries:
                 incident.fold(entry)
-            if not incident.firing:
-                entries.append(Closed(why="every alert is resolved"))
+            entries += _resolved(incident, fired=fired)
             self._append(incident.id, entries)
             return self.find(incident.id)
 
@@ -75,7 +92,7 @@ class IncidentStore:
         Raises:
             UsageError: There is nothing to approve.
         """
-        return self._decide(reference, Approved(by=by))
+        return self._decide(reference, lambda runbook: Approved(by=by, runbook=runbook))
 
     def decline(self, reference: str, by: str) -> Incident:
         """Say that the runbook of an incident is not to be started.
@@ -87,13 +104,24 @@ class IncidentStore:
         Raises:
             UsageError: There is nothing to decline.
         """
-        return self._decide(reference, Declined(by=by))
+        return self._decide(reference, lambda _: Declined(by=by))
 
     def add(self, incident: Incident, entry: AnyEntry) -> Incident:
         """Add an event to an incident."""
         with self._alone():
             self._append(incident.id, [entry])
         return self.find(incident.id)
+
+    def order(self, incident: Incident, entry: Ordered) -> bool:
+        """Note that the run of an incident is being started; False when that is not wanted any more.
+
+        Whoever resolves or declines at this moment does so before or after it, never between the question and the note.
+        """
+        with self._alone():
+            if not self.find(incident.id).may_start:
+                return False
+            self._append(incident.id, [entry])
+        return True
 
     def mark(self) -> frozenset[tuple[str, int]]:
         """What differs as soon as any incident has changed."""
@@ -130,12 +158,13 @@ class IncidentStore:
             raise UsageError(f"{number} incidents fit {reference!r}", hint=hint)
         return (exact or fitting)[0]
 
-    def _decide(self, reference: str, decision: Approved | Declined) -> Incident:
+    def _decide(self, reference: str, decision: Callable[[str], Approved | Declined]) -> Incident:
         with self._alone():
             incident = self.find(reference)
             if not incident.waits_for_approval:
                 raise UsageError(f"{incident.id} waits for no approval: {incident.state}")
-            self._append(incident.id, [decision])
+            runbook = incident.chosen.runbook if incident.chosen is not None else ""
+            self._append(incident.id, [decision(runbook)])
         return self.find(incident.id)
 
     def _read(self, name: str, size: int) -> Incident | None:
@@ -199,9 +228,37 @@ def _opened(delivery: Delivery) -> Opened:
         incident=f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{name or 'alert'}-{drawn}",
         key=delivery.group_key,
         title=delivery.common_annotations.get("summary") or first.title,
+        began=_time_of(min((alert.began for alert in delivery.alerts if alert.is_firing and alert.began), default=0.0)),
         labels=labels,
         annotations=delivery.common_annotations or first.annotations,
     )
+
+
+def _time_of(seconds: float) -> str:
+    """Seconds since 1970 as UTC, ISO 8601; empty for none, and for a time that is still to come."""
+    if not 0 < seconds <= time.time():
+        return ""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
+
+
+def _is_another(incident: Incident, delivery: Delivery) -> bool:
+    """Whether an alert of a delivery began after the run of the incident had passed, or was not needed any more."""
+    over = incident.ended if incident.recovered else incident.dropped
+    if over is None:
+        return False
+    ended = datetime.fromisoformat(over.at).timestamp()
+    return any(alert.is_firing and alert.started > ended for alert in delivery.alerts)
+
+
+def _resolved(incident: Incident, *, fired: bool) -> list[AnyEntry]:
+    """What it means that nothing fires any more; nothing while an alert still fires."""
+    if incident.firing:
+        return []
+    if incident.ended is not None:
+        return [Closed(why="its run passed, and every alert is resolved")] if incident.recovered else []
+    if incident.ordered is not None or incident.joined is not None:
+        return [Resolved()] if fired else []
+    return [Closed(why="every alert is resolved; nothing was started")]
 
 
 def _alerted(alert: Alert) -> Alerted:

@@ -2,137 +2,35 @@
 
 from __future__ import annotations
 
-import re
 import threading
 import time
 import traceback
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from msgspec import Struct
-
 from k2run.actions.catalogue import Catalogue
-from k2run.app.abort import process_of
-from k2run.app.detached import Order, last_words, start_detached
-from k2run.app.diagnose import lines_of, recovery_runbooks
-from k2run.app.launch import DEFAULT_STACK, default_stack, open_stack
-from k2run.daemon.alerts.incident import Began, Chosen, Diagnosed, Ended, Incident, Ordered, PutOff
-from k2run.engine.journal import ends_of, read_journal
-from k2run.errors import K2runError, UsageError
-from k2run.language.expressions import render
-from k2run.language.model import Start
+from k2run.app.diagnose import recovery_runbooks
+from k2run.app.launch import default_stack
+from k2run.daemon.alerts.followed_runs import FollowedRuns, age_of, closing
+from k2run.daemon.alerts.incident import Closed, Declined, Dropped, Ended, Joined, PutOff, Requeued
+from k2run.daemon.alerts.runbook_choice import answers, choose, stack_of
+from k2run.daemon.alerts.stack_watch import StackWatch
+from k2run.errors import UsageError
 
 if TYPE_CHECKING:
-    import subprocess
-    from collections.abc import Mapping, Sequence
-
-    from k2run.daemon.alerts.incident import Incident
+    from k2run.daemon.alerts.incident import Chosen, Incident
     from k2run.daemon.alerts.messages import Messages
     from k2run.daemon.alerts.store import IncidentStore
-    from k2run.engine.events import RunFinished
+    from k2run.engine.events import RunStarted
     from k2run.engine.store import Store
-    from k2run.language.model import AlertRule, Runbook
-
-
-def fits(rule: AlertRule, labels: Mapping[str, str]) -> bool:
-    """Whether every label that a rule names is there and matches as a whole."""
-    return all(name in labels and re.fullmatch(pattern, labels[name]) for name, pattern in rule.labels.items())
-
-
-def choose(incident: Incident, runbooks: Sequence[Runbook], stack: str) -> Chosen:
-    """The runbook for an incident.
-
-    Among those whose `alerts` fit, one whose symptoms are present goes before others, then the one that names more
-    labels; one about something that the stack has not is none of them. Where none fits, the best match of the diagnosis
-    is offered, and never started without approval.
-
-    Args:
-        incident: The incident, diagnosed.
-        runbooks: All recovery runbooks.
-        stack: The stack of rules and runbooks that name none; where it is empty, nothing is started on its own.
-    """
-    diagnosed = incident.diagnosed
-    matches, absent = (diagnosed.matches, diagnosed.absent) if diagnosed is not None else ([], [])
-    fitting = [
-        (runbook, rule, labels)
-        for runbook in runbooks
-        for rule in runbook.alerts
-        for labels in _label_sets(incident)
-        if fits(rule, labels)
-    ]
-    candidates = [found for found in fitting if found[0].name not in absent]
-    if candidates:
-        runbook, rule, labels = min(candidates, key=lambda found: _rank(found[0], found[1], matches))
-        return _chosen(incident, runbook, rule, labels, stack, present=runbook.name in matches)
-    named = next((runbook for name in matches for runbook in runbooks if runbook.name == name), None)
-    if named is not None:
-        return Chosen(runbook=named.name, path=named.path, stack=_own(named) or stack, why="its symptoms are present")
-    if fitting:
-        names = ", ".join(dict.fromkeys(runbook.name for runbook, _, _ in fitting))
-        return Chosen(why=f"{names}: not applicable on this stack; no failure was recognised")
-    return Chosen(why="no runbook answers these alerts, and no failure was recognised")
-
-
-def stack_of(incident: Incident, runbooks: Sequence[Runbook], stack: str) -> str:
-    """The stack to look at: the one that a rule which fits names, else the given one."""
-    rules = (rule for runbook in runbooks for rule in runbook.alerts if rule.stack)
-    fitting = (rule.stack for rule in rules if any(fits(rule, labels) for labels in _label_sets(incident)))
-    return next(fitting, stack)
-
-
-def _label_sets(incident: Incident) -> list[dict[str, str]]:
-    """The labels of each alert that fires; an alert has those of its group too."""
-    return [{**incident.opened.labels, **alert.labels} for alert in incident.firing] or [incident.opened.labels]
-
-
-def _own(runbook: Runbook) -> str:
-    """The stack that a runbook names; empty for the embedded one, which is that of every runbook that names none."""
-    return "" if runbook.stack == DEFAULT_STACK else runbook.stack
-
-
-def _rank(runbook: Runbook, rule: AlertRule, matches: Sequence[str]) -> tuple[int, int, str]:
-    place = matches.index(runbook.name) if runbook.name in matches else len(matches)
-    return place, -len(rule.labels), runbook.name
-
-
-def _chosen(  # noqa: PLR0913, PLR0917 - what a choice rests on
-    incident: Incident, runbook: Runbook, rule: AlertRule, labels: dict[str, str], stack: str, present: bool
-) -> Chosen:
-    why = "its alerts fit" + (", and its symptoms are present" if present else "")
-    stack = rule.stack or _own(runbook) or stack
-    automatic = rule.start is Start.AUTOMATIC and bool(stack)
-    why += "" if stack else "; it is not said on which stack"
-    try:
-        inputs = render(rule.inputs, {"labels": labels, "annotations": incident.opened.annotations})
-    except K2runError as error:
-        inputs, automatic, why = {}, False, f"{why}; its inputs could not be filled in: {error.message}"
-    return Chosen(
-        runbook=runbook.name,
-        path=runbook.path,
-        stack=stack,
-        inputs=inputs,
-        automatic=automatic,
-        why=why,
-    )
-
+    from k2run.language.model import Runbook
 
 POLL_S = 0.5
 LOOK_S = 20.0
 """Seconds for which a stack that looks healthy, and that an alert names, is checked: some failures flap."""
-FRESH_S = 10.0
-"""A diagnosis serves all incidents of its stack for this long."""
-RETRY_S = 10.0
-LOST_S = 120.0
-"""A run that was ordered by a server that died, and left no journal in this time, never began."""
-BUSY = 4
-"""The exit code of a run that found its stack held."""
-
-
-class _Run(Struct, frozen=True):
-    process: subprocess.Popen[bytes]
-    marker: str
-    log: Path
+READ_S = 10.0
+"""Seconds for which runbooks are not read again."""
+AGAIN_S = 60.0
+"""Seconds between two diagnoses of a stack whose recovery failed, and whose alerts are resolved."""
 
 
 class Worker:
@@ -155,15 +53,15 @@ class Worker:
         messages: Messages | None = None,
         watch_s: float = LOOK_S,
     ) -> None:
-        self._store = store
         self._incidents = incidents
         self._stack = stack
         self._messages = messages
-        self._watch_s = watch_s
-        self._runs: dict[str, _Run] = {}
-        self._not_before: dict[str, float] = {}
-        self._diagnoses: dict[str, tuple[float, Diagnosed]] = {}
         self._stop = threading.Event()
+        self._runs = FollowedRuns(store, incidents)
+        self._stacks = StackWatch(store, self._stop, watch_s)
+        self._after: dict[str, float] = {}
+        self._runbooks: list[Runbook] = []
+        self._read = 0.0
         self._thread = threading.Thread(target=self._work, name="incidents", daemon=True)
 
     def start(self) -> None:
@@ -177,8 +75,7 @@ class Worker:
 
     def step(self) -> None:
         """Take every incident one step further, where there is one to take."""
-        for run in self._runs.values():
-            run.process.poll()  # a journal tells the end before its process is gone: that would stay as a zombie
+        self._runs.reap()
         for incident in self._incidents.all():
             if self._stop.is_set():
                 return
@@ -194,37 +91,86 @@ class Worker:
                 traceback.print_exc()
 
     def _one(self, incident: Incident) -> None:
-        if incident.ordered is not None and incident.ended is None:
-            self._follow(incident)
-        elif incident.closed is not None:
+        if incident.closed is not None and (incident.ordered is None or incident.ended is not None):
             return
+        if incident.joined is not None and incident.ended is None:
+            self._mirror(incident, self._incidents.find(incident.joined.incident))
+        elif incident.ordered is not None and incident.ended is None:
+            self._runs.follow(incident)
+        elif incident.ended is not None:
+            self._settle(incident, incident.ended)
+        elif not (incident.dropped or incident.declined):
+            self._prepare(incident)
+
+    # --- before a run ---
+
+    def _prepare(self, incident: Incident) -> None:
+        """Diagnose, choose and start, as far as the stack is free for it."""
+        reference = stack_of(incident, self._known(), self._default())
+        said, run = self._stacks.holder(reference)
+        if incident.waits:
+            if not said:
+                self._requeue(incident, "the stack is free again: it is diagnosed again")
+        elif incident.put_off is None and (culprit := self._stacks.culprit(reference, incident.began_at)):
+            why = f"the run {culprit.run} ({culprit.title}) breaks or loads the stack on purpose"
+            self._incidents.add(incident, PutOff(why=why, run=culprit.run, ours=True))
+        elif run is not None and self._stacks.breaks(run):
+            self._put_off(incident, said, run)
         elif incident.diagnosed is None:
-            self._incidents.add(incident, self._diagnose(incident))
+            found = self._stacks.diagnosis(reference, self._after.get(incident.id, 0.0))
+            if found is not None:
+                self._incidents.add(incident, found)
         elif incident.chosen is None:
-            self._incidents.add(incident, choose(incident, recovery_runbooks(Catalogue()), self._default()))
-        elif incident.may_start and time.monotonic() >= self._not_before.get(incident.id, 0.0):
-            self._order(incident, incident.chosen)
+            self._choose(incident, reference, said, run)
+        elif incident.may_start and said:
+            self._put_off(incident, said, run)
+        elif incident.may_start:
+            self._runs.order(incident, incident.chosen)
 
-    def _diagnose(self, incident: Incident) -> Diagnosed:
-        """What the symptoms of its stack say; one that cannot be checked is an answer too."""
-        from k2run.recovery.window import watch
+    def _choose(self, incident: Incident, reference: str, said: str, run: RunStarted | None) -> None:
+        """Choose the runbook; where another incident has the same cause already, its run answers this one too."""
+        runbooks = self._known()
+        chosen = choose(incident, runbooks, self._default())
+        leader = self._leader(incident, chosen)
+        if said and not chosen.seen:
+            self._put_off(incident, said, run)  # what a diagnosis in the middle of a run does not show may be there
+        elif incident.put_off is not None and (why := _not_needed(incident, chosen)):
+            other = self._stacks.repairer(reference, incident.opened.at)
+            recovered = {"run": other.run, "runbook": other.name} if other is not None else {}
+            self._incidents.add(incident, Dropped(why=why, **recovered))
+        elif leader is not None:
+            self._incidents.add(incident, chosen)
+            fits = answers(incident, runbooks, chosen.runbook)
+            self._incidents.add(incident, Joined(incident=leader.id, fits=fits))
+        else:
+            self._incidents.add(incident, chosen)
 
-        catalogue = Catalogue()
-        runbooks = recovery_runbooks(catalogue)
-        name = stack_of(incident, runbooks, self._default())
-        at, found = self._diagnoses.get(name, (0.0, None))
-        if found is not None and time.monotonic() - at < FRESH_S:
-            return found
-        try:
-            stack = open_stack(name, store=self._store)
-            diagnosis = watch(runbooks, stack, catalogue, self._stop, self._watch_s, until_ill=True)
-            matches = [suspect.runbook for suspect in diagnosis.matches]
-            absent = [runbook.name for runbook in runbooks if any(map(stack.absent, runbook.requires))]
-            found = Diagnosed(stack=stack.name, lines=list(lines_of(diagnosis)), matches=matches, absent=absent)
-        except K2runError as error:
-            found = Diagnosed(stack=name, lines=[f"no diagnosis: {error}"])
-        self._diagnoses[name] = (time.monotonic(), found)
-        return found
+    def _leader(self, incident: Incident, chosen: Chosen) -> Incident | None:
+        """The open incident that the same runbook answers on the same stack, and whose run has not ended."""
+        for other in self._incidents.all():
+            if other.id == incident.id or not chosen.runbook or other.chosen is None:
+                continue
+            over = other.closed or other.ended or other.declined or other.dropped or other.joined
+            same = (other.chosen.runbook, other.chosen.stack) == (chosen.runbook, chosen.stack)
+            if same and not over:
+                return other
+        return None
+
+    def _put_off(self, incident: Incident, said: str, run: RunStarted | None) -> None:
+        what = f"{run.run} ({run.title})" if run is not None else said
+        self._incidents.add(
+            incident, PutOff(why=f"the stack is held by {what}", run=run.run if run is not None else "")
+        )
+
+    def _requeue(self, incident: Incident, why: str) -> None:
+        self._after[incident.id] = time.monotonic()
+        self._incidents.add(incident, Requeued(why=why))
+
+    def _known(self) -> list[Runbook]:
+        """All recovery runbooks, read again after a while."""
+        if time.monotonic() > self._read + READ_S or not self._runbooks:
+            self._runbooks, self._read = recovery_runbooks(Catalogue()), time.monotonic()
+        return self._runbooks
 
     def _default(self) -> str:
         """The stack of what names none; empty where there are several, and none of them is said."""
@@ -233,71 +179,54 @@ class Worker:
         except UsageError:
             return ""
 
-    def _order(self, incident: Incident, chosen: Chosen) -> None:
-        """Start the runbook; the record says so before it happens, so that no restart can start it twice."""
-        approved = incident.approved
-        marker = f"incident {incident.id}" + (f", approved by {approved.by}" if approved else "")
-        self._incidents.add(incident, Ordered(by=marker))
-        order = Order(
-            runbook=Path(chosen.path),
-            stack=chosen.stack,
-            by=marker,
-            inputs=chosen.inputs,
-            inbox=approved is not None,
-        )
-        log = self._incidents.folder / f"{incident.id}.log"
-        try:
-            self._runs[incident.id] = _Run(start_detached(order, self._store.home, log), marker, log)
-        except OSError as error:
-            self._incidents.add(incident, Ended(verdict=f"it could not be started: {error}"))
+    # --- after a run ---
 
-    def _follow(self, incident: Incident) -> None:
-        """Note how the run ended: by its journal as soon as that says so, else by its process, if it is ours."""
-        run = self._runs.get(incident.id)
-        code = run.process.poll() if run is not None else None
-        goes_on = run is not None and code is None
-        found = self._find(incident)
-        if found is not None and incident.began is None:
-            self._incidents.add(incident, Began(run=found[0].name))
-        elif goes_on and (found is None or found[1] is None):
+    def _mirror(self, incident: Incident, leader: Incident) -> None:
+        """Take over what became of the incident with the same cause."""
+        ended = leader.ended
+        if ended is not None and leader.recovered and incident.joined is not None:
+            if incident.joined.fits or not incident.firing:
+                self._incidents.add(incident, ended)
+            elif age_of(ended) > AGAIN_S:
+                self._requeue(incident, f"{ended.run} passed, and this alert still fires")
+        elif ended is not None:
+            self._incidents.add(incident, ended)
+        elif leader.declined is not None:
+            self._incidents.add(incident, Declined(by=leader.declined.by))
+        elif leader.dropped is not None:
+            self._incidents.add(incident, Dropped(why=leader.dropped.why))
+        elif not incident.firing and leader.ordered is None:
+            self._incidents.add(incident, Closed(why="every alert is resolved; nothing was started"))
+        elif leader.closed is not None and leader.ordered is None:
+            self._requeue(incident, f"{leader.id} is closed, and nothing was started")
+
+    def _settle(self, incident: Incident, ended: Ended) -> None:
+        """Close an incident whose run has ended, as soon as nothing fires and something says that it is well."""
+        if incident.firing:
             return
-        elif found is not None:
-            self._end(incident, *found, code)
-        elif run is not None:
-            self._never_began(incident, run, code)
-        elif _age(incident.ordered) > LOST_S:
-            self._incidents.add(incident, Ended(verdict="the server died before the run began"))
-
-    def _end(self, incident: Incident, folder: Path, over: RunFinished | None, code: int | None) -> None:
-        """Note the end of a run that has begun, unless it goes on in a process that is not ours."""
-        if over is not None:
-            self._incidents.add(incident, Ended(run=folder.name, verdict=over.verdict, exit_code=over.exit_code))
-        elif process_of(self._store, folder.name, read_journal(folder)) is None:
-            verdict = "the run died; `k2run resume` continues it"
-            self._incidents.add(incident, Ended(run=folder.name, verdict=verdict, exit_code=code))
-
-    def _never_began(self, incident: Incident, run: _Run, code: int | None) -> None:
-        """A stack that is held is tried again; anything else is told."""
-        said = last_words(run.log)
-        del self._runs[incident.id]
-        if code == BUSY and incident.closed is None:
-            self._not_before[incident.id] = time.monotonic() + RETRY_S
-            self._incidents.add(incident, PutOff(why=said))
-        else:
-            self._incidents.add(incident, Ended(verdict=said or f"it ended with {code}", exit_code=code))
-
-    def _find(self, incident: Incident) -> tuple[Path, RunFinished | None] | None:
-        """The run of an incident, and how it ended, if it has."""
-        ordered = incident.ordered
-        for folder in reversed(self._store.runs()):
-            if folder.name[:15] < incident.id[:15]:
-                break
-            begun, over = ends_of(folder)
-            if begun is not None and ordered is not None and begun.by == ordered.by:
-                return folder, over
-        return None
+        if incident.recovered:
+            self._incidents.add(incident, Closed(why="its run passed, and every alert is resolved"))
+            return
+        reference = incident.chosen.stack if incident.chosen is not None else self._default()
+        other = self._stacks.repairer(reference, ended.at, ended.run)
+        closed = closing(incident, ended, other)
+        if closed is None and time.monotonic() > self._after.get(incident.id, 0.0) + AGAIN_S:
+            found = self._stacks.diagnosis(reference)
+            if found is None:
+                return
+            self._after[incident.id] = time.monotonic()
+            closed = Closed(why="a diagnosis found the stack healthy; no run recovered it") if found.healthy else None
+        if closed is not None:
+            self._incidents.add(incident, closed)
 
 
-def _age(entry: Ordered | None) -> float:
-    """Seconds since an event."""
-    return (datetime.now(UTC) - datetime.fromisoformat(entry.at)).total_seconds() if entry is not None else 0.0
+def _not_needed(incident: Incident, chosen: Chosen) -> str:
+    """Why a start that had to wait is not needed any more; empty when it is, or when that cannot be said."""
+    diagnosed, put_off = incident.diagnosed, incident.put_off
+    if diagnosed is None or put_off is None or chosen.seen:
+        return ""
+    if diagnosed.healthy:
+        return f"{diagnosed.stack} is healthy again, and nothing was started: {put_off.why}"
+    if chosen.runbook in diagnosed.ruled_out:
+        return f"the symptoms of {chosen.runbook} are gone: {put_off.why}"
+    return ""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import msgspec
+from msgspec.structs import replace
 
 from k2run.daemon.alerts.hook_secret import SIGNATURE, TIME, signature_of
 from k2run.errors import OperatorError, UsageError
@@ -23,7 +24,15 @@ if TYPE_CHECKING:
     from k2run.daemon.notify.moment import Moment
 
 TIMEOUT_S = 10.0
-_MARKS = {"start": "▶", "incident": "●", "failure": "✗", "objective_missed": "!", "approval": "?", "recovered": "✓"}
+_MARKS = {
+    "start": "▶",
+    "incident": "●",
+    "failure": "✗",
+    "objective_missed": "!",
+    "approval": "?",
+    "recovered": "✓",
+    "ended": "○",
+}
 _ESCAPES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})
 
 
@@ -39,7 +48,8 @@ def send(channel: Channel, moment: Moment) -> None:
 
 def _slack(channel: Channel, moment: Moment) -> None:
     text = f"{_MARKS[moment.occasion]} *{moment.title.translate(_ESCAPES)}*"
-    text += f"\n{moment.cause.translate(_ESCAPES)}" if moment.cause else ""
+    below = replace(moment, link="").body
+    text += f"\n{below.translate(_ESCAPES)}" if below else ""
     text += f"\n<{moment.link}>" if moment.link else ""
     _post(channel.slack, msgspec.json.encode({"text": text}))
 
@@ -70,7 +80,7 @@ def _email(channel: Channel, moment: Moment) -> None:
     message = EmailMessage()
     message["Subject"] = f"{_MARKS[moment.occasion]} {' '.join(moment.title.split())}"
     message["From"], message["To"] = channel.sender, ", ".join(channel.email)
-    message.set_content(moment.text)
+    message.set_content(moment.body or "There is nothing more to say.")
     server = urlsplit(channel.server)
     secure = server.scheme == "smtps"
     kind = smtplib.SMTP_SSL if secure else smtplib.SMTP
@@ -92,7 +102,7 @@ def _desktop(channel: Channel, moment: Moment) -> None:  # noqa: ARG001 - every 
     if program is None:
         raise UsageError("notify-send is not installed")
     urgency = "critical" if moment.occasion in {"failure", "approval", "incident"} else "normal"
-    body = "\n".join(filter(None, (moment.cause, moment.link))).translate(_ESCAPES)  # a body is markup, a title is not
+    body = moment.body.translate(_ESCAPES)  # a body is markup, a title is not
     words = [program, "--app-name=k2run", f"--urgency={urgency}", "--", moment.title, body]
     subprocess.run(words, check=True, timeout=TIMEOUT_S)
 
@@ -106,7 +116,7 @@ def _apprise(channel: Channel, moment: Moment) -> None:
     service = apprise.Apprise()
     if not service.add(channel.apprise):
         raise UsageError("Apprise knows no such service; its URLs look like matrix://user:password@host/#room")
-    body = "\n".join(filter(None, (moment.cause, moment.link))) or moment.title
+    body = moment.body or moment.title
     with apprise.LogCapture(level=logging.WARNING, fmt="%(message)s") as log:  # type: ignore[no-untyped-call]
         if not service.notify(title=f"{_MARKS[moment.occasion]} {moment.title}", body=body):
             raise OperatorError(" ".join(log.getvalue().split()) or "Apprise could not deliver it")

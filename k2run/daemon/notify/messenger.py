@@ -97,7 +97,9 @@ def follow(store: Store, folder: Path) -> None:
             break
         time.sleep(POLL_S)
     else:
-        outbox.put(telling.died(len(pending_undos(events))))
+        moment = telling.died(len(pending_undos(events)))
+        if moment is not None:
+            outbox.put(moment)
     if _exported():
         from k2run.daemon.telemetry.spans import export_spans
 

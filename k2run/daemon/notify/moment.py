@@ -34,6 +34,7 @@ class Occasion(StrEnum):
     OBJECTIVE_MISSED = "objective_missed"
     APPROVAL = "approval"
     RECOVERED = "recovered"
+    ENDED = "ended"
 
 
 class Moment(Struct, frozen=True, kw_only=True):
@@ -41,23 +42,26 @@ class Moment(Struct, frozen=True, kw_only=True):
 
     Attributes:
         key: Names it among the moments of its run or of all incidents, so that it is told once.
-        title: In a line.
+        title: In a line, with the cause.
         cause: Why, in a few lines; may be empty.
+        next_step: What the reader is to do, in a line; empty when that is nothing.
     """
 
     occasion: Occasion
     key: str
     title: str
     cause: str = ""
+    next_step: str = ""
     run: str = ""
     runbook: str = ""
     stack: str = ""
     link: str = ""
 
     @property
-    def text(self) -> str:
-        """All of it as plain text."""
-        return "\n".join(filter(None, (self.title, self.cause, self.link)))
+    def body(self) -> str:
+        """What stands below the title, as plain text: the cause, the next step, the link."""
+        next_step = f"Next: {self.next_step}" if self.next_step else ""
+        return "\n".join(filter(None, (self.cause, next_step, self.link)))
 
 
 class Telling:
@@ -81,6 +85,8 @@ class Telling:
         match event:
             case RunStarted():
                 self._begun = event
+                if self._is_incidents:
+                    return None
                 by = f" ({event.by})" if event.by else ""
                 return self._moment(Occasion.START, "start", f"{event.title} starts on {event.stack}{by}")
             case StepStarted(action="manual.note"):
@@ -88,15 +94,22 @@ class Telling:
             case Asked() if self._begun is not None and self._begun.attended and event.step not in self._shown:
                 return self._moment(Occasion.APPROVAL, f"asked {event.seq}", f"{self._title}: {event.question}")
             case RunFinished():
-                return self._end(event)
+                return None if self._is_incidents else self._end(event)
             case StepFinished() | SectionFinished() | Objected() | ClockStopped():
                 self._note(event)
         return None
 
-    def died(self, pending: int) -> Moment:
+    def died(self, pending: int) -> Moment | None:
         """The run's process is gone, and it did not say how it ended."""
+        if self._is_incidents:
+            return None
         broken = f"{pending} undos are still to be played: `k2run undo` does it" if pending else ""
         return self._moment(Occasion.FAILURE, "died", f"{self._title} died", broken)
+
+    @property
+    def _is_incidents(self) -> bool:
+        """Whether an incident has started the run: then the incident tells its outcome, and nothing is told twice."""
+        return self._begun is not None and self._begun.by.startswith("incident ")
 
     @property
     def _title(self) -> str:

@@ -35,18 +35,20 @@ alerts:
     start: {start}
     stack: {stack}
     inputs: {{topic: "{{{{ labels.topic }}}}"}}
+symptoms: [{{name: It is broken, file.size: {{path: "{broken}"}}, expect: result.bytes > 0}}]
 sections:
   - steps:
+      - wait: {{for: {seconds}}}
       - assert: {{that: "topic == 'trades'"}}
 """
 
 
-def alert(name: str, status: str = "firing", **labels: str) -> dict[str, Any]:
+def alert(name: str, status: str = "firing", since: str = "2026-11-21T10:00:00Z", **labels: str) -> dict[str, Any]:
     return {
         "status": status,
         "labels": {"alertname": name, **labels},
         "annotations": {"summary": f"{name} in the test"},
-        "startsAt": "2026-11-21T10:00:00Z",
+        "startsAt": since,
         "endsAt": "0001-01-01T00:00:00Z",
         "generatorURL": "http://prometheus/graph",
     }
@@ -95,10 +97,17 @@ class Receiver:
     def send(self, body: bytes, headers: dict[str, str]) -> httpx.Response:
         return self.client.post(f"{self.url}/hooks/generic", content=body, headers=headers)
 
-    def runbook(self, name: str, alertname: str, start: str) -> None:
+    @property
+    def broken(self) -> Path:
+        """While something is in this file, every runbook's symptoms are present."""
+        return self.folder / "broken"
+
+    def runbook(self, name: str, alertname: str, start: str, seconds: str = "0s") -> None:
         path = self.folder / "runbooks" / "recovery" / f"{name}.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(RECOVERY.format(name=name, alert=alertname, start=start, stack=self.stack))
+        values = {"alert": alertname, "start": start, "stack": self.stack, "broken": self.broken, "seconds": seconds}
+        path.write_text(RECOVERY.format(name=name, **values))
+        self.broken.write_text("broken")
 
     @property
     def stack(self) -> str:

@@ -154,15 +154,11 @@ def test_the_only_stack_beside_the_server_is_looked_at_and_of_several_none_on_it
     (stacks / "mine.yaml").write_text("stack: 1\nname: mine\n")
     worker = Worker(receiver.store, receiver.incidents, watch_s=0.1)
     receiver.post(receiver.delivery("one", receiver.alert("Down", topic="trades")))
-    worker.step()
-    worker.step()
-    [one] = receiver.incidents.all()
+    one = until(receiver, lambda each: each.chosen is not None, worker)
     assert (one.diagnosed.stack, one.chosen.stack, one.chosen.automatic) == ("mine", str(stacks / "mine.yaml"), True)
     (stacks / "other.yaml").write_text("stack: 1\nname: other\n")
     receiver.post(receiver.delivery("two", receiver.alert("Down", topic="trades")))
-    worker.step()
-    worker.step()
-    two = next(each for each in receiver.incidents.all() if each.id != one.id)
+    two = until(receiver, lambda each: each.id != one.id and each.chosen is not None, worker)
     assert "which of the 2 stacks here is not said" in two.diagnosed.lines[0]
     assert (two.chosen.stack, two.chosen.automatic, two.ordered) == ("", False, None)
     assert "not said on which stack" in two.chosen.why
@@ -182,19 +178,6 @@ def test_a_resolved_incident_starts_nothing(receiver: Any) -> None:
     for _ in range(4):
         receiver.keep().step()
     assert receiver.incidents.find("last").ordered is None
-
-
-def test_a_held_stack_is_tried_again(receiver: Any) -> None:
-    from k2run.engine.store import hold
-
-    receiver.runbook("lag", "LagHigh", "automatic")
-    receiver.post(receiver.delivery("group", receiver.alert("LagHigh", topic="trades")))
-    worker = receiver.keep()
-    with hold(receiver.store.stack_folder("nothing"), "nothing", "another run"):
-        until(receiver, lambda one: one.ordered is not None, worker)
-        incident = until(receiver, lambda one: one.ordered is None, worker)
-    assert incident.ended is None
-    assert incident.may_start
 
 
 def test_the_secret_is_made_once_and_private(tmp_path: Any) -> None:

@@ -22,6 +22,7 @@ name: {name}
 title: {name} recovers
 stack: {stack}
 alerts: [{{labels: {{alertname: {name}}}, start: {start}, stack: {stack}}}]
+symptoms: [{{name: It is broken, file.exists: {{path: "{stack}"}}}}]
 sections: [{{steps: [{{name: It holds, assert: {{that: {that}}}}}]}}]
 """
 
@@ -67,14 +68,14 @@ def test_an_incident_is_told_when_it_opens_asks_and_is_over_once_each(duty: Any,
     worker = keeper_of(duty, incidents)
     until(lambda: worker.step() or len(told(web, incident)) == 2)
     assert told(web, incident) == [
-        ("incident", "Incident: asks & more"),
-        ("approval", "asks waits for an approval: asks & more"),
+        ("incident", "Incident: asks & more: asks recovers"),
+        ("approval", "asks waits for an approval: asks recovers"),
     ]
     deliver(incidents, "asks", "resolved")
     until(lambda: worker.step() or len(told(web, incident)) == 3)
     occasion, title = told(web, incident)[2]
-    assert occasion == "recovered"
-    assert title.startswith("Recovered after ")
+    assert (occasion, title.partition(" after ")[0]) == ("ended", "Ended"), "no run has proven anything"
+    assert title.endswith("without a recovery: asks & more")
     until(lambda: len(settled(duty)) == 3)  # what is received is not noted yet: a server that dies now tells it twice
     again = keeper_of(duty, IncidentStore(duty.store.home))  # a restarted server
     again.step()
@@ -88,7 +89,7 @@ def test_a_recovery_that_fails_is_told_as_a_matter_for_people(duty: Any, web: An
     incident = deliver(incidents, "fails")
     worker = keeper_of(duty, incidents)
     until(lambda: worker.step() or "failure" in dict(told(web, incident)), 60)
-    assert dict(told(web, incident))["failure"] == "fails did not recover this: fails & more"
+    assert dict(told(web, incident))["failure"] == "fails did not recover this: fails recovers"
     assert incidents.find(incident.id).run == duty.store.find_run("last").name
 
 

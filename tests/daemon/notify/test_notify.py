@@ -120,6 +120,7 @@ def test_a_webhook_gets_the_message_signed(tmp_path: Any, web: Any) -> None:
         "key": "end 9",
         "title": "A test failed <b>",
         "cause": "why & where",
+        "next_step": "",
         "run": "r",
         "runbook": "",
         "stack": "",

@@ -1,0 +1,193 @@
+"""What the server knows of stacks: who holds one, what its diagnosis says, and which runs broke or repaired it."""
+
+from __future__ import annotations
+
+import re
+import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+
+from k2run.actions.catalogue import Catalogue
+from k2run.app.diagnose import lines_of, recovery_runbooks
+from k2run.app.launch import open_stack
+from k2run.daemon.alerts.incident import Diagnosed
+from k2run.engine.events import FaultStruck
+from k2run.engine.journal import ends_of, read_journal
+from k2run.engine.store import began, holder
+from k2run.errors import Interrupted, K2runError
+from k2run.language.model import Kind
+from k2run.recovery.diagnosis import Verdict
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Iterator
+    from concurrent.futures import Future
+    from pathlib import Path
+
+    from k2run.engine.events import RunFinished, RunStarted
+    from k2run.engine.store import Store
+    from k2run.recovery.diagnosis import Diagnosis
+
+FRESH_S = 10.0
+"""A diagnosis serves all incidents of its stack for this long."""
+AFTER_S = 30.0
+"""Seconds after the end of a run in which what it did may still be sampled for the first time."""
+LOOKERS = 4
+LOADS = frozenset({Kind.SCENARIO, Kind.BENCHMARK, Kind.REHEARSAL})
+"""Kinds of runs that break or load a stack on purpose."""
+LATEST = 50
+"""Runs among which the one is looked for that was under way when an outage began."""
+_RUN = re.compile(r"\S+")
+
+
+class _Look(Struct, frozen=True):
+    began: float
+    future: Future[tuple[float, Diagnosed]]
+
+
+class StackWatch:
+    """Looks at stacks, each in a thread beside, so that no incident waits for the diagnosis of another stack.
+
+    Args:
+        store: The k2run home.
+        stop: Set when looking is to end.
+        watch_s: Seconds for which a stack without symptoms is watched before it is called healthy.
+    """
+
+    def __init__(self, store: Store, stop: threading.Event, watch_s: float) -> None:
+        self._store = store
+        self._stop = stop
+        self._watch_s = watch_s
+        self._names: dict[str, str] = {}
+        self._looks: dict[str, _Look] = {}
+        self._threads = ThreadPoolExecutor(LOOKERS, thread_name_prefix="diagnosis")
+
+    def name(self, reference: str) -> str:
+        """The name that a stack's file gives it; empty when it cannot be read."""
+        if reference and reference not in self._names:
+            try:
+                self._names[reference] = open_stack(reference, store=self._store).name
+            except K2runError:
+                return ""
+        return self._names.get(reference, "")
+
+    def holder(self, reference: str) -> tuple[str, RunStarted | None]:
+        """Who holds a stack (empty when it is free), and the run that this is, where it is one."""
+        name = self.name(reference)
+        said = holder(self._store.stack_folder(name)) if name else ""
+        run = _RUN.match(said)
+        folder = self._store.home / "runs" / run[0] if run is not None else None
+        return said, ends_of(folder)[0] if folder is not None else None
+
+    def diagnosis(self, reference: str, after: float = 0.0) -> Diagnosed | None:
+        """What the symptoms of a stack say; None while it is being looked at.
+
+        Args:
+            reference: Name or file of the stack.
+            after: A diagnosis that began earlier than this (of the monotonic clock) does not serve.
+        """
+        look = self._looks.get(reference)
+        if look is None or look.began < after:
+            look = self._looks[reference] = _Look(time.monotonic(), self._threads.submit(self._look, reference))
+        if not look.future.done():
+            return None
+        ended, found = look.future.result()
+        if time.monotonic() - ended > FRESH_S:
+            del self._looks[reference]
+            return self.diagnosis(reference, after)
+        return found
+
+    def _look(self, reference: str) -> tuple[float, Diagnosed]:
+        """A diagnosis, and when it was made."""
+        found = self._diagnose(reference)
+        return time.monotonic(), found
+
+    def _diagnose(self, reference: str) -> Diagnosed:
+        """A diagnosis; a stack that cannot be checked is an answer too."""
+        from k2run.recovery.window import watch
+
+        catalogue = Catalogue()
+        runbooks = recovery_runbooks(catalogue)
+        try:
+            stack = open_stack(reference, store=self._store)
+            found = watch(runbooks, stack, catalogue, self._stop, self._watch_s, until_ill=True)
+        except (K2runError, Interrupted) as error:
+            return Diagnosed(stack=reference, lines=[f"no diagnosis: {error}"])
+        absent = [runbook.name for runbook in runbooks if any(map(stack.absent, runbook.requires))]
+        if found.healthy:
+            self._store.note_well(stack.name)
+        return Diagnosed(
+            stack=stack.name,
+            lines=list(lines_of(found)),
+            matches=[suspect.runbook for suspect in found.matches],
+            absent=absent,
+            ruled_out=[suspect.runbook for suspect in found.having(Verdict.RULED_OUT)],
+            healthy=found.healthy,
+            causes=causes_of(found),
+        )
+
+    # --- runs ---
+
+    def culprit(self, reference: str, at: str) -> RunStarted | None:
+        """The run that broke or loaded a stack on purpose when an outage began (UTC, ISO 8601), or just before."""
+        name, moment = self.name(reference), _seconds(at)
+        for folder, begun, over in self._runs(LATEST):
+            if begun.stack != name or _seconds(begun.at) > moment:
+                continue
+            ended = _seconds(over.at) + AFTER_S if over is not None else None
+            if over is None and self.holder(reference)[0].split(" ")[0] != folder.name:
+                continue  # it died: what it left is an outage
+            if (ended is None or moment <= ended) and breaks(folder, begun):
+                return begun
+        return None
+
+    def breaks(self, begun: RunStarted) -> bool:
+        """Whether a run breaks or loads its stack on purpose: meanwhile no diagnosis says anything."""
+        return breaks(self._store.home / "runs" / begun.run, begun)
+
+    def repairer(self, reference: str, after: str, but: str = "") -> RunStarted | None:
+        """The recovery that passed on a stack after a time (UTC, ISO 8601), other than a given run."""
+        name = self.name(reference)
+        for folder, begun, over in self._runs(LATEST):
+            passed = over is not None and over.exit_code == 0 and _seconds(over.at) > _seconds(after)
+            if passed and begun.stack == name and begun.kind == Kind.RECOVERY and folder.name != but:
+                return begun
+        return None
+
+    def _runs(self, number: int) -> Iterator[tuple[Path, RunStarted, RunFinished | None]]:
+        """The newest runs, each with how it began and, if it has ended, how."""
+        for folder in sorted(self._store.runs(), key=lambda run: began(run.name), reverse=True)[:number]:
+            begun, over = ends_of(folder)
+            if begun is not None:
+                yield folder, begun, over
+
+
+def breaks(folder: Path, begun: RunStarted) -> bool:
+    """Whether a run breaks or loads its stack on purpose: by its kind, or by a fault that it has injected."""
+    if begun.kind in LOADS:
+        return True
+    try:
+        return any(isinstance(event, FaultStruck) for event in read_journal(folder))
+    except K2runError:
+        return False
+
+
+def causes_of(found: Diagnosis) -> dict[str, str]:
+    """What is wrong with a stack, by the runbook that recovers from it: the failure, and why, as far as it is written."""
+    causes = {one.runbook: f"{one.title}{_why(found, one.requires)}" for one in found.matches}
+    if not causes and found.ailing:
+        first = found.ailing[0]
+        causes[""] = f"{first.service} is {first.state}" + (_why(found, [first.service]) or f": {first.detail}")
+    return causes
+
+
+def _why(found: Diagnosis, services: list[str]) -> str:
+    whys = (why for why in found.causes if why.service in services)
+    return next((f": {why.service}: {why.kind}: {why.says}" for why in whys), "")
+
+
+def _seconds(at: str) -> float:
+    return datetime.fromisoformat(at).astimezone(UTC).timestamp()
