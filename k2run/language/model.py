@@ -236,6 +236,7 @@ class Schedule(Struct, frozen=True, kw_only=True):
         stack: The stack; the runbook's own when empty.
         jitter: A run starts up to this much later than it is due, always the same for the same due time.
         quiet: Hours in which nothing is started, such as `22:00-06:00`.
+        when_locked: When another run holds the stack; `at` queues where nothing is said, others skip.
         catch_up: After a downtime, the newest due time is made up for when it is not older than this.
     """
 

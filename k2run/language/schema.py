@@ -304,7 +304,10 @@ def _schedule() -> dict[str, Any]:
         "tags": _said(_ref("words"), "Only steps with one of these tags."),
         "jitter": _said(_ref("duration"), "It starts up to this much later than due."),
         "quiet": _said(_TEXT, "Hours in which it is not started: 22:00-06:00."),
-        "when_locked": _said({"enum": [way.value for way in WhenLocked]}, "When another run holds the stack."),
+        "when_locked": _said(
+            {"enum": [way.value for way in WhenLocked]},
+            "When another run holds the stack; `at` queues by default, others skip.",
+        ),
         "catch_up": _said(_ref("duration"), "How late a run may still be made up for after a downtime."),
     }
     return _closed(keys)

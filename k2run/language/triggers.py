@@ -102,7 +102,8 @@ def _entry(reading: Reading, value: Any, path: Trail) -> Schedule:
     }
     if 0 < spans.get("every", Duration(60)) < 1:
         reading.problem("K206", "`every` is at least 1s", (*path, "every"), found=of_value(fields["every"]))
-    locked = fields.get("when_locked", WhenLocked.SKIP.value)
+    default = WhenLocked.QUEUE if "at" in fields else WhenLocked.SKIP  # what comes once is not lost
+    locked = fields.get("when_locked", default.value)
     return Schedule(
         **texts,
         every=spans.get("every"),

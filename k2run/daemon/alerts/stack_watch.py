@@ -176,7 +176,7 @@ def breaks(folder: Path, begun: RunStarted) -> bool:
 
 
 def causes_of(found: Diagnosis) -> dict[str, str]:
-    """What is wrong with a stack, by the runbook that recovers from it: the failure, and why, as far as it is written."""
+    """What is wrong with a stack, by the runbook that recovers from it: the failure, and why, where that is written."""
     causes = {one.runbook: f"{one.title}{_why(found, one.requires)}" for one in found.matches}
     if not causes and found.ailing:
         first = found.ailing[0]

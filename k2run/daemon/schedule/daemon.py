@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import os
 import time
-from datetime import UTC, datetime
+import traceback
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.base import BaseTrigger
-from apscheduler.triggers.interval import IntervalTrigger
 
 from k2run.app.leftover_faults import warn_of_broken
 from k2run.daemon.schedule.calendar import read_calendar
 from k2run.daemon.schedule.entries import Entry, read_entries, runbook_files
 from k2run.daemon.schedule.executor import ProcessExecutor, this_host
-from k2run.daemon.schedule.ledger import open_ledger
 from k2run.daemon.schedule.schedule_list import line_of
 from k2run.daemon.schedule.scheduler import Scheduler
+from k2run.daemon.schedule.shared_ledger import open_ledger
 from k2run.engine.interrupts import StopRequest
 from k2run.engine.store import Store
 from k2run.language.quantities import Duration
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 WATCH_S = 1
 RELOAD_S = 15
+JUMP_S = 5.0
+"""Seconds by which the clock may differ from the time that passed: less is its being kept right."""
 
 
 class DueTrigger(BaseTrigger):  # type: ignore[misc] # APScheduler has no types
@@ -65,6 +67,8 @@ class ScheduleDaemon:
         self._scheduler = Scheduler(f"{this_host()}:{os.getpid()}", ledger, ProcessExecutor(store), calendar(), _tell)
         self._entries: list[Entry] = []
         self._seen: dict[Path, tuple[int, int]] = {}
+        self._reloaded = 0.0
+        self._seen_at = (datetime.now(UTC), time.monotonic())
         self._clock = BackgroundScheduler(
             timezone=UTC, job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None}
         )
@@ -77,13 +81,12 @@ class ScheduleDaemon:
         """
         with StopRequest() as signals:
             self._reload()
-            self._clock.add_job(self._watch, IntervalTrigger(seconds=WATCH_S, timezone=UTC))
-            self._clock.add_job(self._reload, IntervalTrigger(seconds=RELOAD_S, timezone=UTC))
             self._clock.start()
             count = len(self._entries)
             say(f"looking after {count} schedule{'s' if count != 1 else ''}; `--list` shows what is due")
-            self._watch()
-            signals.run.wait()
+            while not signals.run.is_set():
+                self._turn()
+                signals.run.wait(WATCH_S)
             self._scheduler.close()
             self._wind_up(signals, time.monotonic() + patience)
             self._clock.shutdown(wait=False)
@@ -100,12 +103,40 @@ class ScheduleDaemon:
                 say("the runs that go on are asked to end; they undo their faults first")
                 self._scheduler.stop_jobs()
             time.sleep(0.1)
+            self._turn()
+
+    def _turn(self) -> None:
+        """Once a second of time that passes, whatever the clock says; what goes wrong is told and tried again."""
+        try:
+            self._check_clock()
+            if time.monotonic() - self._reloaded > RELOAD_S:
+                self._reload()
+            self._watch()
+        except Exception:  # noqa: BLE001 - a database that is away for a moment must not end the schedule
+            traceback.print_exc()
 
     def _watch(self) -> None:
         self._scheduler.watch(self._entries, datetime.now(UTC))
 
+    def _check_clock(self) -> None:
+        """Tell when the clock went another way than the time that passed, and wake what waits for it."""
+        now, passed = datetime.now(UTC), time.monotonic()
+        expected = self._seen_at[0] + timedelta(seconds=passed - self._seen_at[1])
+        self._seen_at = (now, passed)
+        jump = (now - expected).total_seconds()
+        if abs(jump) < JUMP_S:
+            return
+        if jump > 0:
+            self._scheduler.leap(expected, now)
+            what = f"went {Duration(round(jump))} ahead of the time that passed (put forward, or the machine slept)"
+        else:
+            what = f"was put back by {Duration(round(-jump))}; due times that were taken before are not taken again"
+        say(f"{now:%Y-%m-%d %H:%M:%S}Z the clock {what}")
+        self._clock.wakeup()
+
     def _reload(self) -> None:
         """Read the runbooks again when one of them has changed."""
+        self._reloaded = time.monotonic()
         files = [*runbook_files(self._references)]
         seen = {file: (file.stat().st_mtime_ns, file.stat().st_size) for file in files if file.exists()}
         calendar: Calendar = self._read_calendar()

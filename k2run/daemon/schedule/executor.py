@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 from typing import TYPE_CHECKING
 
 from k2run.app.abort import process_of
@@ -17,6 +18,7 @@ from k2run.stack.secrets import as_written
 
 if TYPE_CHECKING:
     import subprocess
+    from collections.abc import Callable
     from datetime import datetime
     from pathlib import Path
 
@@ -50,8 +52,8 @@ class ProcessExecutor:
         """Who holds a stack; empty when it is free."""
         return holder(self._store.stack_folder(self._name(stack)))
 
-    def start(self, entry: Entry, due: datetime) -> Process:
-        """Start the run of a due time."""
+    def start(self, entry: Entry, due: datetime, release: Callable[[], None]) -> Process:
+        """Start the run of a due time; its stack is released at the moment in which its process ends."""
         schedule = entry.schedule
         order = Order(
             runbook=entry.runbook.absolute(),
@@ -61,7 +63,9 @@ class ProcessExecutor:
             tags=schedule.tags,
         )
         log = self._store.home / "schedule" / entry.id / f"{due:%Y%m%dT%H%M%SZ}.log"
-        return Process(start_detached(order, self._store.home, log), self._store, marker(entry.id, due), log, due)
+        process = start_detached(order, self._store.home, log)
+        threading.Thread(target=_release_after, args=(process, release), daemon=True).start()
+        return Process(process, self._store, marker(entry.id, due), log, due)
 
     def trace(self, record: Record) -> Ending | None:
         """How a run ended that another scheduler of this machine has started."""
@@ -80,6 +84,11 @@ class ProcessExecutor:
             return open_stack(stack, near=Path("runbooks"), store=self._store).name
         except K2runError:
             return stack
+
+
+def _release_after(process: subprocess.Popen[bytes], release: Callable[[], None]) -> None:
+    process.wait()
+    release()
 
 
 class Process:

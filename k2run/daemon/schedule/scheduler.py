@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections import deque
 from functools import partial
 from itertools import takewhile
 from typing import TYPE_CHECKING, Protocol
@@ -60,8 +59,13 @@ class Executor(Protocol):
         """Who holds a stack; empty when it is free."""
         ...
 
-    def start(self, entry: Entry, due: datetime) -> Work:
+    def start(self, entry: Entry, due: datetime, release: Callable[[], None]) -> Work:
         """Start the run of a due time.
+
+        Args:
+            entry: Its schedule.
+            due: The due time.
+            release: Called once, as soon as the run has ended: until then its stack is held.
 
         Raises:
             OSError: No process can be started.
@@ -80,7 +84,23 @@ class _Job(Struct, frozen=True):
     entry: Entry
     record: Record
     work: Work
-    release: Callable[[], None]
+
+
+class _Span:
+    """Due times one after the other that are all in the quiet hours, or none of them is."""
+
+    def __init__(self, first: datetime, *, quiet: bool) -> None:
+        self.first, self.last, self.quiet, self.count = first, first, quiet, 0
+        self._before = first
+
+    def add(self, due: datetime) -> None:
+        """Add the next one."""
+        self._before, self.last, self.count = self.last, due, self.count + 1
+
+    def pop(self) -> datetime:
+        """Take the last one out; only once."""
+        due, self.last, self.count = self.last, self._before, self.count - 1
+        return due
 
 
 class Scheduler:
@@ -105,6 +125,7 @@ class Scheduler:
         self._jobs: dict[tuple[str, datetime], _Job] = {}
         self._lock = threading.RLock()
         self._closed = False
+        self._leaps: list[tuple[datetime, datetime]] = []
 
     @property
     def working(self) -> int:
@@ -117,7 +138,6 @@ class Scheduler:
             for job in list(self._jobs.values()):
                 ending = job.work.ending()
                 if ending is not None:
-                    job.release()
                     self._settle(job, ending, now)
             for entry in entries:
                 self.attend(entry, now)
@@ -141,34 +161,60 @@ class Scheduler:
             for job in self._jobs.values():
                 job.work.stop()
 
+    def leap(self, expected: datetime, now: datetime) -> None:
+        """Note that the clock was put forward: due times between the two are not missed for want of a scheduler.
+
+        Args:
+            expected: What the clock would say if only time had passed.
+            now: What it says.
+        """
+        self._leaps = [*self._leaps[-9:], (expected, now)]
+
     # --- what is due ---
 
     def _take_due(self, entry: Entry, now: datetime) -> None:
-        """Take the newest due time; earlier ones that were not taken are missed."""
+        """Take the newest due time; earlier ones that were not taken are missed, or were in the quiet hours."""
         newest = self._ledger.newest(entry.id)
         last = newest.due if newest else self._ledger.since(entry.id, now)
-        first, count = None, 0
-        due: deque[datetime] = deque(maxlen=2)
-        for time in self._ripe(entry, last, now):
-            first, count = first or time, count + 1
-            due.append(time)
-        if count > 1:
-            missed = self._record(entry, due[0], State.MISSED, now, why="no scheduler was running")
-            if not self._note(replace(missed, first=first, count=count - 1)):
+        spans: list[_Span] = []
+        for due in self._ripe(entry, last, now):
+            quiet = is_quiet(entry.schedule, due)
+            if not spans or spans[-1].quiet is not quiet:
+                spans.append(_Span(due, quiet=quiet))
+            spans[-1].add(due)
+        if not spans:
+            return
+        due = spans[-1].pop()
+        for span in filter(lambda span: span.count, spans):
+            if not self._pass_over(entry, span, now):
                 return  # another scheduler is at it
-        if due:
-            self._take_newest(entry, due[-1], now)
+        self._take_newest(entry, due, now)
+
+    def _pass_over(self, entry: Entry, span: _Span, now: datetime) -> bool:
+        """Note the due times before the newest one; False when another scheduler has."""
+        state = State.SKIPPED if span.quiet else State.MISSED
+        why = f"quiet hours {entry.schedule.quiet}" if span.quiet else self._why_missed(span.last)
+        record = self._record(entry, span.last, state, now, why=why)
+        return self._note(replace(record, first=span.first, count=span.count))
 
     def _take_newest(self, entry: Entry, due: datetime, now: datetime) -> None:
         late = (now - due).total_seconds()
         record = self._record(entry, due, State.STARTED, now)
-        if self._too_late(entry, late):
-            why = f"no scheduler was running, and {Duration(late)} is too late to make up for it"
-            self._note(replace(record, state=State.MISSED, why=why))
-        elif is_quiet(entry.schedule, due):
+        if is_quiet(entry.schedule, due):
             self._note(replace(record, state=State.SKIPPED, why=f"quiet hours {entry.schedule.quiet}"))
+        elif self._too_late(entry, late):
+            why = f"{self._why_missed(due)}, and {Duration(late)} is too late to make up for it"
+            self._note(replace(record, state=State.MISSED, why=why))
         else:
-            self._start(entry, record, self._ledger.take)
+            self._start(entry, record)
+
+    def _why_missed(self, due: datetime) -> str:
+        """Why nothing was started at a due time."""
+        for expected, said in self._leaps:
+            if expected < due <= said:
+                ahead = Duration(round((said - expected).total_seconds()))
+                return f"the clock went {ahead} ahead of the time that passed (put forward, or the machine slept)"
+        return "no scheduler was running"
 
     def _ripe(self, entry: Entry, last: datetime, now: datetime) -> Iterator[datetime]:
         """Due times after `last`, in order, as long as their runs are to start by now."""
@@ -202,41 +248,43 @@ class Scheduler:
 
     # --- starting ---
 
-    def _start(self, entry: Entry, record: Record, put: Callable[[Record], bool]) -> None:
+    def _start(self, entry: Entry, record: Record, old: Record | None = None) -> None:
         """Start a run, if its stack is free. The record is in the ledger first: who got it there has the right to."""
         now = record.touched
-        holder = self._executor.holder(entry.stack)
-        release = None if holder else self._ledger.hold(entry.stack)
-        if release is None:
-            self._put_off(entry, record, holder or "a run of another machine", put)
-            return
         late = max(0.0, (now - record.due).total_seconds())
         started = replace(record, state=State.STARTED, late_s=late, why="")
-        if not self._keep(started, put):
-            release()
+        holder = self._executor.holder(entry.stack)
+        if holder:
+            self._put_off(entry, record, holder, old)
+            return
+        claim = self._ledger.claim(started, self._put_off_as(entry, record, "a run of another scheduler"), old)
+        if claim is None:
+            return
+        self._tell(claim.record)
+        if claim.release is None:
             return
         try:
-            work = self._executor.start(entry, record.due)
+            work = self._executor.start(entry, record.due, claim.release)
         except OSError as error:
-            release()
+            claim.release()
             self._change(started, replace(started, state=State.MISSED, why=f"it could not be started: {error}"), now)
             return
-        self._jobs[record.entry, record.due] = _Job(entry, started, work, release)
+        self._jobs[record.entry, record.due] = _Job(entry, started, work)
 
-    def _put_off(self, entry: Entry, record: Record, holder: str, put: Callable[[Record], bool]) -> None:
+    def _put_off(self, entry: Entry, record: Record, holder: str, old: Record | None) -> None:
+        put_off = self._put_off_as(entry, record, holder)
+        self._keep(put_off, self._ledger.take if old is None else partial(self._ledger.replace, old))
+
+    @staticmethod
+    def _put_off_as(entry: Entry, record: Record, holder: str) -> Record:
         queued = entry.schedule.when_locked is WhenLocked.QUEUE
         why = f"the stack {entry.stack!r} was held by {holder}"
-        self._keep(replace(record, state=State.WAITING if queued else State.SKIPPED, why=why), put)
+        return replace(record, state=State.WAITING if queued else State.SKIPPED, why=why, late_s=None)
 
     def _settle(self, job: _Job, ending: Ending, now: datetime) -> None:
         del self._jobs[job.record.entry, job.record.due]
         if ending.exit_code == BUSY:  # another process took the stack first
-            self._put_off(
-                job.entry,
-                replace(job.record, touched=now, late_s=None),
-                "a run that was quicker",
-                partial(self._ledger.replace, job.record),
-            )
+            self._put_off(job.entry, replace(job.record, touched=now), "a run that was quicker", job.record)
         else:
             self._finish(job.record, ending, now)
 
@@ -269,7 +317,7 @@ class Scheduler:
         elif self._too_late(entry, waited):
             self._change(record, replace(record, state=State.MISSED, why=f"{record.why} for {Duration(waited)}"), now)
         elif not self._executor.holder(entry.stack):
-            self._start(entry, replace(record, owner=self._name, touched=now), partial(self._ledger.replace, record))
+            self._start(entry, replace(record, owner=self._name, touched=now), record)
         elif now - record.touched > LEASE / 4:
             self._ledger.replace(record, replace(record, owner=self._name, touched=now))
 

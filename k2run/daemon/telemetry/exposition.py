@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -15,15 +16,18 @@ from starlette.routing import Route
 import k2run
 from k2run.daemon.alerts.hook_secret import bears
 from k2run.daemon.alerts.store import IncidentStore
-from k2run.daemon.schedule.ledger import FileLedger
+from k2run.daemon.schedule.ledger import State
+from k2run.daemon.schedule.shared_ledger import DATABASE, open_ledger
 from k2run.daemon.telemetry.run_metrics import RunMetrics
+from k2run.errors import K2runError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from prometheus_client.metrics_core import Metric
     from starlette.requests import Request
 
+    from k2run.daemon.schedule.ledger import Ledger, Record
     from k2run.daemon.telemetry.run_metrics import RunCounts
     from k2run.engine.store import Store
 
@@ -40,7 +44,7 @@ class Exposition(Collector):
     def __init__(self, store: Store) -> None:
         self._store = store
         self._metrics = RunMetrics(store)
-        self._ledger: FileLedger | None = None
+        self._ledger: Ledger | None = None
         self._opened = IncidentStore(store.home)
         self._registry = CollectorRegistry()
         self._registry.register(self)
@@ -64,29 +68,14 @@ class Exposition(Collector):
         yield from self._incidents()
 
     def _schedule(self) -> Iterator[Metric]:
-        """Due times; only where there is a schedule kept in files."""
-        folder = self._store.home / "schedule"
-        if not folder.is_dir():
+        """Due times; only where there is a schedule."""
+        if not os.environ.get(DATABASE) and not (self._store.home / "schedule").is_dir():
             return
-        self._ledger = self._ledger or FileLedger(folder)
-        due = CounterMetricFamily(
-            "k2run_schedule_due", "Due times and what became of them.", labels=("runbook", "state")
-        )
-        late = GaugeMetricFamily(
-            "k2run_schedule_lateness_seconds", "How late the newest scheduled run started.", labels=("runbook",)
-        )
-        counts: Counter[tuple[str, str]] = Counter()
-        lateness: dict[str, float] = {}
-        for entry in self._ledger.entries():
-            for record in self._ledger.records(entry):
-                counts[record.name, record.state.value] += record.count
-                if record.late_s is not None:
-                    lateness[record.name] = record.late_s
-        for (name, state), count in sorted(counts.items()):
-            due.add_metric((name, state), count)
-        for name, seconds in sorted(lateness.items()):
-            late.add_metric((name,), seconds)
-        yield from (due, late)
+        try:
+            self._ledger = self._ledger or open_ledger(self._store)
+        except K2runError:  # its database is away: what cannot be read is not shown
+            return
+        yield from _due_times(record for entry in self._ledger.entries() for record in self._ledger.records(entry))
 
     def _incidents(self) -> Iterator[Metric]:
         states = Counter(incident.state for incident in self._opened.all())
@@ -94,6 +83,37 @@ class Exposition(Collector):
         for state, count in sorted(states.items()):
             gauge.add_metric((state.replace(" ", "_"),), count)
         yield gauge
+
+
+def _due_times(records: Iterable[Record]) -> Iterator[Metric]:
+    due = CounterMetricFamily("k2run_schedule_due", "Due times and what became of them.", labels=("runbook", "state"))
+    skipped = CounterMetricFamily(
+        "k2run_schedule_skipped", "Due times at which nothing was started, on purpose.", labels=("runbook", "reason")
+    )
+    late = GaugeMetricFamily(
+        "k2run_schedule_lateness_seconds", "How late the newest scheduled run started.", labels=("runbook",)
+    )
+    counts: Counter[tuple[str, str]] = Counter()
+    reasons: Counter[tuple[str, str]] = Counter()
+    lateness: dict[str, float] = {}
+    for record in records:
+        for state in State:  # a series that begins with its first event has no increase
+            counts[record.name, state.value] += record.count if record.state is state else 0
+        for reason in ("held", "quiet"):
+            reasons[record.name, reason] += record.count if _skipped(record) == reason else 0
+        if record.late_s is not None:
+            lateness[record.name] = record.late_s
+    for family, values in ((due, counts), (skipped, reasons), (late, {(name,): at for name, at in lateness.items()})):
+        for labels, value in sorted(values.items()):
+            family.add_metric(labels, value)
+        yield family
+
+
+def _skipped(record: Record) -> str:
+    """Why a due time was skipped: `held` or `quiet`; empty when it was not."""
+    if record.state is not State.SKIPPED:
+        return ""
+    return "quiet" if record.why.startswith("quiet hours") else "held"
 
 
 def _totals(tally: RunCounts) -> Iterator[Metric]:

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import random
+import tempfile
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from wheel_programs import PostgresServer
 
 from k2run.daemon.schedule.calendar import Calendar
 from k2run.daemon.schedule.entries import Entry
@@ -15,7 +17,7 @@ from k2run.daemon.schedule.scheduler import BUSY, Ending, Scheduler
 from k2run.language.model import Schedule
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 
 @dataclass
@@ -54,7 +56,7 @@ class SimulatedFloor:
         going = (run for run in self.runs if run.stack == stack and not run.busy and run.until > self.now)
         return next((run.entry for run in going), "")
 
-    def start(self, entry: Entry, due: datetime) -> SimulatedRun:
+    def start(self, entry: Entry, due: datetime, release: Callable[[], None]) -> SimulatedRun:  # noqa: ARG002 - files hold no stack
         busy = bool(self.holder(entry.stack)) or self.snatch()
         until = self.now + timedelta(minutes=self.minutes)
         run = SimulatedRun(self, entry.id, due, entry.stack, until, busy=busy)
@@ -113,3 +115,17 @@ def office(tmp_path: Path) -> Office:
 @pytest.fixture
 def dice() -> random.Random:
     return random.Random(7)
+
+
+@pytest.fixture(scope="module")
+def database() -> Iterator[str]:
+    """A PostgreSQL server of our own."""
+    pytest.importorskip("psycopg", reason="the extra `postgres` is not installed")
+    # Not below pytest's own folders: those are closed to the user that the server runs as.
+    with tempfile.TemporaryDirectory(prefix="k2run-postgres-") as folder:
+        Path(folder).chmod(0o755)
+        server = PostgresServer(Path(folder))
+        try:
+            yield server.uri("postgres")
+        finally:
+            server.stop()

@@ -70,6 +70,34 @@ def test_quiet_hours_are_kept(office: Any, entry: Callable[..., Entry]) -> None:
     assert list(office.states(hourly).values()) == [State.FINISHED, State.SKIPPED, State.STARTED]
 
 
+def test_quiet_hours_during_a_downtime_are_skipped_and_not_missed(office: Any, entry: Callable[..., Entry]) -> None:
+    hourly, start = entry("hourly", cron="0 * * * *", quiet="02:30-04:30"), office.executor.now + MINUTE
+    office.scheduler().watch([hourly], office.at(start))
+    office.scheduler("two").watch([hourly], office.at(start + 6 * HOUR))
+    told = [(record.state, record.count, record.due.hour, record.why) for record in office.ledger.records("hourly")]
+    assert told == [
+        (State.MISSED, 2, 2, "no scheduler was running"),
+        (State.SKIPPED, 2, 4, "quiet hours 02:30-04:30"),
+        (State.MISSED, 1, 5, "no scheduler was running"),
+        (State.STARTED, 1, 6, ""),
+    ]
+
+
+def test_what_a_clock_leaves_out_is_not_missed_for_want_of_a_scheduler(
+    office: Any, entry: Callable[..., Entry]
+) -> None:
+    hourly, scheduler, start = entry("hourly", cron="0 * * * *"), office.scheduler(), office.executor.now + MINUTE
+    scheduler.watch([hourly], office.at(start))
+    scheduler.leap(start, start + 5 * HOUR)
+    scheduler.watch([hourly], office.at(start + 5 * HOUR))
+    missed, made_up = office.ledger.records("hourly")
+    assert (missed.count, missed.why) == (
+        4,
+        "the clock went 5h ahead of the time that passed (put forward, or the machine slept)",
+    )
+    assert (made_up.state, made_up.due) == (State.STARTED, start - MINUTE + 5 * HOUR)
+
+
 def test_a_held_stack_is_skipped_and_the_record_says_who_held_it(office: Any, entry: Callable[..., Entry]) -> None:
     hourly, scheduler, start = entry("hourly", cron="0 * * * *"), office.scheduler(), office.executor.now
     scheduler.watch([hourly], start)

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections import Counter
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from wheel_programs import PostgresServer
+from msgspec.structs import replace
 
 from k2run.daemon.schedule.ledger import FileLedger, Ledger, Record, State
 from k2run.engine.journal import read_journal
@@ -48,11 +47,11 @@ class Place:
         path.parent.mkdir(exist_ok=True)
         path.write_text(RUNBOOK.format(folder=self.folder, schedule=schedule, seconds=seconds))
 
-    def scheduler(self, *words: str) -> subprocess.Popen[str]:
+    def scheduler(self, *words: str, **environment: str) -> subprocess.Popen[str]:
         process = subprocess.Popen(
             [sys.executable, "-m", "k2run", "schedule", *words],
             cwd=self.folder,
-            env={**os.environ, "K2RUN_HOME": str(self.store.home)},
+            env={**os.environ, "K2RUN_HOME": str(self.store.home), **environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -111,6 +110,51 @@ def test_the_end_of_patience_asks_runs_to_undo_and_end(place: Place) -> None:
     assert read_journal(folder)[-1].outcome == "interrupted"  # type: ignore[union-attr]
 
 
+def test_the_list_leaves_out_what_the_quiet_hours_drop(place: Place) -> None:
+    place.write("[{cron: '0 5,12 * * *', quiet: '04:00-06:00'}, {cron: '0 23 * * *', quiet: '22:00-06:00'}]")
+    output, _ = place.scheduler("--list").communicate(timeout=30)
+    *starts, nothing = output.splitlines()
+    assert len(starts) == 10
+    assert all(" 12:00:00 UTC " in line for line in starts), output
+    assert nothing.endswith("(0 23 * * * UTC): nothing, its quiet hours 22:00-06:00")
+
+
+FAKETIME = next(iter(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1")), None)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(FAKETIME is None, reason="faketime is not installed (Debian: faketime)")
+def test_a_clock_that_jumps_is_told_and_the_next_due_time_is_kept(place: Place) -> None:
+    """An hour forwards, then two back; the runs go on at the times that the clock shows."""
+    place.write("{every: 2s, when_locked: queue}")
+    clock = place.folder / "clock"
+    clock.write_text("+0")
+    environment = {
+        "LD_PRELOAD": str(FAKETIME),
+        "FAKETIME_TIMESTAMP_FILE": str(clock),
+        "FAKETIME_NO_CACHE": "1",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+    }
+    scheduler = place.scheduler(**environment)
+    place.until(lambda: len(done(place)) >= 2)
+    clock.write_text("+1h")
+    place.until(lambda: any(record.due > datetime.now(UTC) + timedelta(minutes=50) for record in done(place)))
+    [missed] = [record for record in place.records() if record.state is State.MISSED and record.count > 1000]
+    assert missed.why.startswith("the clock went 1h ahead of the time that passed")
+    clock.write_text("-1h")
+    time.sleep(4)
+    scheduler.send_signal(signal.SIGTERM)
+    output, _ = scheduler.communicate(timeout=40)
+    assert "the clock went 1h ahead of the time that passed (put forward, or the machine slept)" in output
+    assert "the clock was put back by 2h" in output
+    began = Counter(read_journal(folder)[0].by for folder in place.store.runs())  # type: ignore[union-attr]
+    assert set(began.values()) == {1}, "no due time is started twice"
+
+
+def done(place: Place) -> list[Record]:
+    return [record for record in place.records() if record.state is State.FINISHED]
+
+
 def test_the_list_shows_what_is_due(place: Place) -> None:
     place.write("[{cron: '0 5 * * *', timezone: Europe/Berlin}, {at: 1 day before demo}]")
     day = f"{datetime.now(UTC) + timedelta(days=3):%Y-%m-%d}"
@@ -122,26 +166,12 @@ def test_the_list_shows_what_is_due(place: Place) -> None:
     assert any("0 5 * * * Europe/Berlin" in line and "05:00:00 CE" in line for line in lines)
 
 
-@pytest.fixture(scope="module")
-def database() -> Iterator[str]:
-    """A PostgreSQL server of our own."""
-    pytest.importorskip("psycopg", reason="the extra `postgres` is not installed")
-    # Not below pytest's own folders: those are closed to the user that the server runs as.
-    with tempfile.TemporaryDirectory(prefix="k2run-postgres-") as folder:
-        Path(folder).chmod(0o755)
-        server = PostgresServer(Path(folder))
-        try:
-            yield server.uri("postgres")
-        finally:
-            server.stop()
-
-
 @pytest.fixture(params=["files", "postgres"])
 def ledgers(request: pytest.FixtureRequest, tmp_path: Path) -> list[Ledger]:
     """Two schedulers' views of one ledger."""
     if request.param == "files":
         return [FileLedger(tmp_path / "schedule") for _ in range(2)]
-    from k2run.daemon.schedule.ledger import PostgresLedger
+    from k2run.daemon.schedule.shared_ledger import PostgresLedger
 
     address = request.getfixturevalue("database")
     return [PostgresLedger(address) for _ in range(2)]
@@ -178,14 +208,25 @@ def test_each_due_time_is_taken_by_one_of_two_schedulers(ledgers: list[Ledger]) 
     assert one.records("e")[-1] == changed
 
 
-def test_a_stack_is_held_by_one_machine_at_a_time(ledgers: list[Ledger]) -> None:
+def test_a_stack_is_held_by_the_scheduler_that_has_the_due_time(ledgers: list[Ledger]) -> None:
+    def due(number: int, owner: str = "one", state: State = State.STARTED) -> Record:
+        return replace(record(number, owner), entry="held", state=state)
+
     one, two = ledgers
-    release = one.hold("sandbox")
-    assert release is not None
-    if not isinstance(one, FileLedger):
-        assert two.hold("sandbox") is None
-        assert two.hold("other") is not None
-    release()
-    again = two.hold("sandbox")
+    one.since("held", datetime(2026, 11, 20, tzinfo=UTC))
+    first = one.claim(due(1), due(1, state=State.SKIPPED))
+    assert first is not None
+    assert (first.record, first.release is None) == (due(1), False)
+    assert two.claim(due(1, "two"), due(1, "two", State.SKIPPED)) is None, "it has an owner: its stack is not asked for"
+    other = two.claim(due(2, "two"), due(2, "two", State.SKIPPED))
+    assert other is not None
+    if isinstance(one, FileLedger):
+        return  # on one machine the run's own lock holds the stack
+    assert (other.release, other.record.state) == (None, State.SKIPPED)
+    assert two.newest("held") == other.record
+    assert first.release is not None
+    first.release()
+    again = two.claim(due(3, "two"), due(3, "two", State.SKIPPED))
     assert again is not None
-    again()
+    assert again.release is not None
+    again.release()

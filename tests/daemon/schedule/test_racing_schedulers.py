@@ -1,0 +1,158 @@
+"""Several schedulers on one PostgreSQL, killed and restarted: each due time is started once, or said why not, truly."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+import time
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from msgspec import Struct
+
+from k2run.daemon.schedule.ledger import Record, State
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PROGRAM = Path(__file__).with_name("racing_scheduler.py")
+ENTRIES, EVERY_S = 6, 1.0
+SLACK_S = 0.5
+"""Seconds between what a scheduler saw and when that was written to the file of starts and ends."""
+
+
+class Schedulers:
+    """Processes of schedulers."""
+
+    def __init__(self, address: str, folder: Path) -> None:
+        self._words = [sys.executable, str(PROGRAM), address, str(folder)]
+        self._count = 0
+        self.processes: list[subprocess.Popen[bytes]] = []
+
+    def start(self) -> None:
+        self._count += 1
+        self.processes.append(subprocess.Popen([*self._words, f"scheduler {self._count}"]))
+
+    def kill(self, number: int) -> None:
+        process = self.processes.pop(number)
+        process.kill()
+        process.wait(10)
+
+
+class Span(Struct, frozen=True):
+    """A run, as the file of starts and ends tells it."""
+
+    stack: str
+    began: float
+    ended: float
+
+
+@pytest.fixture
+def racers(database: str, tmp_path: Path) -> Iterator[Schedulers]:
+    pytest.importorskip("psycopg", reason="the extra `postgres` is not installed")
+    made = Schedulers(database, tmp_path)
+    yield made
+    while made.processes:
+        made.kill(0)
+
+
+class Race(Struct, frozen=True):
+    """How many schedulers, for how long, and how often one of them is killed and another started."""
+
+    number: int
+    seconds: int
+    kills: int
+
+
+@pytest.mark.parametrize(
+    "race",
+    [
+        Race(2, 8, 0),
+        pytest.param(Race(2, 52, 6), marks=pytest.mark.slow),
+        pytest.param(Race(3, 52, 6), marks=pytest.mark.slow),
+    ],
+    ids=["2, short", "2", "3"],
+)
+def test_each_due_time_is_started_once_or_skipped_for_a_true_reason(
+    racers: Schedulers, database: str, tmp_path: Path, race: Race
+) -> None:
+    """Six schedules, each due every second: 300 due times and more in 52 s."""
+    from k2run.daemon.schedule.shared_ledger import PostgresLedger
+
+    ledger = PostgresLedger(database)
+    _empty(database)
+    dice = random.Random(11)
+    for _ in range(race.number):
+        racers.start()
+    end = time.time() + race.seconds
+    pauses = [race.seconds / (race.kills + 1)] * race.kills
+    for pause in pauses:
+        time.sleep(pause)
+        racers.kill(dice.randrange(race.number))  # the others take over at once
+        racers.start()
+    time.sleep(max(0.0, end - time.time()))
+    stopped = datetime.now(UTC)
+    while racers.processes:
+        racers.kill(0)
+    records = [record for entry in ledger.entries() for record in ledger.records(entry)]
+    starts, spans = _runs(tmp_path / "runs.csv")
+    due = {record.entry: ledger.since(record.entry, stopped) for record in records}
+    states = Counter(record.state for record in records)
+    total = sum(record.count for record in records)
+    print(f"{race.number} schedulers, {race.kills} kills: {total} due times, {dict(states)}")
+    assert len(due) == ENTRIES
+    for entry, since in due.items():
+        _check_all_are_there(records, entry, since, stopped)
+    twice = [key for key, times in starts.items() if times != 1]
+    assert twice == []
+    lost = [record for record in records if _is_started(record) and (record.entry, record.due) not in starts]
+    assert len(lost) <= race.kills, f"only one that is killed between its record and its run starts nothing: {lost}"
+    assert {(record.entry, record.due) for record in records if _is_started(record)} >= set(starts)
+    skipped = [record for record in records if record.state is State.SKIPPED]
+    assert [record for record in skipped if not _was_held(record, spans)] == [], "skipped, and nothing held its stack"
+
+
+def _check_all_are_there(records: list[Record], entry: str, since: datetime, stopped: datetime) -> None:
+    """Each due time is in exactly one record, but for the very last."""
+    step = timedelta(seconds=EVERY_S)
+    own = [record for record in records if record.entry == entry]
+    time_ = datetime.fromtimestamp(int(since.timestamp()), UTC) + step
+    while time_ < stopped - 2 * step:
+        holding = [record for record in own if (record.first or record.due) <= time_ <= record.due]
+        assert len(holding) == 1, (entry, time_, holding)
+        time_ += step
+
+
+def _is_started(record: Record) -> bool:
+    return record.state in {State.STARTED, State.FINISHED}
+
+
+def _was_held(record: Record, spans: list[Span]) -> bool:
+    at = record.touched.timestamp()
+    return any(span.stack == record.stack and span.began - SLACK_S <= at <= span.ended + SLACK_S for span in spans)
+
+
+def _runs(path: Path) -> tuple[Counter[tuple[str, datetime]], list[Span]]:
+    starts: dict[tuple[str, datetime], float] = {}
+    counted: Counter[tuple[str, datetime]] = Counter()
+    spans = []
+    for line in path.read_text().splitlines():
+        what, entry, stack, due, at = line.split(",")
+        key = (entry, datetime.fromisoformat(due))
+        if what == "start":
+            starts[key] = float(at)
+            counted[key] += 1
+        else:
+            spans.append(Span(stack, starts[key], float(at)))
+    return counted, spans
+
+
+def _empty(address: str) -> None:
+    import psycopg
+
+    with psycopg.connect(address, autocommit=True) as connection:
+        connection.execute("truncate k2run_schedule, k2run_schedule_entries")
