@@ -78,6 +78,10 @@ class NotWhole(ExpressionFailed):
     """An expression looks at what is not known: a text that was cut, an answer that could not be read."""
 
 
+class Inapplicable(ExpressionFailed):
+    """An expression builds on the value of a step that does not apply to this stack."""
+
+
 class UsageError(AuthorError):
     """The command line asks for something that does not exist or cannot be done."""
 

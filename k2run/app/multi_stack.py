@@ -9,6 +9,7 @@ import sys
 import threading
 from typing import TYPE_CHECKING
 
+from k2run.engine.outcomes import NOT_APPLICABLE_CODE
 from k2run.errors import Interrupted, K2runError
 from k2run.signals import listen
 from k2run.stack.redactor import unsecret
@@ -76,7 +77,7 @@ def as_json_lines(stacks: Sequence[str], *, at_once: bool) -> int:
                     out.write(f'{{"stack":{json.dumps(names[number])},{line[1:].rstrip()}')
 
         codes = _all_told(runs, tell)
-        worst = max(worst, *codes)
+        worst = max(worst, *codes, key=_weight)
         if Interrupted.exit_code in codes:
             break
     return worst
@@ -133,4 +134,9 @@ def _summary(told: Sequence[tuple[str, int, str]]) -> int:
     say("\n=== all stacks")
     for stack, code, verdict in told:
         say(f"{stack:<{width}}  exit {code}  {verdict}")
-    return max(code for _, code, _ in told)
+    return max((code for _, code, _ in told), key=_weight)
+
+
+def _weight(code: int) -> int:
+    """How bad an exit code is: a run that does not apply has not passed, and every failure is worse."""
+    return 0 if code == 0 else 1 if code == NOT_APPLICABLE_CODE else code + 1

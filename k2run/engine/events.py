@@ -413,6 +413,7 @@ class RunFinished(Event, frozen=True, kw_only=True, tag="run_finished"):
     Attributes:
         verdict: One sentence: "go, subject to 4 items for a person".
         partial: Only a part of the runbook was asked for, so its success says nothing of the whole.
+        unchanged: A recovery after which the steady state holds, and none of whose steps changed anything.
     """
 
     said: ClassVar[dict[str, int]] = {"verdict": 0, "reasons": 0, "pending_undos": 0}
@@ -424,6 +425,7 @@ class RunFinished(Event, frozen=True, kw_only=True, tag="run_finished"):
     reasons: list[str] = []
     pending_undos: list[str] = []
     partial: bool = False
+    unchanged: bool = False
 
 
 AnyEvent = (

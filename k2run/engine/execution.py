@@ -140,6 +140,9 @@ class Execution:
         ended_early: Why no further section is run, where that speaks against the run.
         ended_well: The same, where it does not.
         late: Sections that were not done within their hard limits, in sentences.
+        absences: Why steps do not apply, by their paths.
+        changes: Paths of the steps that may have changed the stack.
+        lacking: Why what its faults and changes were to show does not apply; empty when it does.
         unproven: What failed of that which was to prove a recovery; empty when nothing did.
         prefix: What stands before the paths of its steps; not empty for a runbook that a step runs.
         section: The section that this step belongs to.
@@ -192,12 +195,14 @@ class Execution:
         variables.know(self.facts)
         self.results: dict[str, Any] = {}
         self.failures: dict[str, dict[str, Any]] = {}
+        self.absences: dict[str, str] = {}
+        self.changes: set[str] = set()
         self.tags: frozenset[str] = frozenset()
         self.limits: tuple[Limit, ...] = ()
         self.first_fault = past.first_fault
         self.ended_early = ""
         self.ended_well = ""
-        self.unproven = ""
+        self.unproven = self.lacking = ""
         self.late: list[str] = []
         self.prefix = ""
         self.section = ""
@@ -271,7 +276,7 @@ class Execution:
         child.facts = {**self.facts, "figures": child.figures}
         variables.know(child.facts)
         child.first_fault = child.past.first_fault
-        child.ended_early = child.ended_well = child.unproven = ""
+        child.ended_early = child.ended_well = child.unproven = child.lacking = ""
         child.before, child.late = frozenset(), []
         return child
 
@@ -310,6 +315,11 @@ class Execution:
         """What speaks against the run beside its steps."""
         ended = [self.ended_early] if self.ended_early and self.ended_early not in self.late else []
         return [*self.late, *ended]
+
+    @property
+    def changed(self) -> bool:
+        """Whether a step of this runbook, or of one that it runs, may have changed the stack."""
+        return any(path.startswith(self.prefix) for path in self.changes)
 
     def missing(self, services: Sequence[str]) -> str:
         """Why a step that requires these services does not apply to this stack; empty when it does."""

@@ -19,10 +19,11 @@ from k2run.engine.events import (
     Scored,
     StepFinished,
 )
-from k2run.engine.outcomes import nothing_judged, satisfied, went_wrong
+from k2run.engine.outcomes import NOT_APPLICABLE_CODE, nothing_judged, satisfied, went_wrong
 from k2run.engine.outline import BEFORE, LEFT_OUT
 from k2run.engine.score import compute, latest
 from k2run.errors import ExpressionFailed, Interrupted, JournalLost, K2runError
+from k2run.language.model import Kind
 from k2run.language.quantities import Duration
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from k2run.engine.events import AnyEvent
     from k2run.language.model import Runbook, Score
 
+CHANGED_NOTHING = "changed nothing"
 NO_CLOCKS: dict[str, str] = {}
 _INSIDE = re.compile(r"\.(?:block|rescue|always)\[")
 
@@ -53,6 +55,8 @@ def judge_run(  # noqa: PLR0913 - the end of a run looks at all of it
     reasons: list[str],
     pending: list[str],
     remark: str = "",
+    lacking: str = "",
+    changed: bool = True,
 ) -> Judgement:
     """Judge a run.
 
@@ -65,6 +69,8 @@ def judge_run(  # noqa: PLR0913 - the end of a run looks at all of it
         reasons: Further reasons against it: undos that failed, sections that were not reached.
         pending: What is still broken.
         remark: What else belongs into the verdict of a run that passed.
+        lacking: Why a fault or a change of it, and what builds on that, does not apply; empty when all do.
+        changed: Whether a step may have changed the stack.
     """
     everything = latest(events)
     steps = [step for step in everything if ".run." not in step.step]
@@ -74,7 +80,8 @@ def judge_run(  # noqa: PLR0913 - the end of a run looks at all of it
     objectives = (
         [] if isinstance(stopped, Interrupted) else list(judge_objectives(runbook, seconds, figures, not_stopped))
     )
-    missed = [_against(entry) for entry in objectives if entry.bound is not Bound.MET]
+    short = {Bound.MISSED} if lacking else {Bound.MISSED, Bound.NOT_MEASURED}
+    missed = [_against(entry) for entry in objectives if entry.bound in short]
     part = part_of(runbook, everything)
     scored = _scored(runbook, steps, events, critical) if runbook.score and not part else None
     ended = [str(stopped)] if stopped is not None and not isinstance(stopped, Interrupted) else []
@@ -89,23 +96,29 @@ def judge_run(  # noqa: PLR0913 - the end of a run looks at all of it
         *(reason for reason in reasons if reason not in failed),  # a step that ended the run is told once
         *(f"still broken: {says}" for says in pending),
     ]
-    if scored is not None and scored.go is False and not critical:
+    pointless = bool(lacking) and (runbook.kind is Kind.SCENARIO or (runbook.kind is Kind.RECOVERY and not changed))
+    if scored is not None and scored.go is False and not critical and not pointless:
         against += _short_of(runbook.score, scored)  # type: ignore[arg-type]
     outcome, code = _outcome(stopped, against)
-    if outcome is Outcome.PASSED and not remark and nothing_judged(everything):
-        outcome, code = Outcome.NOT_APPLICABLE, 1
-        against = [_nothing(everything)]
+    if outcome is Outcome.PASSED and (pointless or (not remark and nothing_judged(everything))):
+        outcome, code, objectives = Outcome.NOT_APPLICABLE, NOT_APPLICABLE_CODE, []
+        against = [lacking if pointless else _nothing(everything)]
+    unchanged = outcome is Outcome.PASSED and runbook.kind is Kind.RECOVERY and not changed
+    if unchanged:
+        remark = "; ".join(filter(None, [CHANGED_NOTHING, remark]))
+    aside = f"not applicable: {lacking}" if lacking and outcome is not Outcome.NOT_APPLICABLE else ""
     return Judgement(
         objectives=objectives,
         scored=scored,
         finished=RunFinished(
             outcome=outcome,
-            verdict="; ".join(filter(None, (_verdict(outcome, against, everything, scored, remark), part))),
+            verdict="; ".join(filter(None, (_verdict(outcome, against, everything, scored, remark), part, aside))),
             exit_code=code,
             seconds=round(seconds, 3),
             reasons=against,
             pending_undos=pending,
             partial=bool(part),
+            unchanged=unchanged,
         ),
     )
 
@@ -257,5 +270,8 @@ def _verdict(
         )
     persons = sum(step.outcome is Outcome.NOT_CONFIRMED for step in steps)
     word = "go" if decides else "passed"
-    word = f"{word}: {remark}" if remark else word
+    if remark.startswith(CHANGED_NOTHING):
+        word = remark
+    elif remark:
+        word = f"{word}: {remark}"
     return f"{word}, subject to {persons} item{'s' if persons != 1 else ''} for a person" if persons else word

@@ -21,6 +21,7 @@ from k2run.engine.journal import Journal, read_journal
 from k2run.engine.judge import judge_run
 from k2run.engine.masking import Sources
 from k2run.engine.nested import run_runbook
+from k2run.engine.outcomes import NOT_APPLICABLE_CODE
 from k2run.engine.outline import bands, categories, outline
 from k2run.engine.prompts import Recorded
 from k2run.engine.replay import own_services, past_of, started
@@ -245,6 +246,8 @@ def _close(request: Request, execution: Execution, stopped: K2runError | None, r
         reasons=reasons,
         pending=execution.undos.says,
         remark=execution.ended_well,
+        lacking=execution.lacking,
+        changed=execution.changed,
     )
     for event in (*judgement.objectives, *((judgement.scored,) if judgement.scored else ()), judgement.finished):
         _tell(execution, event)
@@ -257,7 +260,11 @@ def _close(request: Request, execution: Execution, stopped: K2runError | None, r
 def _not_applicable(request: Request, execution: Execution, reason: str) -> RunFinished:
     """End a run for which this stack has not what it is about: that is neither a success nor a failure."""
     finished = RunFinished(
-        outcome=Outcome.NOT_APPLICABLE, verdict=f"not applicable: {reason}", exit_code=0, seconds=0.0, reasons=[reason]
+        outcome=Outcome.NOT_APPLICABLE,
+        verdict=f"not applicable: {reason}",
+        exit_code=NOT_APPLICABLE_CODE,
+        seconds=0.0,
+        reasons=[reason],
     )
     _tell(execution, finished)
     execution.journal.close()

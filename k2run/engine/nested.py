@@ -147,6 +147,8 @@ def _judge(run: Execution, seconds: float, reasons: list[str]) -> Judgement:
         reasons=reasons,
         pending=[],
         remark=run.ended_well,
+        lacking=run.lacking,
+        changed=run.changed,
     )
 
 

@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING
 from k2run.engine.events import Bound, Outcome
 from k2run.language.vocabulary import RUN, SET, SKIP_SECTION, STOP, WAIT
 
+NOT_APPLICABLE_CODE = 7
+"""Exit code of a run that does not apply to its stack: it has not passed, and nothing has failed."""
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 

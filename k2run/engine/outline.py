@@ -8,7 +8,7 @@ from k2run.engine.events import OutlineBand, OutlineCategory, OutlineSection, Ou
 from k2run.errors import UsageError
 from k2run.language.model import Kind
 from k2run.language.problems import did_you_mean
-from k2run.language.vocabulary import RUN
+from k2run.language.vocabulary import RUN, SET
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -57,6 +57,15 @@ def steps_within(steps: Sequence[Step]) -> Iterator[Step]:
         yield step
         for inner in (step.block, step.rescue, step.always):
             yield from steps_within(inner)
+
+
+def names_given(step: Step) -> list[str]:
+    """The names that a step, and those inside of it, give to the steps after them."""
+    return [
+        name
+        for each in steps_within([step])
+        for name in ([each.register] if each.register else each.args if each.action == SET.name else [])
+    ]
 
 
 def _section(path: str, name: str, steps: Sequence[Step], section: Section | None = None) -> OutlineSection:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from k2run.engine.events import Bound, ClockStopped, Noted, Outcome
@@ -10,10 +11,10 @@ from k2run.engine.outcomes import of_all, satisfied, went_wrong
 from k2run.engine.outline import ALWAYS, STEADY_AFTER, STEADY_BEFORE
 from k2run.engine.section_events import SectionAccount, bound_of
 from k2run.engine.sequence import RunStopped, Several, weigh
-from k2run.engine.steady_state import PERIOD, Look
+from k2run.engine.steady_state import PERIOD, steadiness
 from k2run.engine.step_record import title
 from k2run.engine.steps import StepRunner
-from k2run.errors import ExpressionFailed
+from k2run.errors import ExpressionFailed, Inapplicable
 from k2run.language.model import AfterFailure, Backoff, Kind, Section, Step
 from k2run.language.quantities import Duration
 
@@ -70,9 +71,10 @@ class SectionRunner:
             return
         for section in runbook.sections:
             self._run.check_stop()
-            if not (self._run.ended_early or self._run.ended_well):
+            if not (self._run.ended_early or self._run.ended_well or self._is_pointless()):
                 self.run(section)
-        if runbook.steady_state and self._run.first_fault is not None and not self._recovered:
+        begun = self._run.first_fault is not None and not self._nothing_done()
+        if runbook.steady_state and begun and not self._recovered:
             self._run.undos.play_all(by=self._run.runner, inside=self._run.prefix)
             self._recover(None)
 
@@ -84,10 +86,14 @@ class SectionRunner:
             self._run.journal.record(Noted(message=self._run.ended_early, level="error"))
             return False
         if outcome is Outcome.NOT_APPLICABLE and self._run.runbook.kind is Kind.SCENARIO:
-            message = "no step of the steady state applies to this stack, so nothing was broken"
-            self._run.journal.record(Noted(message=message, level="warning"))
+            self._run.lacking = "no step of the steady state applies to this stack, so nothing was broken"
+            self._run.journal.record(Noted(message=self._run.lacking, level="warning"))
             return False
         return True
+
+    def _is_pointless(self) -> bool:
+        """Whether nothing can be shown any more: a scenario whose fault does not apply ends there."""
+        return bool(self._run.lacking) and self._run.runbook.kind is Kind.SCENARIO
 
     def run_always(self) -> None:
         """The steps that run whatever happened."""
@@ -105,7 +111,8 @@ class SectionRunner:
         account.begin()
         late = len(self._run.late)
         try:
-            outcome = Outcome.SKIPPED if self._not_needed(section) else self._needed(section)
+            left = self._left_out(section)
+            outcome = self._needed(section) if left is None else left
         except BaseException as error:
             account.cut(error)
             raise
@@ -122,6 +129,8 @@ class SectionRunner:
     def _needed(self, section: Section) -> Outcome:
         """Run a section's steps, and the clock that stops with them."""
         outcome = self._steps(section)
+        if outcome is Outcome.NOT_APPLICABLE and self._run.lacking:
+            return outcome
         if not satisfied(outcome):
             self._failed(section)
         elif section.clock == "rto":
@@ -133,7 +142,8 @@ class SectionRunner:
 
     def _walk(self, section: Section, outcome: Outcome) -> Outcome:
         """Bring back what an ended section handed on; its steps are all finished, so nothing is done."""
-        self._enter(section)
+        with suppress(Inapplicable):
+            self._enter(section)
         proven = section.clock == "rto" and self._run.runbook.kind is not Kind.RECOVERY  # a recovery is checked again
         self._recovered = self._recovered or proven
         if not satisfied(outcome):
@@ -151,22 +161,37 @@ class SectionRunner:
             section.vars, lambda name, value: run.keep(f"{run.prefix}{section.path}.vars.{name}", value)
         )
 
-    def _not_needed(self, section: Section) -> bool:
-        """Whether the section's `when` is false; enters its variables when it is not."""
+    def _left_out(self, section: Section) -> Outcome | None:
+        """How a section ends that is not run; None, with its variables entered, when it is to be run."""
+        missing = self._absence(section)
         try:
-            self._enter(section)
-            return section.when is not None and not section.when.evaluate(self._run.variables.names())
+            if not missing:
+                self._enter(section)
+                needed = section.when is None or section.when.evaluate(self._run.variables.names())
+                return None if needed else Outcome.SKIPPED
+        except Inapplicable as error:
+            missing = error.message
         except ExpressionFailed as error:
             self._run.journal.record(Noted(message=error.message, hint=error.hint, level="error"))
             self._run.ended_early = f"section {section.name!r}: {error.message}"
-            return True
+            return Outcome.SKIPPED
+        runner = StepRunner(self._run, section)
+        return of_all([runner.leave_out(step, Outcome.NOT_APPLICABLE, missing) for step in section.steps])
+
+    def _absence(self, section: Section) -> str:
+        """Why a section does not apply: a service is absent, or the fault (or repair) whose clock it stops did not."""
+        if section.clock and (self._nothing_done() or (self._run.lacking and self._run.first_fault is None)):
+            return f"not applicable: {self._run.lacking}"
+        return self._run.missing(section.requires)
+
+    def _nothing_done(self) -> bool:
+        """Whether this is a recovery whose repair does not apply: there is nothing that it could prove."""
+        run = self._run
+        return run.runbook.kind is Kind.RECOVERY and bool(run.lacking) and not run.changed
 
     def _steps(self, section: Section) -> Outcome:
         """Run the steps in order (or at once) until a critical failure ends the section."""
         runner = StepRunner(self._run, section)
-        missing = self._run.missing(section.requires)
-        if missing:
-            return of_all([runner.leave_out(step, Outcome.NOT_APPLICABLE, missing) for step in section.steps])
         if section.timeout is None:
             return self._in_order(section, runner, self._run, lambda _step: None)
         run, began = self._run.limited(section.timeout, section.name), set[str]()
@@ -193,18 +218,20 @@ class SectionRunner:
             begins(step)
             return runner.run(step)
 
-        def leave(step: Step, why: str) -> None:
+        def leave(step: Step, outcome: Outcome, why: str) -> None:
             begins(step)
-            runner.leave_out(step, Outcome.SKIPPED, why)
+            runner.leave_out(step, outcome, why)
 
         several = Several(
             run,
             do,
             weigh=weigh,
             after=lambda step, outcome, was: self._after(section, step, outcome, was),
+            lacks=lambda step: runner.lacks(step, run.prefix + step.path, {}),
             leave=leave,
         )
         outcome = several.run(section.steps, at_once=section.parallel)
+        self._run.lacking = self._run.lacking or several.lacking
         if isinstance(several.leap, RunStopped):
             self._stopped(several.leap)
         return outcome
@@ -247,11 +274,13 @@ class SectionRunner:
         give_up = run.journal.elapsed() + patience
         while True:
             at = run.journal.elapsed()
-            unmet = Look(run).unmet(run.runbook.steady_state)
-            if not unmet:
+            steady, unmet = steadiness(run)
+            if steady is Outcome.PASSED:
                 break
-            if at > give_up:
-                self._stop_clock(at - run.first_fault, objective, f"the steady state did not come back: {unmet}")
+            if steady is Outcome.NOT_APPLICABLE or at > give_up:
+                nothing = "no step of the steady state applies to this stack, so nothing proves that it is back"
+                why_not = f"the steady state did not come back: {unmet}" if unmet else nothing
+                self._stop_clock(at - run.first_fault, objective, why_not)
                 return Outcome.FAILED
             run.stop.wait(PERIOD)
             run.check_stop()

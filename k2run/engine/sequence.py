@@ -115,32 +115,37 @@ class Several(Generic[T]):
         do: Runs one item.
         weigh: An item's outcome as it counts here.
         after: Why an item's outcome, as weighed and as it was, leaves out those that follow; empty when it does not.
-        leave: Records an item that is left out, with the reason.
+        lacks: Why those that follow an item that does not apply do not apply either; empty when they do.
+        leave: Records an item that is left out, as what and why.
 
     Attributes:
         leap: The leap that is to be handed on, if there was one.
         failed: The first item that counts as failed.
         failed_as: How that one ended: what could not be seen counts as failed, and is told as what it is.
+        lacking: Why those that followed did not apply; empty when they did.
         outcome: How they ended together.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - how several weigh together, rule by rule
         self,
         execution: Execution,
         do: Callable[[T], Outcome],
         *,
         weigh: Callable[[T, Outcome], Outcome] = lambda _item, outcome: outcome,
         after: Callable[[T, Outcome, Outcome], str] = lambda _item, _outcome, _was: "",
-        leave: Callable[[T, str], object] = lambda _item, _why: None,
+        lacks: Callable[[T], str] = lambda _item: "",
+        leave: Callable[[T, Outcome, str], object] = lambda _item, _outcome, _why: None,
     ) -> None:
         self._run = execution
         self._do = do
         self._weigh = weigh
         self._after = after
+        self._lacks = lacks
         self._leave = leave
         self._lock = threading.Lock()
         self._outcomes: list[Outcome] = []
-        self._why = ""
+        self._left: tuple[Outcome, str] | None = None
+        self.lacking = ""
         self.leap: Leap | None = None
         self.failed: T | None = None
         self.failed_as = Outcome.FAILED
@@ -154,12 +159,13 @@ class Several(Generic[T]):
             JournalLost: The journal cannot be written any more.
         """
         self._run.each(items, self._one, at_once=at_once)
-        self.outcome = of_all(self._outcomes)
+        together = of_all(self._outcomes)
+        self.outcome = Outcome.NOT_APPLICABLE if self.lacking and satisfied(together) else together
         return self.outcome
 
     def _one(self, item: T) -> None:
-        if self._why:
-            self._leave(item, self._why)
+        if self._left is not None:
+            self._leave(item, *self._left)
             return
         try:
             was, leap = self._do(item), None
@@ -174,7 +180,11 @@ class Several(Generic[T]):
             if leap is not None:
                 self.leap = stronger(self.leap, leap)
                 why = why or leap.says
-            self._why = self._why or why
+            if was is Outcome.NOT_APPLICABLE:
+                self.lacking = self.lacking or self._lacks(item)
+            if why or self.lacking:
+                left = (Outcome.SKIPPED, why) if why else (Outcome.NOT_APPLICABLE, f"not applicable: {self.lacking}")
+                self._left = self._left or left
 
 
 def weigh(step: Step, outcome: Outcome) -> Outcome:

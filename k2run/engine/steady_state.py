@@ -9,7 +9,7 @@ from k2run.engine.builtin_actions import WORDS
 from k2run.engine.events import Outcome
 from k2run.engine.step_record import judge, observed, title
 from k2run.engine.variables import loop_items
-from k2run.errors import Interrupted, K2runError
+from k2run.errors import Inapplicable, Interrupted, K2runError, NotApplicable
 from k2run.language.expressions import render
 from k2run.language.model import Severity
 from k2run.language.vocabulary import Effect
@@ -26,15 +26,34 @@ LOOK = 10.0
 """Seconds that one look may take when the step sets no `timeout`."""
 
 
+def steadiness(run: Execution) -> tuple[Outcome, str]:
+    """Whether the steady state holds right now, and if not, which step does not and why.
+
+    Returns:
+        Passed, failed, or not applicable where no step applies: nothing proves then that the stack is steady.
+
+    Raises:
+        Interrupted: The run was asked to end.
+    """
+    look = Look(run)
+    if unmet := look.unmet(run.runbook.steady_state):
+        return Outcome.FAILED, unmet
+    return (Outcome.PASSED if look.judged else Outcome.NOT_APPLICABLE), ""
+
+
 class Look:
     """One look: the steps in order, up to the first that does not hold.
 
     Args:
         run: The run whose recovery is timed.
+
+    Attributes:
+        judged: A step applied and was judged; where none does, nothing is known.
     """
 
     def __init__(self, run: Execution) -> None:
         self._run = run
+        self.judged = False
         self._changed = False
         """A step of this look has changed something: what looks for its effect has to wait for it."""
 
@@ -80,6 +99,8 @@ class Look:
             why = self._once(step, known, given)
         except Interrupted:
             raise
+        except (Inapplicable, NotApplicable):
+            return ""
         except K2runError as error:
             why = str(error)
         return f"{title(self._run, step, {**known, **given})}: {why}" if why else ""
@@ -101,6 +122,7 @@ class Look:
             if holds or not waits or deadline.has_passed(PERIOD):
                 break
             deadline.sleep(PERIOD)
+        self.judged = True
         self._changed = self._changed or step.effect not in {None, Effect.OBSERVES}
         if step.action == "set":
             known.update(attempt.result)

@@ -12,8 +12,10 @@ from msgspec.structs import asdict, replace
 from k2run.actions.action import Judged, Result
 from k2run.engine.events import Bound, Objected, Outcome, StepFinished, StepStarted
 from k2run.engine.outcomes import satisfied
+from k2run.engine.outline import names_given
 from k2run.errors import (
     ExpressionFailed,
+    Inapplicable,
     Interrupted,
     JournalLost,
     K2runError,
@@ -23,6 +25,7 @@ from k2run.errors import (
     Unknown,
 )
 from k2run.language.expressions import Template
+from k2run.language.scope import NoValue
 from k2run.language.syntax import ITEM, METHODS
 from k2run.language.vocabulary import ONLY_LOOKS, SET
 
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
     from k2run.actions.action import Judged
     from k2run.engine.execution import Execution
     from k2run.engine.sequence import Leap
+    from k2run.engine.variables import Variables
     from k2run.language.expressions import Expression
     from k2run.language.model import Award, Points, Step
     from k2run.language.syntax import Reference
@@ -63,6 +67,8 @@ class Attempt(Struct, kw_only=True):
     def unresolved(self, error: ExpressionFailed) -> Attempt:
         """The same attempt, of which an expression could not be evaluated; what it could not see is unknown."""
         attempt = self.failing(error.message, error.hint)
+        if isinstance(error, Inapplicable):
+            return replace(attempt, outcome=Outcome.NOT_APPLICABLE)
         return replace(attempt, outcome=Outcome.UNKNOWN) if isinstance(error, NotWhole) else attempt
 
 
@@ -84,7 +90,7 @@ def refused(error: BaseException, message: str, hint: str) -> Attempt:
             raise error
         case Unknown():
             outcome = Outcome.UNKNOWN
-        case NotApplicable():
+        case NotApplicable() | Inapplicable():
             outcome = Outcome.NOT_APPLICABLE
         case NotConfirmed():
             outcome = Outcome.NOT_CONFIRMED
@@ -212,7 +218,7 @@ class Turn(Struct, frozen=True):
         """Keep how it ended, and hand on what the step registers; with the leap that it hands on, if there is one."""
         step, quiet = self.step, self.step.no_log
         attempt, figures = self._figures(attempt) if step.figures else (attempt, {})
-        variables = self._hand_on(attempt) if step.register or step.action == "set" else {}
+        variables = self._hand_on(attempt) if step.register or step.action == SET.name else {}
         earned, maximum = self._points(attempt, step.points) if step.points is not None else (None, None)
         troubled = not satisfied(attempt.outcome)
         for each in attempt.judged:
@@ -244,8 +250,12 @@ class Turn(Struct, frozen=True):
             leap=leap.written() if leap is not None else {},
         )
         self.run.journal.record(finished)
+        if did_change(finished):
+            self.run.changes.add(self.path)
         if troubled:
             self.run.failures[without_turn(self.path)] = failure_of(finished)
+        elif attempt.outcome is Outcome.NOT_APPLICABLE:
+            self.run.absences[without_turn(self.path)] = attempt.message
         return attempt.outcome
 
     def _kept(self, result: Any) -> Any:
@@ -285,12 +295,14 @@ class Turn(Struct, frozen=True):
         if step.action == SET.name and attempt.outcome is Outcome.PASSED:
             variables.update(attempt.result)
             self.run.variables.register(variables)
+        elif step.action == SET.name and attempt.outcome in UNJUDGED:
+            self.run.variables.leave_out(step.args, _no_value(self.name, attempt.outcome, attempt.message))
         if not step.register or attempt.outcome is Outcome.INTERRUPTED:
             return variables
         if without_turn(self.path) != self.path:
             variables[step.register] = self.run.results[self.path] = _registered(attempt)
         elif attempt.outcome in UNJUDGED and attempt.result is None:
-            self.run.variables.leave_out(step.register, _left_out(self.name, attempt.outcome, attempt.message))
+            self.run.variables.leave_out([step.register], _no_value(self.name, attempt.outcome, attempt.message))
         else:
             variables[step.register] = _registered(attempt)
             self.run.variables.register({step.register: variables[step.register]})
@@ -351,6 +363,12 @@ def without_turn(path: str) -> str:
     return path[: path.rindex("#")] if "#" in path.rpartition(".")[2] else path
 
 
+def did_change(step: StepFinished) -> bool:
+    """Whether a step may have changed the stack; some results say that there was nothing to change."""
+    said = step.result.get("changed") if isinstance(step.result, dict) else getattr(step.result, "changed", None)
+    return step.changed and said is not False
+
+
 def failure_of(step: StepFinished) -> dict[str, Any]:
     """What a rescue may know of the step that failed, as `failed`."""
     return {
@@ -362,16 +380,24 @@ def failure_of(step: StepFinished) -> dict[str, Any]:
     }
 
 
-def absence(step: Step, finished: StepFinished) -> str:
-    """Why the name that a finished step registers has no value; empty when it has one, or the step registers none."""
-    if not step.register or finished.outcome not in UNJUDGED or step.register in finished.variables:
-        return ""
-    return _left_out(finished.name, finished.outcome, finished.message)
+def left_unknown(variables: Variables, step: Step, finished: StepFinished) -> None:
+    """The names that a finished step, and those inside of it, would have given have no value where it did nothing.
+
+    Args:
+        variables: The names of the run.
+        step: The step.
+        finished: How it ended.
+    """
+    if finished.outcome in UNJUDGED:
+        names = [name for name in names_given(step) if name not in finished.variables]
+        variables.leave_out(names, _no_value(finished.name, finished.outcome, finished.message))
 
 
-def _left_out(name: str, outcome: Outcome, message: str) -> str:
-    was = "was left out" if outcome is Outcome.SKIPPED else f"was {outcome.value.replace('_', ' ')}"
-    return f"it is registered by {name!r}, which {was}: {message}"
+def _no_value(name: str, outcome: Outcome, message: str) -> NoValue:
+    applies = outcome is not Outcome.NOT_APPLICABLE
+    was = outcome.value.replace("_", " ")
+    did = "was left out" if outcome is Outcome.SKIPPED else f"was {was}" if applies else "does not apply"
+    return NoValue(f"it is registered by {name!r}, which {did}: {message.removeprefix('not applicable: ')}", applies)
 
 
 def _registered(attempt: Attempt) -> Any:

@@ -10,19 +10,29 @@ from msgspec.structs import replace
 
 from k2run.engine.approval import needs_approval, refusal
 from k2run.engine.builtin_actions import WORDS
+from k2run.engine.dependence import is_built_on
 from k2run.engine.dispatch import message_of
 from k2run.engine.dry_run import is_done_anyway, resolved, unknown_yet
 from k2run.engine.events import Outcome
 from k2run.engine.execution import OutOfTime, within
 from k2run.engine.outcomes import satisfied, went_wrong
-from k2run.engine.outline import left_out
+from k2run.engine.outline import left_out, names_given
 from k2run.engine.retry import Tries, Trying, judge_step, time_limit
 from k2run.engine.sequence import LEAPS, Leap, Several, leap_of, look, stronger, weigh
-from k2run.engine.step_record import UNJUDGED, Attempt, Turn, absence, failure_of, title, without_turn
+from k2run.engine.step_record import UNJUDGED, Attempt, Turn, did_change, failure_of, left_unknown, title, without_turn
 from k2run.engine.variables import loop_items
-from k2run.errors import ExpressionFailed, Interrupted, JournalLost, RunbookInvalid, StackInvalid, UsageError
+from k2run.errors import (
+    ExpressionFailed,
+    Inapplicable,
+    Interrupted,
+    JournalLost,
+    RunbookInvalid,
+    StackInvalid,
+    UsageError,
+)
 from k2run.language.expressions import is_fixed, names_in, render
-from k2run.language.vocabulary import ASSERT, RUN, SET
+from k2run.language.scope import NoValue
+from k2run.language.vocabulary import ASSERT, HARMS, RUN, SET
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,6 +40,9 @@ if TYPE_CHECKING:
     from k2run.engine.events import StepFinished
     from k2run.engine.execution import Execution
     from k2run.language.model import Section, Step
+
+
+NO_ITEMS = "the loop has no items, so nothing was checked"
 
 
 class StepRunner:
@@ -102,9 +115,12 @@ class StepRunner:
     def _again(self, step: Step, path: str, given: dict[str, Any], done: StepFinished) -> Outcome:
         """What an earlier part of this run has done is not repeated: what it handed on returns."""
         run = self._run
-        why = absence(step, done)
-        if why:
-            run.variables.leave_out(str(step.register), why)
+        if not step.block or done.outcome is Outcome.NOT_APPLICABLE:
+            left_unknown(run.variables, step, done)
+        if did_change(done):
+            run.changes.add(path)
+        if done.outcome is Outcome.NOT_APPLICABLE:
+            run.absences[without_turn(path)] = done.message
         if not satisfied(done.outcome):
             run.failures[without_turn(path)] = failure_of(done)
         run.variables.register(done.variables)
@@ -137,6 +153,11 @@ class StepRunner:
     ) -> Outcome:
         """Record a step that is not run at all."""
         turn = self._at(step, path or self._run.prefix + step.path, local or {})
+        if step.block and outcome is Outcome.NOT_APPLICABLE:
+            unknown = NoValue(
+                f"{turn.name!r} does not apply: {message.removeprefix('not applicable: ')}", applies=False
+            )
+            self._run.variables.leave_out(names_given(step), unknown)
         return turn.ended(Attempt(outcome=outcome, message=message))
 
     def _loop(self, step: Step, path: str, names: dict[str, Any]) -> Outcome:
@@ -148,20 +169,23 @@ class StepRunner:
                 items = run.keep(path, items)
         except (ExpressionFailed, TypeError) as error:
             outcome = Outcome.SKIPPED if run.options.check else Outcome.FAILED
+            outcome = Outcome.NOT_APPLICABLE if isinstance(error, Inapplicable) else outcome
             return self.leave_out(step, outcome, message_of(error)[0], path, names)
         if not items:
             if step.register:
                 run.variables.register({step.register: []})
-            message = "the loop has no items, so nothing was checked"
-            return self.leave_out(step, Outcome.NOT_APPLICABLE, message, path, names)
+            return self.leave_out(step, Outcome.NOT_APPLICABLE, NO_ITEMS, path, names)
         turns = [(f"{path}#{number}", {**names, step.loop_var: item}) for number, item in enumerate(items)]
         several: Several[tuple[str, dict[str, Any]]] = Several(
             run,
             lambda turn: self._turn(step, *turn),
-            leave=lambda turn, why: self.leave_out(step, Outcome.SKIPPED, why, *turn),
+            leave=lambda turn, outcome, why: self.leave_out(step, outcome, why, *turn),
         )
         outcome = several.run(turns, at_once=step.parallel)
-        if step.register:
+        if step.register and outcome is Outcome.NOT_APPLICABLE:
+            why = run.absences.get(path, "")
+            run.variables.leave_out([step.register], NoValue(f"no turn of {step.name!s} applies: {why}", applies=False))
+        elif step.register:
             run.variables.register({step.register: [run.results.pop(turn) for turn, _ in turns]})
         return _handing_on(several.leap, outcome)
 
@@ -294,6 +318,9 @@ class StepRunner:
             return Attempt().failing(f"{why}, and in the rescue {self._says(again, turn)}"), again.leap
         if again.leap is not None:
             return Attempt().failing(f"{why}, and its rescue was left: {again.leap.because}"), again.leap
+        if again.outcome is Outcome.NOT_APPLICABLE:
+            lacking = again.lacking or "none of its steps does"
+            return Attempt().failing(f"{why}, and its rescue does not apply: {lacking}"), None
         return Attempt(headline=f"rescued: {why}"), None
 
     def _last(self, turn: Turn) -> Several[Step]:
@@ -360,16 +387,36 @@ class StepRunner:
         return _handing_on(leap, turn.ended(attempt, leap=leap))
 
     def _until_failure(self, turn: Turn, part: str, local: dict[str, Any]) -> Several[Step]:
-        """Run the steps of a block in order, until one counts as failed or leaps; those after it leave no record."""
+        """Run the steps of a block in order, until one counts as failed or leaps; those after it leave no record.
+
+        What does not apply because of the one before it has one.
+        """
         path, steps, inside = f"{turn.path}.{part}", getattr(turn.step, part), self._within(turn.step)
+
+        def leave(step: Step, outcome: Outcome, why: str) -> None:
+            if outcome is Outcome.NOT_APPLICABLE:
+                inside.leave_out(step, outcome, why, f"{path}{_place(step)}", local)
+
         several: Several[Step] = Several(
             self._run,
             lambda step: inside.run(step, f"{path}{_place(step)}", local),
             weigh=weigh,
             after=lambda step, outcome, _was: str(step.name) if outcome is Outcome.FAILED else "",
+            lacks=lambda step: "" if part == "always" else self.lacks(step, f"{path}{_place(step)}", local),
+            leave=leave,
         )
         several.run(steps)
         return several
+
+    def lacks(self, step: Step, path: str, local: dict[str, Any]) -> str:
+        """Why the steps after one that does not apply do not apply either; empty when they do not depend on it."""
+        run = self._run
+        if run.options.check or not is_built_on(step, self._section, run.runbook):
+            return ""
+        why = run.absences.get(path, "").removeprefix("not applicable: ")
+        if why == NO_ITEMS and step.effect not in HARMS:  # there was nothing to change
+            return ""
+        return f'"{title(run, step, local)}" does not apply: {why}' if why else ""
 
     def _says(self, several: Several[Step], turn: Turn) -> str:
         """What is said of the step of a block that went wrong."""
@@ -405,6 +452,8 @@ def _of_try(first: Several[Step], says: str) -> Attempt:
         attempt = replace(Attempt().failing(says), outcome=outcome)
     elif first.leap is not None:
         attempt = Attempt(headline=first.leap.because)
+    elif first.lacking:
+        attempt = Attempt(outcome=Outcome.NOT_APPLICABLE, message=first.lacking)
     elif first.outcome in UNJUDGED:
         attempt = Attempt(outcome=first.outcome, message="nothing in it was checked")
     else:

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from k2run.language.expressions import Template, calls, render
 from k2run.language.quantities import quantified
-from k2run.language.scope import ABSENT
+from k2run.language.scope import ABSENT, NoValue
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
 
 class Variables:
@@ -29,7 +29,7 @@ class Variables:
         self._base: dict[str, Any] = {**facts, **inputs}
         self._extra: dict[str, Any] = quantified(dict(extra))
         self._registered: dict[str, Any] = {}
-        self._absent: dict[str, str] = {}
+        self._absent: dict[str, NoValue] = {}
         self._lock = threading.Lock()
 
     def know(self, facts: Mapping[str, Any]) -> None:
@@ -55,10 +55,10 @@ class Variables:
         with self._lock:
             self._registered = {**self._registered, **values}
 
-    def leave_out(self, name: str, why: str) -> None:
-        """A name gets no value from the step that registers it; it keeps one that it has."""
+    def leave_out(self, names: Iterable[str], why: NoValue) -> None:
+        """Names get no value from the step that gives them; they keep those that they have."""
         with self._lock:
-            self._absent = {**self._absent, name: why}
+            self._absent = {**self._absent, **dict.fromkeys(names, why)}
 
     def names(self, local: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """All names for one expression.

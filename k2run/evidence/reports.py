@@ -120,6 +120,8 @@ def _verdict(view: RunView, name: str) -> Html:
     if finished.outcome is Outcome.PASSED:
         return _case(f"{name}.Run", "verdict", tag("system-out", finished.verdict), seconds=finished.seconds)
     reasons = "\n".join(finished.reasons)
+    if finished.outcome is Outcome.NOT_APPLICABLE:
+        return _case(f"{name}.Run", "verdict", tag("skipped", reasons, message=finished.verdict))
     failure = tag("failure", reasons, message=finished.verdict, type=finished.outcome.value)
     return _case(f"{name}.Run", "verdict", failure, seconds=finished.seconds)
 

@@ -19,20 +19,22 @@ TROUBLE = (Standing.FAILED, Standing.UNKNOWN, Standing.INTERRUPTED, Standing.WAR
 def word_of(finished: RunFinished, scored: Scored | None) -> str:
     """The verdict in a word, in capitals: GO or NO-GO where a score decides, else how the run ended.
 
-    A part of a runbook that passed is PARTIAL: what it left out may be broken.
+    A part of a runbook that passed is PARTIAL: what it left out may be broken. A recovery without effect is no PASSED.
     """
     if finished.partial and finished.outcome is Outcome.PASSED:
         return "PARTIAL"
+    if finished.unchanged:
+        return "CHANGED NOTHING"
     if finished.outcome in {Outcome.INTERRUPTED, Outcome.NOT_APPLICABLE} or scored is None or scored.go is None:
         return finished.outcome.value.replace("_", " ").upper()
     return "GO" if finished.outcome is Outcome.PASSED else "NO-GO"
 
 
 def tone_of(finished: RunFinished) -> str:
-    """The tone of a verdict: `good` for a whole run that passed alone, `warn` or `bad`."""
+    """The tone of a verdict: `good` for a whole run that passed alone; `bad` where something failed; else `warn`."""
     if finished.outcome is Outcome.PASSED:
-        return "warn" if finished.partial else "good"
-    return "warn" if finished.outcome is Outcome.INTERRUPTED else "bad"
+        return "warn" if finished.partial or finished.unchanged else "good"
+    return "warn" if finished.outcome in {Outcome.INTERRUPTED, Outcome.NOT_APPLICABLE} else "bad"
 
 
 def verdict(view: RunView, finished: RunFinished) -> tuple[str, str]:

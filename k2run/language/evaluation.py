@@ -303,7 +303,10 @@ def _missing(text: str, scope: Mapping[str, Any]) -> tuple[str, str] | None:
                 return f"`{reference.name}` is not a function", did_you_mean(reference.name, FUNCTIONS)
             continue
         if reference.name in scope.get(ABSENT, {}) and reference.name not in scope:
-            return f"`{reference.name}` has no value: {scope[ABSENT][reference.name]}", "ask `NAME is defined` before"
+            return (
+                f"`{reference.name}` has no value: {scope[ABSENT][reference.name].why}",
+                "ask `NAME is defined` before",
+            )
         if reference.name not in scope:
             return f"`{reference.name}` has no value here", did_you_mean(reference.name, scope)
         path = reference.name
@@ -315,6 +318,17 @@ def _missing(text: str, scope: Mapping[str, Any]) -> tuple[str, str] | None:
             if isinstance(_value(path, scope), Missing):
                 return f"`{path}` does not exist: {_described(owner)}", did_you_mean(step, _names(owner))
     return None
+
+
+def inapplicable(text: str, scope: Mapping[str, Any]) -> str:
+    """Why an expression does not apply: a step that does not would have given one of its names; empty when it does."""
+    absent = scope.get(ABSENT, {})
+    lost = (name for name in (each.name for each in read_expression(text).references) if name not in scope)
+    return next((f"`{name}` has no value: {absent[name].why}" for name in lost if not _applies(absent, name)), "")
+
+
+def _applies(absent: Mapping[str, Any], name: str) -> bool:
+    return name not in absent or absent[name].applies
 
 
 def _value(text: str, scope: Mapping[str, Any]) -> Any:

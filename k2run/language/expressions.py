@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
-from k2run.errors import ExpressionFailed, NotWhole
+from k2run.errors import ExpressionFailed, Inapplicable, NotWhole
 from k2run.language.problems import Place
 from k2run.language.unknowns import unseen_in
 
@@ -58,6 +58,7 @@ class Expression:
         Raises:
             ExpressionFailed: A name or field is missing, or the values do not fit the operation.
             NotWhole: It looks at what was cut, or could not be read.
+            Inapplicable: It uses a name that a step would have given that does not apply.
         """
         if not self._hands_on:
             self._look_for_unseen(scope)
@@ -86,8 +87,11 @@ class Expression:
             raise NotWhole(f"{where}`{self.text}` cannot be known: {unseen}", hint=hint)
 
     def _failure(self, error: Exception, scope: Mapping[str, Any]) -> ExpressionFailed:
-        from k2run.language.evaluation import explain
+        from k2run.language.evaluation import explain, inapplicable
 
+        why = inapplicable(self.text, scope)
+        if why:
+            return Inapplicable(why)
         reason, hint = explain(error, self.text, scope)
         where = f"{self.place}: " if self.place is not NOWHERE else ""
         return ExpressionFailed(f"{where}`{self.text}` could not be evaluated: {reason}", hint=hint)

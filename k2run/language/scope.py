@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import types
 from functools import lru_cache
-from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Union, get_args, get_origin
 
 from msgspec import Struct
 
@@ -107,6 +107,18 @@ RESERVED = frozenset({*FACTS, "result", "attempt", "self", "true", "false", "non
 
 ABSENT = "k2run absent"
 """Where the names of a run keep why some have no value; it cannot be written by a runbook."""
+
+
+class NoValue(NamedTuple):
+    """Why a name has no value.
+
+    Attributes:
+        why: In a clause, for people.
+        applies: Whether the step that would have given it applies to the stack; what uses it does not, either.
+    """
+
+    why: str
+    applies: bool = True
 
 
 class Scope:

@@ -250,7 +250,7 @@ class Drill:
         execution.first_fault = None
         step = replace(fault, path=f"{section.path}.fault", recovery="", on_failure="")
         outcome = StepRunner(execution, section).run(step)
-        if outcome is Outcome.NOT_APPLICABLE and execution.first_fault is None:
+        if outcome is Outcome.NOT_APPLICABLE:
             return None
         if not satisfied(outcome) or execution.first_fault is None:
             raise K2runError(f"the fault {title(execution, fault, {})!r} could not be injected")

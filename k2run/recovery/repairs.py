@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from k2run.engine.events import ClockStopped, Outcome, RunFinished, SectionFinished, StepFinished
 from k2run.engine.outcomes import satisfied
 from k2run.engine.outline import steps_within
-from k2run.engine.step_record import expected
+from k2run.engine.step_record import did_change, expected
 from k2run.language.expressions import Expression, Template
 from k2run.language.vocabulary import ONLY_LOOKS
 from k2run.recovery.attempts import Tries
@@ -129,7 +129,7 @@ class Clocks:
         elif isinstance(event, SectionFinished) and not satisfied(event.outcome):
             self._failed = True
         elif isinstance(event, StepFinished):
-            self.changed = self.changed or _changed(event)
+            self.changed = self.changed or did_change(event)
         elif isinstance(event, RunFinished):
             self.passed = event.outcome is Outcome.PASSED
 
@@ -137,12 +137,6 @@ class Clocks:
     def proven(self) -> bool:
         """Whether the steady state came back, and nothing that was checked beside it failed."""
         return "rto" in self.stopped and not self._failed
-
-
-def _changed(event: StepFinished) -> bool:
-    """Whether a step may have changed the stack; some results say that there was nothing to change."""
-    said = event.result.get("changed") if isinstance(event.result, dict) else getattr(event.result, "changed", None)
-    return event.changed and said is not False
 
 
 class Repairs:

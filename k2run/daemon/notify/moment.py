@@ -136,7 +136,8 @@ class Telling:
             title = f"{self._title} missed {len(self._missed)} objective{'s' if len(self._missed) > 1 else ''}"
             return self._moment(Occasion.OBJECTIVE_MISSED, f"end {event.seq}", title, cause)
         if self._failed_before or (self._begun is not None and self._begun.kind == "recovery"):
-            title = f"{self._title} recovered: {event.verdict} in {Duration(event.seconds)}"
+            did = "changed nothing, and its steady state holds" if event.unchanged else f"recovered: {event.verdict}"
+            title = f"{self._title} {did} in {Duration(event.seconds)}"
             return self._moment(Occasion.RECOVERED, f"end {event.seq}", title)
         return None
 
