@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from k2run.language.vocabulary import Vocabulary
 
 MARKS = {Presence.PRESENT: "+", Presence.ABSENT: "-", Presence.UNSEEN: "?", Presence.NOT_APPLICABLE: " "}
+_PATH_MARKS = {Presence.PRESENT: "✓", Presence.ABSENT: "✗", Presence.UNSEEN: "?", Presence.NOT_APPLICABLE: "?"}
 
 
 def show_diagnosis(reference: str, *, json: bool, lasting: str = "") -> bool:
@@ -87,19 +88,41 @@ def lines_of(found: Diagnosis) -> Iterator[str]:
         yield f"flapping: {flap.name} ({flap.kind}): {seen}"
     for number, suspect in enumerate(found.matches, start=1):
         yield from _match(number, suspect)
-    unseen = found.having(Verdict.UNSEEN)
-    if unseen:
-        yield "\ncould not be seen, so neither found nor ruled out:"
-        for suspect in unseen:
-            yield f"  {suspect.runbook:<24} {clean(suspect.title)}"
-            yield from _sightings(one for one in suspect.sightings if one.presence is Presence.UNSEEN)
+    yield from _path_told(found)
+    yield from _unsaid(found.having(Verdict.UNSEEN), "could not be seen, so neither found nor ruled out:")
     yield from causes_told(found.causes)
     if found.ailing and not found.matches:
         yield "\nno recovery runbook matches; unhealthy services:"
         for one in found.ailing:
             yield f"  {one.service:<14} {one.state:<10} {clean(one.detail)}"
         yield f"  `k2run logs {found.ailing[0].service}` shows more"
+    if found.not_seen:
+        yield "\nservices that cannot be seen (give them a `ready:` in the stack file):"
+        yield from (f"  {clean(one)}" for one in found.not_seen)
+    yield from _unsaid(found.having(Verdict.CANNOT_SAY), "cannot say on this stack; this would have to be visible:")
     yield from _ruled_out(found)
+
+
+def _path_told(found: Diagnosis) -> Iterator[str]:
+    """The data path, and where it is not seen to work."""
+    if found.broken_path:
+        yield "\nthe data path is not seen to work:"
+    elif found.data_path:
+        yield "\nthe data path works:"
+    for one in found.broken_path or found.data_path:
+        asked = f"  [{clean(one.expected)}]" if one.expected else ""
+        yield f"   {_PATH_MARKS[one.presence]} {clean(one.symptom)}: {clean(one.evidence)}{asked}"
+
+
+def _unsaid(suspects: Iterable[Suspect], heading: str) -> Iterator[str]:
+    """Failures of which nothing can be said, each with what is not visible."""
+    for number, suspect in enumerate(suspects):
+        if not number:
+            yield f"\n{heading}"
+        yield f"  {suspect.runbook:<24} {clean(suspect.title)}"
+        for one in suspect.unsaid:
+            asked = f"  [{clean(one.expected)}]" if one.expected else ""
+            yield f"   ? {clean(one.symptom)}: {clean(one.evidence)}{asked}"
 
 
 def causes_told(causes: Iterable[Why]) -> Iterator[str]:
@@ -127,8 +150,15 @@ def checked(found: Diagnosis) -> str:
 
 def _headline(found: Diagnosis) -> str:
     looked = checked(found)
+    blind = [*found.not_seen, *found.having(Verdict.CANNOT_SAY)]
+    if found.healthy and blind:
+        return f"{found.stack}: what can be seen is healthy, and {len(blind)} cannot be seen (named below); {looked}"
     if found.healthy:
         return f"{found.stack} is healthy; {looked}"
+    if found.broken_path and not found.matches:
+        return f"{found.stack}: no failure was recognised, but the data path is not seen to work; {looked}"
+    if not (found.seen or found.probes):
+        return f"{found.stack}: nothing of it can be seen, so it cannot be said to be healthy; {looked}"
     if not found.matches:
         return f"{found.stack}: no failure was recognised, and not all could be seen to work; {looked}"
     return f"{found.stack}: {count(len(found.matches), 'failure')} recognised; {looked}"
@@ -136,12 +166,17 @@ def _headline(found: Diagnosis) -> str:
 
 def evidence_of(suspect: Suspect) -> Iterator[str]:
     """What speaks for a failure, for people."""
-    return _sightings(one for one in suspect.sightings if one.presence is Presence.PRESENT)
+    return _sightings(one for one in suspect.sightings if one.presence is Presence.PRESENT and not one.precondition)
+
+
+def unconfirmed(suspect: Suspect) -> Iterator[str]:
+    """What does not speak for a failure, for people."""
+    return _sightings(one for one in suspect.sightings if one.presence is not Presence.PRESENT)
 
 
 def _match(number: int, suspect: Suspect) -> Iterator[str]:
     yield f"\n{number}. {clean(suspect.title)}  ({percent(suspect.share)} of its symptoms, weighed)"
-    yield from _sightings(suspect.sightings)
+    yield from _sightings(one for one in suspect.sightings if not one.precondition)
     within = f"; promised within {span(suspect.rto)}" if suspect.rto else ""
     yield f"   recover with: k2run recover {suspect.runbook}{within}"
 

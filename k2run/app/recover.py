@@ -10,7 +10,7 @@ from k2run.account import account_name
 from k2run.actions.action import Effect
 from k2run.actions.catalogue import Catalogue
 from k2run.actions.deadline import Deadline
-from k2run.app.diagnose import causes_told, evidence_of, lines_of, recovery_runbooks
+from k2run.app.diagnose import causes_told, evidence_of, lines_of, recovery_runbooks, unconfirmed
 from k2run.app.guided import GuidedFace, TerminalGuide
 from k2run.app.launch import find_runbook, is_attended, open_stack
 from k2run.app.leftover_faults import warn_of_broken
@@ -18,6 +18,7 @@ from k2run.engine.events import Outcome, RunFinished, RunResumed, RunStarted, St
 from k2run.engine.execution import Options
 from k2run.engine.interrupts import StopRequest
 from k2run.engine.journal import ends_of, read_lines
+from k2run.engine.outcomes import NOT_APPLICABLE_CODE
 from k2run.engine.outline import ALWAYS, all_steps
 from k2run.engine.prompts import Nobody
 from k2run.engine.request import Request
@@ -29,7 +30,7 @@ from k2run.evidence.reports import write_reports
 from k2run.evidence.wording import clean, moment
 from k2run.language.loader import load_runbook
 from k2run.language.model import Kind
-from k2run.recovery.diagnosis import Diagnosis, Verdict, diagnose_settled
+from k2run.recovery.diagnosis import Diagnosis, Verdict, diagnose_settled, suspicion
 from k2run.recovery.repairs import Clocks, Repair, Repairs
 from k2run.recovery.timeline import write_timeline
 from k2run.terminal import open_face
@@ -114,7 +115,10 @@ class Recovery:
         self._require_terminal()
         if runbook.kind is not Kind.RECOVERY:
             raise UsageError(f"{runbook.name} is a {runbook.kind} runbook", hint=f"`k2run run {runbook.name}` runs it")
-        return self._run(Repair(runbook=runbook, known=time.monotonic()), Clocks()).exit_code
+        repair = Repair(runbook=runbook, known=time.monotonic())
+        if not self._is_confirmed(repair):
+            return NOT_APPLICABLE_CODE
+        return self._run(repair, Clocks()).exit_code
 
     def from_diagnosis(self) -> int:
         """Recover from whatever is wrong, one failure after the other; returns the exit code."""
@@ -133,11 +137,31 @@ class Recovery:
                 say(repair.says)
             if repair.pause:
                 self._wait(repair.pause)
+            if not (repair.only_proof or self._is_confirmed(repair)):
+                repairs.tries.leave(time.monotonic())
+                continue
             clocks = Clocks()
             finished = self._run(repair, clocks)
             repairs.done(repair, clocks)
             if finished.exit_code == Interrupted.exit_code or (repair.only_proof and not clocks.proven):
                 return finished.exit_code
+
+    def _is_confirmed(self, repair: Repair) -> bool:
+        """Look at the symptoms once more: nothing is started, with no operator, for a failure that is not there now."""
+        name = repair.runbook.name
+        if not self._auto:
+            return True
+        if not repair.runbook.symptoms:
+            raise UsageError(
+                f"{name} has no symptoms, so nothing confirms its failure",
+                hint=f"`k2run run {name}` runs it all the same",
+            )
+        with StopRequest() as signals:
+            suspect = suspicion(repair.runbook, self._stack, self._catalogue, signals.run, repair.suspect)
+        if suspect.verdict is Verdict.MATCHES:
+            return True
+        say(f"{name} is not started: its symptoms are not confirmed", *unconfirmed(suspect))
+        return False
 
     def _over(self, found: Diagnosis, tries: Tries) -> int:
         """Nothing is left to do: because the stack is well, or because nothing is left to try."""

@@ -83,6 +83,7 @@ def flow_of(runbook: Runbook) -> Flow:
     promises += [str(figure) for figure in promised.figures]
     draw = _Drawing()
     lanes = [
+        draw.lane("preconditions", "Preconditions", runbook.preconditions),
         draw.lane("symptoms", "Symptoms", runbook.symptoms),
         draw.lane("steady", "Steady state", runbook.steady_state),
     ]

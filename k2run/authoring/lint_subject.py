@@ -57,7 +57,11 @@ class Subject:
     def steps(self) -> tuple[PlacedStep, ...]:
         """Every step that is written, those inside blocks too, in the order of the file's parts."""
         book = self.runbook
-        parts: list[tuple[Section | None, tuple[Step, ...]]] = [(None, book.steady_state), (None, book.symptoms)]
+        parts: list[tuple[Section | None, tuple[Step, ...]]] = [
+            (None, book.steady_state),
+            (None, book.preconditions),
+            (None, book.symptoms),
+        ]
         parts += [(section, section.steps) for section in book.sections]
         parts.append((None, book.always))
         return tuple(placed for section, steps in parts for step in steps for placed in self._placed(step, section))

@@ -56,11 +56,12 @@ def down(c: Context, stack: str = "") -> None:
 @command(help={"stack": STACK, "json": "as JSON"})
 def status(c: Context, stack: str = "", json: bool = False) -> int:
     """Show service health and faults left by earlier runs."""
+    from k2run.actions.catalogue import Catalogue
     from k2run.app.recover import unfinished_attempt
     from k2run.app.stack_status import status_of
 
     store, opened = _open(stack)
-    found = status_of(opened)
+    found = status_of(opened, Catalogue())
     if json:
         print_json(found)
     else:
@@ -109,6 +110,13 @@ def _table(stack: Stack, store: Store, found: StackStatus) -> None:
         say(f"{row.service:<14} {row.state:<15} {works:<6} {pid!s:>8} {up:>8} {restarts!s:>8}  {row.detail}")
         for why in row.why:
             say(f"{'':<14} why: {clean(why)}")
+    for step in found.data_path:
+        works = "cannot be seen" if step.works is None else "works" if step.works else "broken"
+        asked = f"  [{clean(step.expected)}]" if step.expected and not step.works else ""
+        say(f"data path {works}: {clean(step.name)}: {clean(step.detail)}{asked}")
+    unknown = [row.service for row in found.services if row.works is None and row.state == "unknown"]
+    if unknown:
+        say(f"cannot be seen, so nothing is known of them (`ready:` in the stack file): {', '.join(unknown)}")
 
 
 TASKS = (up, down, status, logs)

@@ -32,7 +32,19 @@ if TYPE_CHECKING:
 VERSION = 1
 RUNBOOK_KEYS = (
     *("runbook", "kind", "name", "title", "description", "owner", "stack", "inputs", "vars", "requires", "objective"),
-    *("score", "steady_state", "symptoms", "sections", "always", "outputs", "tags", "schedule", "alerts", "timeout"),
+    *(
+        "score",
+        "steady_state",
+        "preconditions",
+        "symptoms",
+        "sections",
+        "always",
+        "outputs",
+        "tags",
+        "schedule",
+        "alerts",
+        "timeout",
+    ),
 )
 _NEEDED = ("runbook", "kind", "sections")
 
@@ -105,7 +117,8 @@ class _RunbookReader:
         scope = Scope({**scope.shared, **inner.own})
         sections = SectionReader(reading, self._steps, self._points, kind)
         requires = reading.texts(fields.get("requires", []), ("requires",), "`requires`")
-        parts = {"symptoms": self._listed_steps("symptoms", fields, scope.apart())}  # looked at apart from the run
+        apart = ("preconditions", "symptoms")  # looked at apart from the run
+        parts = {key: self._listed_steps(key, fields, scope.apart()) for key in apart}
         parts["steady_state"] = self._listed_steps("steady_state", fields, scope)
         check_symptoms(reading, parts["symptoms"], ("symptoms",))
         check_steady_state(reading, parts["steady_state"], ("steady_state",))

@@ -301,6 +301,7 @@ class Runbook(Struct, frozen=True, kw_only=True):
     objective: Objective = field(default_factory=Objective)
     timeout: Duration | None = None
     steady_state: tuple[Step, ...] = ()
+    preconditions: tuple[Step, ...] = ()
     symptoms: tuple[Step, ...] = ()
     sections: tuple[Section, ...] = ()
     always: tuple[Step, ...] = ()

@@ -104,6 +104,9 @@ def _runbook() -> dict[str, Any]:
         "timeout": _said(_ref("duration"), "The hard limit of the whole run; `always` and undos come after it."),
         "score": _said(_ref("score"), "How steps turn into points, and points into go or no-go."),
         "steady_state": _said(_ref("steps"), "What must hold before a fault, and again after it."),
+        "preconditions": _said(
+            _ref("steps"), "What must be so for the symptoms to tell anything; it holds on a healthy stack too."
+        ),
         "symptoms": _said(_ref("steps"), "How a recovery runbook recognises its own failure."),
         "sections": _said(
             {"type": "array", "minItems": 1, "items": _ref("section")}, "The steps, in groups, in order."

@@ -22,6 +22,8 @@ class Help(StrEnum):
     """What a recovery did for the stack."""
 
     RECOVERED = "recovered"
+    GONE = "changed nothing; its failure is gone"
+    UNCONFIRMED = "was not started: its symptoms were not confirmed"
     BACK = "recovered, and its failure is back"
     BETTER = "made it better"
     NOTHING = "changed nothing"
@@ -35,6 +37,7 @@ class Try(Struct, kw_only=True):
         problems: How much was wrong with the stack before it.
         passed: Whether the run passed.
         changed: Whether a step of it may have changed the stack.
+        started: Whether it ran: its symptoms were still there at that moment.
         ended: When, in seconds of the monotonic clock.
         help: What it did; None until the stack was diagnosed after it.
     """
@@ -43,13 +46,18 @@ class Try(Struct, kw_only=True):
     problems: int
     passed: bool = False
     changed: bool = False
+    started: bool = True
     ended: float = 0.0
     help: Help | None = None
 
     def judge(self, after: Diagnosis) -> None:
         """Say what it did, from the diagnosis that follows it."""
         still = self.runbook in {suspect.runbook for suspect in after.matches}
-        if self.passed:
+        if not self.started:
+            self.help = Help.UNCONFIRMED
+        elif self.passed and not self.changed:
+            self.help = Help.NOTHING if still else Help.GONE
+        elif self.passed:
             self.help = Help.BACK if still else Help.RECOVERED
         elif not still or problems_of(after) < self.problems:
             self.help = Help.BETTER
@@ -76,6 +84,11 @@ class Tries:
         """The recovery that was begun last has run."""
         last = self._all[-1]
         last.ended, last.passed, last.changed = now, passed, changed
+
+    def leave(self, now: float) -> None:
+        """The recovery that was begun last was not started."""
+        self.end(now, passed=False, changed=False)
+        self._all[-1].started = False
 
     def judge(self, after: Diagnosis) -> None:
         """The stack was diagnosed: what the recoveries before it did can be said."""

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from k2run.language.model import Kind
 from k2run.recovery.order import Order
-from k2run.recovery.symptoms import LOOK_S, Presence, Sighting, look
+from k2run.recovery.symptoms import LOOK_S, Presence, Sighting, look, look_along
 from k2run.stack import lifecycle
 from k2run.stack.backend import State
 from k2run.stack.causes import EFFECTS, causes_of
@@ -39,7 +39,8 @@ class Verdict(StrEnum):
 
     MATCHES = "matches"
     RULED_OUT = "ruled_out"  # a decisive symptom is absent, or none is present
-    UNSEEN = "unseen"  # what would decide could not be checked
+    UNSEEN = "unseen"  # what would decide could not be checked now
+    CANNOT_SAY = "cannot_say"  # what would decide is nothing that this stack shows
     NOT_APPLICABLE = "not_applicable"  # this stack has nothing that could fail so
 
 
@@ -68,6 +69,20 @@ class Suspect(Struct, frozen=True, kw_only=True):
     requires: list[str] = []
     works_with: list[str] = []
     down: bool = False
+
+    @property
+    def unsaid(self) -> list[Sighting]:
+        """What would have to be visible to say whether this is the failure."""
+        return [one for one in self.sightings if one.presence in {Presence.UNSEEN, Presence.NOT_APPLICABLE}]
+
+    @property
+    def gone(self) -> bool:
+        """Whether its symptoms are seen not to be there: a precondition that is missing says nothing of them."""
+        if self.verdict is not Verdict.RULED_OUT:
+            return self.verdict is Verdict.NOT_APPLICABLE
+        given = all(one.presence is Presence.PRESENT for one in self.sightings if one.precondition)
+        telling = (one for one in self.sightings if one.decisive and not one.precondition)
+        return given or any(one.presence is Presence.ABSENT for one in telling)
 
     def yields_to(self, other: Suspect) -> bool:
         """Whether the other's service is down, and this recovery works with it while its own services answer.
@@ -126,8 +141,11 @@ class Diagnosis(Struct, frozen=True, kw_only=True):
         suspects: All recovery runbooks: those that match first, in the order in which they should be recovered from.
         ailing: Services that are not healthy.
         causes: Why services fail, as it is written in logs, at ports, on disks.
+        data_path: What the stack declares as its data path, looked at: present is working.
+        not_seen: Services that nothing can be said of, and why: `api: no probe`.
         probes: How many symptoms of failures that this stack can have were checked and answered.
         unseen: How many of them could not be seen.
+        seen: How many services were seen.
         not_applicable: How many symptoms do not apply to this stack.
         seconds: How long it took.
         looks: How often the stack was checked.
@@ -139,9 +157,12 @@ class Diagnosis(Struct, frozen=True, kw_only=True):
     ailing: list[Ailing]
     probes: int
     unseen: int = 0
+    seen: int = 0
     not_applicable: int = 0
     seconds: float
     causes: list[Why] = []
+    data_path: list[Sighting] = []
+    not_seen: list[str] = []
     looks: int = 1
     flapping: list[Flap] = []
 
@@ -152,8 +173,14 @@ class Diagnosis(Struct, frozen=True, kw_only=True):
 
     @property
     def healthy(self) -> bool:
-        """Nothing was recognised, and every service is healthy."""
-        return not self.matches and not self.ailing and not self.having(Verdict.UNSEEN)
+        """All that was seen is healthy, and something was: what a stack does not show is said, and not counted."""
+        ill = self.matches or self.ailing or self.having(Verdict.UNSEEN) or self.broken_path
+        return not ill and bool(self.seen or self.probes)
+
+    @property
+    def broken_path(self) -> list[Sighting]:
+        """The steps of the data path that are not seen to work."""
+        return [one for one in self.data_path if one.presence is not Presence.PRESENT]
 
     def having(self, verdict: Verdict) -> list[Suspect]:
         """The suspects of whom that is said."""
@@ -177,8 +204,9 @@ def diagnose(
     began = time.monotonic()
     stack.learn()
     known = [runbook for runbook in runbooks if runbook.kind is Kind.RECOVERY and runbook.symptoms]
-    with ThreadPoolExecutor(1) as beside:
+    with ThreadPoolExecutor(2) as beside:
         looked = beside.submit(lifecycle.status, stack, patience=LOOK_S)
+        path = beside.submit(look_along, stack, catalogue, stop or threading.Event())
         sightings = look(known, stack, catalogue, stop or threading.Event())
         looks = [seen for seen in looked.result() if not stack.absent(seen.service.name)]
     down = {seen.service.name for seen in looks if _is_down(seen)}
@@ -195,12 +223,15 @@ def diagnose(
     return Diagnosis(
         stack=stack.name,
         suspects=arranged(suspects),
-        ailing=[_ailing(seen) for seen in looks if not _works(seen)],
+        ailing=[_ailing(seen) for seen in looks if seen.is_known and not _works(seen)],
         probes=answered,
         unseen=unseen,
         not_applicable=len(sightings) - answered - unseen,
         seconds=round(time.monotonic() - began, 3),
         causes=_causes(stack, looks, [one for one in suspects if one.verdict is Verdict.MATCHES]),
+        data_path=path.result(),
+        seen=sum(seen.is_known for seen in looks),
+        not_seen=[f"{one.service.name}: {one.status.detail}" for one in looks if not one.is_known],
     )
 
 
@@ -213,13 +244,24 @@ def _counted(suspects: Sequence[Suspect]) -> tuple[int, int]:
     return answered, sum(one.presence is Presence.UNSEEN for one in applying)
 
 
-def suspicion(runbook: Runbook, stack: Stack, catalogue: Catalogue, stop: threading.Event) -> Suspect:
+def suspicion(
+    runbook: Runbook, stack: Stack, catalogue: Catalogue, stop: threading.Event, before: Suspect | None = None
+) -> Suspect:
     """Look at the symptoms of one failure alone.
+
+    Args:
+        runbook: Its recovery.
+        stack: What to look at.
+        catalogue: The actions of its symptoms.
+        stop: Set when the looking is to end.
+        before: The same failure as a diagnosis saw it: its symptoms keep the weights that they have among others.
 
     Raises:
         Interrupted: It was asked to end.
     """
-    return _suspect(runbook, stack, look([runbook], stack, catalogue, stop))
+    weights = {one.step: one.weight for one in before.sightings} if before is not None else {}
+    seen = look([runbook], stack, catalogue, stop)
+    return _suspect(runbook, stack, [replace(one, weight=weights.get(one.step, one.weight)) for one in seen])
 
 
 def diagnose_settled(
@@ -238,7 +280,7 @@ def diagnose_settled(
         stop.wait(SETTLE_PERIOD_S)
 
 
-_ORDER = [Verdict.MATCHES, Verdict.UNSEEN, Verdict.RULED_OUT, Verdict.NOT_APPLICABLE]
+_ORDER = [Verdict.MATCHES, Verdict.UNSEEN, Verdict.CANNOT_SAY, Verdict.RULED_OUT, Verdict.NOT_APPLICABLE]
 
 
 def arranged(suspects: Iterable[Suspect]) -> list[Suspect]:
@@ -261,16 +303,17 @@ def rank(suspect: Suspect) -> tuple[int, int, float, float, str]:
 
 
 def _suspect(runbook: Runbook, stack: Stack, sightings: list[Sighting]) -> Suspect:
-    applying = [one for one in sightings if one.presence is not Presence.NOT_APPLICABLE]
+    telling = [one for one in sightings if not one.precondition]
+    applying = [one for one in telling if one.presence is not Presence.NOT_APPLICABLE]
     present = sum(one.weight for one in applying if one.presence is Presence.PRESENT)
     total = sum(one.weight for one in applying)
     share = present / total if total else 0.0
-    missing = any(stack.absent(name) for name in runbook.requires)
+    missing = any(stack.absent(name) for name in runbook.requires) or not (applying or runbook.requires)
     return Suspect(
         runbook=runbook.name,
         title=runbook.title,
         path=runbook.path,
-        verdict=Verdict.NOT_APPLICABLE if missing or not applying else _verdict(applying, share),
+        verdict=Verdict.NOT_APPLICABLE if missing else _verdict(sightings, share),
         share=round(share, 3),
         weight=round(present, 3),
         needed_by=_dependents(stack, runbook.requires),
@@ -281,11 +324,20 @@ def _suspect(runbook: Runbook, stack: Stack, sightings: list[Sighting]) -> Suspe
 
 
 def _verdict(sightings: list[Sighting], share: float) -> Verdict:
-    decisive = [one for one in sightings if one.decisive]
-    if any(one.presence is Presence.ABSENT for one in decisive):
+    """What the sightings say: where one of those that decide is not seen, nothing."""
+    telling = [one for one in sightings if not one.precondition]
+    decisive = [one for one in sightings if one.precondition or one.decisive]
+    decisive += [] if any(one.decisive for one in telling) else telling
+    found = {one.presence for one in decisive}
+    blind = {one.step for one in decisive} - {
+        one.step for one in decisive if one.presence is not Presence.NOT_APPLICABLE
+    }
+    if Presence.ABSENT in {one.presence for one in decisive if one.decisive}:
         return Verdict.RULED_OUT
-    if any(one.presence is Presence.UNSEEN for one in decisive):
+    if Presence.UNSEEN in found:
         return Verdict.UNSEEN
+    if blind:
+        return Verdict.CANNOT_SAY
     return Verdict.MATCHES if share >= ENOUGH else Verdict.RULED_OUT
 
 
@@ -304,7 +356,7 @@ def _dependents(stack: Stack, requires: Sequence[str]) -> int:
 def _causes(stack: Stack, looks: Sequence[Look], matches: Sequence[Suspect]) -> list[Why]:
     """Why services fail: those that are not healthy, and those with a recognised failure."""
     concerned = {name for suspect in matches for name in suspect.requires}
-    looks = [seen for seen in looks if not _works(seen) or seen.service.name in concerned]
+    looks = [seen for seen in looks if seen.is_known and (not _works(seen) or seen.service.name in concerned)]
     with ThreadPoolExecutor(max(1, len(looks))) as threads:
         found = threads.map(lambda seen: (seen.service.name, causes_of(stack, seen)), looks)
         whys = [
@@ -316,16 +368,16 @@ def _causes(stack: Stack, looks: Sequence[Look], matches: Sequence[Suspect]) -> 
 
 
 def _works(seen: Look) -> bool:
-    if seen.status.state is State.ABSENT:  # external, and without a probe: unknown
-        return True
     return seen.status.state is State.RUNNING and (seen.probe is None or seen.probe.ready)
 
 
 def _is_down(seen: Look) -> bool:
     """Whether a service has ended, is held or does not answer; one that answers wrongly may suffer from another."""
-    if seen.status.state is State.ABSENT:
+    if not seen.is_known:
         return False
-    return seen.status.state in {State.STOPPED, State.PAUSED} or (seen.probe is not None and not seen.probe.answered)
+    return seen.status.state in {State.STOPPED, State.PAUSED, State.ABSENT} or (
+        seen.probe is not None and not seen.probe.answered
+    )
 
 
 def _ailing(seen: Look) -> Ailing:

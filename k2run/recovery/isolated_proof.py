@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from k2run.engine.events import Bound, ClockStopped, Outcome, SectionFinished, SectionStarted, StepFinished, StepStarted
 from k2run.engine.section_events import bound_of
 from k2run.language.quantities import Duration
-from k2run.recovery.diagnosis import Verdict, suspicion
+from k2run.recovery.diagnosis import suspicion
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -68,7 +68,7 @@ def _await_gone(runbook: Runbook, execution: Execution) -> tuple[bool, float]:
         execution.check_stop()
         began = journal.elapsed()
         suspect = suspicion(runbook, execution.stack, execution.caller.catalogue, execution.stop)
-        gone = suspect.verdict in {Verdict.RULED_OUT, Verdict.NOT_APPLICABLE}
+        gone = suspect.gone
         if gone or journal.elapsed() > ends:
             return gone, journal.elapsed() - began
         execution.stop.wait(PERIOD_S)

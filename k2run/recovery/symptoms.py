@@ -20,6 +20,7 @@ from k2run.engine.step_record import Attempt, expected, judge, observed
 from k2run.engine.variables import Variables, loop_items
 from k2run.errors import Interrupted, K2runError, NotApplicable
 from k2run.language.expressions import Template, render
+from k2run.language.loader import load_runbook
 from k2run.language.quantities import encode_quantity
 from k2run.language.vocabulary import ONLY_LOOKS
 
@@ -54,6 +55,8 @@ class Sighting(Struct, frozen=True, kw_only=True):
         expected: What would make the symptom present, as written.
         decisive: Its absence rules the failure out.
         weight: How specific it is, 0 to 1: one over the number of runbooks that have the same symptom.
+        step: Its path in the runbook; the turns of a loop share one.
+        precondition: It must be so for the symptoms to tell anything, and is no evidence itself.
     """
 
     runbook: str
@@ -63,6 +66,8 @@ class Sighting(Struct, frozen=True, kw_only=True):
     expected: str
     decisive: bool
     weight: float
+    step: str = ""
+    precondition: bool = False
 
 
 class _Question(Struct, frozen=True, kw_only=True):
@@ -74,6 +79,7 @@ class _Question(Struct, frozen=True, kw_only=True):
     names: dict[str, Any]
     args: Any
     probe: str
+    precondition: bool
     attempt: Attempt | None = None  # there is an answer already: it cannot, or need not, be asked
 
     @property
@@ -83,7 +89,7 @@ class _Question(Struct, frozen=True, kw_only=True):
 
 
 def look(runbooks: Sequence[Runbook], stack: Stack, catalogue: Catalogue, stop: threading.Event) -> list[Sighting]:
-    """Look at the symptoms of several runbooks, side by side; identical probes are made once.
+    """Look at the preconditions and symptoms of several runbooks, side by side; identical probes are made once.
 
     Nothing is changed: a symptom whose action does more than observe is not done, and counts as unseen.
 
@@ -101,12 +107,33 @@ def look(runbooks: Sequence[Runbook], stack: Stack, catalogue: Catalogue, stop: 
     answers = _ask(questions, caller, stop)
     shared: dict[tuple[str, str], set[str]] = {}
     for question in questions:
-        shared.setdefault(question.same_as, set()).add(question.runbook)
+        if not question.precondition:
+            shared.setdefault(question.same_as, set()).add(question.runbook)
+    weights = [0.0 if each.precondition else 1 / len(shared[each.same_as]) for each in questions]
     seen = [
-        _sighting(question, question.attempt or answers[question.probe], 1 / len(shared[question.same_as]))
-        for question in questions
+        _sighting(question, question.attempt or answers[question.probe], weight)
+        for question, weight in zip(questions, weights, strict=True)
     ]
     return [replace(one, symptom=stack.redact(one.symptom), evidence=stack.redact(one.evidence)) for one in seen]
+
+
+def look_along(stack: Stack, catalogue: Catalogue, stop: threading.Event) -> list[Sighting]:
+    """Look at the data path that a stack declares, step by step: what is present works; none where it declares none.
+
+    Args:
+        stack: Whose.
+        catalogue: The actions of its steps.
+        stop: Set when the looking is to end.
+
+    Raises:
+        RunbookInvalid: The runbook of the data path has problems.
+        Interrupted: It was asked to end.
+    """
+    if stack.data_path is None:
+        return []
+    runbook = load_runbook(stack.data_path, catalogue)
+    steps = tuple(step for section in runbook.sections for step in section.steps)
+    return look([replace(runbook, preconditions=(), symptoms=steps)], stack, catalogue, stop)
 
 
 # --- what is to be asked ----------------------------------------------------------------------------------------------
@@ -115,22 +142,28 @@ def look(runbooks: Sequence[Runbook], stack: Stack, catalogue: Catalogue, stop: 
 def _questions(runbook: Runbook, stack: Stack) -> Iterator[_Question]:
     variables = Variables({"stack": stack.facts(), "run": {}, "figures": {}}, resolve_inputs(runbook, {}), {})
     variables.enter(runbook.vars)
-    for step in runbook.symptoms:
+    for step in (*runbook.preconditions, *runbook.symptoms):
         turns: list[dict[str, Any]] = [{}]
         if step.loop is not None:
             turns = [{step.loop_var: item} for item in loop_items(step.loop, variables.names())]
         for turn in turns:
-            yield _question(runbook, step, variables, turn, stack)
+            question = _question(runbook, step, variables, turn, stack)
+            if question is not None:
+                yield question
 
 
-def _question(runbook: Runbook, step: Step, variables: Variables, turn: dict[str, Any], stack: Stack) -> _Question:
-    """One symptom, ready to be asked; what stands against asking is its answer already."""
+def _question(
+    runbook: Runbook, step: Step, variables: Variables, turn: dict[str, Any], stack: Stack
+) -> _Question | None:
+    """One symptom, ready to be asked; what stands against asking is its answer already. None where it is not needed."""
     names: dict[str, Any] = {}
     args: Any = {}
     attempt: Attempt | None = None
     try:
         names = variables.names(variables.local(step.vars, **turn))
-        _require((*runbook.requires, *step.requires), step, names, stack)
+        if step.when is not None and not step.when.evaluate(names):
+            return None
+        _require((*runbook.requires, *step.requires), step, stack)
         args = step.args if step.action in WORDS else render(step.args, names)
     except K2runError as error:
         attempt = _refused(error)
@@ -142,18 +175,17 @@ def _question(runbook: Runbook, step: Step, variables: Variables, turn: dict[str
         names=names,
         args=args,
         probe=_key(step, args),
+        precondition=step.path.startswith("preconditions["),
         attempt=attempt,
     )
 
 
-def _require(services: Sequence[str], step: Step, names: dict[str, Any], stack: Stack) -> None:
+def _require(services: Sequence[str], step: Step, stack: Stack) -> None:
     """Refuse what does not apply here, and what would do more than look."""
     for service in services:
         reason = stack.absent(service)
         if reason:
             raise NotApplicable(reason)
-    if step.when is not None and not step.when.evaluate(names):
-        raise NotApplicable(f"not needed: {step.when.text} is false")
     if step.block or step.effect not in ONLY_LOOKS:
         raise K2runError(
             f"a symptom only looks; {step.action or 'a block'} may do more", hint="use an observing action"
@@ -217,4 +249,6 @@ def _sighting(question: _Question, attempt: Attempt, weight: float) -> Sighting:
         expected=expected(step),
         decisive=step.severity.value == "critical",
         weight=round(weight, 4),
+        step=step.path,
+        precondition=question.precondition,
     )

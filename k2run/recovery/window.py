@@ -7,6 +7,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from k2run.recovery.diagnosis import Diagnosis, Flap, Suspect, Verdict, arranged, diagnose
+from k2run.recovery.symptoms import Presence
 
 if TYPE_CHECKING:
     import threading
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from k2run.actions.catalogue import Catalogue
     from k2run.language.model import Runbook
     from k2run.recovery.diagnosis import Ailing, Why
+    from k2run.recovery.symptoms import Sighting
     from k2run.stack.stack import Stack
 
 PAUSE_S = 0.5
@@ -92,6 +94,9 @@ def together(looks: Sequence[Diagnosis], seconds: float) -> Diagnosis:
         probes=last.probes,
         unseen=last.unseen,
         not_applicable=last.not_applicable,
+        seen=last.seen,
+        not_seen=last.not_seen,
+        data_path=_data_path(looks),
         seconds=seconds,
         causes=_causes(looks),
         looks=len(looks),
@@ -108,6 +113,15 @@ def _suspects(looks: Sequence[Diagnosis]) -> Iterator[Suspect]:
     for every in seen.values():
         matching = [suspect for suspect in every if suspect.verdict is Verdict.MATCHES]
         yield matching[-1] if matching else every[-1]
+
+
+def _data_path(looks: Sequence[Diagnosis]) -> list[Sighting]:
+    """Each step of the data path as it was seen last when it did not work; else as it is now."""
+    worst: dict[str, Sighting] = {}
+    for one in (one for look in looks for one in look.data_path):
+        if one.presence is not Presence.PRESENT or one.symptom not in worst:
+            worst[one.symptom] = one
+    return list(worst.values())
 
 
 def _causes(looks: Sequence[Diagnosis]) -> list[Why]:

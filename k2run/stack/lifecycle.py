@@ -41,6 +41,11 @@ class Look(Struct, frozen=True, kw_only=True):
     status: ServiceStatus
     probe: Probe | None = None
 
+    @property
+    def is_known(self) -> bool:
+        """Whether anything can be said of it: k2run neither runs an external one without a probe nor sees it."""
+        return self.service.run is not RunBy.EXTERNAL or self.status.state is not State.ABSENT
+
 
 def start(
     stack: Stack, names: Sequence[str] | None, deadline: Deadline, say: Callable[[str], None] = lambda _text: None

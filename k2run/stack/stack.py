@@ -50,6 +50,7 @@ class Stack:
         protected: Faults and destructive actions are refused here, unless the runbook is in `allow`.
         allow: Names of runbooks that may break it although it is protected.
         compose: The compose file that makes its containers; None when they are made elsewhere.
+        data_path: The runbook whose steps show that data flows from end to end; None where none is declared.
         state: Its state folder, absolute: logs, pids, and what its services keep.
         redact: Takes the secrets read so far out of a text.
         services: Its services by name.
@@ -70,6 +71,7 @@ class Stack:
         self.protected: bool = data.get("protected", False)
         self.allow: tuple[str, ...] = tuple(data.get("allow", ()))
         self.compose = (path.absolute().parent / data["compose"]).resolve() if "compose" in data else None
+        self.data_path = (path.absolute().parent / data["data_path"]).resolve() if "data_path" in data else None
         self.state = home.absolute() / "stacks" / checked(self.name, "a stack")
         self.redact = Redactor(document.text, SHOWN)
         self.services: Mapping[str, Service] = LazyValues(data.get("services") or {}, self._service)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from k2run.language.document import Document, Trail
 
-KEYS = ("stack", "name", "title", "protected", "allow", "compose", "vars", "connections", "services")
+KEYS = ("stack", "name", "title", "protected", "allow", "compose", "data_path", "vars", "connections", "services")
 VERSION = 1
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 SERVICE_KEYS = tuple(field for field in Service.__struct_fields__ if field != "name")
@@ -242,6 +242,10 @@ def stack_schema() -> dict[str, Any]:
             "protected": {"type": "boolean", "description": "Refuse faults and destructive actions."},
             "allow": {"type": "array", "items": text, "description": "Runbooks that may break it all the same."},
             "compose": {**text, "description": "Compose file that makes the containers, from this file's folder."},
+            "data_path": {
+                **text,
+                "description": "Runbook whose steps look whether data flows from end to end; from this folder.",
+            },
             "vars": {
                 **mapping,
                 "propertyNames": {"pattern": r"^[^\W\d]\w*$"},

@@ -1,0 +1,200 @@
+"""What cannot be seen is evidence for nothing: not of a failure, and not of health."""
+
+from __future__ import annotations
+
+import json
+import socket
+from pathlib import Path
+
+import pytest
+
+from k2run.actions.catalogue import Catalogue
+from k2run.app.diagnose import lines_of
+from k2run.language.loader import load_runbook
+from k2run.recovery.diagnosis import Verdict, suspicion
+from k2run.recovery.symptoms import Presence
+
+FOREIGN = """\
+stack: 1
+name: foreign
+services:
+  store: {run: process, command: [sleep, "600"]}
+  worker: {run: process, command: [sleep, "600"], needs: [store]}
+  stream: {run: external}
+"""
+RUNS = "{name: It runs, service.status: {service: worker}, expect: result.running}"
+SILENT = """\
+{name: It produces nothing, metrics.sample: {service: stream, metrics: [made], during: 1s}, \
+expect: "result.metrics['made'].increase == 0"}\
+"""
+STOPPED = "{name: It has ended, service.status: {service: worker}, expect: result.state == 'stopped'}"
+PATH = """\
+runbook: 1
+kind: readiness
+name: path
+sections: [{name: Path, steps: [{name: Rows come out, file.exists: {path: ROWS}}]}]
+"""
+
+
+def recovery(site, name: str, given: str, symptoms: str, top: str = ""):
+    return site.runbook(
+        f"runbook: 1\nkind: recovery\nname: {name}\n{top}"
+        + (f"preconditions: [{given}]\n" if given else "")
+        + f"symptoms: [{symptoms}]\n"
+        "sections: [{name: Repair, steps: [{assert: {that: true}}]}]\n"
+    )
+
+
+@pytest.fixture
+def foreign(site):
+    (site.folder / "stack.yaml").write_text(FOREIGN.replace("foreign", "sleepers"))
+    return site
+
+
+def test_what_holds_on_a_healthy_stack_is_no_evidence(site):
+    half = site.symptoms("half", f"- {RUNS}\n- {STOPPED[:-1]}, severity: info}}\n")
+    given = recovery(site, "given", RUNS, f"{STOPPED[:-1]}, severity: info}}")
+    found = {one.runbook: one for one in site.diagnose(half, given).suspects}
+    assert (found["given"].verdict, found["given"].share, found["given"].weight) == (Verdict.RULED_OUT, 0, 0)
+    assert [one.precondition for one in found["given"].sightings] == [True, False]
+
+
+def test_a_precondition_that_does_not_hold_rules_out(site):
+    site.kill("worker")
+    found = site.diagnose(recovery(site, "given", RUNS, STOPPED)).suspects[0]
+    assert (found.verdict, found.gone) == (Verdict.RULED_OUT, False)
+
+
+def test_a_failure_whose_telling_symptom_cannot_be_seen_is_not_named(foreign):
+    """On the real platform this was "No trades arrive, 100 %": the broker answered, the stream had no metrics."""
+    stalled = recovery(foreign, "stalled", RUNS, SILENT, "requires: [stream]\n")
+    found = foreign.diagnose(stalled)
+    assert [one.verdict for one in found.suspects] == [Verdict.CANNOT_SAY]
+    assert not found.matches
+    said = "\n".join(lines_of(found))
+    assert "cannot say on this stack; this would have to be visible:" in said
+    assert "? It produces nothing: " in said
+    assert "what can be seen is healthy, and 2 cannot be seen" in said
+    assert "stream: no probe" in said
+    assert found.healthy
+
+
+def test_one_that_can_be_seen_by_another_symptom_is_named_as_before(foreign):
+    stalled = recovery(foreign, "stalled", RUNS, f"{STOPPED}, {SILENT[:-1]}, severity: info}}", "requires: [stream]\n")
+    assert foreign.diagnose(stalled).suspects[0].verdict is Verdict.RULED_OUT
+    foreign.kill("worker")
+    found = foreign.diagnose(recovery(foreign, "ended", "", f"{STOPPED}, {SILENT[:-1]}, severity: info}}"))
+    assert [one.runbook for one in found.matches] == ["ended"]
+
+
+def test_a_loop_over_services_of_which_the_stack_has_some_says_what_it_sees(site):
+    text = STOPPED.replace("{service: worker}", "{service: '{{ item }}'}, loop: [worker, no-such]")
+    site.kill("worker")
+    assert [one.runbook for one in site.diagnose(recovery(site, "some", "", text)).matches] == ["some"]
+
+
+def test_a_stack_of_which_nothing_can_be_seen_is_not_healthy(site):
+    own = (site.folder / "stack.yaml").read_text()
+    (site.folder / "stack.yaml").write_text("stack: 1\nname: sleepers2\nservices: {api: {run: external}}\n")
+    found = site.diagnose()
+    assert not found.healthy
+    assert next(lines_of(found)).startswith("sleepers2: nothing of it can be seen")
+    code, said = site.command("status", "--stack", "stack.yaml")
+    assert (code, "cannot be seen, so nothing is known of them" in said) == (1, True)
+    code, said = site.command("status", "--stack", "stack.yaml", "--json")
+    [row] = json.loads(said)["services"]
+    assert (row["works"], row["state"], row["restarts"]) == (None, "unknown", None)
+    (site.folder / "stack.yaml").write_text(own)
+
+
+def test_a_silent_external_service_is_unhealthy_and_one_without_a_probe_unknown(site):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    (site.folder / "stack.yaml").write_text(
+        FOREIGN.replace("foreign", "sleepers") + f"  api: {{run: external, ready: {{tcp: '127.0.0.1:{port}'}}}}\n"
+    )
+    found = site.diagnose()
+    assert [one.service for one in found.ailing] == ["api"]
+    assert found.not_seen == ["stream: no probe"]
+
+
+@pytest.fixture
+def path(site):
+    """A stack with a data path; gives the file that shows that it works."""
+    rows = site.folder / "rows"
+    rows.write_text("")
+    (site.folder / "path.yaml").write_text(PATH.replace("ROWS", str(rows)))
+    text = (site.folder / "stack.yaml").read_text()
+    (site.folder / "stack.yaml").write_text(text.replace("name: sleepers", "name: sleepers\ndata_path: path.yaml"))
+    return rows
+
+
+def test_a_stack_whose_data_path_is_broken_is_never_healthy(site, path):
+    found = site.diagnose(site.repair("store"))
+    assert (found.healthy, [one.presence for one in found.data_path]) == (True, [Presence.PRESENT])
+    assert site.command("status", "--stack", "stack.yaml")[0] == 0
+    path.unlink()
+    found = site.diagnose(site.repair("store"))
+    assert not found.healthy
+    said = "\n".join(lines_of(found))
+    assert "no failure was recognised, but the data path is not seen to work" in said
+    assert "Rows come out: " in said
+    for command in ("status", "diagnose"):
+        code, said = site.command(command, "--stack", "stack.yaml")
+        assert (code, "Rows come out: " in said) == (1, True), said
+    assert json.loads(site.command("status", "--stack", "stack.yaml", "--json")[1])["data_path"][0]["works"] is not True
+
+
+def test_a_window_keeps_a_data_path_that_was_broken_in_one_of_its_looks(site, path):
+    from k2run.recovery.window import together
+
+    well = site.diagnose()
+    path.unlink()
+    ill = site.diagnose()
+    assert [together([well, ill, well], 1.0).healthy, together([well, well], 1.0).healthy] == [False, True]
+
+
+def test_a_data_path_that_does_not_apply_is_not_seen_to_work(site, path):
+    (site.folder / "path.yaml").write_text(
+        PATH.replace("file.exists: {path: ROWS}", "kafka.rate: {topic: t, window: 1s}")
+    )
+    assert not site.diagnose().healthy
+
+
+def test_an_unattended_recovery_starts_nothing_that_is_not_confirmed(site):
+    code, said = site.command("recover", "worker-down", "--auto", "--stack", "stack.yaml")
+    assert code == 7, said
+    assert "worker-down is not started: its symptoms are not confirmed" in said
+    assert "Its process has ended" in said
+    assert site.store.runs() == []
+    site.kill("worker")
+    assert site.command("recover", "worker-down", "--auto", "--stack", "stack.yaml")[0] == 0
+
+
+def test_a_recovery_without_symptoms_is_not_started_by_itself(site):
+    file = site.folder / "runbooks" / "recovery" / "blind.yaml"
+    file.write_text("runbook: 1\nkind: recovery\nname: blind\nsections: [{name: R, steps: [{assert: {that: true}}]}]\n")
+    code, said = site.command("recover", "blind", "--auto", "--stack", "stack.yaml")
+    assert (code, "has no symptoms, so nothing confirms its failure" in said) == (2, True)
+
+
+def test_a_failure_that_comes_and_goes_keeps_its_weights_when_it_is_looked_at_again(site):
+    site.kill("worker")
+    one = site.symptoms("one", f"- {STOPPED}\n- {RUNS[:-1]}, severity: info}}\n")
+    other = site.symptoms("other", f"- {STOPPED}\n")
+    before = next(each for each in site.diagnose(one, other).suspects if each.runbook == "one")
+    again = suspicion(one, site.stack(), site.catalogue, _never(), before)
+    assert (again.share, again.verdict) == (before.share, before.verdict)
+
+
+def _never():
+    import threading
+
+    return threading.Event()
+
+
+@pytest.mark.parametrize("file", sorted(Path("runbooks/recovery").glob("*.yaml")), ids=lambda file: file.stem)
+def test_a_shipped_recovery_counts_no_bare_answer_as_evidence(file):
+    book = load_runbook(file, Catalogue())
+    bare = {"result.answered", "result.running", "result.state != 'stopped'", "result.cpu_percent < 10"}
+    assert not [step.name for step in book.symptoms if {each.text for each in step.expect} & bare]
