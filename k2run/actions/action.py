@@ -26,7 +26,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from enum import StrEnum
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from msgspec import Struct, structs, to_builtins
 
@@ -40,7 +40,7 @@ R = TypeVar("R")
 
 
 class Blast(StrEnum):
-    """How far a fault reaches at most, from the least to the most."""
+    """How far a fault, or a change of data, reaches at most, from the least to the most."""
 
     SERVICE = "service"  # one service, or one connection, and whoever depends on it
     DATA = "data"  # what the stack keeps: every service that reads it
@@ -91,6 +91,9 @@ class Result(Struct, frozen=True, kw_only=True):
 
     Units stand in the field names (`p99_ms`, `age_s`, `bytes`). `source` says where the values came from.
     """
+
+    unknowable: ClassVar[frozenset[str]] = frozenset()
+    """Fields that are none where the value cannot be known: what is expected of them is then unknown, not false."""
 
     source: str = ""
 
@@ -150,7 +153,7 @@ def action(
     Args:
         name: `adapter.verb`, where the verb is the function's own name.
         effect: What it does to the stack; faults use `fault` instead.
-        blast: How far a fault reaches.
+        blast: How far a change reaches: `data` where it writes what others read, which a protected stack refuses.
         punctual: It waits in short slices and looks at its deadline in each, so it needs no thread that it could be
             left behind in.
     """

@@ -38,7 +38,7 @@ class Action:
         arguments: A struct of the step's own arguments; msgspec converts and checks with it. Its fields are the
             function's parameters, and are written without the `_` at their end (`from` is `from_` in Python).
         result: The type of what it returns.
-        blast: How far a fault reaches; None for what is no fault.
+        blast: How far a fault reaches, or a change of data; None for any other.
     """
 
     name: str

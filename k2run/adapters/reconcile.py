@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from k2run.actions.action import Effect, Result, action
+from k2run.actions.action import Blast, Effect, Result, action
 from k2run.actions.deadline import Deadline
 from k2run.adapters._documents import MISREAD
 from k2run.adapters.iceberg.catalog import Iceberg, open_table
@@ -172,7 +172,7 @@ def _settled(
         deadline.sleep(max(ROUNDS_S, look_s))  # a large table costs the stack something to look at
 
 
-@action("reconcile.resend", effect=Effect.CHANGES)
+@action("reconcile.resend", effect=Effect.CHANGES, blast=Blast.DATA)
 def resend(
     kafka: Kafka, iceberg: Iceberg, deadline: Deadline, topic: str, table: str, group: str, column: str = "message_id"
 ) -> Resent:

@@ -6,10 +6,11 @@ import json
 import os
 from typing import TYPE_CHECKING, Any, Literal
 
-from k2run.actions.action import Effect, action
+from k2run.actions.action import Blast, Effect, action
 from k2run.actions.deadline import Deadline
 from k2run.adapters.kafka import offsets
 from k2run.adapters.kafka.client import Kafka, Link, Setting
+from k2run.adapters.kafka.form import refuse_other_form
 from k2run.adapters.kafka.templates import Template, template_of
 from k2run.adapters.kafka.topics import create_topic
 from k2run.bench.baseline import NO_RUNS, Baselines, fingerprint
@@ -94,7 +95,7 @@ class ProduceLoad(Measured, frozen=True, kw_only=True):
         return f"{super().headline()}, {self.mb_per_s:.3g} MB/s{limit}{lost}{given_up}"
 
 
-@action("bench.produce", effect=Effect.CHANGES)
+@action("bench.produce", effect=Effect.CHANGES, blast=Blast.DATA)
 def produce(
     kafka: Kafka,
     services: Services,
@@ -122,6 +123,8 @@ def produce(
     watch: list[str] = [],
 ) -> ProduceLoad:
     """Write messages to a topic for a while, and measure how many are acknowledged and how long each waits for it.
+
+    What the readers of the topic could not read, by its newest messages, is refused, and nothing is written.
 
     Without a rate it is a closed loop: as fast as the cluster acknowledges, with at most `waiting` messages on their
     way. With a rate it is an open loop: latencies count from the moment a message should have been written.
@@ -176,7 +179,9 @@ def produce(
     )
     if partitions:
         _make(kafka, deadline, topic, partitions)
-    offsets.partitions(Link(kafka, deadline), topic)  # a mistyped name must not become a new topic
+    link = Link(kafka, deadline)
+    offsets.partitions(link, topic)  # a mistyped name must not become a new topic
+    refuse_other_form(link, topic, next(plan.payloads.messages())["value"])
     with Watch(services, watch) as watched:
         outcomes, lost = together(write, split(plan, processes), dask, deadline)
     outcome = merge(outcomes, lost)

@@ -15,9 +15,9 @@ from k2run.engine.execution import Execution, Options
 from k2run.engine.interrupts import StopRequest
 from k2run.engine.outline import all_steps, check_tags, steps_before
 from k2run.engine.prompts import Nobody
+from k2run.engine.protection import check_protected
 from k2run.errors import Protected, UsageError
 from k2run.language.problems import did_you_mean
-from k2run.language.vocabulary import HARMS
 
 if TYPE_CHECKING:
     from k2run.actions.person import Person
@@ -51,24 +51,18 @@ class Request(Struct, frozen=True, kw_only=True):
 
 
 def check_allowed(request: Request) -> None:
-    """Refuse faults and destructive actions on a protected stack.
+    """Refuse what a protected stack is protected from: faults, destructive actions, changes of data.
 
     Raises:
-        Protected: The runbook breaks something and is not allowed to, by name, or reaches further than the run may.
+        Protected: The runbook does such a thing and is not allowed to, by name, or reaches further than the run may.
     """
     check_approved(request.runbook, request.options)
     check_delegates(request.runbook)
     steps_before(request.runbook, request.options.start_at)
     check_tags(request.runbook, request.options)
     check_blast(request.runbook, request.catalogue, request.options.max_blast)
-    if not request.stack.protected or request.runbook.name in request.stack.allow:
-        return
-    for step in all_steps(request.runbook):
-        if step.effect in HARMS:
-            raise Protected(
-                f"{step.place}: {step.action} {step.effect} something; the stack {request.stack.name!r} is protected",
-                hint=f"add {request.runbook.name!r} to `allow:` in {request.stack.path} if that is meant",
-            )
+    own = [step for step in all_steps(request.runbook) if not step.delegate]
+    check_protected(own, request.runbook, request.stack, request.catalogue)
 
 
 def check_blast(runbook: Runbook, catalogue: Catalogue, most: str) -> None:
@@ -94,5 +88,5 @@ def check_blast(runbook: Runbook, catalogue: Catalogue, most: str) -> None:
         if action is not None and action.blast is not None and action.blast.reaches_past(Blast(most)):
             raise Protected(
                 f"{step.place}: {step.action} reaches the {action.blast}; this run may reach no further than {most}",
-                hint=f"--max-blast {action.blast} allows it",
+                hint="`--skip-tags` leaves steps out; a stack that may be broken, such as the sandbox, needs no limit",
             )

@@ -106,12 +106,23 @@ def judge(attempt: Attempt, expectations: Iterable[Expression], names: dict[str,
             if expectation.evaluate(names):
                 continue
             found = operands(expectation, names)
+            hidden = _unknowable(attempt.result, expectation)
+            if hidden:
+                message = f"expected {expectation.text}; it cannot be known here: {', '.join(hidden)}"
+                return replace(attempt.failing(message), outcome=Outcome.UNKNOWN)
             unmeasured = _unmeasured(attempt.result) if any(each.endswith(_NOTHING) for each in found) else ""
             says = [f"expected {expectation.text}", *([f"found {'; '.join(found)}"] if found else [])]
             return attempt.failing("; ".join([*says, *([f"not measured: {unmeasured}"] if unmeasured else [])]))
         except ExpressionFailed as error:
             return attempt.unresolved(error)
     return attempt
+
+
+def _unknowable(result: Any, expectation: Expression) -> list[str]:
+    """The fields that an expectation builds on and that cannot be known."""
+    hidden = result.unknowable if isinstance(result, Result) else frozenset()
+    named = [each.path[0] for each in expectation.syntax.references if each.name == "result" and each.path]
+    return [name for name in named if name in hidden and getattr(result, name) is None]
 
 
 def _unmeasured(result: Any) -> str:

@@ -17,6 +17,7 @@ from k2run.engine.events import Outcome
 from k2run.engine.execution import OutOfTime, within
 from k2run.engine.outcomes import satisfied, went_wrong
 from k2run.engine.outline import left_out, names_given
+from k2run.engine.protection import check_protected
 from k2run.engine.retry import Tries, Trying, judge_step, time_limit
 from k2run.engine.sequence import LEAPS, Leap, Several, leap_of, look, stronger, weigh
 from k2run.engine.step_record import UNJUDGED, Attempt, Turn, did_change, failure_of, left_unknown, title, without_turn
@@ -26,6 +27,7 @@ from k2run.errors import (
     Inapplicable,
     Interrupted,
     JournalLost,
+    Protected,
     RunbookInvalid,
     StackInvalid,
     UsageError,
@@ -96,7 +98,8 @@ class StepRunner:
         """Run a step on the stack that it is delegated to; what it requires is required of that one."""
         try:
             other = self._run.on(step.delegate)
-        except (StackInvalid, RunbookInvalid) as error:
+            check_protected([step], self._run.runbook, other.stack, other.caller.catalogue)
+        except (StackInvalid, RunbookInvalid, Protected) as error:
             return self._at(step, path, names).ended(Attempt().failing(error.message, error.hint))
         names = {**names, "stack": other.stack.facts()}
         return StepRunner(other, self._section, self._tags)._wanted(step, path, names)  # noqa: SLF001 - the same, elsewhere

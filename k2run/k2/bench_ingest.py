@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec import Struct
 
-from k2run.actions.action import Effect, Result, action
+from k2run.actions.action import Blast, Effect, Result, action
 from k2run.actions.deadline import Deadline
 from k2run.adapters.iceberg import queries
 from k2run.adapters.iceberg.catalog import Iceberg, judged, open_catalog, open_table
 from k2run.adapters.kafka import offsets
 from k2run.adapters.kafka.client import Kafka, Link
+from k2run.adapters.kafka.form import refuse_other_form
 from k2run.bench.payloads import Payloads
 from k2run.bench.produce import id_prefix
 from k2run.bench.watch import Used, Watch
@@ -83,7 +84,7 @@ class IngestLoad(Result, frozen=True, kw_only=True):
         return f"{drained}, {missing}, {doubled}"
 
 
-@action("bench.ingest", effect=Effect.CHANGES)
+@action("bench.ingest", effect=Effect.CHANGES, blast=Blast.DATA)
 def ingest(
     kafka: Kafka,
     iceberg: Iceberg,
@@ -155,6 +156,7 @@ def _write(kafka: Kafka, topic: str, payloads: Payloads, count: int, deadline: D
 
     if not count:
         return 0.0
+    refuse_other_form(Link(kafka, deadline), topic, next(payloads.messages())["value"])
     plan = Writing(kafka=kafka, topic=topic, payloads=payloads, iterations=count, timeout=deadline.remaining())
     outcome = write(plan, deadline)
     if outcome.errors:

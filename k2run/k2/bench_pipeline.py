@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from k2run.actions.action import Effect, action
+from k2run.actions.action import Blast, Effect, action
 from k2run.actions.deadline import Deadline
 from k2run.adapters.http.client import Request, with_query
 from k2run.adapters.http.target import target
 from k2run.adapters.iceberg.catalog import Iceberg
 from k2run.adapters.kafka import offsets
 from k2run.adapters.kafka.client import Kafka, Link
+from k2run.adapters.kafka.form import refuse_other_form
 from k2run.bench.baseline import NO_RUNS, Baselines, fingerprint
 from k2run.bench.formatting import in_ms
 from k2run.bench.judging import judge
@@ -21,6 +22,7 @@ from k2run.bench.result import Measured
 from k2run.bench.thresholds import Threshold
 from k2run.bench.watch import Used, Watch
 from k2run.errors import AuthorError
+from k2run.k2.trade_generator import trades
 from k2run.language.quantities import Duration, Rate
 from k2run.stack.services import Services
 
@@ -94,7 +96,7 @@ class PipelineLoad(Measured, frozen=True, kw_only=True):
         return f"{super().headline()}, at most {in_ms(self.error_max_ms or 0.0)} too long{lost}"
 
 
-@action("bench.pipeline", effect=Effect.CHANGES)
+@action("bench.pipeline", effect=Effect.CHANGES, blast=Blast.DATA)
 def pipeline(
     kafka: Kafka,
     services: Services,
@@ -153,7 +155,9 @@ def pipeline(
     pace = paced(during, iterations, warm_up, deadline, thresholds)
     if bool(table) == bool(service or url) or rate <= 0 or every <= 0:
         raise AuthorError("bench.pipeline needs a `service`, a `url` or a `table`, and `rate` and `every` above 0")
-    offsets.partitions(Link(kafka, deadline), topic)  # a mistyped name must not become a new topic
+    link = Link(kafka, deadline)
+    offsets.partitions(link, topic)  # a mistyped name must not become a new topic
+    refuse_other_form(link, topic, next(trades(id_prefix(), seed, [symbol]))[1])
     if table:
         sight: InAnswers | InTable = InTable(Iceberg.of(services.stack), table, id, deadline)
     else:

@@ -239,7 +239,7 @@ def stack_schema() -> dict[str, Any]:
             "stack": {"const": VERSION, "description": "Version of the stack file."},
             "name": {**name, "description": "Name of the stack; the file's name when missing."},
             "title": {**text, "description": "What people call it."},
-            "protected": {"type": "boolean", "description": "Refuse faults and destructive actions."},
+            "protected": {"type": "boolean", "description": "Refuse faults, destructive actions and changes of data."},
             "allow": {"type": "array", "items": text, "description": "Runbooks that may break it all the same."},
             "compose": {**text, "description": "Compose file that makes the containers, from this file's folder."},
             "data_path": {

@@ -56,6 +56,7 @@ services:
   dying: {{run: process, command: [sh, -c, "echo no such table; exit 3"], ready: {{tcp: "127.0.0.1:1"}}}}
   graphs: {{run: process, command: [x], program: no-such-program}}
   far: {{ready: {{tcp: "127.0.0.1:1"}}}}
+  away: {{run: external}}
 """)
     stack = load_stack(str(tmp_path / "bench.yaml"), near=None, home=tmp_path / "home", overrides={})
     yield Services.of(stack)
@@ -195,8 +196,21 @@ def test_readiness_is_an_answer_not_a_process(services: Services) -> None:
     with pytest.raises(Unreachable, match=r"api is not ready \(paused\): .*: no answer"):
         actions.ready(services, Deadline(0.5), "api")
     actions.resume(services, soon(), "api")
-    with pytest.raises(NotApplicable, match="does not say how"):
+
+
+def test_without_a_probe_only_what_is_known_to_be_stopped_is_not_ready(services: Services) -> None:
+    with pytest.raises(Unreachable, match="sleeper is not ready: stopped: not started"):
         actions.ready(services, soon(), "sleeper")
+    assert not actions.probe(services, soon(), "sleeper").answered
+    actions.start(services, soon(), "sleeper")
+    with pytest.raises(Unknown, match="whether sleeper is ready cannot be known"):
+        actions.ready(services, soon(), "sleeper")
+    with pytest.raises(NotApplicable, match="does not say how"):
+        actions.probe(services, soon(), "sleeper")
+    with pytest.raises(Unknown, match="whether away is ready cannot be known"):
+        actions.ready(services, soon(), "away")
+    with pytest.raises(NotApplicable, match="does not say how"):
+        actions.probe(services, soon(), "away")
 
 
 def test_readiness_can_be_waited_for(services: Services) -> None:

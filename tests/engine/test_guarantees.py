@@ -266,6 +266,40 @@ def test_a_protected_stack_refuses_faults_unless_the_runbook_is_allowed_by_name(
     assert sleepers.run(scenario("true")).exit_code == 0
 
 
+WRITES = [
+    "kafka.produce: {topic: t, values: [a]}",
+    "bench.produce: {topic: t, size: 1KiB}",
+    "iceberg.append: {table: t, rows: [{a: 1}]}",
+    "s3.put: {bucket: b, key: k, text: x}",
+    "http.post: {url: 'http://127.0.0.1:9/'}",
+    "schema_registry.register: {subject: s, schema: '{}'}",
+]
+
+
+@pytest.mark.parametrize("write", WRITES)
+def test_a_protected_stack_refuses_changes_of_its_data(bench: Bench, readiness: Callable, write: str) -> None:
+    bench.stack_text = "stack: 1\nname: live\nprotected: true\n"
+    with pytest.raises(Protected, match=r"changes data; the stack 'live' is protected") as caught:
+        bench.run(readiness(f"- {{name: Group, block: [{{name: Write, {write}}}]}}\n"))
+    assert "allow" not in caught.value.hint.replace("allows", "")
+    bench.stack_text += "allow: [test]\n"
+    assert bench.run(readiness(f"- {{name: Write, {write}}}\n")).outcome is not None
+
+
+def test_a_protected_stack_refuses_them_from_runs_on_other_stacks(bench: Bench, readiness: Callable) -> None:
+    (bench.folder / "stacks").mkdir()
+    (bench.folder / "stacks" / "live.yaml").write_text("stack: 1\nname: live\nprotected: true\n")
+    write = "http.post: {url: 'http://127.0.0.1:9/'}"
+    finished = bench.run(readiness(f"- {{name: Write, {write}, delegate: live}}\n"))
+    assert (finished.exit_code, bench.outcomes()) == (1, {"Write": "failed"})
+    assert "changes data; the stack 'live' is protected" in bench.steps()["Write"].message
+
+
+def test_looking_at_a_protected_stack_is_free(bench: Bench, readiness: Callable) -> None:
+    bench.stack_text = "stack: 1\nname: live\nprotected: true\n"
+    assert bench.run(readiness("- {name: Look, assert: {that: true}}\n")).exit_code == 0
+
+
 def test_nothing_is_broken_when_the_stack_is_not_steady(sleepers: Bench) -> None:
     text = scenario("true").replace("result.state == 'running'", "result.state == 'flying'")
     finished = sleepers.run(text)

@@ -276,3 +276,17 @@ def test_every_output_says_the_same(foreign: Bench) -> None:
     assert ("<failure" in junit, "<skipped" in junit) == (False, True)
     code, said = foreign.output("run", "break.yaml", "--stack", "stack.yaml", "--json")
     assert (code, '"outcome":"not_applicable"' in said.splitlines()[-1]) == (7, True)
+
+
+def test_restarts_that_cannot_be_known_are_unknown_and_no_warning(bench: Bench, readiness: Callable) -> None:
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        ready = f"ready: {{tcp: '127.0.0.1:{server.getsockname()[1]}'}}"
+        bench.stack_text = f"stack: 1\nname: far\nservices: {{api: {{run: external, {ready}}}}}\n"
+        look = "{name: Look, service.status: {service: api}, severity: warning, "
+        bench.run(readiness(f"- {look}expect: result.restarts == 0}}\n- {{name: Up, assert: {{that: true}}}}\n"))
+        assert bench.outcomes()["Look"] == "unknown"
+        assert "it cannot be known here: restarts" in bench.steps()["Look"].message
+        bench.run(readiness(f"- {look}expect: result.running}}\n"))
+        assert bench.outcomes()["Look"] == "passed"

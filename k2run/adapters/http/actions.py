@@ -8,7 +8,7 @@ from typing import Any, Literal
 import msgspec
 from msgspec import structs
 
-from k2run.actions.action import Effect, Result, action
+from k2run.actions.action import Blast, Effect, Result, action
 from k2run.actions.deadline import Deadline
 from k2run.actions.excerpt import beginning
 from k2run.adapters._documents import Unreadable, conforming, read_json
@@ -171,7 +171,7 @@ def poll(
             raise _impatient(request, deadline, tries, last) from error
 
 
-@action("http.post", effect=Effect.CHANGES)
+@action("http.post", effect=Effect.CHANGES, blast=Blast.DATA)
 def post(
     services: Services,
     deadline: Deadline,
@@ -206,7 +206,7 @@ def post(
     return _judge(request, send(request, deadline), status, conforms_to)
 
 
-@action("http.request", effect=Effect.CHANGES)
+@action("http.request", effect=Effect.CHANGES, blast=Blast.DATA)
 def request(
     services: Services,
     deadline: Deadline,

@@ -6,7 +6,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from k2run.actions.action import Effect, Result, action
+from k2run.actions.action import Blast, Effect, Result, action
 from k2run.actions.deadline import Deadline
 from k2run.adapters.iceberg.catalog import Iceberg, judged, open_catalog, open_table
 from k2run.adapters.iceberg.integrity import Seen, Wrong, current_id, files_of, looked, opened
@@ -49,7 +49,7 @@ class Dropped(Result, frozen=True, kw_only=True):
         return f"{back}{self.files:,} files with {self.rows:,} rows are out of the table"
 
 
-@action("iceberg.drop_damaged", effect=Effect.CHANGES)
+@action("iceberg.drop_damaged", effect=Effect.CHANGES, blast=Blast.DATA)
 def drop_damaged(iceberg: Iceberg, deadline: Deadline, table: str, at_most_percent: float = 25) -> Dropped:
     """Let a table do without the files that are missing or damaged, so that the rest can be read and written again.
 

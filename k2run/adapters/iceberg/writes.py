@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from k2run.actions.action import Effect, action
+from k2run.actions.action import Blast, Effect, action
 from k2run.actions.deadline import Deadline
 from k2run.adapters.iceberg import results as r
 from k2run.adapters.iceberg.catalog import Iceberg, judged, open_table
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pyiceberg.table import Table
 
 
-@action("iceberg.append", effect=Effect.CHANGES)
+@action("iceberg.append", effect=Effect.CHANGES, blast=Blast.DATA)
 def append(iceberg: Iceberg, deadline: Deadline, table: str, rows: list[dict[str, Any]]) -> r.Appended:
     """Add rows to a table, in one commit.
 
@@ -38,7 +38,7 @@ def append(iceberg: Iceberg, deadline: Deadline, table: str, rows: list[dict[str
     )
 
 
-@action("iceberg.compact", effect=Effect.CHANGES)
+@action("iceberg.compact", effect=Effect.CHANGES, blast=Blast.DATA)
 def compact(iceberg: Iceberg, deadline: Deadline, table: str) -> r.Compacted:
     """Rewrite a table's rows into as few files as they need, in one commit; earlier snapshots stay.
 

@@ -7,12 +7,12 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, Literal
 
 from msgspec import structs
 
-from k2run.actions.action import Effect, action
+from k2run.actions.action import Blast, Effect, action
 from k2run.actions.deadline import Deadline
 from k2run.adapters._documents import refuse_violations
 from k2run.adapters.kafka import consumer as reading
@@ -20,6 +20,7 @@ from k2run.adapters.kafka import offsets
 from k2run.adapters.kafka import producer as load
 from k2run.adapters.kafka import results as r
 from k2run.adapters.kafka.client import Kafka, Link
+from k2run.adapters.kafka.form import refuse_other_form
 from k2run.adapters.kafka.templates import Template, template_of
 from k2run.adapters.kafka.topics import create_topic
 from k2run.adapters.schema_registry import avro
@@ -34,7 +35,7 @@ PROBE_TOPIC = "k2run.probe"
 TEN_SECONDS = Duration(10)
 
 
-@action("kafka.produce", effect=Effect.CHANGES)
+@action("kafka.produce", effect=Effect.CHANGES, blast=Blast.DATA)
 def produce(
     kafka: Kafka,
     deadline: Deadline,
@@ -53,6 +54,9 @@ def produce(
 ) -> r.Produced:
     """Write messages to a topic and wait until each is acknowledged by all replicas.
 
+    What the readers of the topic could not read is refused, and nothing is written: its newest messages show whether
+    that is Avro in a schema registry's framing, JSON, or neither.
+
     Args:
         topic: Name of the topic; it must be there.
         count: Number of messages.
@@ -67,6 +71,9 @@ def produce(
         seed: With `template: trade`: the same seed gives the same market (but new ids).
         tag: With `template: trade`: goes into every trade_id, so that exactly these trades can be counted later.
         allow_failed: Whether messages that are not acknowledged are only counted, not a failure of the step.
+
+    Raises:
+        Refused: The topic's newest messages have another form.
     """
     if bool(template) == bool(values) or count < 1:
         raise AuthorError("kafka.produce needs a count above 0, and either `template: trade` or a list of `values`")
@@ -79,8 +86,11 @@ def produce(
         if template
         else load.given([write(each) for each in values], keys)
     )
+    messages = iter(messages)
+    first = next(messages)
+    refuse_other_form(link, topic, first[1])
     started = time.monotonic()
-    receipts = load.send(link, topic, islice(messages, count), rate or 0)
+    receipts = load.send(link, topic, islice(chain([first], messages), count), rate or 0)
     seconds = time.monotonic() - started
     if not allow_failed:
         load.settled(link, topic, receipts)
@@ -167,7 +177,7 @@ def consume(
     )
 
 
-@action("kafka.round_trip", effect=Effect.CHANGES)
+@action("kafka.round_trip", effect=Effect.CHANGES, blast=Blast.DATA)
 def round_trip(kafka: Kafka, deadline: Deadline, topic: str = PROBE_TOPIC) -> r.RoundTrip:
     """Write one message and read it back: proof that the cluster works, not only listens.
 

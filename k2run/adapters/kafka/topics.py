@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from k2run.actions.action import Effect, action
+from k2run.actions.action import Blast, Effect, action
 from k2run.actions.deadline import Deadline
 from k2run.adapters.kafka import offsets
 from k2run.adapters.kafka import results as r
@@ -52,7 +52,7 @@ def describe_topic(kafka: Kafka, deadline: Deadline, topic: str) -> r.Topic:
     )
 
 
-@action("kafka.create_topic", effect=Effect.CHANGES)
+@action("kafka.create_topic", effect=Effect.CHANGES, blast=Blast.DATA)
 def create_topic(
     kafka: Kafka,
     deadline: Deadline,

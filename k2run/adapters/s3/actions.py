@@ -9,7 +9,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from k2run.actions.action import Effect, Result, action
+from k2run.actions.action import Blast, Effect, Result, action
 from k2run.actions.deadline import Deadline
 from k2run.adapters.http.client import Request, send
 from k2run.adapters.s3.client import S3, ask, document, pages, place
@@ -131,7 +131,7 @@ def buckets(s3: S3, deadline: Deadline) -> Buckets:
     return Buckets(names=[each.name for each in shown], count=len(shown), buckets=shown, source=s3.source)
 
 
-@action("s3.create_bucket", effect=Effect.CHANGES)
+@action("s3.create_bucket", effect=Effect.CHANGES, blast=Blast.DATA)
 def create_bucket(s3: S3, deadline: Deadline, bucket: str) -> Buckets:
     """Make a bucket; one that is there already is fine.
 
@@ -174,7 +174,7 @@ def list_(s3: S3, deadline: Deadline, bucket: str, prefix: str = "", limit: int 
     )
 
 
-@action("s3.put", effect=Effect.CHANGES)
+@action("s3.put", effect=Effect.CHANGES, blast=Blast.DATA)
 def put(s3: S3, deadline: Deadline, bucket: str, key: str, text: str = "", file: str = "") -> Stored:
     """Write an object; one that is there is replaced.
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
-from k2run.actions.action import Effect, Result, action
+from k2run.actions.action import Blast, Effect, Result, action
 from k2run.actions.deadline import Deadline
 from k2run.adapters.schema_registry.avro import decode as decoded
 from k2run.adapters.schema_registry.avro import framed_id
@@ -171,7 +171,7 @@ def schema(
     )
 
 
-@action("schema_registry.register", effect=Effect.CHANGES)
+@action("schema_registry.register", effect=Effect.CHANGES, blast=Blast.DATA)
 def register(
     schema_registry: SchemaRegistry, deadline: Deadline, subject: str, schema: Any, type: SchemaType = "AVRO"
 ) -> Registered:
@@ -226,7 +226,7 @@ def config(schema_registry: SchemaRegistry, deadline: Deadline, subject: str = "
     )
 
 
-@action("schema_registry.set_config", effect=Effect.CHANGES)
+@action("schema_registry.set_config", effect=Effect.CHANGES, blast=Blast.DATA)
 def set_config(schema_registry: SchemaRegistry, deadline: Deadline, compatibility: Level, subject: str = "") -> Config:
     """Set the compatibility rule of a subject, or of the whole registry.
 

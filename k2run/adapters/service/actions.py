@@ -62,10 +62,11 @@ def ready(services: Services, deadline: Deadline, service: str, wait: Duration =
         wait: How long it may take until it is ready; once only when 0s.
 
     Raises:
-        Unreachable: Nothing answers.
+        Unreachable: Nothing answers, or k2run knows that it does not run.
         Refused: It answers, and not as it should.
-        NotApplicable: The stack does not say how to see it.
+        Unknown: The stack does not say how to see it.
     """
+    _require_probe(services, service)
     began = time.monotonic()
     limit = Deadline(max(wait, 0.0), deadline.stop)
     while True:
@@ -91,8 +92,11 @@ def probe(services: Services, deadline: Deadline, service: str) -> Seen:
         service: Name of the service in the stack.
 
     Raises:
-        NotApplicable: The stack does not say how to see it.
+        NotApplicable: The stack does not say how to see it, and k2run does not know it to be stopped.
     """
+    if readiness(services.find(service)) is None and (stopped := _stopped(services, service)) is not None:
+        detail = f"{service} {stopped.state}" + (f": {stopped.detail}" if stopped.detail else "")
+        return Seen(service=service, ready=False, answered=False, detail=detail, elapsed_ms=0.0, source=service)
     seen = _look(services, deadline, service)
     stranger = stranger_at(seen.address, services.stack) if seen.answered else ""
     return Seen(
@@ -370,6 +374,36 @@ def _struck(services: Services, before: ServiceStatus, began: float) -> Struck:
         pid=before.pid,
         seconds=round(time.monotonic() - began, 3),
         source=before.service,
+    )
+
+
+def _stopped(services: Services, service: str) -> ServiceStatus | None:
+    """A service that k2run runs, and knows not to run or to be held; None for any other."""
+    found = services.find(service)
+    if found.run is RunBy.EXTERNAL:
+        return None
+    now = services.backend(service).status()
+    return None if now.state in _RUNS else now
+
+
+def _require_probe(services: Services, service: str) -> None:
+    """Without a probe only one thing can be said of a service: that k2run knows it to be stopped.
+
+    Raises:
+        Unreachable: It is.
+        Unknown: It is not, so it may be ready or not.
+    """
+    if readiness(services.find(service)) is not None:
+        return
+    stopped = _stopped(services, service)
+    if stopped is not None:
+        raise Unreachable(
+            f"{service} is not ready: {stopped.state}{f': {stopped.detail}' if stopped.detail else ''}",
+            hint=f"`k2run logs {service}` shows more",
+        )
+    raise Unknown(
+        f"whether {service} is ready cannot be known: the stack does not say how to see it",
+        hint=f"give services.{service} a `ready:` in the stack file",
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from k2run.actions.action import Result
 from k2run.language.quantities import Duration, Size
 
@@ -18,6 +20,8 @@ class Status(Result, frozen=True, kw_only=True):
         restarts: How often it was started again since the stack came up; None where it is not counted.
         detail: Why it is in this state.
     """
+
+    unknowable: ClassVar[frozenset[str]] = frozenset({"restarts"})
 
     service: str
     state: str
