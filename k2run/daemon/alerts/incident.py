@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct, field
@@ -120,7 +122,7 @@ class PutOff(Entry, frozen=True, kw_only=True, tag="put_off"):
 
 
 class Requeued(Entry, frozen=True, kw_only=True, tag="requeued"):
-    """What was known is out of date: the stack is diagnosed again, and the runbook is chosen again."""
+    """What was known is outdated: the stack is diagnosed again, and the runbook is chosen again."""
 
     why: str
 
@@ -195,12 +197,7 @@ AnyEntry = (
 
 
 class Incident(Struct):
-    """An incident so far; `fold` is its only writer.
-
-    Attributes:
-        put_off: Why nothing is started yet, or was not at first; kept when the stack is diagnosed again.
-        waits: The stack is held.
-    """
+    """An incident so far; `fold` is its only writer. `put_off` is kept when it no longer `waits` for the stack."""
 
     opened: Opened
     alerts: dict[str, Alerted] = field(default_factory=dict)
@@ -227,6 +224,12 @@ class Incident(Struct):
     def began_at(self) -> str:
         """When the outage began, as far as that is known; else when the first alert came."""
         return self.opened.began or self.opened.at
+
+    @property
+    def silent_s(self) -> float:
+        """Seconds since the last notice of one of its alerts."""
+        last = max((alert.at for alert in self.alerts.values()), default=self.opened.at)
+        return max(0.0, time.time() - datetime.fromisoformat(last).timestamp()) if last else 0.0
 
     @property
     def cause(self) -> str:

@@ -15,6 +15,7 @@ from k2run.daemon.alerts.incident import Closed, Declined, Dropped, Ended, Joine
 from k2run.daemon.alerts.runbook_choice import answers, choose, stack_of
 from k2run.daemon.alerts.stack_watch import StackWatch
 from k2run.errors import UsageError
+from k2run.evidence.wording import span
 
 if TYPE_CHECKING:
     from k2run.daemon.alerts.incident import Chosen, Incident
@@ -29,6 +30,8 @@ LOOK_S = 20.0
 """Seconds for which a stack that looks healthy, and that an alert names, is checked: some failures flap."""
 READ_S = 10.0
 """Seconds for which runbooks are not read again."""
+SILENT_S = 7200.0
+"""Seconds without a notice, twice the shipped `repeat_interval`, after which a sender has forgotten an alert."""
 AGAIN_S = 60.0
 """Seconds between two diagnoses of a stack whose recovery failed, and whose alerts are resolved."""
 
@@ -99,6 +102,8 @@ class Worker:
             self._runs.follow(incident)
         elif incident.ended is not None:
             self._settle(incident, incident.ended)
+        elif incident.silent_s > SILENT_S:
+            self._end_silent(incident)
         elif not (incident.dropped or incident.declined):
             self._prepare(incident)
 
@@ -200,12 +205,25 @@ class Worker:
         elif leader.closed is not None and leader.ordered is None:
             self._requeue(incident, f"{leader.id} is closed, and nothing was started")
 
+    def _end_silent(self, incident: Incident) -> None:
+        """Close an incident that its sender has forgotten, as one that restarts may, if its stack is healthy."""
+        reference = stack_of(incident, self._known(), self._default())
+        if time.monotonic() > self._after.get(incident.id, 0.0) + AGAIN_S:
+            found = self._stacks.diagnosis(reference)
+            if found is None:
+                return
+            self._after[incident.id] = time.monotonic()
+            if found.healthy:
+                why = f"nothing was heard of its alerts for {span(incident.silent_s)}, and {found.stack} is healthy"
+                self._incidents.add(incident, Closed(why=why))
+
     def _settle(self, incident: Incident, ended: Ended) -> None:
         """Close an incident whose run has ended, as soon as nothing fires and something says that it is well."""
-        if incident.firing:
+        if incident.firing and incident.silent_s < SILENT_S:
             return
         if incident.recovered:
-            self._incidents.add(incident, Closed(why="its run passed, and every alert is resolved"))
+            what = "nothing was heard of its alerts since" if incident.firing else "every alert is resolved"
+            self._incidents.add(incident, Closed(why=f"its run passed, and {what}"))
             return
         reference = incident.chosen.stack if incident.chosen is not None else self._default()
         other = self._stacks.repairer(reference, ended.at, ended.run)

@@ -131,6 +131,11 @@ def _newest(tally: RunCounts) -> Iterator[Metric]:
     def family(name: str, words: str, *more: str) -> GaugeMetricFamily:
         return GaugeMetricFamily(f"k2run_last_{name}", f"{words} of the newest run.", labels=(*ABOUT, *more))
 
+    unrecovered = GaugeMetricFamily(
+        "k2run_failure_unrecovered",
+        "1 where the newest run failed and nothing has proven the stack well since; a no-go is no failure.",
+        labels=ABOUT,
+    )
     passed, seconds = family("passed", "1 for a go or a pass"), family("duration_seconds", "Duration")
     began, score = family("start_timestamp_seconds", "Start"), family("score", "Score")
     margin = family("objective_margin_seconds", "Time left of each time objective", "objective")
@@ -146,7 +151,9 @@ def _newest(tally: RunCounts) -> Iterator[Metric]:
             margin.add_metric((*labels, name), left)
         for bound in ("met", "missed", "not_measured"):
             bounds.add_metric((*labels, bound), newest.bounds[bound])
-    yield from (passed, seconds, began, score, margin, bounds)
+    for about, broken in sorted(tally.unrecovered.items()):
+        unrecovered.add_metric((about.runbook, about.stack), float(broken))
+    yield from (passed, seconds, began, score, margin, bounds, unrecovered)
 
 
 def _undos(tally: RunCounts) -> Iterator[Metric]:

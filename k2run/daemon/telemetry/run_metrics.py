@@ -21,6 +21,7 @@ from k2run.engine.journal import ends_of, read_journal
 from k2run.engine.store import holder
 from k2run.engine.undo import pending_undos
 from k2run.errors import K2runError
+from k2run.language.model import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -61,6 +62,7 @@ class RunCounts(Struct):
     Attributes:
         ended: Runs by subject, kind and outcome; one that died counts as `died`.
         seconds: Time that runs took together, by subject.
+        unrecovered: Whether the newest run of a subject failed, and nothing has proven its stack well since.
         going: Runs that go on now.
         pending: Undos that are still to be played, by stack.
     """
@@ -68,6 +70,7 @@ class RunCounts(Struct):
     ended: Counter[tuple[Subject, str, str]] = field(default_factory=Counter)
     seconds: Counter[Subject] = field(default_factory=Counter)
     newest: dict[Subject, Newest] = field(default_factory=dict)
+    unrecovered: dict[Subject, bool] = field(default_factory=dict)
     going: int = 0
     pending: dict[str, int] = field(default_factory=dict)
 
@@ -88,6 +91,8 @@ class RunMetrics:
         """The figures as they are now."""
         made = RunCounts()
         last: dict[Subject, Path] = {}
+        ends: dict[Subject, RunFinished] = {}
+        proven: dict[str, str] = {}
         for folder, begun, over in self._runs():
             subject = Subject(begun.name, begun.stack)
             if over is None:
@@ -95,8 +100,13 @@ class RunMetrics:
                 continue
             made.ended[subject, begun.kind, over.outcome.value] += 1
             made.seconds[subject] += over.seconds  # type: ignore[assignment] # a counter of seconds
-            last[subject] = folder
+            last[subject], ends[subject] = folder, over
+            if over.exit_code == 0 and not over.partial and begun.kind != Kind.BENCHMARK:
+                proven[begun.stack] = max(over.at, proven.get(begun.stack, ""))
         made.newest = {subject: self._read(folder) for subject, folder in last.items()}
+        for subject, over in ends.items():
+            well = proven.get(subject.stack, "") > over.at or self._store.well_since(subject.stack, over.at)
+            made.unrecovered[subject] = _is_outage(over) and not well
         for stack in self._store.open_stacks():
             made.pending[stack] = self._pending(stack)
         return made
@@ -130,6 +140,11 @@ class RunMetrics:
         if folder.name not in self._newest:
             self._newest[folder.name] = newest_of(read_journal(folder))
         return self._newest[folder.name]
+
+
+def _is_outage(over: RunFinished) -> bool:
+    """Whether the end of a run says that something is broken; a no-go is a decision, and an interruption a wish."""
+    return over.outcome is Outcome.FAILED and not over.verdict.startswith("no-go")
 
 
 def newest_of(events: list[AnyEvent]) -> Newest:

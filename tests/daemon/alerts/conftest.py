@@ -80,6 +80,7 @@ class Receiver:
     incidents: IncidentStore
     store: Store
     client: httpx.Client
+    served: Served
 
     alert = staticmethod(alert)
     delivery = staticmethod(delivery)
@@ -119,20 +120,37 @@ class Receiver:
         return Worker(self.store, self.incidents, self.stack, watch_s=0.2)  # a healthy stack is watched for 20 s else
 
 
+class Served:
+    """The hooks of a store behind a port, which can be stopped and started like a server that restarts."""
+
+    def __init__(self, store: Store) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        self._store = store
+        self.start()
+
+    def start(self) -> None:
+        if self._listener.fileno() < 0:
+            self._listener = socket.create_server(("127.0.0.1", self.port))
+        app = Starlette(routes=hook_routes(IncidentStore(self._store.home), SECRET))
+        self._server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False))
+        self._thread = threading.Thread(target=self._server.run, args=([self._listener],), daemon=True)
+        self._thread.start()
+        while not self._server.started:
+            time.sleep(0.01)
+
+    def stop(self) -> None:
+        self._server.should_exit = True
+        self._thread.join(10)
+        self._listener.close()
+
+
 @pytest.fixture
 def receiver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
     monkeypatch.chdir(tmp_path)
     store = Store(tmp_path / "home")
-    incidents = IncidentStore(store.home)
-    listener = socket.create_server(("127.0.0.1", 0))
-    app = Starlette(routes=hook_routes(incidents, SECRET))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False))
-    thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
+    served = Served(store)
     with httpx.Client() as client:
-        yield Receiver(tmp_path, f"http://127.0.0.1:{listener.getsockname()[1]}", incidents, store, client)
-    server.should_exit = True
-    thread.join(10)
-    listener.close()
+        url = f"http://127.0.0.1:{served.port}"
+        yield Receiver(tmp_path, url, IncidentStore(store.home), store, client, served)
+    served.stop()

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import time
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from k2run.daemon.alerts.incident import Diagnosed, Requeued, Resolved
 from k2run.daemon.alerts.messages import moments_of
-from k2run.engine.store import hold
+from k2run.engine.store import hold, holder
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -132,7 +137,7 @@ def test_a_held_stack_is_waited_for_without_a_process_and_diagnosed_again_when_i
         incident = settle(receiver, lambda one: one.waits, worker)
         for _ in range(10):
             worker.step()
-    assert (incident.state, incident.put_off.why) == ("queued", f"the stack is held by another run (pid {pid()})")
+    assert (incident.state, incident.put_off.why) == ("queued", f"the stack is held by another run (pid {os.getpid()})")
     runs = receiver.store.home / "runs"
     assert not runs.exists() or not list(runs.iterdir()), "no run folder, and so no process, for each try"
     incident = settle(receiver, lambda one: one.ended, worker)
@@ -183,7 +188,42 @@ def test_eight_alerts_of_one_cause_ask_for_one_approval(receiver: Any) -> None:
     assert len(receiver.store.runs()) == 1
 
 
-def pid() -> int:
-    import os
+OURS = """\
+runbook: 1
+kind: scenario
+name: load
+title: A load on purpose
+stack: {stack}
+sections: [{{steps: [{{wait: {{for: 4s}}}}, {{assert: {{that: 1 == 1}}}}]}}]
+"""
 
-    return os.getpid()
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_alerts_that_a_run_of_ours_causes_are_told_as_ours_and_start_nothing_while_it_runs(
+    receiver: Any, *, broken: bool
+) -> None:
+    receiver.runbook("lag", "Lag", "automatic")
+    path = receiver.folder / "load.yaml"
+    path.write_text(OURS.format(stack=receiver.stack))
+    worker = receiver.keep()
+    load = subprocess.Popen(
+        [sys.executable, "-m", "k2run", "run", str(path), "--json"],
+        env={**os.environ, "K2RUN_HOME": str(receiver.store.home)},
+        stdout=subprocess.DEVNULL,
+    )
+    end = time.monotonic() + 30
+    while not holder(receiver.store.stack_folder("nothing")):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    receiver.post(receiver.delivery("group", receiver.alert("Lag", topic="trades", since=later(0))))
+    incident = settle(receiver, lambda one: one.waits, worker)
+    [run] = receiver.store.runs()
+    assert (incident.put_off.ours, incident.put_off.run) == (True, run.name)
+    assert told(incident) == ["Caused by a run of ours: Lag in the test"]
+    assert incident.diagnosed is None
+    if not broken:
+        receiver.broken.write_text("")
+    assert load.wait(30) == 0
+    incident = settle(receiver, lambda one: one.dropped or one.ended, worker)
+    assert (incident.dropped is None, incident.recovered) == (broken, broken)
+    assert len(receiver.store.runs()) == 1 + broken, "what is still broken when our run has ended is recovered"

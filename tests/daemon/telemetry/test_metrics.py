@@ -7,12 +7,14 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
 from k2run.daemon.telemetry.exposition import Exposition, metrics_routes
+from k2run.engine.events import Outcome, RunFinished, RunStarted
 from k2run.engine.store import Store
 
 ROOT = Path(__file__).parent.parent.parent.parent
@@ -92,3 +94,50 @@ def test_dashboard_and_rules_ask_only_for_metrics_that_exist(store: Store) -> No
     used = {name for text in asked for name in re.findall(r"\bk2run_[a-z_]+", text)}
     assert used
     assert used <= known
+
+
+def ran(store: Store, name: str, second: int, kind: str = "scenario", **over: Any) -> None:
+    """A run that has ended, as its journal tells it."""
+    at = f"2026-11-21T10:00:{second:02}.000+00:00"
+    folder = store.home / "runs" / f"20261121-1000{second:02}-{name}-0000"
+    folder.mkdir(parents=True)
+    begun = RunStarted(run=folder.name, runbook=name, name=name, title=name, kind=kind, digest="", stack="s", at=at)
+    ended = {"outcome": Outcome.PASSED, "verdict": "passed", "exit_code": 0, "seconds": 1.0, **over}
+    lines = [msgspec.json.encode(event) for event in (begun, RunFinished(at=at, **ended))]
+    (folder / "journal.jsonl").write_bytes(b"\n".join(lines) + b"\n")
+
+
+def unrecovered(store: Store) -> dict[str, float]:
+    found = samples(Exposition(store).text().decode())
+    return {
+        key.split("'runbook', '")[1].split("'")[0]: value
+        for key, value in found.items()
+        if key.startswith("k2run_failure_unrecovered")
+    }
+
+
+FAILED = {"outcome": Outcome.FAILED, "verdict": "failed: x", "exit_code": 1}
+
+
+def test_a_failure_ends_when_any_run_has_proven_the_stack_well(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    ran(store, "breaks", 1, **FAILED)
+    assert unrecovered(store) == {"breaks": 1.0}
+    ran(store, "load", 2, "benchmark")
+    ran(store, "part", 3, "readiness", partial=True)
+    assert unrecovered(store)["breaks"] == 1.0, "neither a load nor a part of a runbook has proven it"
+    ran(store, "recovers", 4, "recovery")
+    assert unrecovered(store)["breaks"] == 0.0
+    ran(store, "breaks", 5, **FAILED)
+    assert unrecovered(store)["breaks"] == 1.0
+
+
+def test_a_failure_ends_with_a_healthy_diagnosis_and_a_no_go_is_none(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.stack_folder("s").mkdir(parents=True)
+    ran(store, "demo-day", 1, "readiness", **FAILED | {"verdict": "no-go: the table is old"})
+    ran(store, "stopped", 2, **FAILED | {"outcome": Outcome.INTERRUPTED, "exit_code": 3})
+    ran(store, "breaks", 3, **FAILED)
+    assert unrecovered(store) == {"demo-day": 0.0, "stopped": 0.0, "breaks": 1.0}
+    store.note_well("s")
+    assert unrecovered(store)["breaks"] == 0.0
