@@ -16,11 +16,12 @@ from k2run.terminal.safe_stream import complain
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from k2run.daemon.alerts.incident import Chosen, Ended, Incident
+    from k2run.daemon.alerts.incident import Incident
+    from k2run.daemon.alerts.incident_events import Chosen, Ended
     from k2run.engine.store import Store
 
 LINES = 6
-"""Lines of a diagnosis in a message."""
+"""Alerts in a message."""
 PATIENCE_S = 15.0
 """Seconds for which the opening of an incident waits for the diagnosis, to tell the cause."""
 
@@ -115,13 +116,13 @@ class _Writer:
     def approval(self, chosen: Chosen) -> Moment:
         """A start needs a yes."""
         title = f"{chosen.runbook} waits for an approval: {self._incident.cause or self._incident.opened.title}"
-        cause = "\n".join(filter(None, (f"Chosen: {chosen.why}", self._seen())))
+        cause = "\n".join(filter(None, (self._seen(), f"Chosen because {chosen.why}")))
         return self._moment(Occasion.APPROVAL, title, cause, f"`k2run incidents --approve {self._incident.id}`")
 
     def alone(self, chosen: Chosen) -> Moment:
         """No runbook answers."""
         title = f"Nothing recovers this by itself: {self._incident.cause or self._incident.opened.title}"
-        cause = "\n".join(filter(None, (chosen.why, self._seen())))
+        cause = "\n".join(filter(None, (self._seen(), chosen.why)))
         return self._moment(Occasion.FAILURE, title, cause, "a person is needed: `k2run diagnose` shows more")
 
     def failed(self, ended: Ended) -> Moment:
@@ -156,14 +157,22 @@ class _Writer:
             return f"nothing: {incident.put_off.why}; the stack is diagnosed again when it is free"
         if chosen is not None and chosen.automatic:
             return f"nothing: {chosen.runbook} is started"
+        if incident.waits_for_approval and chosen is not None:
+            return f"{chosen.runbook} waits for an approval: `k2run incidents --approve {incident.id}`"
         return f"`k2run incidents` shows how {incident.id} stands"
 
     def _alerts(self) -> str:
-        return "\n".join(alert.title or alert.alert for alert in list(self._incident.alerts.values())[:LINES])
+        titles = [alert.title or alert.alert for alert in self._incident.alerts.values()]
+        more = [f"and {len(titles) - LINES} more"] if len(titles) > LINES else []
+        return "\n".join([*titles[:LINES], *more])
 
     def _seen(self) -> str:
-        lines = self._incident.diagnosed.lines if self._incident.diagnosed is not None else []
-        return "\n".join(line.strip() for line in lines[:LINES]).rstrip(":\n")
+        """The cause first, then what speaks for it; where nothing was recognised, what the diagnosis says of that."""
+        diagnosed = self._incident.diagnosed
+        found = [self._incident.cause, *self._incident.evidence]
+        if not self._incident.cause and diagnosed is not None:
+            found = diagnosed.lines[:1]
+        return "\n".join(filter(None, found))
 
     def _lasted(self, at: str) -> str:
         return span(max(0.0, _seconds(at) - _seconds(self._incident.began_at)))

@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from k2run.app.launch import DEFAULT_STACK
-from k2run.daemon.alerts.incident import Chosen
+from k2run.daemon.alerts.incident_events import Chosen
 from k2run.errors import K2runError
 from k2run.language.expressions import render
 from k2run.language.model import Start

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from k2run.actions.catalogue import Catalogue
-from k2run.app.diagnose import lines_of, recovery_runbooks
+from k2run.app.diagnose import evidence_of, lines_of, recovery_runbooks
 from k2run.app.launch import open_stack
-from k2run.daemon.alerts.incident import Diagnosed
+from k2run.daemon.alerts.incident_events import Diagnosed
 from k2run.engine.events import FaultStruck
 from k2run.engine.journal import ends_of, read_journal
 from k2run.engine.store import began, holder
@@ -38,6 +38,8 @@ AFTER_S = 30.0
 LOOKERS = 4
 LOADS = frozenset({Kind.SCENARIO, Kind.BENCHMARK, Kind.REHEARSAL})
 """Kinds of runs that break or load a stack on purpose."""
+EVIDENCE = 5
+"""Lines of evidence for a failure that are kept for messages."""
 LATEST = 50
 """Runs among which the one is looked for that was under way when an outage began."""
 _RUN = re.compile(r"\S+")
@@ -127,6 +129,7 @@ class StackWatch:
             ruled_out=[suspect.runbook for suspect in found.having(Verdict.RULED_OUT)],
             healthy=found.healthy,
             causes=causes_of(found),
+            evidence={one.runbook: [line.strip() for line in evidence_of(one)][:EVIDENCE] for one in found.matches},
         )
 
     # --- runs ---

@@ -11,14 +11,15 @@ from k2run.actions.catalogue import Catalogue
 from k2run.app.diagnose import recovery_runbooks
 from k2run.app.launch import default_stack
 from k2run.daemon.alerts.followed_runs import FollowedRuns, age_of, closing
-from k2run.daemon.alerts.incident import Closed, Declined, Dropped, Ended, Joined, PutOff, Requeued
+from k2run.daemon.alerts.incident_events import Closed, Declined, Dropped, Ended, Joined, PutOff, Requeued
 from k2run.daemon.alerts.runbook_choice import answers, choose, stack_of
 from k2run.daemon.alerts.stack_watch import StackWatch
 from k2run.errors import UsageError
 from k2run.evidence.wording import span
 
 if TYPE_CHECKING:
-    from k2run.daemon.alerts.incident import Chosen, Incident
+    from k2run.daemon.alerts.incident import Incident
+    from k2run.daemon.alerts.incident_events import Chosen
     from k2run.daemon.alerts.messages import Messages
     from k2run.daemon.alerts.store import IncidentStore
     from k2run.engine.events import RunStarted

@@ -103,8 +103,10 @@ class Telling:
         """The run's process is gone, and it did not say how it ended."""
         if self._is_incidents:
             return None
-        broken = f"{pending} undos are still to be played: `k2run undo` does it" if pending else ""
-        return self._moment(Occasion.FAILURE, "died", f"{self._title} died", broken)
+        run = self._begun.run if self._begun is not None else "last"
+        broken = f"{pending} undos are still to be played" if pending else ""
+        next_step = "`k2run undo` puts back what it broke" if pending else f"`k2run resume {run}` continues it"
+        return self._moment(Occasion.FAILURE, "died", f"{self._title} died", broken, next_step)
 
     @property
     def _is_incidents(self) -> bool:
@@ -130,7 +132,11 @@ class Telling:
     def _end(self, event: RunFinished) -> Moment | None:
         if event.exit_code:
             cause = "\n".join([*self._failed, *event.reasons, *self._missed, *event.pending_undos][:10])
-            return self._moment(Occasion.FAILURE, f"end {event.seq}", f"{self._title}: {event.verdict}", cause)
+            run = self._begun.run if self._begun is not None else "last"
+            next_step = "`k2run undo` puts back what is broken" if event.pending_undos else f"`k2run report {run}`"
+            return self._moment(
+                Occasion.FAILURE, f"end {event.seq}", f"{self._title}: {event.verdict}", cause, next_step
+            )
         if self._missed:
             cause = "\n".join(self._missed[:10])
             title = f"{self._title} missed {len(self._missed)} objective{'s' if len(self._missed) > 1 else ''}"
@@ -141,13 +147,14 @@ class Telling:
             return self._moment(Occasion.RECOVERED, f"end {event.seq}", title)
         return None
 
-    def _moment(self, occasion: Occasion, key: str, title: str, cause: str = "") -> Moment:
+    def _moment(self, occasion: Occasion, key: str, title: str, cause: str = "", next_step: str = "") -> Moment:
         begun = self._begun
         return Moment(
             occasion=occasion,
             key=key,
             title=title,
             cause=cause,
+            next_step=next_step,
             run=begun.run if begun else "",
             runbook=begun.name if begun else "",
             stack=begun.stack if begun else "",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import email
+import email.policy
 import os
 import subprocess
 import sys
@@ -82,6 +84,43 @@ def test_an_incident_is_told_when_it_opens_asks_and_is_over_once_each(duty: Any,
     other = deliver(incidents, "asks")
     until(lambda: again.step() or told(web, other))
     assert len(told(web, incident)) == 3
+
+
+def test_a_mail_names_the_cause_first_and_the_next_step_and_does_not_say_its_subject_again(
+    duty: Any, mail: Any, until: Any
+) -> None:
+    server = f"smtp://127.0.0.1:{mail.server_address[1]}"
+    duty.settings(f"link: https://ops.example/\nnotifications: [{{email: [ops@example.com], server: '{server}'}}]\n")
+    incidents = IncidentStore(duty.store.home)
+    incident = deliver(incidents, "asks")
+    worker = keeper_of(duty, incidents)
+    until(lambda: worker.step() or len(mail.messages) == 2)
+    opened, asked = (email.message_from_string(text, policy=email.policy.default) for text in mail.messages)
+    link = f"https://ops.example/incidents/{incident.id}"
+    assert opened["Subject"] == "● Incident: asks & more: asks recovers"
+    assert opened.get_content().splitlines() == [
+        "asks recovers",
+        "+ It is broken: file, 23 bytes",
+        f"Next: asks waits for an approval: `k2run incidents --approve {incident.id}`",
+        link,
+    ]
+    assert asked["Subject"] == "? asks waits for an approval: asks recovers"
+    assert asked.get_content().splitlines()[2:] == [
+        "Chosen because its alerts fit, and its symptoms are present",
+        f"Next: `k2run incidents --approve {incident.id}`",
+        link,
+    ]
+
+
+def test_the_run_of_an_incident_tells_nothing_of_its_own(duty: Any, web: Any, until: Any) -> None:
+    incidents = IncidentStore(duty.store.home)
+    incident = deliver(incidents, "asks")
+    worker = keeper_of(duty, incidents)
+    until(lambda: worker.step() or incidents.find(incident.id).waits_for_approval)
+    incidents.approve(incident.id, "ada")
+    until(lambda: worker.step() or "recovered" in dict(told(web, incident)))
+    until(lambda: not duty.messengers())
+    assert [one["json"]["occasion"] for one in web.received] == ["incident", "approval", "recovered"]
 
 
 def test_a_recovery_that_fails_is_told_as_a_matter_for_people(duty: Any, web: Any, until: Any) -> None:
