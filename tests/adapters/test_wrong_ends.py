@@ -110,6 +110,7 @@ CASES = {
     "websocket.receive": Case("{service: wrong, path: /}", "services.wrong"),
 }
 ELSEWHERE = {
+    "ansible": "asks no server itself; a host that cannot be reached in test_ansible.py",
     "browser": "test_browser.py: the browser itself takes longer to start than these steps may take",
     "file": "asks no server",
     "host": "asks no server; host.clock and host.ping in test_host.py",

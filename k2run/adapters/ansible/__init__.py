@@ -1,0 +1,1 @@
+"""Ansible: the actions on playbooks."""
