@@ -114,12 +114,14 @@ ELSEWHERE = {
     "browser": "test_browser.py: the browser itself takes longer to start than these steps may take",
     "file": "asks no server",
     "host": "asks no server; host.clock and host.ping in test_host.py",
+    "k6": "asks no server itself; its script does",
     "manual": "asks a person",
     "notebook": "asks no server",
     "settings": "asks no server; it changes how services of the stack are started",
     "shell": "asks no server",
     "sql": "asks no server",
     "storage": "asks no server",
+    "systemd": "asks this machine's systemd through its programs",
     "tc": "asks the kernel",
 }
 
