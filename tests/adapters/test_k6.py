@@ -1,7 +1,7 @@
 """k6.run with a stand-in for k6: no package of the tests' brings the real one.
 
-The stand-in takes k6's options, writes the summary that `--summary-export` writes (true for a threshold that was missed),
-and exits 99 where one was, as k6's documentation says.
+The stand-in takes k6's options, writes the summary that `--summary-export` writes (true for a threshold that was
+missed), and exits 99 where one was, as k6's documentation says.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The systemd actions with stand-ins for systemctl and journalctl: no test may start a real systemd.
 
-The stand-ins print what the manual pages say, keep the state of the units in a file, and write down how they are called.
+The stand-ins print what the manual pages say, keep the state of the units in a file, and note how they are called.
 """
 
 from __future__ import annotations
