@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import glob
-import sqlite3
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ from k2run.errors import AuthorError, Refused, Unknown, Unreachable
 from k2run.language.quantities import Size
 
 if TYPE_CHECKING:
+    import sqlite3
     from collections.abc import Iterator, Mapping, Sequence
 
     from duckdb import DuckDBPyConnection
@@ -189,6 +189,8 @@ def _column(values: Sequence[Any]) -> Any:
 @contextlib.contextmanager
 def _reading(path: str, deadline: Deadline) -> Iterator[sqlite3.Connection]:
     """A SQLite file, opened to read."""
+    import sqlite3
+
     try:
         with contextlib.closing(sqlite3.connect(f"{Path(path).as_uri()}?mode=ro", uri=True)) as source:
             source.set_progress_handler(lambda: deadline.has_passed() or deadline.stop.is_set(), STEPS)
@@ -201,6 +203,8 @@ def _reading(path: str, deadline: Deadline) -> Iterator[sqlite3.Connection]:
 
 
 def _tables(path: str) -> list[str]:
+    import sqlite3
+
     with (
         contextlib.suppress(sqlite3.Error),
         contextlib.closing(sqlite3.connect(f"{Path(path).as_uri()}?mode=ro", uri=True)) as source,
