@@ -94,12 +94,18 @@ class ServersAnswer(Struct, frozen=True, kw_only=True):
 
     Attributes:
         answer: `records`, `no such record`, `no such name`.
+        canonical: The name at the end of the chain of aliases, as far as this server knows it.
         values: Sorted.
     """
 
     server: str
     answer: str
+    canonical: str
     values: list[str]
+
+    def shown(self) -> str:
+        """The values, or what there is instead."""
+        return ", ".join(self.values[:3]) or f"{self.answer} at {self.canonical}"
 
 
 class Agreement(Result, frozen=True, kw_only=True):
@@ -118,9 +124,8 @@ class Agreement(Result, frozen=True, kw_only=True):
     def headline(self) -> str:
         """That they agree, and on what; or what each says."""
         if self.agree:
-            first = self.answers[0]
-            return f"{self.servers} servers agree: {', '.join(first.values[:3]) or first.answer}"
-        said = (f"{one.server} says {', '.join(one.values[:2]) or one.answer}" for one in self.answers)
+            return f"{self.servers} servers agree: {self.answers[0].shown()}"
+        said = (f"{one.server} says {one.shown()}" for one in self.answers)
         return f"the servers differ: {'; '.join(said)}"
 
 
@@ -171,7 +176,7 @@ def records(dns: Dns, deadline: Deadline, name: str, type: str, allow_empty: boo
         allow_empty: Whether no records are an answer, too.
     """
     started = time.perf_counter()
-    reply = _ask(dns, deadline, name, type)
+    reply = _through_aliases(dns, deadline, name, type)
     if not reply.values and not allow_empty:
         what = f"has no {type} record" if reply.exists else "does not exist"
         raise Unknown(f"{name} {what}, says {reply.server}", hint="is the name spelled right? or set allow_empty: true")
@@ -205,11 +210,11 @@ def agreement(dns: Dns, deadline: Deadline, name: str, type: str = "A", servers:
         told = "; ".join(error.message for error in silent)
         raise Unreachable(f"{len(silent)} of {len(asked)} servers gave no answer: {told}", hint=silent[0].hint)
     answers = [
-        ServersAnswer(server=reply.server, answer=reply.answer, values=reply.values)
+        ServersAnswer(server=reply.server, answer=reply.answer, canonical=reply.canonical, values=reply.values)
         for reply in replies
         if isinstance(reply, _Reply)
     ]
-    agree = len({(one.answer, *one.values) for one in answers}) == 1
+    agree = len({(one.answer, one.canonical, *one.values) for one in answers}) == 1
     return Agreement(agree=agree, servers=len(answers), answers=answers, source=f"dns {', '.join(asked)}")
 
 

@@ -96,6 +96,8 @@ def test_aliases_of_each_other_end_as_unknown(serve):
 def test_records_of_each_type_and_a_missing_one_is_unknown(zone):
     found = dns.records(zone, soon(), "shop.test", "MX")
     assert (found.values, found.exists, found.ttl_s, found.authoritative) == (["10 mail.shop.test."], True, 300, True)
+    assert dns.records(zone, soon(), "www.shop.test", "A").values == ["10.0.0.7", "10.0.0.8"]
+    assert dns.records(zone, soon(), "www.shop.test", "CNAME").values == ["api.shop.test."]
     with pytest.raises(Unknown, match=r"gone\.shop\.test does not exist"):
         dns.records(zone, soon(), "gone.shop.test", "A")
     with pytest.raises(Unknown, match="has no MX record"):
@@ -123,6 +125,12 @@ def test_servers_agree_or_differ_and_a_silent_one_is_no_agreement(serve):
     assert not differ.agree
     assert "the servers differ" in differ.headline()
     assert dns.agreement(Dns(servers=[first, behind]), soon(), "gone.shop.test").agree
+    moved = serve(Zone("www.shop.test. 300 IN CNAME new.shop.test."))
+    aliases = dns.agreement(
+        Dns(servers=[serve(Zone("www.shop.test. 300 IN CNAME api.shop.test.")), moved]), soon(), "www.shop.test"
+    )
+    assert not aliases.agree
+    assert "no such record at new.shop.test" in aliases.headline()
     closed = f"127.0.0.1:{free_ports(1)[0]}"
     with pytest.raises(Unreachable, match=rf"1 of 2 servers gave no answer: {closed}"):
         dns.agreement(Dns(servers=[first, closed]), soon(1), "shop.test", "SOA")
