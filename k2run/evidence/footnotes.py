@@ -37,9 +37,9 @@ def without_ids(said: str) -> str:
 
 _BOUNDS = (
     (r"result\.(\w+) is not none and ", ""),
+    (r"result\.per_s > ([\d.]+)", r"more than \1/s"),
     (r"result\.(\w+)_(ms|s|mib) ([<>]=?) ([\d.]+)", r"\1 \3 \4 \2"),
     (r"\bmib\b", "MiB"),
-    (r"result\.per_s > ([\d.]+)", r"more than \1/s"),
     (r"result\.(\w+) == 0\b", r"no \1"),
     (r"result\.", ""),
 )

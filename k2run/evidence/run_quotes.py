@@ -194,7 +194,7 @@ class RunQuotes:
 
     @property
     def categories(self) -> list[dict[str, Any]]:
-        """The lines of the score: title, judged_at_all, whole, earned, judged, points."""
+        """The lines of the score: title, judged_at_all, whole, all_judged (none of it was lost), earned, judged, points."""
         scored = self._view.scored if self._view is not None else None
         return [
             {
@@ -202,6 +202,7 @@ class RunQuotes:
                 "title": line.title,
                 "judged_at_all": bool(line.judged),
                 "whole": line.earned >= line.points,
+                "all_judged": line.earned >= line.judged,
                 **{name: self._value("scored", f"lines.{at}.{name}", "points") for name in _OF_A_LINE},
             }
             for at, line in enumerate(scored.lines if scored is not None else [])

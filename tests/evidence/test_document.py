@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from k2run.actions.catalogue import Catalogue
+from k2run.cli.program import TASKS
 from k2run.errors import UsageError
 from k2run.evidence.document import make, templates
 from k2run.evidence.document_sources import Sources
@@ -231,6 +232,23 @@ def test_the_quick_reference_has_the_nine_questions_the_sections_and_the_address
     ):
         assert re.search(rf"^\| {title} \| \d", text, re.MULTILINE), title
     assert "| Query API | `http://127.0.0.1:18000`[^" in text
+
+
+def test_every_command_that_a_document_names_exists(ask, runbooks):
+    known = {task.name for task in TASKS}
+    for kind in sorted(KINDS):
+        said = written(kind, ask).body
+        assert set(re.findall(r"`k2run ([a-z-]+)", said)) <= known, kind
+        assert set(re.findall(r"`k2run (?:run|recover) ([a-z][a-z-]*)", said)) <= {each.name for each in runbooks}, kind
+
+
+def test_an_expectation_reads_as_a_target():
+    target = FORMS["bounds"]
+    assert (
+        target("result.p99_ms is not none and result.p99_ms < 500 and result.errors == 0") == "p99 < 500 ms, no errors"
+    )
+    assert target("result.per_s > 10") == "more than 10/s"
+    assert target("result.rss_mib < 2000") == "rss < 2000 MiB"
 
 
 def test_what_must_not_be_said_is_in_words(ask):
