@@ -38,7 +38,7 @@ class DeclaredStep(Struct, frozen=True, kw_only=True):
     """A step of a runbook.
 
     Attributes:
-        name: Its name as written, without the number of the check.
+        name: Its name without the number of the check; empty when it is a template.
         within: Its time budget.
         quick: Whether it has the tag `quick`.
     """
@@ -147,7 +147,7 @@ class KnownRunbook:
 
     def _step(self, at: str, step: Step) -> DeclaredStep:
         return DeclaredStep(
-            name=self._said(step.name if isinstance(step.name, str) else step.action, f"{at}.name", "words"),
+            name=self._said(step.name, f"{at}.name", "words") if isinstance(step.name, str) else "",
             within=self._declared(step.within, f"{at}.within", "time"),
             quick="quick" in step.tags,
         )

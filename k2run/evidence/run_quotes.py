@@ -194,7 +194,7 @@ class RunQuotes:
 
     @property
     def categories(self) -> list[dict[str, Any]]:
-        """The lines of the score: title, judged_at_all, whole, all_judged (none of it was lost), earned, judged, points."""
+        """The lines of the score: title, judged_at_all, whole, all_judged, earned, judged, points."""
         scored = self._view.scored if self._view is not None else None
         return [
             {
@@ -247,13 +247,15 @@ class RunQuotes:
         return self._source.value(stopped, "seconds", "time") if stopped is not None else self._nothing(name)
 
     def section(self, name: str) -> Value:
-        """How long a section took, when it passed."""
+        """How long a section took, when it passed and an operator confirmed all of it that is for one."""
         sections = self._view.sections.values() if self._view is not None else ()
-        ended = next((each.finished for each in sections if each.name == name and each.finished is not None), None)
-        if ended is None or ended.outcome is not Outcome.PASSED:
-            standing = Standing.NOT_CONFIRMED.value if ended and ended.outcome is Outcome.NOT_CONFIRMED else ""
-            return self._nothing(f"section {name}", standing)
-        return self._source.value(ended, "seconds", "time")
+        section = next((each for each in sections if each.name == name and each.finished is not None), None)
+        if section is None or section.finished is None:
+            return self._nothing(f"section {name}")
+        if any(step.standing is Standing.NOT_CONFIRMED for step in section.leaves()):
+            return self._nothing(f"section {name}", Standing.NOT_CONFIRMED.value)
+        passed = section.finished.outcome is Outcome.PASSED
+        return self._source.value(section.finished, "seconds", "time") if passed else self._nothing(f"section {name}")
 
     def step(self, name: str, section: str = "") -> StepQuotes:
         """A step by its name, and by its section where several have one of that name.

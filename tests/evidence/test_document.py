@@ -234,6 +234,12 @@ def test_the_quick_reference_has_the_nine_questions_the_sections_and_the_address
     assert "| Query API | `http://127.0.0.1:18000`[^" in text
 
 
+def test_a_section_that_no_one_presented_is_not_confirmed(tmp_path, ask):
+    document = make(template(tmp_path, "{{ last('demo-day').section('People') }}"), ask)
+    assert document.text.startswith("*not confirmed*")
+    assert document.problems == ["demo-day: section People: not confirmed"]
+
+
 def test_every_command_that_a_document_names_exists(ask, runbooks):
     known = {task.name for task in TASKS}
     for kind in sorted(KINDS):
@@ -315,6 +321,13 @@ def test_a_page_to_print_is_self_contained_and_its_footnotes_are_linked(ask):
     assert not re.search(r'(?:src|href)="(?!#)', page)
     for link in re.findall(r'href="#([^"]+)"', page):
         assert f'id="{link}"' in page
+
+
+def test_every_box_of_a_checklist_can_be_ticked_on_the_page(ask):
+    for kind in ("demo-day-checklist", "contingency-plan"):
+        document = written(kind, ask)
+        assert document.html.count('<li class="box">') == document.body.count("- [ ] ") > 0
+        assert "[ ]" not in document.html
 
 
 def test_what_a_system_answered_is_no_footnote_and_no_markup_on_a_page():

@@ -19,7 +19,7 @@ _STYLE = Path(__file__).with_name("printed.css")
 _MARK = re.compile(r"\[\^(\d+)\]")
 _TITLE = re.compile(r"^# (.+)$", re.MULTILINE)
 _HEADING = re.compile(r"<(h[23])>([^<>\"]+)</\1>")
-_BOX = "<li>[ ] "
+_BOX = re.compile(r"<li>(\s*<p>)?\[ \] ")
 
 
 def printed(body: str, footnotes: Sequence[str]) -> str:
@@ -38,7 +38,7 @@ def printed(body: str, footnotes: Sequence[str]) -> str:
         tag("style", Html(_STYLE.read_text(encoding="utf-8"))),
     )
     made = _HEADING.sub(_with_id, _markdown().render(body))
-    main = tag("main", Html(made.replace(_BOX, '<li class="box">')))
+    main = tag("main", Html(_BOX.sub(r'<li class="box">\1', made)))
     notes = tag("ol", *(_note(number, line) for number, line in enumerate(footnotes, start=1)))
     foot = tag("footer", tag("h2", "Footnotes"), notes) if footnotes else None
     return f"<!doctype html>\n{tag('html', head, tag('body', main, foot), lang='en')}\n"
