@@ -234,6 +234,31 @@ def test_the_quick_reference_has_the_nine_questions_the_sections_and_the_address
     assert "| Query API | `http://127.0.0.1:18000`[^" in text
 
 
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_without_a_run_a_document_claims_nothing(kind, tmp_path, runbooks, stack):
+    document = written(kind, sources(tmp_path, runbooks, stack))
+    assert measured(document) == []
+    assert "*not measured*" in document.body
+    assert not re.search(
+        r"missed|not caught up|failed\b(?! it)|warning", document.body.partition("## Recovery objectives")[0]
+    )
+
+
+def test_a_step_that_was_not_judged_has_no_meaning_and_no_recommendation(home, runbooks, stack):
+    lines = (JOURNALS / "measured.jsonl").read_text().replace("20261121-101448", "20261125-101448").splitlines()
+    events = [json.loads(each) for each in lines]
+    load = next(each for each in events if each["event"] == "step_finished" and each["name"].startswith("C15"))
+    for outcome, said in (
+        ("skipped", "| skipped | nothing: not judged | nothing: not judged |"),
+        ("failed", "| warning |"),
+    ):
+        load["outcome"] = outcome
+        folder = home / "runs" / events[0]["run"]
+        shutil.rmtree(folder, ignore_errors=True)
+        put(home, [line(each) for each in events])
+        assert said in written("performance-results", sources(home, runbooks, stack)).body
+
+
 def test_a_section_that_no_one_presented_is_not_confirmed(tmp_path, ask):
     document = make(template(tmp_path, "{{ last('demo-day').section('People') }}"), ask)
     assert document.text.startswith("*not confirmed*")
