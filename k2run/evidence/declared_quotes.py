@@ -85,6 +85,10 @@ class KnownRunbook:
         return f"`{self.runbook.name}`"
 
     @property
+    def _source(self) -> str:
+        return f"{self.runbook.kind.value} runbook {self.runbook.name}"
+
+    @property
     def kind(self) -> str:
         """Its kind."""
         return self.runbook.kind.value
@@ -153,10 +157,10 @@ class KnownRunbook:
         )
 
     def _said(self, raw: str, field: str, form: str = "text") -> Value | str:
-        return said(raw, f"runbook {self.runbook.name}", field, self._notes, form)
+        return said(raw, self._source, field, self._notes, form)
 
     def _declared(self, raw: Any, field: str, form: str) -> Value:
-        return declared(raw, f"runbook {self.runbook.name}", field, form, self._notes)
+        return declared(raw, self._source, field, form, self._notes)
 
 
 def _points(step: Step) -> list[tuple[str, str]]:

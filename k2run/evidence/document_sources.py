@@ -26,6 +26,7 @@ NEWEST = 50
 """So many runs of a runbook are searched for one that ended and was whole."""
 COMMANDS = {"backup": "k2run backup"}
 """What runs a runbook, where that is a command of its own."""
+RECOVERY = "recovery"
 DRILL = "k2run drill --every"
 """What measures every recovery that the runbook `drill` has a fault for."""
 
@@ -64,17 +65,22 @@ class Sources:
             )
         return self.last(runbook).figure(metric, form, section=section)
 
-    def last(self, runbook: str) -> RunQuotes:
-        """The newest whole run of a runbook that has ended, on this stack or else on any; false when there is none."""
-        found = next(self._whole(runbook, self._notes.stack), None)
+    def last(self, runbook: str, kind: str = "") -> RunQuotes:
+        """The newest whole run of a runbook that has ended, on this stack or else on any; false when there is none.
+
+        Args:
+            runbook: Its name.
+            kind: Its kind, where runbooks of two kinds have that name.
+        """
+        found = next(self._whole(runbook, kind, self._notes.stack), None)
         if found is None and self._notes.stack:
-            found = next(self._whole(runbook, ""), None)
-        return self._quotes(found, runbook)
+            found = next(self._whole(runbook, kind, ""), None)
+        return self._quotes(found, runbook, kind)
 
     def runs(self, runbook: str, last: int = 8) -> list[RunQuotes]:
         """The newest whole runs of a runbook on this stack that have ended, newest first."""
-        found = self._whole(runbook, self._notes.stack)
-        return [self._quotes(view, runbook) for view, _ in zip(found, range(last), strict=False)]
+        found = self._whole(runbook, "", self._notes.stack)
+        return [self._quotes(view, runbook, "") for view, _ in zip(found, range(last), strict=False)]
 
     def known(self, *kinds: str) -> list[KnownRunbook]:
         """The runbooks of these kinds that can be found."""
@@ -93,18 +99,21 @@ class Sources:
         return self._notes.missing(what, command)
 
     def _known(self, runbook: Runbook) -> KnownRunbook:
-        return KnownRunbook(runbook, self.last(runbook.name), self._notes, self.stack.absent(runbook))
+        last = self.last(runbook.name, runbook.kind.value)
+        return KnownRunbook(runbook, last, self._notes, self.stack.absent(runbook))
 
-    def _quotes(self, view: RunView | None, runbook: str) -> RunQuotes:
-        recovery = any(each.name == runbook and each.kind.value == "recovery" for each in self._runbooks)
+    def _quotes(self, view: RunView | None, runbook: str, kind: str) -> RunQuotes:
+        kinds = {each.kind.value for each in self._runbooks if each.name == runbook}
+        recovery = (kind or next(iter(kinds), "")) == RECOVERY
         drill = DRILL if runbook in self._drilled else ""  # run where nothing is broken, it would measure nothing
         command = drill if recovery else COMMANDS.get(runbook, f"k2run run {runbook}")
         return RunQuotes(Source(view=view, name=runbook, command=command, notes=self._notes))
 
-    def _whole(self, runbook: str, stack: str) -> Iterator[RunView]:
+    def _whole(self, runbook: str, kind: str, stack: str) -> Iterator[RunView]:
         """The runs that ended and were not of a part of the runbook only, newest first."""
         for run in reversed(self._history.runs(name=runbook, stack=stack, last=NEWEST)):
-            view = self._view(run.run) if run.outcome not in {"", "interrupted"} else None
+            fits = run.outcome not in {"", "interrupted"} and kind in {"", run.kind}
+            view = self._view(run.run) if fits else None
             if view is not None and view.finished is not None and not view.finished.partial:
                 yield view
 

@@ -109,7 +109,7 @@ class Declared(Struct, frozen=True, kw_only=True):
     Attributes:
         shown: As people read it.
         raw: As it is declared.
-        source: The file by kind and name: `runbook api-down`.
+        source: The file by kind and name: `recovery runbook api-down`, `stack sandbox`.
         field: Where in it, such as `objective.rto`.
         form: A name of `FORMS`, which makes `shown` of `raw`.
     """
@@ -217,7 +217,8 @@ def _footnote(number: int, quote: Quote | Declared) -> str:
     value = "" if raw == quote.shown or quote.form in OF_TEXTS else f" = {code(raw)}"
     said = f"[^{number}]: {code(quote.field)}{value}"
     if isinstance(quote, Declared):
-        return f"{said}, declared by the {quote.source.partition(' ')[0]} {code(quote.source.partition(' ')[2])}"
+        kind, _, name = quote.source.rpartition(" ")
+        return f"{said}, declared by the {kind} {code(name)}"
     how = "" if quote.passed else ", which did not pass"
     step = f", step {quote.standing}" if quote.standing not in {"", "passed"} else ""
     run = f"line {quote.seq} of {code(quote.run)} on {code(quote.stack)}{how}"

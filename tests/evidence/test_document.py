@@ -32,7 +32,7 @@ MEASURED = re.compile(
     r"^\[\^(\d+)\]: `([^`]+)`(?: = (`+) ?.*? ?\3)?, line (\d+) of `([^`]+)` on `([^`]+)`"
     r"(?:, which did not pass)?(?:, step [\w/]+)?, (\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC)$"
 )
-DECLARED = re.compile(r"^\[\^(\d+)\]: `([^`]+)`(?: = (`+) ?.*? ?\3)?, declared by the (runbook|stack) `([^`]+)`$")
+DECLARED = re.compile(r"^\[\^(\d+)\]: `([^`]+)`(?: = (`+) ?.*? ?\3)?, declared by the (\w+ runbook|stack) `([^`]+)`$")
 NUMBER = re.compile(r"(?<![\w.])(?<!T\u2212)\d[\d,.:]*")
 AGES = "100000h"
 """The journals of these tests are as old as they are."""
@@ -101,7 +101,7 @@ def declaration(kind, name, field, runbooks, stack):
         assert at == "services"
         found = getattr(stack.services[service], key)
         return f"127.0.0.1:{found[0]}" if key == "ports" else found
-    runbook = next(each for each in runbooks if each.name == name)
+    runbook = next(each for each in runbooks if (f"{each.kind.value} runbook", each.name) == (kind, name))
     sections = [
         {"within": each.within, "steps": [{"within": step.within} for step in each.steps]} for each in runbook.sections
     ]
@@ -150,7 +150,7 @@ def test_every_value_for_programs_is_that_of_its_source(kind, home, ask, runbook
     for quote in quotes:
         assert FORMS[quote.form](quote.raw) == quote.shown
         if isinstance(quote, Declared):
-            what, _, name = quote.source.partition(" ")
+            what, _, name = quote.source.rpartition(" ")
             assert declaration(what, name, quote.field, runbooks, stack) == quote.raw
         else:
             assert follow(line_of(home, quote.run, quote.seq), quote.field) == quote.raw
@@ -263,6 +263,24 @@ def test_a_section_that_no_one_presented_is_not_confirmed(tmp_path, ask):
     document = make(template(tmp_path, "{{ last('demo-day').section('People') }}"), ask)
     assert document.text.startswith("*not confirmed*")
     assert document.problems == ["demo-day: section People: not confirmed"]
+
+
+def test_runbooks_of_two_kinds_that_share_a_name_are_not_mistaken_for_each_other(home, runbooks, stack):
+    names = [each.name for each in runbooks]
+    assert names.count("api-failing") == 2, "a recovery and a scenario"
+    lines = (
+        (JOURNALS / "api-down.jsonl").read_text().replace("20261121-191845-api-down-3be4b", "20261122-0-api-failing-0")
+    )
+    put(
+        home,
+        lines.replace('"name":"api-down"', '"name":"api-failing"')
+        .replace('"kind":"recovery"', '"kind":"scenario"')
+        .splitlines(),
+    )
+    plan = written("contingency-plan", sources(home, runbooks, stack)).body
+    assert re.search(r"`api-failing` \| 1m30s\[\^\d+\] \| \*not measured\* \(`k2run drill --every`\)", plan)
+    status = written("status", sources(home, runbooks, stack)).body
+    assert re.search(r"`api-failing` \| scenario \| 2026-11-21", status)
 
 
 def test_every_command_that_a_document_names_exists(ask, runbooks):
