@@ -142,6 +142,16 @@ class Catalogue:
                     if mark is not None and mark.name.partition(".")[0] == adapter:
                         yield self._found.get(mark.name) or self._found.setdefault(mark.name, describe(function, mark))  # type: ignore[misc]
 
+    def connections(self) -> dict[str, type[Connection]]:
+        """What a stack file may have under `connections:`, by its key; imports every adapter."""
+        found = [kind for action in self.all() for kind in action.connections]
+        for adapter in self.adapters():
+            for module in self._modules(adapter):
+                found += [
+                    kind for _, kind in inspect.getmembers(module, inspect.isclass) if issubclass(kind, Connection)
+                ]
+        return {kind.key: kind for kind in sorted(found, key=lambda kind: kind.key) if kind.key not in {"", "services"}}
+
     def adapters(self) -> list[str]:
         """The names of all adapters."""
         package = importlib.import_module(self.package)

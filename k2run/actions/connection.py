@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 import msgspec
 
 from k2run.errors import NotApplicable, StackInvalid
+from k2run.language.problems import did_you_mean
 from k2run.language.quantities import decode_quantity
 
 if TYPE_CHECKING:
@@ -57,10 +58,16 @@ class Connection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
         Raises:
             NotApplicable: The stack has no such connection.
-            StackInvalid: The stack's settings do not fit.
+            StackInvalid: The stack's settings do not fit, or their name is mistyped.
         """
         settings = site.settings(cls.key)
         if settings is None:
+            near = did_you_mean(cls.key, getattr(site, "connections", ()))
+            if near:  # a name that is mistyped is a mistake, and not something that the stack has not
+                raise StackInvalid(
+                    f"the stack {site.name!r} has no connection {cls.key}, but one that is called nearly so; {near}",
+                    hint="correct its name under `connections:`; `k2run validate` shows its place",
+                )
             raise NotApplicable(
                 f"the stack {site.name!r} has no {cls.key} connection",
                 hint=f"add `connections: {{{cls.key}: …}}` to its stack file",

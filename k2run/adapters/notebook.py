@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct
 
 from k2run.actions.action import Effect, Result, action
+from k2run.actions.connection import Connection
 from k2run.actions.deadline import Deadline
 from k2run.actions.excerpt import beginning
 from k2run.adapters._bounded_calls import punctually
@@ -30,6 +31,16 @@ MARKS = ["✗", "✘", "❌", "⚠", r"\bNo data\b", r"\b0 rows\b"]
 _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _HEADING = re.compile(r"^#{1,3}\s+(.+)$", re.MULTILINE)
 _SHOWN = 200
+
+
+class Jupyter(Connection, frozen=True, kw_only=True, key="jupyter"):
+    """The notebook of a stack; runbooks find it as `stack.connections.jupyter.notebook`.
+
+    Attributes:
+        notebook: Path of its file.
+    """
+
+    notebook: str
 
 
 class Trouble(Struct, frozen=True, kw_only=True):

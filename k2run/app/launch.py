@@ -146,7 +146,7 @@ def launch(  # noqa: PLR0913 - what `run` takes
     path = find_runbook(runbook)
     catalogue, store = Catalogue(), Store()
     loaded = load_runbook(path, catalogue)
-    chosen = open_stack(stack or loaded.stack or DEFAULT_STACK, near=path.parent, store=store)
+    chosen = open_stack(stack or loaded.stack, near=path.parent, store=store)
     if options.attended and not options.inbox:
         options = replace(options, extra=ask_missing(loaded, options.extra))
     face, guide = _guided(options) if options.guided else (open_face(mode, sys.stdout), None)

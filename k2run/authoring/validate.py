@@ -9,7 +9,8 @@ import k2run
 from k2run.actions.catalogue import Catalogue
 from k2run.app.launch import find_runbook
 from k2run.authoring.explain import every_explanation
-from k2run.errors import RunbookInvalid, UsageError
+from k2run.errors import K2runError, RunbookInvalid, UsageError
+from k2run.language.document import read_file
 from k2run.language.loader import load_runbook
 from k2run.language.references import stack_files
 from k2run.stack.stack import load_stack
@@ -92,15 +93,24 @@ def _named(name: str) -> Path:
 
 
 def is_stack(file: Path) -> bool:
-    """Whether a file is a stack file: those live in a folder `stacks`."""
-    return file.parent.name == "stacks"
+    """Whether a file is a stack file: those live in a folder `stacks`, or begin with `stack: 1`."""
+    if file.parent.name == "stacks":
+        return True
+    try:
+        data = read_file(file).data
+    except K2runError:
+        return False  # its reading as a runbook says what is wrong
+    return isinstance(data, dict) and "stack" in data and not {"runbook", "kind", "sections"} & data.keys()
 
 
 def _check(file: Path, catalogue: Catalogue) -> None:
     if is_stack(file):
-        problems = load_stack(str(file), near=file.parent, home=Path(".k2run"), overrides={}).check()
+        stack = load_stack(str(file), near=file.parent, home=Path(".k2run"), overrides={})
+        problems = stack.check(catalogue.connections())
         if problems:
             raise RunbookInvalid(problems)
+        if stack.data_path is not None:
+            load_runbook(stack.data_path, catalogue)
     else:
         load_runbook(file, catalogue)
 

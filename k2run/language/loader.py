@@ -145,7 +145,7 @@ class _RunbookReader:
             source=self._document.text,
             description=self._text(fields, "description", ""),
             owner=self._text(fields, "owner", ""),
-            stack=self._text(fields, "stack", "sandbox"),
+            stack=self._text(fields, "stack", ""),
             inputs=inputs,
             vars=variables,
             requires=requires,

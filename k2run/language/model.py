@@ -294,7 +294,7 @@ class Runbook(Struct, frozen=True, kw_only=True):
     source: str
     description: str = ""
     owner: str = ""
-    stack: str = "sandbox"
+    stack: str = ""
     inputs: tuple[Input, ...] = ()
     vars: dict[str, Any] = {}
     requires: tuple[str, ...] = ()

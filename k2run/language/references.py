@@ -260,13 +260,27 @@ def own_stack_files() -> dict[str, Path]:
 
 
 def folders(near: Path | None) -> Iterator[Path]:
-    """The folders where stacks are looked for that exist: beside the runbook, above it, then what ships with k2run."""
-    start = (near or Path.cwd()).absolute()
+    """The folders where stacks are looked for that exist.
+
+    Beside the runbook and above it, then beside the working directory and above it, for whatever command; last what
+    ships with k2run.
+    """
+    shipped = [folder for folder in _shipped() if folder.is_dir()]
+    last = {folder.resolve() for folder in shipped}
+    found: dict[Path, Path] = {}
+    for start in (near or Path.cwd(), Path.cwd()):
+        for folder in _around(start.absolute()):
+            if folder.is_dir() and folder.resolve() not in last:
+                found.setdefault(folder.resolve(), folder)
+    yield from (*found.values(), *shipped)
+
+
+def _around(start: Path) -> Iterator[Path]:
+    """Where stacks may lie beside a runbook or folder, and above it."""
     start = start if start.is_dir() else start.parent
-    candidates = [start / "stacks"]
-    candidates += [folder / "runbooks" / "stacks" for folder in (start, *start.parents)]
-    candidates += [folder / "stacks" for folder in start.parents if folder.name == "runbooks"]
-    yield from (folder for folder in (*candidates, *_shipped()) if folder.is_dir())
+    yield start / "stacks"
+    yield from (folder / "runbooks" / "stacks" for folder in (start, *start.parents))
+    yield from (folder / "stacks" for folder in start.parents if folder.name == "runbooks")
 
 
 def _shipped() -> tuple[Path, Path]:

@@ -94,7 +94,10 @@ def _runbook() -> dict[str, Any]:
         "title": _said(_TEXT, "What people call it."),
         "description": _said(_TEXT, "What it does and why, in a few sentences."),
         "owner": _said(_TEXT, "Who answers for it."),
-        "stack": _said(_TEXT, "The stack it runs on unless another is given; `sandbox` when missing."),
+        "stack": _said(
+            _TEXT,
+            "The stack it runs on; when missing, the only one beside the working directory, or `sandbox`.",
+        ),
         "inputs": _said(
             {"type": "object", "propertyNames": _NAME, "additionalProperties": _ref("input")}, "Set with -e."
         ),

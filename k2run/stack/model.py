@@ -54,6 +54,7 @@ class Service(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         command: For a process: the program and its arguments.
         program: For a process: a program that must be on PATH; without it the service is "not applicable".
         stop_signal: For a process: the signal that asks it to end; SIGTERM when missing.
+        cwd: For a process: its working directory; the state folder of the stack when missing.
         env: For a process: environment variables beside those of k2run itself.
         container: For docker: the container's name.
         ports: The TCP ports it listens on; a taken one is an error that names the holder.
@@ -72,6 +73,7 @@ class Service(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     command: list[str] = []
     program: str = ""
     stop_signal: StopSignal = StopSignal.TERM
+    cwd: str = ""
     env: dict[str, str] = {}
     container: str = ""
     ports: list[int] = []

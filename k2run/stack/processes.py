@@ -307,12 +307,12 @@ class ProcessBackend:
                     env={**os.environ, **service.env, MARK: self._mark},
                     stdout=log,
                     stderr=subprocess.STDOUT,
-                    cwd=self._state,
+                    cwd=Path(service.cwd) if service.cwd else self._state,
                 )
         except OSError as error:
             raise StackUnavailable(
-                f"{service.name} cannot be started: {command[0]}: {error.strerror}",
-                hint="look at its `command` in the stack file",
+                f"{service.name} cannot be started: {error.filename or command[0]}: {error.strerror}",
+                hint=f"look at its `{'cwd' if error.filename == service.cwd else 'command'}` in the stack file",
             ) from error
         try:
             self._note(child.pid, before, log_from, fingerprint(service))

@@ -20,6 +20,7 @@ from k2run.language.problems import Problem, did_you_mean
 from k2run.language.quantities import decode_quantity
 from k2run.language.references import ENDINGS, folders, own_stack_files, stack_files
 from k2run.names import checked
+from k2run.stack.findings import connection_problems, file_problems, program_problems
 from k2run.stack.model import RunBy, Service, missing_program
 from k2run.stack.redactor import SHOWN, Redactor
 from k2run.stack.secrets import TooShort, check_long_enough, is_secret, read_secret
@@ -27,6 +28,7 @@ from k2run.stack.templates import Missing, Renderer, env
 from k2run.stack.validation import place_of, problems_of, with_texts
 
 if TYPE_CHECKING:
+    from k2run.actions.connection import Connection
     from k2run.language.document import Document, Trail
     from k2run.language.problems import Place
 
@@ -100,6 +102,11 @@ class Stack:
         settings: Mapping[str, Any] = self._read(("connections", key), self._connections[key])
         return settings
 
+    @property
+    def connections(self) -> tuple[str, ...]:
+        """The keys under `connections:`."""
+        return tuple(self._connections)
+
     def mentions(self, reference: str) -> bool:
         """Whether the file says where this secret is."""
         return reference in self._document.text
@@ -152,10 +159,13 @@ class Stack:
         }
         return LazyValues(whole, lambda key: whole[key]())
 
-    def check(self) -> list[Problem]:
-        """Fill in everything, as `validate` does; what cannot be is a problem at its place.
+    def check(self, kinds: Mapping[str, type[Connection]] | None = None) -> list[Problem]:
+        """Fill in everything, as `validate` does; what cannot be filled in, or is not there, is a problem at its place.
 
         No secret is read, and what only this machine lacks (an environment variable) is no problem of the file.
+
+        Args:
+            kinds: The connections that actions ask for, by their key; without them connections are not checked.
         """
         trial = Stack(self._document, self.path, self._home, self._overrides, lambda *_, **__: "unread")
         problems: list[Problem] = []
@@ -165,6 +175,11 @@ class Stack:
             except MissingValue as error:
                 if not error.missing:
                     problems.append(self._document.problem("K404", error.said, error.trail, hint=error.hint))
+        problems += file_problems(self._document, self.path)
+        problems += connection_problems(self._document, kinds) if kinds is not None else ()
+        for name in self.services:
+            with suppress(StackInvalid):
+                problems += program_problems(self._document, self.path, trial.services[name], trial.state)
         return list(dict.fromkeys(problems))  # a wrong variable is met wherever it is used
 
     def learn(self) -> None:

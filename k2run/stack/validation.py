@@ -88,9 +88,9 @@ def _head(document: Document, data: dict[str, Any]) -> Iterator[Problem]:
     for key, kind, said in (("title", str, "text"), ("protected", bool, "true or false")):
         if key in data and not isinstance(data[key], kind):
             yield document.problem("K203", f"`{key}` is {said}", (key,), expected=said, found=_kind(data[key]))
-    compose = data.get("compose", "compose.yml")
-    if not isinstance(compose, str):
-        yield document.problem("K203", "`compose` is the path of a compose file", ("compose",), found=_kind(compose))
+    for key, what in (("compose", "a compose file"), ("data_path", "a runbook")):
+        if key in data and not isinstance(data[key], str):
+            yield document.problem("K203", f"`{key}` is the path of {what}", (key,), found=_kind(data[key]))
     allow = data.get("allow", [])
     if not isinstance(allow, list) or not all(isinstance(entry, str) for entry in allow):
         yield document.problem("K203", "`allow` is a list of runbook names", ("allow",), found=_kind(allow))
@@ -169,7 +169,7 @@ def _wrong_types(document: Document, trail: Trail, form: dict[str, Any]) -> Iter
     for key, value in form.items():
         if key not in SERVICE_KEYS:
             continue
-        plain = _without_templates(value)
+        plain = without_templates(value)
         if isinstance(plain, dict) and key == "ready":
             plain = {name: entry for name, entry in plain.items() if name in Ready.__struct_fields__}
         if plain is None and value is not None:
@@ -186,15 +186,15 @@ def _wrong_run(document: Document, at: Trail, value: Any) -> Problem:
     return document.problem("K203", f"a service cannot be run by {value!r}", at, expected=", ".join(RunBy), hint=hint)
 
 
-def _without_templates(value: Any) -> Any:
+def without_templates(value: Any) -> Any:
     """The value with everything left out that has to be filled in first."""
     if isinstance(value, str):
         return None if has_template(value) else value
     if isinstance(value, dict):
-        kept = {key: _without_templates(entry) for key, entry in value.items()}
+        kept = {key: without_templates(entry) for key, entry in value.items()}
         return {key: entry for key, entry in kept.items() if entry is not None or value[key] is None}
     if isinstance(value, list):
-        return [_keep for entry in value if (_keep := _without_templates(entry)) is not None or entry is None]
+        return [_keep for entry in value if (_keep := without_templates(entry)) is not None or entry is None]
     return value
 
 

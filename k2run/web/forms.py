@@ -21,6 +21,7 @@ from k2run.actions.person import Answer
 from k2run.app.abort import abort as end
 from k2run.app.detached import spawn
 from k2run.app.inbox import Inbox
+from k2run.app.launch import DEFAULT_STACK
 from k2run.engine.events import RunStarted, decode_event
 from k2run.errors import K2runError, OperatorError, UsageError
 from k2run.web.fragments import ON_CALL, PRESENTER, RUN, has_inbox, is_asked, needs_approver
@@ -86,7 +87,7 @@ async def start_run(request: Request) -> Response:
     entry = await run_in_threadpool(site.catalogue.runbook, request.path_params["key"])
     if entry.runbook is None:
         raise Denied(400, entry.problem)
-    stack = given.get("stack", entry.runbook.stack)
+    stack = given.get("stack", entry.runbook.stack or DEFAULT_STACK)
     try:
         if stack not in site.catalogue.stack_names():
             raise UsageError("stack not found", hint="choose one from the list")
