@@ -46,7 +46,7 @@ def test_an_incident_is_approved_on_its_page_and_followed_to_its_end(served, wai
         assert answer.headers["location"] == f"/incidents/{waiting}"
         for message in stream:
             seen |= message["parts"]
-            if "PASSED" in seen["p-answer"]:
+            if "CHANGED NOTHING" in seen["p-answer"]:
                 break
         incident = served.wait_for_incident(waiting, lambda one: one.ended is not None)
         page = client.get(f"/incidents/{waiting}").text

@@ -96,7 +96,9 @@ class FollowedRuns:
         events = read_journal(folder)
         if over is not None:
             cost = cost_of(events)
-            ended = Ended(run=folder.name, verdict=over.verdict, exit_code=over.exit_code, cost=cost)
+            ended = Ended(
+                run=folder.name, verdict=over.verdict, exit_code=over.exit_code, cost=cost, unchanged=over.unchanged
+            )
             self._incidents.add(incident, ended)
         elif process_of(self._store, folder.name, events) is None:
             verdict = "the run died; `k2run resume` continues it"

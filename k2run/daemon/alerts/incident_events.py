@@ -153,12 +153,14 @@ class Ended(Entry, frozen=True, kw_only=True, tag="ended"):
 
     Attributes:
         cost: What the outage cost, as far as the run measured it.
+        unchanged: The run has changed nothing, and found everything well: something else has recovered it.
     """
 
     run: str = ""
     verdict: str = ""
     exit_code: int | None = None
     cost: str = ""
+    unchanged: bool = False
 
 
 class Closed(Entry, frozen=True, kw_only=True, tag="closed"):

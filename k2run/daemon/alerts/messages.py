@@ -73,6 +73,8 @@ def moments_of(incident: Incident, link: str = "") -> Iterator[tuple[str, Moment
         yield chosen.at, write.approval(chosen)
     if chosen is not None and not chosen.runbook and closed is None:
         yield chosen.at, write.alone(chosen)
+    elif ended is not None and ended.unchanged:
+        yield ended.at, write.over(ended.at, f"{_runbook(incident)} changed nothing, and its steady state holds")
     elif ended is not None and incident.recovered:
         yield ended.at, write.recovered(ended.at, ended.run, _runbook(incident), ended.cost)
     elif dropped is not None:

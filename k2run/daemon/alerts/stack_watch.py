@@ -155,7 +155,9 @@ class StackWatch:
         """The recovery that passed on a stack after a time (UTC, ISO 8601), other than a given run."""
         name = self.name(reference)
         for folder, begun, over in self._runs(LATEST):
-            passed = over is not None and over.exit_code == 0 and _seconds(over.at) > _seconds(after)
+            passed = (
+                over is not None and over.exit_code == 0 and not over.unchanged and _seconds(over.at) > _seconds(after)
+            )
             if passed and begun.stack == name and begun.kind == Kind.RECOVERY and folder.name != but:
                 return begun
         return None

@@ -39,6 +39,7 @@ symptoms: [{{name: It is broken, file.size: {{path: "{broken}"}}, expect: result
 sections:
   - steps:
       - wait: {{for: {seconds}}}
+      - {{name: Mend it, shell.run: {{command: "true"}}, when: {changes}}}
       - assert: {{that: "topic == 'trades'"}}
 """
 
@@ -103,11 +104,11 @@ class Receiver:
         """While something is in this file, every runbook's symptoms are present."""
         return self.folder / "broken"
 
-    def runbook(self, name: str, alertname: str, start: str, seconds: str = "0s") -> None:
+    def runbook(self, name: str, alertname: str, start: str, seconds: str = "0s", changes: str = "true") -> None:
         path = self.folder / "runbooks" / "recovery" / f"{name}.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
         values = {"alert": alertname, "start": start, "stack": self.stack, "broken": self.broken, "seconds": seconds}
-        path.write_text(RECOVERY.format(name=name, **values))
+        path.write_text(RECOVERY.format(name=name, changes=changes, **values))
         self.broken.write_text("broken")
 
     @property

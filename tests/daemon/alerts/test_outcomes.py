@@ -54,6 +54,16 @@ def test_recovered_is_said_when_the_run_has_passed_and_counts_from_the_start_of_
     assert receiver.incidents.find("last").state == "closed"
 
 
+def test_a_run_that_changed_nothing_has_recovered_nothing(receiver: Any) -> None:
+    receiver.runbook("lag", "Lag", "automatic", changes="false")
+    receiver.post(receiver.delivery("group", receiver.alert("Lag", topic="trades")))
+    incident = settle(receiver, lambda one: one.ended, receiver.keep())
+    assert (incident.ended.exit_code, incident.ended.unchanged) == (0, True)
+    [_, (_, ended)] = moments_of(incident)
+    assert "without a recovery" in ended.title
+    assert "lag changed nothing" in ended.cause
+
+
 def test_a_resolve_during_a_run_is_noted_and_a_run_that_fails_after_it_leaves_the_incident_open(receiver: Any) -> None:
     receiver.runbook("lag", "Lag", "automatic", seconds="3s")
     receiver.post(receiver.delivery("group", receiver.alert("Lag", topic="another")))
