@@ -195,3 +195,5 @@ def _ruled_out(found: Diagnosis) -> Iterator[str]:
     absent = found.having(Verdict.NOT_APPLICABLE)
     if absent:
         yield "not on this stack: " + ", ".join(suspect.runbook for suspect in absent)
+    if found.foreign:
+        yield f"for other platforms: {found.foreign} recover{'y' if found.foreign == 1 else 'ies'}"

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 
 VERSION = 1
 RUNBOOK_KEYS = (
-    *("runbook", "kind", "name", "title", "description", "owner", "stack", "inputs", "vars", "requires", "objective"),
+    *("runbook", "kind", "name", "title", "description", "owner", "stack", "platform", "inputs", "vars"),
+    *("requires", "objective"),
     *(
         "score",
         "steady_state",
@@ -146,6 +147,7 @@ class _RunbookReader:
             description=self._text(fields, "description", ""),
             owner=self._text(fields, "owner", ""),
             stack=self._text(fields, "stack", ""),
+            platform=self._text(fields, "platform", ""),
             inputs=inputs,
             vars=variables,
             requires=requires,

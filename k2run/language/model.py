@@ -282,6 +282,7 @@ class Runbook(Struct, frozen=True, kw_only=True):
     Attributes:
         home: The folder from which it names other files.
         runs: The runbooks that its steps run, by the references it uses.
+        platform: Of a recovery: which stacks it is for, by their `platform`; all of them when empty.
         outputs: What a runbook that runs this one sees of it.
         timeout: The hard limit of everything but `always` and undos.
     """
@@ -295,6 +296,7 @@ class Runbook(Struct, frozen=True, kw_only=True):
     description: str = ""
     owner: str = ""
     stack: str = ""
+    platform: str = ""
     inputs: tuple[Input, ...] = ()
     vars: dict[str, Any] = {}
     requires: tuple[str, ...] = ()

@@ -98,6 +98,9 @@ def _runbook() -> dict[str, Any]:
             _TEXT,
             "The stack it runs on; when missing, the only one beside the working directory, or `sandbox`.",
         ),
+        "platform": _said(
+            _TEXT, "Of a recovery: the `platform` of the stacks that it is for; all stacks when missing."
+        ),
         "inputs": _said(
             {"type": "object", "propertyNames": _NAME, "additionalProperties": _ref("input")}, "Set with -e."
         ),

@@ -150,6 +150,7 @@ class Diagnosis(Struct, frozen=True, kw_only=True):
         seconds: How long it took.
         looks: How often the stack was checked.
         flapping: What flapped meanwhile.
+        foreign: How many recovery runbooks are for other platforms.
     """
 
     stack: str
@@ -165,6 +166,7 @@ class Diagnosis(Struct, frozen=True, kw_only=True):
     not_seen: list[str] = []
     looks: int = 1
     flapping: list[Flap] = []
+    foreign: int = 0
 
     @property
     def matches(self) -> list[Suspect]:
@@ -203,7 +205,8 @@ def diagnose(
     """
     began = time.monotonic()
     stack.learn()
-    known = [runbook for runbook in runbooks if runbook.kind is Kind.RECOVERY and runbook.symptoms]
+    recoveries = [runbook for runbook in runbooks if runbook.kind is Kind.RECOVERY and runbook.symptoms]
+    known = [runbook for runbook in recoveries if is_for(runbook, stack)]
     with ThreadPoolExecutor(2) as beside:
         looked = beside.submit(lifecycle.status, stack, patience=LOOK_S)
         path = beside.submit(look_along, stack, catalogue, stop or threading.Event())
@@ -232,7 +235,13 @@ def diagnose(
         data_path=path.result(),
         seen=sum(seen.is_known for seen in looks),
         not_seen=[f"{one.service.name}: {one.status.detail}" for one in looks if not one.is_known],
+        foreign=len(recoveries) - len(known),
     )
+
+
+def is_for(runbook: Runbook, stack: Stack) -> bool:
+    """Whether a recovery is for stacks such as this one."""
+    return runbook.platform in {"", stack.platform}
 
 
 def _counted(suspects: Sequence[Suspect]) -> tuple[int, int]:

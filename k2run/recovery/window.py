@@ -94,6 +94,7 @@ def together(looks: Sequence[Diagnosis], seconds: float) -> Diagnosis:
         probes=last.probes,
         unseen=last.unseen,
         not_applicable=last.not_applicable,
+        foreign=last.foreign,
         seen=last.seen,
         not_seen=last.not_seen,
         data_path=_data_path(looks),

@@ -49,6 +49,7 @@ class Stack:
         name: Its name.
         path: Its file.
         title: What people call it.
+        platform: What it is a stack of, such as `k2`; empty when it does not say.
         protected: Faults and destructive actions are refused here, unless the runbook is in `allow`.
         allow: Names of runbooks that may break it although it is protected.
         compose: The compose file that makes its containers; None when they are made elsewhere.
@@ -70,6 +71,7 @@ class Stack:
         self.name: str = data.get("name", path.stem)
         self.path = path
         self.title: str = data.get("title", self.name)
+        self.platform: str = data.get("platform", "")
         self.protected: bool = data.get("protected", False)
         self.allow: tuple[str, ...] = tuple(data.get("allow", ()))
         self.compose = (path.absolute().parent / data["compose"]).resolve() if "compose" in data else None

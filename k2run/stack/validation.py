@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 
     from k2run.language.document import Document, Trail
 
-KEYS = ("stack", "name", "title", "protected", "allow", "compose", "data_path", "vars", "connections", "services")
+KEYS = (
+    *("stack", "name", "title", "platform", "protected", "allow", "compose", "data_path", "vars"),
+    *("connections", "services"),
+)
 VERSION = 1
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 SERVICE_KEYS = tuple(field for field in Service.__struct_fields__ if field != "name")
@@ -85,7 +88,7 @@ def _head(document: Document, data: dict[str, Any]) -> Iterator[Problem]:
         yield document.problem(
             "K203", "a stack's name is letters, digits, `-`, `_` and `.`", ("name",), found=str(name)
         )
-    for key, kind, said in (("title", str, "text"), ("protected", bool, "true or false")):
+    for key, kind, said in (("title", str, "text"), ("platform", str, "text"), ("protected", bool, "true or false")):
         if key in data and not isinstance(data[key], kind):
             yield document.problem("K203", f"`{key}` is {said}", (key,), expected=said, found=_kind(data[key]))
     for key, what in (("compose", "a compose file"), ("data_path", "a runbook")):
@@ -239,6 +242,7 @@ def stack_schema() -> dict[str, Any]:
             "stack": {"const": VERSION, "description": "Version of the stack file."},
             "name": {**name, "description": "Name of the stack; the file's name when missing."},
             "title": {**text, "description": "What people call it."},
+            "platform": {**text, "description": "What it is a stack of; recoveries for another are not looked at."},
             "protected": {"type": "boolean", "description": "Refuse faults, destructive actions and changes of data."},
             "allow": {"type": "array", "items": text, "description": "Runbooks that may break it all the same."},
             "compose": {**text, "description": "Compose file that makes the containers, from this file's folder."},

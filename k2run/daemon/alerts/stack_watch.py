@@ -19,7 +19,7 @@ from k2run.engine.journal import ends_of, read_journal
 from k2run.engine.store import began, holder
 from k2run.errors import Interrupted, K2runError
 from k2run.language.model import Kind
-from k2run.recovery.diagnosis import Verdict
+from k2run.recovery.diagnosis import Verdict, is_for
 
 if TYPE_CHECKING:
     import threading
@@ -118,7 +118,11 @@ class StackWatch:
             found = watch(runbooks, stack, catalogue, self._stop, self._watch_s, until_ill=True)
         except (K2runError, Interrupted) as error:
             return Diagnosed(stack=reference, lines=[f"no diagnosis: {error}"])
-        absent = [runbook.name for runbook in runbooks if any(map(stack.absent, runbook.requires))]
+        absent = [
+            runbook.name
+            for runbook in runbooks
+            if not is_for(runbook, stack) or any(map(stack.absent, runbook.requires))
+        ]
         if found.healthy:
             self._store.note_well(stack.name)
         return Diagnosed(
