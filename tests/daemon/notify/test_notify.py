@@ -59,7 +59,8 @@ def test_a_killed_run_is_told(place: Any, web: Any, until: Any) -> None:
     process.send_signal(signal.SIGKILL)
     process.wait(5)
     until(lambda: len(texts(web)) == 2)
-    assert texts(web)[1] == "✗ *The test on nothing died*"
+    run = place.store.find_run("last").name
+    assert texts(web)[1] == f"✗ *The test on nothing died*\nNext: `k2run resume {run}` continues it"
 
 
 def test_a_receiver_that_hangs_does_not_hold_up_the_run(place: Any, web: Any, until: Any) -> None:
