@@ -110,6 +110,11 @@ class Incident(Struct):
         return chosen.automatic or self.is_approved
 
     @property
+    def is_left_to_people(self) -> bool:
+        """Whether a person is to decide what happens next."""
+        return self.chosen is not None and not self.may_start and not self.waits
+
+    @property
     def run(self) -> str:
         """Its run, from the moment on that there is a journal; empty before."""
         if self.ended is not None and self.ended.run:

@@ -182,6 +182,8 @@ class _Writer:
     def _moment(self, occasion: Occasion, title: str, cause: str, next_step: str = "") -> Moment:
         incident, chosen, ended = self._incident, self._incident.chosen, self._incident.ended
         again = f" {ended.at}" if ended is not None and occasion is Occasion.FAILURE else ""
+        if occasion is Occasion.APPROVAL:  # after a wait for the stack, another runbook may be the answer
+            again = f" {_runbook(incident)}"
         return Moment(
             occasion=occasion,
             key=f"{incident.id} {occasion}{again}",

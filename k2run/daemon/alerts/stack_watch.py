@@ -65,6 +65,7 @@ class StackWatch:
         self._watch_s = watch_s
         self._names: dict[str, str] = {}
         self._looks: dict[str, _Look] = {}
+        self._since = 0.0
         self._threads = ThreadPoolExecutor(LOOKERS, thread_name_prefix="diagnosis")
 
     def name(self, reference: str) -> str:
@@ -84,6 +85,10 @@ class StackWatch:
         folder = self._store.home / "runs" / run[0] if run is not None else None
         return said, ends_of(folder)[0] if folder is not None else None
 
+    def forget(self) -> None:
+        """A run has ended: what was seen before that says nothing any more."""
+        self._since = time.monotonic()
+
     def diagnosis(self, reference: str, after: float = 0.0) -> Diagnosed | None:
         """What the symptoms of a stack say; None while it is being looked at.
 
@@ -92,7 +97,7 @@ class StackWatch:
             after: A diagnosis that began earlier than this (of the monotonic clock) does not serve.
         """
         look = self._looks.get(reference)
-        if look is None or look.began < after:
+        if look is None or look.began < max(after, self._since):
             look = self._looks[reference] = _Look(time.monotonic(), self._threads.submit(self._look, reference))
         if not look.future.done():
             return None

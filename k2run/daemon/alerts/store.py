@@ -248,7 +248,9 @@ def _resolved(incident: Incident, *, fired: bool) -> list[AnyEntry]:
         return [Closed(why="its run passed, and every alert is resolved")] if incident.recovered else []
     if incident.ordered is not None or incident.joined is not None:
         return [Resolved()] if fired else []
-    return [Closed(why="every alert is resolved; nothing was started")]
+    put_off = incident.put_off
+    ours = f": {put_off.why}" if put_off is not None and put_off.ours else ""
+    return [Closed(why=f"every alert is resolved; nothing was started{ours}")]
 
 
 def _alerted(alert: Alert) -> Alerted:

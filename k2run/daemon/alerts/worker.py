@@ -64,6 +64,7 @@ class Worker:
         self._runs = FollowedRuns(store, incidents)
         self._stacks = StackWatch(store, self._stop, watch_s)
         self._after: dict[str, float] = {}
+        self._asked: set[str] = set()
         self._runbooks: list[Runbook] = []
         self._read = 0.0
         self._thread = threading.Thread(target=self._work, name="incidents", daemon=True)
@@ -101,11 +102,13 @@ class Worker:
             self._mirror(incident, self._incidents.find(incident.joined.incident))
         elif incident.ordered is not None and incident.ended is None:
             self._runs.follow(incident)
+            if self._incidents.find(incident.id).ended is not None:
+                self._stacks.forget()
         elif incident.ended is not None:
             self._settle(incident, incident.ended)
         elif incident.silent_s > SILENT_S:
             self._end_silent(incident)
-        elif not (incident.dropped or incident.declined):
+        elif not (incident.dropped or incident.declined or incident.is_left_to_people):
             self._prepare(incident)
 
     # --- before a run ---
@@ -117,9 +120,9 @@ class Worker:
         if incident.waits:
             if not said:
                 self._requeue(incident, "the stack is free again: it is diagnosed again")
-        elif incident.put_off is None and (culprit := self._stacks.culprit(reference, incident.began_at)):
-            why = f"the run {culprit.run} ({culprit.title}) breaks or loads the stack on purpose"
-            self._incidents.add(incident, PutOff(why=why, run=culprit.run, ours=True))
+        elif incident.id not in self._asked:
+            self._asked.add(incident.id)
+            self._name_culprit(incident, reference)
         elif run is not None and self._stacks.breaks(run):
             self._put_off(incident, said, run)
         elif incident.diagnosed is None:
@@ -133,15 +136,22 @@ class Worker:
         elif incident.may_start:
             self._runs.order(incident, incident.chosen)
 
+    def _name_culprit(self, incident: Incident, reference: str) -> None:
+        """Where a run of ours causes the outage, note that: nothing is started before that run has ended."""
+        culprit = self._stacks.culprit(reference, incident.began_at) if incident.put_off is None else None
+        if culprit is not None:
+            why = f"the run {culprit.run} ({culprit.title}) breaks or loads the stack on purpose"
+            self._incidents.add(incident, PutOff(why=why, run=culprit.run, ours=True))
+
     def _choose(self, incident: Incident, reference: str, said: str, run: RunStarted | None) -> None:
         """Choose the runbook; where another incident has the same cause already, its run answers this one too."""
         runbooks = self._known()
         chosen = choose(incident, runbooks, self._default())
         leader = self._leader(incident, chosen)
+        other = None if chosen.seen else self._stacks.repairer(reference, incident.began_at)
         if said and not chosen.seen:
             self._put_off(incident, said, run)  # what a diagnosis in the middle of a run does not show may be there
-        elif incident.put_off is not None and (why := _not_needed(incident, chosen)):
-            other = self._stacks.repairer(reference, incident.opened.at)
+        elif why := _not_needed(incident, chosen, other):
             recovered = {"run": other.run, "runbook": other.name} if other is not None else {}
             self._incidents.add(incident, Dropped(why=why, **recovered))
         elif leader is not None:
@@ -239,13 +249,20 @@ class Worker:
             self._incidents.add(incident, closed)
 
 
-def _not_needed(incident: Incident, chosen: Chosen) -> str:
-    """Why a start that had to wait is not needed any more; empty when it is, or when that cannot be said."""
+def _not_needed(incident: Incident, chosen: Chosen, other: RunStarted | None) -> str:
+    """Why nothing needs to be started any more; empty when something does, or when that cannot be said.
+
+    Args:
+        incident: The incident.
+        chosen: The runbook that would answer it.
+        other: The run that has recovered the stack since the outage began.
+    """
     diagnosed, put_off = incident.diagnosed, incident.put_off
-    if diagnosed is None or put_off is None or chosen.seen:
+    before = f"{other.run} has recovered it" if other is not None else put_off.why if put_off is not None else ""
+    if diagnosed is None or chosen.seen or not before:
         return ""
     if diagnosed.healthy:
-        return f"{diagnosed.stack} is healthy again, and nothing was started: {put_off.why}"
+        return f"{diagnosed.stack} is healthy again, and nothing was started: {before}"
     if chosen.runbook in diagnosed.ruled_out:
-        return f"the symptoms of {chosen.runbook} are gone: {put_off.why}"
+        return f"the symptoms of {chosen.runbook} are gone: {before}"
     return ""

@@ -184,6 +184,21 @@ def test_eight_alerts_of_one_cause_start_one_recovery(receiver: Any) -> None:
     assert {len(told(one)) for one in incidents} == {2}
 
 
+def test_an_alert_that_comes_after_the_recovery_of_its_cause_starts_nothing_and_names_that_run(receiver: Any) -> None:
+    receiver.runbook("lag", "Lag", "automatic")
+    receiver.runbook("other", "Late", "approval")
+    worker = receiver.keep()
+    began = later(-60)
+    receiver.post(receiver.delivery("one", receiver.alert("Lag", topic="trades", since=began)))
+    first = settle(receiver, lambda one: one.ended, worker)
+    receiver.broken.write_text("")
+    receiver.post(receiver.delivery("two", receiver.alert("Late", topic="trades", since=began)))
+    late = settle(receiver, lambda one: one.dropped or one.chosen, worker)
+    assert (late.state, late.dropped.run, late.dropped.runbook) == ("not needed", first.run, "lag")
+    assert told(late)[-1].startswith("Recovered after 1m")
+    assert told(late)[-1].endswith("by lag: Late in the test")
+
+
 def test_eight_alerts_of_one_cause_ask_for_one_approval(receiver: Any) -> None:
     receiver.runbook("lag", "Lag.*", "approval")
     worker = receiver.keep()
