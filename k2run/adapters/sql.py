@@ -76,9 +76,9 @@ def query(
 
     Args:
         sql: The query; it names files as `files` does. A table of a SQLite file is `name.table`.
-        files: Paths by the name that the query uses: `{orders: out/orders.csv, parts: "out/*.parquet", shop: shop.db}`.
-            What a file is, its ending says (`.csv`, `.tsv`, `.parquet`, `.json`, `.jsonl`, `.ndjson`, also with `.gz`
-            where it is text); a SQLite file is recognised whatever its name.
+        files: Paths by the name that the query uses: `{orders: out/orders.csv, parts: "out/*.parquet", shop: shop.db}`;
+            relative ones start at the working directory. What a file is, its ending says: `.csv`, `.tsv`, `.parquet`,
+            `.json`, `.jsonl`, `.ndjson`, those of text also with `.gz`. A SQLite file is recognised whatever its name.
         parameters: Values for the placeholders `$name` in the query.
         limit: Rows to fetch at most.
         memory: What DuckDB may use, such as `512MiB`; it spills to disk beyond that.

@@ -109,6 +109,13 @@ def test_a_key_of_each_kind_and_a_missing_one_is_unknown(server):
         1,
         None,
     )
+    wide = {f"{number:03}": "x" * 100 for number in range(100)}  # too long for the form in which a hash is one piece
+    made.hset("wide", mapping=wide)
+    made.sadd("wide set", *(f"{name}{value}" for name, value in wide.items()))
+    assert actions.get(server.redis, soon(), "wide").value == wide
+    assert len(actions.get(server.redis, soon(), "wide set").value) == 100
+    part = actions.get(server.redis, soon(), "wide", limit=10)
+    assert (part.truncated, part.size, 0 < len(part.value) <= 10) == (True, 100, True)
     with pytest.raises(Unknown, match="no key 'gone'"):
         actions.get(server.redis, soon(), "gone")
     assert not actions.get(server.redis, soon(), "gone", allow_missing=True).exists

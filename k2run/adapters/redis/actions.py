@@ -171,13 +171,15 @@ async def _content(client: Client, name: str, kind: str, limit: int) -> tuple[in
             value = _text(await read.get(name) or b"")
             return len(value), value
         case "hash":
-            _, found = await read.hscan(name, count=limit)
-            return await read.hlen(name), {_text(key): _text(item) for key, item in list(found.items())[:limit]}
+            size = await read.hlen(name)
+            found = await read.hgetall(name) if size <= limit else (await read.hscan(name, count=limit))[1]
+            return size, {_text(key): _text(item) for key, item in list(found.items())[:limit]}
         case "list":
             return await read.llen(name), [_text(item) for item in await read.lrange(name, 0, limit - 1)]
         case "set":
-            _, found = await read.sscan(name, count=limit)
-            return await read.scard(name), sorted(_text(item) for item in found)[:limit]
+            size = await read.scard(name)
+            found = await read.smembers(name) if size <= limit else (await read.sscan(name, count=limit))[1]
+            return size, sorted(map(_text, found))[:limit]
         case "zset":
             scored = await read.zrange(name, 0, limit - 1, withscores=True)
             return await read.zcard(name), {_text(item): score for item, score in scored}
