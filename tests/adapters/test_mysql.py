@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+pytestmark = pytest.mark.xdist_group("mysql")  # one server, not one a process
 PASSWORD = "a-secret-of-tests"
 READY_S = 60.0
 USERS = f"""

@@ -27,6 +27,7 @@ from k2run.errors import Interrupted, Refused, TimedOut, Unreachable
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+pytestmark = pytest.mark.xdist_group("sshd")  # one server, not one a process
 CONFIG = """\
 Port {port}
 ListenAddress 127.0.0.1

@@ -16,8 +16,14 @@ from stand_ins import stand_in
 from k2run.actions.catalogue import Catalogue
 from k2run.actions.deadline import Deadline
 from k2run.adapters import systemd
+from k2run.engine.execution import Options
+from k2run.engine.request import Request
+from k2run.engine.run import run
+from k2run.engine.store import Store
 from k2run.errors import Refused, TimedOut, Unknown, Unreachable
+from k2run.language.loader import parse_runbook
 from k2run.language.quantities import Duration
+from k2run.stack.stack import load_stack
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -222,3 +228,25 @@ def test_a_stopped_unit_is_started_again_by_its_undo(machine):
     for _ in range(2):
         assert systemd.start(soon(), **undo.args).state == "active"
     assert Catalogue().find("systemd.stop").effect == "breaks"
+
+
+def test_a_run_that_fails_starts_the_unit_that_it_stopped(machine, tmp_path):
+    machine.units(nginx={})
+    text = (
+        "runbook: 1\nkind: scenario\nname: stops\ntitle: Stops\nsections:\n  - name: Break\n    steps:\n"
+        "      - {name: Stop, systemd.stop: {name: nginx}}\n"
+        "      - {name: It is down, systemd.unit: {name: nginx}, expect: result.active}\n"
+    )
+    (tmp_path / "stack.yaml").write_text("stack: 1\nname: tested\n")
+    catalogue, store = Catalogue(), Store(tmp_path / "home")
+    request = Request(
+        runbook=parse_runbook(text, "runbook.yaml", catalogue, home=tmp_path),
+        stack=load_stack(str(tmp_path / "stack.yaml"), near=None, home=store.home, overrides={}),
+        store=store,
+        catalogue=catalogue,
+        options=Options(),
+        observers=(),
+    )
+    assert run(request).exit_code == 1
+    assert [call.split()[2] for call in machine.calls if " show " not in call] == ["stop", "start"]
+    assert systemd.unit(soon(), "nginx").active

@@ -46,8 +46,8 @@ FAULTS = {
     "topic.delete": "{topic: spare, group: readers}",
     "topic.configure": "{topic: ticks, settings: {retention.ms: 60000}}",
 }
-ELSEWHERE = {"docker.disconnect", "docker.limit", "host.take_port"}
-"""Faults on containers and on a service that does not run: tested with their adapters."""
+ELSEWHERE = {"docker.disconnect", "docker.limit", "host.take_port", "systemd.stop"}
+"""Faults on containers, on a service that does not run, and on units of systemd: tested with their adapters."""
 
 
 def runbook(fault: str, then: str) -> str:
