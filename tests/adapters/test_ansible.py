@@ -90,6 +90,13 @@ def test_a_failed_task_is_named_with_its_host_and_its_reason(write, tmp_path):
     assert [task.task for task in found.failures] == ["Each of them"]
 
 
+def test_what_ansible_hides_stays_hidden_when_it_fails(write, tmp_path):
+    book = write("- name: Log in\n  command: 'ls /a-secret-{{ item }}'\n  loop: [x, y]\n  no_log: true\n")
+    with pytest.raises(Refused, match=r'"Log in" on localhost: hidden \(no_log\)') as refused:
+        actions.playbook(soon(), book, inventory=config(tmp_path))
+    assert "a-secret" not in f"{refused.value} {refused.value.result.plain()}"
+
+
 def test_a_rescued_task_fails_nothing(write, tmp_path):
     book = write("- block:\n    - command: 'false'\n  rescue:\n    - debug: {msg: mended}\n")
     found = actions.playbook(soon(), book, inventory=config(tmp_path))

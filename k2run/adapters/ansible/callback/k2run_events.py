@@ -35,6 +35,7 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]  # Ansible has no type
         self._file = open(os.environ["K2RUN_EVENTS"], "a", encoding="utf-8", buffering=1)  # noqa: PTH123, SIM115
         self._play = ""
         self._began: dict[tuple[str, str], float] = {}
+        self._items: dict[tuple[str, str], list[str]] = {}
 
     def v2_playbook_on_play_start(self, play: Any) -> None:
         """A play begins."""
@@ -43,6 +44,10 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]  # Ansible has no type
     def v2_runner_on_start(self, host: Any, task: Any) -> None:
         """A task begins on a host."""
         self._began[host.get_name(), task._uuid] = time.monotonic()  # noqa: SLF001
+
+    def v2_runner_item_on_failed(self, result: Any) -> None:
+        """An item of a loop has failed; the result of the whole loop does not say which."""
+        self._items.setdefault(_key(result), []).append(_message(_fields(result)))
 
     def v2_runner_on_ok(self, result: Any) -> None:
         """A task has passed."""
@@ -66,15 +71,15 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]  # Ansible has no type
         self._file.write(json.dumps({"recap": hosts}) + "\n")
 
     def _write(self, result: Any, status: str) -> None:
-        host, task = result._host.get_name(), result._task  # noqa: SLF001
-        began = self._began.pop((host, task._uuid), None)  # noqa: SLF001
+        key, fields = _key(result), _fields(result)
+        began, items = self._began.pop(key, None), self._items.pop(key, [])
         line = {
             "play": self._play,
-            "task": task.get_name().strip(),
-            "host": host,
+            "task": result._task.get_name().strip(),  # noqa: SLF001
+            "host": key[0],
             "status": status,
-            "changed": bool(_fields(result).get("changed")),
-            "message": _message(_fields(result)),
+            "changed": bool(fields.get("changed")),
+            "message": ("; ".join(items) or _message(fields))[:LONGEST],
             "seconds": None if began is None else round(time.monotonic() - began, 3),
         }
         self._file.write(json.dumps(line, default=str) + "\n")
@@ -84,15 +89,13 @@ def _fields(result: Any) -> dict[str, Any]:
     return dict(result._result)  # noqa: SLF001 - `result` from 2.19 on alone
 
 
+def _key(result: Any) -> tuple[str, str]:
+    return result._host.get_name(), result._task._uuid  # noqa: SLF001
+
+
 def _message(fields: dict[str, Any]) -> str:
-    """What a task says; of a loop, what its failed items say. Ansible has hidden what is `no_log` before."""
+    """What a task says; Ansible has hidden what is `no_log` before."""
     if "censored" in fields:
         return "hidden (no_log)"
-    items = [item for item in fields.get("results") or [] if isinstance(item, dict) and item.get("failed")]
-    said = [_said(item) for item in items] or [_said(fields)]
-    return "; ".join(filter(None, said))[:LONGEST]
-
-
-def _said(fields: dict[str, Any]) -> str:
     parts = [fields.get("msg"), fields.get("module_stderr") or fields.get("stderr")]
     return ": ".join(" ".join(str(part).split()) for part in parts if part)
