@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from k2run.language.vocabulary import Vocabulary
 
 MARKS = {Presence.PRESENT: "+", Presence.ABSENT: "-", Presence.UNSEEN: "?", Presence.NOT_APPLICABLE: " "}
-_PATH_MARKS = {Presence.PRESENT: "✓", Presence.ABSENT: "✗", Presence.UNSEEN: "?", Presence.NOT_APPLICABLE: "?"}
 
 
 def show_diagnosis(reference: str, *, json: bool, lasting: str = "") -> bool:
@@ -82,7 +81,7 @@ def recovery_runbooks(vocabulary: Vocabulary) -> list[Runbook]:
 
 def lines_of(found: Diagnosis) -> Iterator[str]:
     """The diagnosis for people."""
-    yield _headline(found)
+    yield headline(found)
     for flap in found.flapping:
         seen = f"there in {flap.ill} of {flap.looks} looks, changed {flap.changes} times"
         yield f"flapping: {flap.name} ({flap.kind}): {seen}"
@@ -111,7 +110,8 @@ def _path_told(found: Diagnosis) -> Iterator[str]:
         yield "\nthe data path works:"
     for one in found.broken_path or found.data_path:
         asked = f"  [{clean(one.expected)}]" if one.expected else ""
-        yield f"   {_PATH_MARKS[one.presence]} {clean(one.symptom)}: {clean(one.evidence)}{asked}"
+        mark = "✓" if one.presence is Presence.PRESENT else "✗" if one.broken else "?"
+        yield f"   {mark} {clean(one.symptom)}: {clean(one.evidence)}{asked}"
 
 
 def _unsaid(suspects: Iterable[Suspect], heading: str) -> Iterator[str]:
@@ -148,11 +148,11 @@ def checked(found: Diagnosis) -> str:
     return "; ".join(said)
 
 
-def _headline(found: Diagnosis) -> str:
+def headline(found: Diagnosis) -> str:
+    """The diagnosis in one sentence, for people."""
     looked = checked(found)
-    blind = [*found.not_seen, *found.having(Verdict.CANNOT_SAY)]
-    if found.healthy and blind:
-        return f"{found.stack}: what can be seen is healthy, and {len(blind)} cannot be seen (named below); {looked}"
+    if found.healthy and found.blind:
+        return f"{found.stack}: what can be seen is healthy, and {found.blind} cannot be seen (named below); {looked}"
     if found.healthy:
         return f"{found.stack} is healthy; {looked}"
     if found.broken_path and not found.matches:

@@ -149,13 +149,8 @@ class Recovery:
     def _is_confirmed(self, repair: Repair) -> bool:
         """Look at the symptoms once more: nothing is started, with no operator, for a failure that is not there now."""
         name = repair.runbook.name
-        if not self._auto:
+        if not self._auto or not repair.runbook.symptoms:  # without any it was named, and that has to do
             return True
-        if not repair.runbook.symptoms:
-            raise UsageError(
-                f"{name} has no symptoms, so nothing confirms its failure",
-                hint=f"`k2run run {name}` runs it all the same",
-            )
         with StopRequest() as signals:
             suspect = suspicion(repair.runbook, self._stack, self._catalogue, signals.run, repair.suspect)
         if suspect.verdict is Verdict.MATCHES:

@@ -91,7 +91,7 @@ def status_of(stack: Stack, catalogue: Catalogue) -> StackStatus:
 
 
 def _path_row(seen: Sighting) -> PathRow:
-    works = {Presence.PRESENT: True, Presence.ABSENT: False}.get(seen.presence)
+    works = True if seen.presence is Presence.PRESENT else False if seen.broken else None
     return PathRow(name=seen.symptom, works=works, detail=seen.evidence, expected=seen.expected)
 
 

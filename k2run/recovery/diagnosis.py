@@ -180,6 +180,21 @@ class Diagnosis(Struct, frozen=True, kw_only=True):
         return not ill and bool(self.seen or self.probes)
 
     @property
+    def blind(self) -> int:
+        """How many services and failures nothing can be said of on this stack."""
+        return len(self.not_seen) + len(self.having(Verdict.CANNOT_SAY))
+
+    @property
+    def word(self) -> str:
+        """The diagnosis in capitals: UNHEALTHY, CANNOT SAY, HEALTHY AS FAR AS SEEN or HEALTHY."""
+        broken = any(one.broken for one in self.data_path)
+        if self.matches or self.ailing or broken:
+            return "UNHEALTHY"
+        if not self.healthy:
+            return "CANNOT SAY"
+        return "HEALTHY AS FAR AS SEEN" if self.blind else "HEALTHY"
+
+    @property
     def broken_path(self) -> list[Sighting]:
         """The steps of the data path that are not seen to work."""
         return [one for one in self.data_path if one.presence is not Presence.PRESENT]

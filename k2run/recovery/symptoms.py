@@ -18,7 +18,7 @@ from k2run.engine.input_values import resolve_inputs
 from k2run.engine.prompts import Nobody
 from k2run.engine.step_record import Attempt, expected, judge, observed
 from k2run.engine.variables import Variables, loop_items
-from k2run.errors import Interrupted, K2runError, NotApplicable
+from k2run.errors import Interrupted, K2runError, NotApplicable, Refused, TimedOut, Unreachable
 from k2run.language.expressions import Template, render
 from k2run.language.loader import load_runbook
 from k2run.language.quantities import encode_quantity
@@ -56,6 +56,7 @@ class Sighting(Struct, frozen=True, kw_only=True):
         decisive: Its absence rules the failure out.
         weight: How specific it is, 0 to 1: one over the number of runbooks that have the same symptom.
         step: Its path in the runbook; the turns of a loop share one.
+        failed: The look itself failed: the system refused, or gave no answer. Of a data path that is an answer.
         precondition: It must be so for the symptoms to tell anything, and is no evidence itself.
     """
 
@@ -67,7 +68,13 @@ class Sighting(Struct, frozen=True, kw_only=True):
     decisive: bool
     weight: float
     step: str = ""
+    failed: bool = False
     precondition: bool = False
+
+    @property
+    def broken(self) -> bool:
+        """Of a step of a data path: whether it was seen not to work."""
+        return self.presence is Presence.ABSENT or self.failed
 
 
 class _Question(Struct, frozen=True, kw_only=True):
@@ -224,10 +231,13 @@ def _ask(questions: Sequence[_Question], caller: Caller, stop: threading.Event) 
         return dict(zip(first, threads.map(answer, first.values()), strict=True))
 
 
+_FAILURES = (Refused, Unreachable, TimedOut)
+
+
 def _refused(error: BaseException) -> Attempt:
     message = message_of(error)[0]
     outcome = Outcome.NOT_APPLICABLE if isinstance(error, NotApplicable) else Outcome.UNKNOWN
-    return Attempt(outcome=outcome, message=message)
+    return Attempt(outcome=outcome, message=message, result=error if isinstance(error, _FAILURES) else None)
 
 
 def _sighting(question: _Question, attempt: Attempt, weight: float) -> Sighting:
@@ -250,5 +260,6 @@ def _sighting(question: _Question, attempt: Attempt, weight: float) -> Sighting:
         decisive=step.severity.value == "critical",
         weight=round(weight, 4),
         step=step.path,
+        failed=isinstance(attempt.result, _FAILURES),
         precondition=question.precondition,
     )

@@ -173,6 +173,8 @@ def _health(stack: Stack, look: Look) -> Health:
     absent = stack.absent(name)
     if absent:
         return Health(name=name, light="quiet", said="not applicable", detail=absent)
+    if not look.is_known:
+        return Health(name=name, light="quiet", said="unknown", detail="no probe: give it `ready:` in the stack file")
     if status.state is not State.RUNNING:
         never = status.state is State.STOPPED and status.started_at is None
         light = "quiet" if never or status.state is State.ABSENT else "bad"

@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from k2run.actions.catalogue import Catalogue
-from k2run.app.diagnose import checked, lines_of, recovery_runbooks
+from k2run.app.diagnose import checked, headline, lines_of, recovery_runbooks
 from k2run.app.launch import open_stack
 from k2run.errors import K2runError
 from k2run.recovery.window import watching
@@ -101,6 +101,7 @@ class Window:
             "over": over,
             "seconds": WINDOW_S,
             "checked": checked(self.found) if self.found else "",
+            "headline": headline(self.found) if self.found else "",
             "text": "\n".join(lines_of(self.found)) if self.found else "",
         }
         parts = {"p-diagnosis": draw("parts/diagnosis.html", **values)}
