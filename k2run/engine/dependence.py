@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from k2run.actions.action import Effect
+from k2run.actions.action import Blast, Effect
 from k2run.engine.outline import ALWAYS, STEADY_AFTER, STEADY_BEFORE, steps_within
 from k2run.language.model import Kind, Severity
 from k2run.language.vocabulary import HARMS
 
 if TYPE_CHECKING:
+    from k2run.engine.execution import Execution
     from k2run.language.model import Runbook, Section, Step
 
 _NO_EXPERIMENT = frozenset({STEADY_BEFORE, STEADY_AFTER, ALWAYS})
@@ -31,6 +32,21 @@ def is_built_on(step: Step, section: Section, runbook: Runbook) -> bool:
     if step.block:
         return any(is_built_on(inner, section, runbook) for inner in step.block)
     return step.effect in HARMS or (step.effect is Effect.CHANGES and _is_experiment(section, runbook))
+
+
+def is_proof(step: Step, section: str, run: Execution) -> bool:
+    """Whether a step writes a probe, to prove a recovery: that changes data, and repairs nothing.
+
+    Args:
+        step: The step.
+        section: Path of its section.
+        run: The run.
+    """
+    if run.runbook.kind is not Kind.RECOVERY or step.effect is not Effect.CHANGES:
+        return False
+    proves = any(each.path == section and each.clock == "rto" for each in run.runbook.sections)
+    action = run.caller.catalogue.find(step.action) if proves else None
+    return action is not None and action.blast is Blast.DATA
 
 
 def _is_experiment(section: Section, runbook: Runbook) -> bool:

@@ -141,7 +141,7 @@ class Execution:
         ended_well: The same, where it does not.
         late: Sections that were not done within their hard limits, in sentences.
         absences: Why steps do not apply, by their paths.
-        changes: Paths of the steps that may have changed the stack.
+        changes: Paths of the steps that may have changed the stack; the probes that prove a recovery are none.
         lacking: Why what its faults and changes were to show does not apply; empty when it does.
         unproven: What failed of that which was to prove a recovery; empty when nothing did.
         prefix: What stands before the paths of its steps; not empty for a runbook that a step runs.

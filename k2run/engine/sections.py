@@ -181,7 +181,7 @@ class SectionRunner:
     def _absence(self, section: Section) -> str:
         """Why a section does not apply: a service is absent, or the fault (or repair) whose clock it stops did not."""
         if section.clock and (self._nothing_done() or (self._run.lacking and self._run.first_fault is None)):
-            return f"not applicable: {self._run.lacking}"
+            return f"depends on what does not apply: {self._run.lacking}"
         return self._run.missing(section.requires)
 
     def _nothing_done(self) -> bool:

@@ -183,8 +183,14 @@ class Several(Generic[T]):
             if was is Outcome.NOT_APPLICABLE:
                 self.lacking = self.lacking or self._lacks(item)
             if why or self.lacking:
-                left = (Outcome.SKIPPED, why) if why else (Outcome.NOT_APPLICABLE, f"not applicable: {self.lacking}")
+                left = (Outcome.SKIPPED, why) if why else (Outcome.NOT_APPLICABLE, _depends_on(self.lacking))
                 self._left = self._left or left
+
+
+def _depends_on(lacking: str) -> str:
+    """What is said of a step that depends on one that does not apply: the reason stands with that one."""
+    name, does_not, why = lacking.partition(" does not apply: ")
+    return f"depends on {name}, which does not apply" if does_not else why or name
 
 
 def weigh(step: Step, outcome: Outcome) -> Outcome:

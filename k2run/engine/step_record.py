@@ -10,6 +10,7 @@ from msgspec import Struct
 from msgspec.structs import asdict, replace
 
 from k2run.actions.action import Judged, Result
+from k2run.engine.dependence import is_proof
 from k2run.engine.events import Bound, Objected, Outcome, StepFinished, StepStarted
 from k2run.engine.outcomes import satisfied
 from k2run.engine.outline import names_given
@@ -261,7 +262,7 @@ class Turn(Struct, frozen=True):
             leap=leap.written() if leap is not None else {},
         )
         self.run.journal.record(finished)
-        if did_change(finished):
+        if did_change(finished) and not is_proof(step, self.section, self.run):
             self.run.changes.add(self.path)
         if troubled:
             self.run.failures[without_turn(self.path)] = failure_of(finished)
@@ -408,7 +409,7 @@ def _no_value(name: str, outcome: Outcome, message: str) -> NoValue:
     applies = outcome is not Outcome.NOT_APPLICABLE
     was = outcome.value.replace("_", " ")
     did = "was left out" if outcome is Outcome.SKIPPED else f"was {was}" if applies else "does not apply"
-    return NoValue(f"it is registered by {name!r}, which {did}: {message.removeprefix('not applicable: ')}", applies)
+    return NoValue(f"it is registered by {name!r}, which {did}: {message}", applies)
 
 
 def _registered(attempt: Attempt) -> Any:

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from k2run.engine.approval import needs_approval, refusal
 from k2run.engine.builtin_actions import WORDS
-from k2run.engine.dependence import is_built_on
+from k2run.engine.dependence import is_built_on, is_proof
 from k2run.engine.dispatch import message_of
 from k2run.engine.dry_run import is_done_anyway, resolved, unknown_yet
 from k2run.engine.events import Outcome
@@ -120,7 +120,7 @@ class StepRunner:
         run = self._run
         if not step.block or done.outcome is Outcome.NOT_APPLICABLE:
             left_unknown(run.variables, step, done)
-        if did_change(done):
+        if did_change(done) and not is_proof(step, self._told, run):
             run.changes.add(path)
         if done.outcome is Outcome.NOT_APPLICABLE:
             run.absences[without_turn(path)] = done.message
@@ -157,9 +157,7 @@ class StepRunner:
         """Record a step that is not run at all."""
         turn = self._at(step, path or self._run.prefix + step.path, local or {})
         if step.block and outcome is Outcome.NOT_APPLICABLE:
-            unknown = NoValue(
-                f"{turn.name!r} does not apply: {message.removeprefix('not applicable: ')}", applies=False
-            )
+            unknown = NoValue(f"{turn.name!r} does not apply: {message}", applies=False)
             self._run.variables.leave_out(names_given(step), unknown)
         return turn.ended(Attempt(outcome=outcome, message=message))
 
@@ -416,7 +414,7 @@ class StepRunner:
         run = self._run
         if run.options.check or not is_built_on(step, self._section, run.runbook):
             return ""
-        why = run.absences.get(path, "").removeprefix("not applicable: ")
+        why = run.absences.get(path, "")
         if why == NO_ITEMS and step.effect not in HARMS:  # there was nothing to change
             return ""
         return f'"{title(run, step, local)}" does not apply: {why}' if why else ""

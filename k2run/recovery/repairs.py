@@ -132,6 +132,7 @@ class Clocks:
             self.changed = self.changed or did_change(event)
         elif isinstance(event, RunFinished):
             self.passed = event.outcome is Outcome.PASSED
+            self.changed = self.changed and not event.unchanged
 
     @property
     def proven(self) -> bool:

@@ -249,6 +249,27 @@ def test_a_recovery_that_changed_nothing_says_so(sleepers: Bench) -> None:
     assert (changed.verdict, changed.unchanged) == ("passed", False)
 
 
+def test_a_probe_that_proves_a_recovery_is_no_repair(sleepers: Bench) -> None:
+    import http.server
+    import threading
+
+    class Taking(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = http.server.HTTPServer(("127.0.0.1", 0), Taking)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    post = f"http.post: {{url: 'http://127.0.0.1:{server.server_port}/'}}"
+    finished = sleepers.run(recovery("one", "x").replace("shell.run: {command: touch x}", post))
+    assert (sleepers.outcomes()["Write"], finished.verdict, finished.unchanged) == ("passed", "changed nothing", True)
+    server.shutdown()
+    server.server_close()
+
+
 def test_a_steady_state_that_does_not_apply_stops_no_clock(foreign: Bench) -> None:
     text = recovery("api", "x").replace("assert: {that: true}}]\nobj", "service.kill: {service: api}}]\nobj")
     text = text.replace("service.start: {service: api}", "set: {a: 1}").replace(
