@@ -155,13 +155,13 @@ def test_a_server_that_declines_and_one_that_is_silent_each_say_what_to_check(se
         started = time.monotonic()
         with pytest.raises(Unreachable, match=rf"{address} has not answered within.*connections\.dns"):
             dns.resolve(Dns(servers=[address]), soon(0.5), "api.shop.test")
-        assert time.monotonic() - started < 1
+        assert time.monotonic() - started < 3
         deadline = soon()
         threading.Timer(0.2, deadline.stop.set).start()
         started = time.monotonic()
         with pytest.raises(Interrupted):
             dns.resolve(Dns(servers=[address]), deadline, "api.shop.test")
-        assert time.monotonic() - started < 1
+        assert time.monotonic() - started < 3
 
 
 def test_a_lost_datagram_is_sent_again(serve, zone):

@@ -22,7 +22,7 @@ SAYS = health_pb2.HealthCheckResponse
 LONG = "shop.v1." + "a" * 300
 
 
-def soon(seconds: float = 10) -> Deadline:
+def soon(seconds: float = 30) -> Deadline:
     return Deadline(seconds)
 
 
@@ -112,6 +112,6 @@ def test_a_closed_port_and_a_silent_one_say_what_to_check(services, speaker):
     started = time.monotonic()
     with pytest.raises((TimedOut, Unreachable), match=silent):
         adapter.health(stack, soon(0.5), address=silent)
-    assert time.monotonic() - started < 1.5
+    assert time.monotonic() - started < 3
     with pytest.raises(AuthorError, match="either a service or an address"):
         adapter.health(stack, soon())

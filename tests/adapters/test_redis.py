@@ -78,7 +78,7 @@ def server(tmp_path_factory) -> Iterator[Server]:
     running.stop()
 
 
-def soon(seconds: float = 10) -> Deadline:
+def soon(seconds: float = 30) -> Deadline:
     return Deadline(seconds)
 
 
@@ -187,4 +187,4 @@ def test_a_frozen_server_does_not_hold_the_step(start):
     started = time.monotonic()
     with pytest.raises(TimedOut, match="has not answered within"):
         actions.ping(server.redis, soon(0.5))
-    assert time.monotonic() - started < 1.2
+    assert time.monotonic() - started < 3

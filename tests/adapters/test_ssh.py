@@ -99,11 +99,11 @@ def ssh(sshd) -> Ssh:
     return sshd.ssh
 
 
-def soon(seconds: float = 10) -> Deadline:
+def soon(seconds: float = 60) -> Deadline:
     return Deadline(seconds)
 
 
-def group_gone(pid: int, within: float = 5) -> bool:
+def group_gone(pid: int, within: float = 20) -> bool:
     end = time.monotonic() + within
     while time.monotonic() < end:
         try:
@@ -135,13 +135,26 @@ def test_another_exit_code_fails_the_step_and_a_probe_may_list_it(ssh):
 
 
 @pytest.mark.parametrize("line", ["echo $$; sleep 300", "trap '' TERM HUP; echo $$; sleep 300; sleep 300"])
-def test_a_command_ends_there_with_the_step(ssh, tmp_path, line):
+def test_a_command_ends_there_with_all_that_it_started(ssh, tmp_path, line):
     note = tmp_path / "pid"
-    started = time.monotonic()
-    with pytest.raises(TimedOut, match=r"127\.0\.0\.1:\d+ was not done within 5s"):
-        actions.run(ssh, soon(5), "db1", line.replace("echo $$", f"echo $$ > {note}"))
-    assert time.monotonic() - started < 6
+    deadline = soon()
+
+    def stop_when_it_runs() -> None:
+        while not (note.exists() and note.read_text()):
+            time.sleep(0.02)
+        deadline.stop.set()
+
+    threading.Thread(target=stop_when_it_runs, daemon=True).start()
+    with pytest.raises(Interrupted):
+        actions.run(ssh, deadline, "db1", line.replace("echo $$", f"echo $$ > {note}"))
     assert group_gone(int(note.read_text()))
+
+
+def test_a_step_does_not_wait_past_its_deadline(ssh):
+    started = time.monotonic()
+    with pytest.raises(TimedOut, match=r"127\.0\.0\.1:\d+ was not done within 2s"):
+        actions.run(ssh, soon(2), "db1", "sleep 300")
+    assert time.monotonic() - started < 4
 
 
 @pytest.mark.parametrize("after_s", [0.0, 0.2, 0.5, 1.0, 1.5])
@@ -151,9 +164,9 @@ def test_a_request_to_stop_is_heard_whenever_it_comes(ssh, tmp_path, after_s):
     started = time.monotonic()
     with pytest.raises(Interrupted):
         actions.run(ssh, deadline, "db1", f"touch {tmp_path}/begun; exec sleep 31{after_s}")
-    assert time.monotonic() - started < after_s + 1
+    assert time.monotonic() - started < after_s + 3
     if (tmp_path / "begun").exists():
-        end = time.monotonic() + 5
+        end = time.monotonic() + 20
         while (
             left := [one for one in psutil.process_iter() if f"31{after_s}" in _words(one)]
         ) and time.monotonic() < end:
@@ -230,6 +243,6 @@ def test_a_frozen_server_does_not_hold_the_step(ssh, sshd):
         started = time.monotonic()
         with pytest.raises((TimedOut, Unreachable), match=r"127\.0\.0\.1"):
             actions.run(ssh, soon(0.6), "db1", "true")
-        assert time.monotonic() - started < 1.5
+        assert time.monotonic() - started < 3
     finally:
         os.kill(sshd.process.pid, signal.SIGCONT)

@@ -204,4 +204,4 @@ def test_a_port_without_tls_a_closed_one_and_a_silent_one_each_say_what_to_check
     started = time.monotonic()
     with pytest.raises(TimedOut, match=silent):
         tls.certificate(services(""), soon(0.5), address=silent)
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 3
