@@ -106,6 +106,8 @@ class Worker:
                 self._stacks.forget()
         elif incident.ended is not None:
             self._settle(incident, incident.ended)
+        elif incident.waits_for_approval and incident.chosen is not None and incident.silent_s < SILENT_S:
+            self._join_started(incident, incident.chosen)
         elif incident.silent_s > SILENT_S:
             self._end_silent(incident)
         elif not (incident.dropped or incident.declined or incident.is_left_to_people):
@@ -147,7 +149,7 @@ class Worker:
         """Choose the runbook; where another incident has the same cause already, its run answers this one too."""
         runbooks = self._known()
         chosen = choose(incident, runbooks, self._default())
-        leader = self._leader(incident, chosen)
+        leader = self._leader(incident, chosen, starting=chosen.automatic)
         other = None if chosen.seen else self._stacks.repairer(reference, incident.began_at)
         if said and not chosen.seen:
             self._put_off(incident, said, run)  # what a diagnosis in the middle of a run does not show may be there
@@ -161,14 +163,27 @@ class Worker:
         else:
             self._incidents.add(incident, chosen)
 
-    def _leader(self, incident: Incident, chosen: Chosen) -> Incident | None:
-        """The open incident that the same runbook answers on the same stack, and whose run has not ended."""
+    def _join_started(self, incident: Incident, chosen: Chosen) -> None:
+        """Where the same cause starts a run for another incident, no approval is needed any more."""
+        leader = self._leader(incident, chosen, starting=True)
+        if leader is not None:
+            fits = answers(incident, self._known(), chosen.runbook)
+            self._incidents.add(incident, Joined(incident=leader.id, fits=fits))
+
+    def _leader(self, incident: Incident, chosen: Chosen, *, starting: bool) -> Incident | None:
+        """The open incident that the same runbook answers on the same stack, and whose run has not ended.
+
+        Args:
+            incident: The incident that would follow it.
+            chosen: Its runbook.
+            starting: Only one whose run needs no approval, or has it: what starts by itself waits for none.
+        """
         for other in self._incidents.all():
             if other.id == incident.id or not chosen.runbook or other.chosen is None:
                 continue
             over = other.closed or other.ended or other.declined or other.dropped or other.joined
             same = (other.chosen.runbook, other.chosen.stack) == (chosen.runbook, chosen.stack)
-            if same and not over:
+            if same and not over and (not starting or other.may_start or other.ordered is not None):
                 return other
         return None
 

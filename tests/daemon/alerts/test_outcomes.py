@@ -199,6 +199,22 @@ def test_an_alert_that_comes_after_the_recovery_of_its_cause_starts_nothing_and_
     assert told(late)[-1].endswith("by lag: Late in the test")
 
 
+def test_what_starts_by_itself_does_not_wait_for_the_approval_of_another_incident(receiver: Any) -> None:
+    receiver.runbook("lag", "Lag", "automatic")
+    worker = receiver.keep()
+    receiver.post(receiver.delivery("one", receiver.alert("Strange")))
+    strange = settle(receiver, lambda one: one.waits_for_approval, worker)
+    receiver.post(receiver.delivery("two", receiver.alert("Lag", topic="trades")))
+    lag = settle(receiver, lambda one: one.ended, worker)
+    assert (lag.recovered, lag.joined) == (True, None)
+    strange = receiver.incidents.find(strange.id)
+    assert (strange.joined.incident, strange.joined.fits, strange.state) == (lag.id, False, "joined")
+    assert not any("Recovered" in title for title in told(strange)), "no rule says that this runbook answers it"
+    receiver.post(receiver.delivery("one", receiver.alert("Strange", "resolved")))
+    strange = settle(receiver, lambda one: one.closed, worker, strange.id)
+    assert told(strange)[-1].endswith(" by lag: lag")
+
+
 def test_eight_alerts_of_one_cause_ask_for_one_approval(receiver: Any) -> None:
     receiver.runbook("lag", "Lag.*", "approval")
     worker = receiver.keep()
