@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from k2run.app.launch import DEFAULT_STACK
+from k2run.actions.catalogue import Catalogue
+from k2run.app.diagnose import recovery_runbooks
+from k2run.app.launch import DEFAULT_STACK, runbook_roots
 from k2run.daemon.alerts.incident_events import Chosen
 from k2run.errors import K2runError
 from k2run.language.expressions import render
@@ -13,9 +16,30 @@ from k2run.language.model import Start
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from k2run.daemon.alerts.incident import Incident
     from k2run.language.model import AlertRule, Runbook
+
+
+class KnownRunbooks:
+    """All recovery runbooks that can be found; they are read again only when a file has changed."""
+
+    def __init__(self) -> None:
+        self._marks: dict[Path, tuple[int, int]] | None = None
+        self._found: list[Runbook] = []
+
+    def all(self) -> list[Runbook]:
+        """The runbooks as their files are now."""
+        marks = {}
+        for root in runbook_roots():
+            for file in (root / "recovery").rglob("*.yaml"):
+                with suppress(OSError):
+                    seen = file.stat()
+                    marks[file] = (seen.st_mtime_ns, seen.st_size)
+        if marks != self._marks:
+            self._found, self._marks = recovery_runbooks(Catalogue()), marks
+        return self._found
 
 
 def fits(rule: AlertRule, labels: Mapping[str, str]) -> bool:

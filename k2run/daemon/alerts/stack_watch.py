@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from k2run.actions.catalogue import Catalogue
-from k2run.app.diagnose import evidence_of, lines_of, recovery_runbooks
+from k2run.app.diagnose import evidence_of, lines_of
 from k2run.app.launch import open_stack
 from k2run.daemon.alerts.incident_events import Diagnosed
 from k2run.engine.events import FaultStruck
@@ -23,12 +23,13 @@ from k2run.recovery.diagnosis import Verdict, is_for
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from concurrent.futures import Future
     from pathlib import Path
 
     from k2run.engine.events import RunFinished, RunStarted
     from k2run.engine.store import Store
+    from k2run.language.model import Runbook
     from k2run.recovery.diagnosis import Diagnosis
 
 FRESH_S = 10.0
@@ -89,35 +90,37 @@ class StackWatch:
         """A run has ended: what was seen before that says nothing any more."""
         self._since = time.monotonic()
 
-    def diagnosis(self, reference: str, after: float = 0.0) -> Diagnosed | None:
+    def diagnosis(self, reference: str, runbooks: Sequence[Runbook], after: float = 0.0) -> Diagnosed | None:
         """What the symptoms of a stack say; None while it is being looked at.
 
         Args:
             reference: Name or file of the stack.
+            runbooks: The recovery runbooks.
             after: A diagnosis that began earlier than this (of the monotonic clock) does not serve.
         """
         look = self._looks.get(reference)
         if look is None or look.began < max(after, self._since):
-            look = self._looks[reference] = _Look(time.monotonic(), self._threads.submit(self._look, reference))
+            look = self._looks[reference] = _Look(
+                time.monotonic(), self._threads.submit(self._look, reference, runbooks)
+            )
         if not look.future.done():
             return None
         ended, found = look.future.result()
         if time.monotonic() - ended > FRESH_S:
             del self._looks[reference]
-            return self.diagnosis(reference, after)
+            return self.diagnosis(reference, runbooks, after)
         return found
 
-    def _look(self, reference: str) -> tuple[float, Diagnosed]:
+    def _look(self, reference: str, runbooks: Sequence[Runbook]) -> tuple[float, Diagnosed]:
         """A diagnosis, and when it was made."""
-        found = self._diagnose(reference)
+        found = self._diagnose(reference, runbooks)
         return time.monotonic(), found
 
-    def _diagnose(self, reference: str) -> Diagnosed:
+    def _diagnose(self, reference: str, runbooks: Sequence[Runbook]) -> Diagnosed:
         """A diagnosis; a stack that cannot be checked is an answer too."""
         from k2run.recovery.window import watch
 
         catalogue = Catalogue()
-        runbooks = recovery_runbooks(catalogue)
         try:
             stack = open_stack(reference, store=self._store)
             found = watch(runbooks, stack, catalogue, self._stop, self._watch_s, until_ill=True)

@@ -7,12 +7,10 @@ import time
 import traceback
 from typing import TYPE_CHECKING
 
-from k2run.actions.catalogue import Catalogue
-from k2run.app.diagnose import recovery_runbooks
 from k2run.app.launch import default_stack
 from k2run.daemon.alerts.followed_runs import FollowedRuns, age_of, closing
 from k2run.daemon.alerts.incident_events import Closed, Declined, Dropped, Ended, Joined, PutOff, Requeued
-from k2run.daemon.alerts.runbook_choice import answers, choose, stack_of
+from k2run.daemon.alerts.runbook_choice import KnownRunbooks, answers, choose, stack_of
 from k2run.daemon.alerts.stack_watch import StackWatch
 from k2run.errors import UsageError
 from k2run.evidence.wording import span
@@ -24,13 +22,10 @@ if TYPE_CHECKING:
     from k2run.daemon.alerts.store import IncidentStore
     from k2run.engine.events import RunStarted
     from k2run.engine.store import Store
-    from k2run.language.model import Runbook
 
 POLL_S = 0.5
 LOOK_S = 20.0
 """Seconds for which a stack that looks healthy, and that an alert names, is checked: some failures flap."""
-READ_S = 10.0
-"""Seconds for which runbooks are not read again."""
 SILENT_S = 7200.0
 """Seconds without a notice, twice the shipped `repeat_interval`, after which a sender has forgotten an alert."""
 AGAIN_S = 60.0
@@ -65,8 +60,7 @@ class Worker:
         self._stacks = StackWatch(store, self._stop, watch_s)
         self._after: dict[str, float] = {}
         self._asked: set[str] = set()
-        self._runbooks: list[Runbook] = []
-        self._read = 0.0
+        self._runbooks = KnownRunbooks()
         self._thread = threading.Thread(target=self._work, name="incidents", daemon=True)
 
     def start(self) -> None:
@@ -117,7 +111,7 @@ class Worker:
 
     def _prepare(self, incident: Incident) -> None:
         """Diagnose, choose and start, as far as the stack is free for it."""
-        reference = stack_of(incident, self._known(), self._default())
+        reference = stack_of(incident, self._runbooks.all(), self._default())
         said, run = self._stacks.holder(reference)
         if incident.waits:
             if not said:
@@ -128,7 +122,7 @@ class Worker:
         elif run is not None and self._stacks.breaks(run):
             self._put_off(incident, said, run)
         elif incident.diagnosed is None:
-            found = self._stacks.diagnosis(reference, self._after.get(incident.id, 0.0))
+            found = self._stacks.diagnosis(reference, self._runbooks.all(), self._after.get(incident.id, 0.0))
             if found is not None:
                 self._incidents.add(incident, found)
         elif incident.chosen is None:
@@ -147,7 +141,7 @@ class Worker:
 
     def _choose(self, incident: Incident, reference: str, said: str, run: RunStarted | None) -> None:
         """Choose the runbook; where another incident has the same cause already, its run answers this one too."""
-        runbooks = self._known()
+        runbooks = self._runbooks.all()
         chosen = choose(incident, runbooks, self._default())
         leader = self._leader(incident, chosen, starting=chosen.automatic)
         other = None if chosen.seen else self._stacks.repairer(reference, incident.began_at)
@@ -167,7 +161,7 @@ class Worker:
         """Where the same cause starts a run for another incident, no approval is needed any more."""
         leader = self._leader(incident, chosen, starting=True)
         if leader is not None:
-            fits = answers(incident, self._known(), chosen.runbook)
+            fits = answers(incident, self._runbooks.all(), chosen.runbook)
             self._incidents.add(incident, Joined(incident=leader.id, fits=fits))
 
     def _leader(self, incident: Incident, chosen: Chosen, *, starting: bool) -> Incident | None:
@@ -196,12 +190,6 @@ class Worker:
     def _requeue(self, incident: Incident, why: str) -> None:
         self._after[incident.id] = time.monotonic()
         self._incidents.add(incident, Requeued(why=why))
-
-    def _known(self) -> list[Runbook]:
-        """All recovery runbooks, read again after a while."""
-        if time.monotonic() > self._read + READ_S or not self._runbooks:
-            self._runbooks, self._read = recovery_runbooks(Catalogue()), time.monotonic()
-        return self._runbooks
 
     def _default(self) -> str:
         """The stack of what names none; empty where there are several, and none of them is said."""
@@ -233,9 +221,9 @@ class Worker:
 
     def _end_silent(self, incident: Incident) -> None:
         """Close an incident that its sender has forgotten, as one that restarts may, if its stack is healthy."""
-        reference = stack_of(incident, self._known(), self._default())
+        reference = stack_of(incident, self._runbooks.all(), self._default())
         if time.monotonic() > self._after.get(incident.id, 0.0) + AGAIN_S:
-            found = self._stacks.diagnosis(reference)
+            found = self._stacks.diagnosis(reference, self._runbooks.all())
             if found is None:
                 return
             self._after[incident.id] = time.monotonic()
@@ -255,7 +243,7 @@ class Worker:
         other = self._stacks.repairer(reference, ended.at, ended.run)
         closed = closing(incident, ended, other)
         if closed is None and time.monotonic() > self._after.get(incident.id, 0.0) + AGAIN_S:
-            found = self._stacks.diagnosis(reference)
+            found = self._stacks.diagnosis(reference, self._runbooks.all())
             if found is None:
                 return
             self._after[incident.id] = time.monotonic()
