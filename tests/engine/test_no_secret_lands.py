@@ -45,12 +45,18 @@ connections:
   s3: {endpoint: "http://127.0.0.1:9", access_key: k2, secret_key: "env:PW", session_token: "env:PW"}
   schema_registry: {url: "http://127.0.0.1:9", user: k2, password: "env:PW"}
   docker: {url: "tcp://127.0.0.1:9"}
+  redis: {host: 127.0.0.1, port: 9, user: k2, password: "env:PW"}
+  mysql: {host: 127.0.0.1, port: 9, user: k2, password: "env:PW"}
+  ssh: {hosts: {far: {address: 127.0.0.1, port: 9}}, user: k2, password: "env:PW"}
 """
 PRINTS = "import json, os, sys; s = os.environ['PW']; print(s, repr(s), json.dumps(json.dumps([s]))); sys.exit(s)"
 STEPS = f"""\
+- ansible.playbook: {{path: "{{{{ pw }}}}.yaml", variables: {{password: "{{{{ pw }}}}"}}}}
+- dns.resolve: {{name: "{{{{ pw }}}}.invalid"}}
 - duckdb.query: {{sql: "select '{{{{ pw }}}}' from nowhere"}}
 - file.exists: {{path: "/nowhere/{{{{ pw }}}}"}}
 - file.json: {{path: "{{{{ pw }}}}.json"}}
+- grpc.health: {{address: "127.0.0.1:9", name: "{{{{ pw }}}}", metadata: {{x-key: "{{{{ pw }}}}"}}}}
 - grafana.annotate: {{text: "{{{{ pw }}}}"}}
 - host.fill_disk: {{size: 1MiB, name: "{{{{ pw }}}}/x"}}
 - host.ping: {{host: "{{{{ pw }}}}.invalid"}}
@@ -60,6 +66,8 @@ STEPS = f"""\
 - http.post: {{url: "http://127.0.0.1:9/{{{{ pw }}}}", json: {{password: "{{{{ pw }}}}"}}}}
 - http.get: {{url: "http://127.0.0.1:9/", headers: {{X: "{{{{ pw }}}}"}}}}
 - iceberg.rows: {{table: "k2.{{{{ pw }}}}"}}
+- k6.run: {{script: "{{{{ pw }}}}.js", env: {{TOKEN: "{{{{ pw }}}}"}}}}
+- mysql.query: {{sql: "select '{{{{ pw }}}}'"}}
 - metrics.read: {{metric: up, url: "http://{{{{ pw }}}}@127.0.0.1:9/metrics"}}
 - network.links: {{}}
 - notify.email: {{subject: "{{{{ pw }}}}", text: "{{{{ pw }}}}"}}
@@ -67,11 +75,17 @@ STEPS = f"""\
 - notify.webhook: {{json: {{text: "{{{{ pw }}}}"}}}}
 - postgres.query: {{sql: "select '{{{{ pw }}}}'"}}
 - prometheus.query: {{query: "up{{job='{{{{ pw }}}}'}}"}}
+- redis.get: {{name: "{{{{ pw }}}}"}}
 - s3.get: {{bucket: k2, key: "{{{{ pw }}}}"}}
 - schema_registry.schema: {{subject: "{{{{ pw }}}}"}}
 - service.logs: {{service: "{{{{ pw }}}}"}}
 - settings.change: {{service: "{{{{ pw }}}}", env: {{A: "{{{{ pw }}}}"}}}}
 - shell.run: {{command: [python3, -c, {json.dumps(PRINTS)}], env: {{PW: "{{{{ pw }}}}"}}}}
+- shell.probe: {{command: [python3, -c, {json.dumps(PRINTS)}], env: {{PW: "{{{{ pw }}}}"}}}}
+- sql.query: {{sql: "select '{{{{ pw }}}}' from t", files: {{t: "{{{{ pw }}}}.csv"}}}}
+- ssh.run: {{host: far, command: "echo {{{{ pw }}}}", stdin: "{{{{ pw }}}}"}}
+- systemd.unit: {{name: "{{{{ pw }}}}.service"}}
+- tls.certificate: {{address: "127.0.0.1:9", name: "{{{{ pw }}}}"}}
 - shell.run: {{command: ["nowhere", "{{{{ pw }}}}"]}}
 - shell.run: {{command: "echo {{{{ pw }}}}; exit 3"}}
 - storage.hide: {{path: "{{{{ pw }}}}"}}

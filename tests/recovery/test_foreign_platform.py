@@ -47,7 +47,7 @@ services:
 
 @pytest.fixture(scope="module")
 def foreign(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable]:
-    """Runs k2run beside the embedded platform as somebody else's: every service is external, the stream unseen."""
+    """Runs k2run beside the embedded platform as one that others run: every service is external, the stream unseen."""
     folder = tmp_path_factory.mktemp("foreign")
     with ExitStack() as held:
         free = [held.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1] for _ in PORTS]

@@ -131,7 +131,7 @@ class IncidentStore:
         except OSError:
             return []
         found = (self._read(file.name.removesuffix(".jsonl"), file.stat().st_size) for file in files)
-        return [incident for incident in found if incident is not None]
+        return sorted((one for one in found if one is not None), key=lambda one: one.opened.at)
 
     def find(self, reference: str) -> Incident:
         """An incident by its id, a unique part of it, or `last`.

@@ -25,7 +25,7 @@ title: {name} recovers
 stack: {stack}
 alerts: [{{labels: {{alertname: {name}}}, start: {start}, stack: {stack}}}]
 symptoms: [{{name: It is broken, file.exists: {{path: "{stack}"}}}}]
-sections: [{{steps: [{{name: It holds, assert: {{that: {that}}}}}]}}]
+sections: [{{steps: [{{name: Mend it, shell.run: {{command: "true"}}}}, {{name: It holds, assert: {{that: {that}}}}}]}}]
 """
 
 

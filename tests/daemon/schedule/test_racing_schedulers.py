@@ -68,6 +68,7 @@ class Race(Struct, frozen=True):
     kills: int
 
 
+@pytest.mark.alone  # the times of two processes are compared, to half a second
 @pytest.mark.parametrize(
     "race",
     [
