@@ -45,23 +45,41 @@ Mode = Literal["auto", "live", "plain", "json"]
 DEFAULT_STACK = "sandbox"
 
 
-def find_runbook(reference: str) -> Path:
+def find_runbook(reference: str, among: str = "") -> Path:
     """The file of a runbook: a path, or a name under `runbooks/` here or among those that ship.
 
+    Args:
+        reference: The path, the name, or the end of the path: `api-failing`, `recovery/api-failing`.
+        among: The folder that is meant where runbooks in several have the name.
+
     Raises:
-        UsageError: There is none; the message names near ones.
+        UsageError: There is none, and the message names near ones; or there are several.
     """
     path = Path(reference)
     if path.is_file():
         return path
-    shipped = [path for root in runbook_roots() for path in sorted(root.rglob("*.yaml")) if "stacks" not in path.parts]
-    named = [path for path in shipped if reference in {path.stem, path.name}]
-    if named:
-        return named[0]
+    shipped: list[Path] = []
+    for root in runbook_roots():
+        here = [path for path in sorted(root.rglob("*.yaml")) if "stacks" not in path.parts]
+        named = [each for each in here if _is_called(each, path)]
+        meant = [each for each in named if among and each.parent.name == among] or named
+        if len(meant) > 1:
+            names = [each.relative_to(root).with_suffix("").as_posix() for each in meant]
+            hint = f"say which: {', '.join(names)}"
+            raise UsageError(f"{len(meant)} runbooks are called {reference!r}", hint=hint)
+        if meant:
+            return meant[0]
+        shipped += here
     from k2run.language.problems import did_you_mean
 
     hint = did_you_mean(path.stem, [path.stem for path in shipped])
     raise UsageError(f"there is no runbook {reference!r}", hint=hint or "`k2run list` shows those that can be found")
+
+
+def _is_called(path: Path, reference: Path) -> bool:
+    """Whether a path ends as a reference says, with or without its suffix."""
+    length = len(reference.parts)
+    return reference.parts in {path.parts[-length:], path.with_suffix("").parts[-length:]}
 
 
 def runbook_roots() -> list[Path]:

@@ -111,7 +111,7 @@ class Recovery:
 
     def by(self, reference: str) -> int:
         """Recover with one runbook, named by the person; returns the exit code."""
-        runbook = load_runbook(find_runbook(reference), self._catalogue)
+        runbook = load_runbook(find_runbook(reference, among="recovery"), self._catalogue)
         self._require_terminal()
         if runbook.kind is not Kind.RECOVERY:
             raise UsageError(f"{runbook.name} is a {runbook.kind} runbook", hint=f"`k2run run {runbook.name}` runs it")

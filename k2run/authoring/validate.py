@@ -89,6 +89,8 @@ def _named(name: str) -> Path:
         stacks = stack_files(None)
         if name in stacks:
             return stacks[name]
+        if not error.message.startswith("there is no"):
+            raise
         raise UsageError(f"there is no file {name}, and no runbook or stack of that name", hint=error.hint) from None
 
 

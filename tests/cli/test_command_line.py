@@ -183,6 +183,8 @@ def test_malformed_yaml_is_a_problem_with_its_place(k2run: Shell, text: str, sai
         (["history", "--last", "-3"], "--last -3: expected a whole number, 0 or more"),
         (["history", f"--last={10**30}"], "expected a whole number"),
         (["run", "missing.yaml"], "there is no runbook 'missing.yaml'"),
+        (["run", "api-failing"], "say which: recovery/api-failing, scenarios/api-failing"),
+        (["run", "elsewhere/api-failing"], "there is no runbook 'elsewhere/api-failing'"),
         (["resume", "last"], "there is no run 'last'"),
         (["status", "--stack", "nowhere"], "there is no stack 'nowhere'"),
         (["doc", "kafka.lagg"], "did you mean `kafka.lag`?"),
