@@ -76,7 +76,7 @@ def foreign(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["consumer-crash", "high-lag", "broker-restart", "stream-stall", "scenarios/api-failing"])
+@pytest.mark.parametrize("name", ["consumer-crash", "high-lag", "broker-restart", "stream-stall", "api-failing"])
 def test_a_scenario_whose_faults_cannot_be_injected_judges_and_writes_nothing(foreign: Callable, name: str) -> None:
     code, said, home = foreign("run", str(RUNBOOKS / "scenarios" / f"{name}.yaml"), "--stack", "foreign", "--plain")
     assert (code, "NOT APPLICABLE" in said, "PASSED" in said, "FAILED" in said) == (7, True, False, False), said
