@@ -79,8 +79,8 @@ def reason(content: bytes, error: BaseException) -> str:
     named = next((name for mark, name in _WIDE + _HALF if content.startswith(mark)), "")
     if named:
         return f"it is {named}, and JSON is UTF-8"
-    if isinstance(error, UnicodeDecodeError):
-        wrong = _not_utf8(content) or error
+    wrong = _not_utf8(content) or (error if isinstance(error, UnicodeDecodeError) else None)
+    if wrong is not None:  # msgspec 0.22 raises that itself, 0.23 an error without a place
         return f"it is not UTF-8: byte 0x{wrong.object[wrong.start]:02x} at {place(wrong.object, wrong.start)}"
     if isinstance(error, RecursionError):
         return "it is nested too deep"

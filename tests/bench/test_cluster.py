@@ -16,8 +16,6 @@ from k2run.bench.actions import http
 from k2run.errors import Interrupted, Refused, Unreachable
 from k2run.language.quantities import Duration, Rate
 
-pytestmark = pytest.mark.alone
-
 distributed = pytest.importorskip("distributed", reason="the package distributed (extra: dask) is not installed")
 
 

@@ -12,8 +12,6 @@ from k2run.bench.consuming import dealt
 from k2run.errors import AuthorError, Interrupted, Unknown, Unreachable
 from k2run.language.quantities import Size
 
-pytestmark = pytest.mark.alone
-
 MESSAGES = 30_000
 
 

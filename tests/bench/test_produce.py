@@ -20,8 +20,6 @@ from k2run.bench.thresholds import Threshold
 from k2run.errors import AuthorError, Interrupted, Refused, TimedOut, Unknown, Unreachable
 from k2run.language.quantities import Duration, Rate, Size
 
-pytestmark = pytest.mark.alone
-
 ROOT = Path(__file__).resolve().parents[2]
 
 
