@@ -362,7 +362,8 @@ def _verdict(sightings: list[Sighting], share: float) -> Verdict:
         return Verdict.UNSEEN
     if blind:
         return Verdict.CANNOT_SAY
-    return Verdict.MATCHES if share >= ENOUGH else Verdict.RULED_OUT
+    decided = any(one.decisive for one in telling)  # all of them are present here; what supports only weighs
+    return Verdict.MATCHES if decided or share >= ENOUGH else Verdict.RULED_OUT
 
 
 def _dependents(stack: Stack, requires: Sequence[str]) -> int:

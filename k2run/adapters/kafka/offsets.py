@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from k2run.adapters.kafka.client import ANSWER_S, nearest
 from k2run.errors import ActionError, Unknown, Unreachable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+    from concurrent.futures import Future
 
     from confluent_kafka import Consumer, TopicPartition
     from confluent_kafka.admin._listoffsets import OffsetSpec
@@ -21,6 +22,8 @@ UNCOMMITTED = {"isolation.level": "read_uncommitted"}
 """Messages of an open transaction are in the topic, too."""
 
 
+ELECTING_S = (0.1, 0.2, 0.4, 0.8, 1.6)
+"""Pauses before partitions without a leader are asked again."""
 PATIENCE_S = 0.15
 """librdkafka now and then leaves some of many partitions to its next tick, a second later; a new client is faster."""
 
@@ -76,9 +79,27 @@ def spans(link: Link, topic: str) -> dict[int, Span]:
 def _listed(link: Link, topic: str, numbers: Iterable[int], spec: OffsetSpec) -> dict[int, int]:
     from confluent_kafka import TopicPartition
 
-    asked = link.ask(link.admin.list_offsets, {TopicPartition(topic, number): spec for number in numbers})
+    wanted = {TopicPartition(topic, number): spec for number in numbers}
+    asked = link.ask(link.admin.list_offsets, wanted)
+    for pause in ELECTING_S:
+        if not any(_is_electing(answer, link) for answer in asked.values()):
+            break
+        link.deadline.sleep(pause)
+        asked = link.ask(link.admin.list_offsets, wanted)
     doing = f"list the offsets of {topic!r}"
     return {at.partition: link.answer(answer, doing).offset for at, answer in asked.items()}
+
+
+def _is_electing(answer: Future[Any], link: Link) -> bool:
+    """Whether a partition has no leader yet, or another one than the client knows: soon after it was made, or moved."""
+    from confluent_kafka import KafkaError, KafkaException
+
+    try:
+        error = answer.exception(link.deadline.at_most(ANSWER_S))
+    except TimeoutError:
+        return False
+    electing = {KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE}
+    return isinstance(error, KafkaException) and error.args[0].code() in electing
 
 
 def _fetched(link: Link, topic: str, starts: Mapping[int, int]) -> dict[int, int]:
