@@ -89,6 +89,7 @@ print(json.dumps(met.plain() | {"headline": met.headline()}))
 """
 
 
+@pytest.mark.alone  # the generator is held for a moment: nothing else may hold it
 @pytest.mark.parametrize("load", [{"rate": 500}, {"waiting": 500}], ids=["open", "closed"])
 def test_a_generator_that_stood_still_does_not_blame_the_broker(platform, topic, load):
     """Its client could neither write nor hear what the broker had said."""
