@@ -107,11 +107,14 @@ class Look:
 
     def _once(self, step: Step, known: dict[str, Any], given: dict[str, Any]) -> str:
         variables = self._run.variables
-        names = {**variables.names(variables.local(step.vars, **known, **given))}
+        names = variables.names(variables.local(step.vars, **known, **given))
         if step.when is not None and not step.when.evaluate(names):
             return ""
         if step.block:
-            return self.unmet(step.block, {**known, **given})
+            inside = {**known, **given}
+            why = self.unmet(step.block, inside)
+            known.update((name, value) for name, value in inside.items() if name not in given)
+            return why
         waits = step.until is not None and self._changed
         deadline = Deadline(step.timeout or (step.within if waits else None) or LOOK, self._run.stop)
         expectations = (*((step.until,) if step.until else ()), *step.expect)

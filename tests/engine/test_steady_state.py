@@ -50,6 +50,7 @@ NESTED = """
   block:
     - {name: Look at it, service.status: {service: one}, register: seen}
     - {name: It runs, assert: {that: seen.running}}
+- {name: What a block registers stays known, assert: {that: seen.running}}
 """
 ONLY_A_WARNING = """
 - {name: Nice to have, assert: {that: false}, severity: warning}
