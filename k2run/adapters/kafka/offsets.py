@@ -22,8 +22,8 @@ UNCOMMITTED = {"isolation.level": "read_uncommitted"}
 """Messages of an open transaction are in the topic, too."""
 
 
-ELECTING_S = (0.1, 0.2, 0.4, 0.8, 1.6)
-"""Pauses before partitions without a leader are asked again."""
+ELECTION_S = 10.0
+"""How long partitions without a leader are asked again; a busy broker elects those of a large new topic for seconds."""
 PATIENCE_S = 0.15
 """librdkafka now and then leaves some of many partitions to its next tick, a second later; a new client is faster."""
 
@@ -77,17 +77,31 @@ def spans(link: Link, topic: str) -> dict[int, Span]:
 
 
 def _listed(link: Link, topic: str, numbers: Iterable[int], spec: OffsetSpec) -> dict[int, int]:
+    """The offset of each partition. Partitions that are electing a leader are asked again.
+
+    Raises:
+        Unreachable: Some partitions still have no leader after `ELECTION_S`.
+    """
     from confluent_kafka import TopicPartition
 
-    wanted = {TopicPartition(topic, number): spec for number in numbers}
-    asked = link.ask(link.admin.list_offsets, wanted)
-    for pause in ELECTING_S:
-        if not any(_is_electing(answer, link) for answer in asked.values()):
-            break
+    found: dict[int, int] = {}
+    limit, pause = time.monotonic() + link.deadline.at_most(ELECTION_S), 0.1
+    wanted = [TopicPartition(topic, number) for number in numbers]
+    while True:
+        asked = link.ask(link.admin.list_offsets, dict.fromkeys(wanted, spec))
+        electing = [at for at, answer in asked.items() if _is_electing(answer, link)]
+        answered = asked.keys() - set(electing)
+        found |= {at.partition: link.answer(asked[at], f"list the offsets of {topic!r}").offset for at in answered}
+        if not electing:
+            return found
+        if time.monotonic() + pause > limit:
+            first = ", ".join(str(number) for number in sorted(at.partition for at in electing)[:5])
+            raise Unreachable(
+                f"{len(electing)} of the partitions of {topic!r} at {link.kafka.bootstrap} have no leader: {first}",
+                hint="is a broker down? a new topic elects its leaders within seconds",
+            )
         link.deadline.sleep(pause)
-        asked = link.ask(link.admin.list_offsets, wanted)
-    doing = f"list the offsets of {topic!r}"
-    return {at.partition: link.answer(answer, doing).offset for at, answer in asked.items()}
+        wanted, pause = electing, min(2 * pause, 1.0)
 
 
 def _is_electing(answer: Future[Any], link: Link) -> bool:

@@ -1,11 +1,12 @@
 """A scheduler as a process, on a shared ledger: its runs are `sleep`, and every start and end is written to a file.
 
-Started as `python racing_scheduler.py ADDRESS FOLDER NAME`; it works until it is killed.
+Started as `python racing_scheduler.py ADDRESS FOLDER NAME`; it works until it is killed; at SIGTERM its runs end first.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -65,6 +66,7 @@ class Sleepers:
 
     def __init__(self, log: Path) -> None:
         self._log = os.open(log, os.O_CREAT | os.O_APPEND | os.O_WRONLY)
+        self._waiting: list[threading.Thread] = []
 
     def holder(self, stack: str) -> str:  # noqa: ARG002 - the form of every executor
         return ""
@@ -78,8 +80,15 @@ class Sleepers:
             self._write("end", entry, due)
             release()
 
-        threading.Thread(target=wait, daemon=True).start()
+        waiting = threading.Thread(target=wait, daemon=True)
+        waiting.start()
+        self._waiting.append(waiting)
         return Sleep(process, f"{entry.id} {due}")
+
+    def join(self) -> None:
+        """Wait until every run has ended and its stack is free."""
+        for waiting in self._waiting:
+            waiting.join()
 
     def trace(self, record: Record) -> Ending | None:  # noqa: ARG002 - likewise
         return None
@@ -89,13 +98,15 @@ class Sleepers:
 
 
 def main(address: str, folder: str, name: str) -> None:
-    """Work until killed."""
-    scheduler = Scheduler(
-        name, PostgresLedger(address), Sleepers(Path(folder) / "runs.csv"), Calendar(), lambda _: None
-    )
-    while True:
+    """Work until killed or told to end."""
+    ending = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: ending.set())
+    sleepers = Sleepers(Path(folder) / "runs.csv")
+    scheduler = Scheduler(name, PostgresLedger(address), sleepers, Calendar(), lambda _: None)
+    while not ending.is_set():
         scheduler.watch(entries(), datetime.now(UTC))
         time.sleep(0.05)
+    sleepers.join()
 
 
 if __name__ == "__main__":

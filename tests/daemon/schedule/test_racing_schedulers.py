@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PROGRAM = Path(__file__).with_name("racing_scheduler.py")
-ENTRIES, EVERY_S = 6, 1.0
+ENTRIES, EVERY_S, RUN_S = 6, 1.0, 0.15
 SLACK_S = 0.5
 """Seconds between what a scheduler saw and when that was written to the file of starts and ends."""
 
@@ -42,9 +42,17 @@ class Schedulers:
         process.kill()
         process.wait(10)
 
+    def end(self) -> None:
+        """Let every run end, then every scheduler."""
+        for process in self.processes:
+            process.terminate()
+        while self.processes:
+            assert self.processes[0].wait(10) == 0
+            self.processes.pop(0)
+
 
 class Span(Struct, frozen=True):
-    """A run, as the file of starts and ends tells it."""
+    """When a run held its stack, as the file of starts and ends tells it; until it was killed when it has no end."""
 
     stack: str
     began: float
@@ -97,8 +105,7 @@ def test_each_due_time_is_started_once_or_skipped_for_a_true_reason(
         racers.start()
     time.sleep(max(0.0, end - time.time()))
     stopped = datetime.now(UTC)
-    while racers.processes:
-        racers.kill(0)
+    racers.end()
     records = [record for entry in ledger.entries() for record in ledger.records(entry)]
     starts, spans = _runs(tmp_path / "runs.csv")
     due = {record.entry: ledger.since(record.entry, stopped) for record in records}
@@ -113,6 +120,7 @@ def test_each_due_time_is_started_once_or_skipped_for_a_true_reason(
     lost = [record for record in records if _is_started(record) and (record.entry, record.due) not in starts]
     assert len(lost) <= race.kills, f"only one that is killed between its record and its run starts nothing: {lost}"
     assert {(record.entry, record.due) for record in records if _is_started(record)} >= set(starts)
+    spans += [Span(record.stack, at := record.touched.timestamp(), at + RUN_S) for record in lost]
     skipped = [record for record in records if record.state is State.SKIPPED]
     assert [record for record in skipped if not _was_held(record, spans)] == [], "skipped, and nothing held its stack"
 
@@ -138,18 +146,17 @@ def _was_held(record: Record, spans: list[Span]) -> bool:
 
 
 def _runs(path: Path) -> tuple[Counter[tuple[str, datetime]], list[Span]]:
-    starts: dict[tuple[str, datetime], float] = {}
+    spans: dict[tuple[str, datetime], Span] = {}
     counted: Counter[tuple[str, datetime]] = Counter()
-    spans = []
     for line in path.read_text().splitlines():
         what, entry, stack, due, at = line.split(",")
         key = (entry, datetime.fromisoformat(due))
         if what == "start":
-            starts[key] = float(at)
+            spans[key] = Span(stack, float(at), float(at) + RUN_S)
             counted[key] += 1
         else:
-            spans.append(Span(stack, starts[key], float(at)))
-    return counted, spans
+            spans[key] = Span(stack, spans[key].began, float(at))
+    return counted, list(spans.values())
 
 
 def _empty(address: str) -> None:
