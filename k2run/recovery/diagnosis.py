@@ -44,6 +44,15 @@ class Verdict(StrEnum):
     NOT_APPLICABLE = "not_applicable"  # this stack has nothing that could fail so
 
 
+class Word(StrEnum):
+    """A diagnosis in capitals."""
+
+    UNHEALTHY = "UNHEALTHY"
+    CANNOT_SAY = "CANNOT SAY"
+    AS_FAR_AS_SEEN = "HEALTHY AS FAR AS SEEN"
+    HEALTHY = "HEALTHY"
+
+
 class Suspect(Struct, frozen=True, kw_only=True):
     """One recovery runbook and what its symptoms say.
 
@@ -185,14 +194,14 @@ class Diagnosis(Struct, frozen=True, kw_only=True):
         return len(self.not_seen) + len(self.having(Verdict.CANNOT_SAY))
 
     @property
-    def word(self) -> str:
-        """The diagnosis in capitals: UNHEALTHY, CANNOT SAY, HEALTHY AS FAR AS SEEN or HEALTHY."""
+    def word(self) -> Word:
+        """The diagnosis in one word."""
         broken = any(one.broken for one in self.data_path)
         if self.matches or self.ailing or broken:
-            return "UNHEALTHY"
+            return Word.UNHEALTHY
         if not self.healthy:
-            return "CANNOT SAY"
-        return "HEALTHY AS FAR AS SEEN" if self.blind else "HEALTHY"
+            return Word.CANNOT_SAY
+        return Word.AS_FAR_AS_SEEN if self.blind else Word.HEALTHY
 
     @property
     def broken_path(self) -> list[Sighting]:

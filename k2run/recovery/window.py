@@ -6,7 +6,7 @@ import time
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from k2run.recovery.diagnosis import Diagnosis, Flap, Suspect, Verdict, arranged, diagnose
+from k2run.recovery.diagnosis import Diagnosis, Flap, Suspect, Verdict, Word, arranged, diagnose
 from k2run.recovery.symptoms import Presence
 
 if TYPE_CHECKING:
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 PAUSE_S = 0.5
 """Seconds between two looks."""
+BLIND_S = 5.0
+"""Seconds in which a stack that nothing can be said of is looked at again: what has just started shows nothing yet."""
 TWICE = 2
 """Changes between ill and well: a failure that begins or ends changes once, one that flaps changes on."""
 
@@ -48,7 +50,7 @@ def watch(  # noqa: PLR0913 - what `diagnose` needs, and for how long
         Interrupted: It was asked to end.
     """
     for found in watching(runbooks, stack, catalogue, stop, seconds):
-        if until_ill and not found.healthy:
+        if until_ill and found.word is Word.UNHEALTHY:
             break
     return found
 
@@ -63,7 +65,7 @@ def watching(
         stack: What to look at.
         catalogue: The actions of their symptoms.
         stop: Set when the looking is to end.
-        seconds: For how long.
+        seconds: For how long; a last look that cannot say anything is repeated for a few seconds.
 
     Raises:
         Interrupted: It was asked to end.
@@ -75,6 +77,16 @@ def watching(
             stop.wait(PAUSE_S)
         looks.append(diagnose(runbooks, stack, catalogue, stop))
         yield together(looks, round(time.monotonic() - began, 3))
+    patient_until = time.monotonic() + BLIND_S
+    while _is_open(looks[-1]) and time.monotonic() < patient_until:
+        stop.wait(PAUSE_S)
+        looks[-1] = diagnose(runbooks, stack, catalogue, stop)
+        yield together(looks, round(time.monotonic() - began, 3))
+
+
+def _is_open(look: Diagnosis) -> bool:
+    """Whether nothing was found, and something that the stack can show was not seen."""
+    return look.word is Word.CANNOT_SAY and bool(look.having(Verdict.UNSEEN) or look.broken_path)
 
 
 def together(looks: Sequence[Diagnosis], seconds: float) -> Diagnosis:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import signal
 import threading
 import time
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import psutil
 
-from k2run.recovery.diagnosis import diagnose
-from k2run.recovery.window import together, watch
+from k2run.recovery.diagnosis import Word, diagnose
+from k2run.recovery.window import BLIND_S, together, watch
 
 HELD = """\
 - name: It is held
@@ -51,6 +52,41 @@ def test_a_stack_that_is_well_in_every_look_is_healthy(site):
     found = watch([site.symptoms("worker-held", HELD)], site.stack(), site.catalogue, threading.Event(), 1.2)
     assert found.healthy
     assert found.looks > 1
+
+
+LATE = """\
+- name: It answers with an error
+  http.get: {url: 'http://127.0.0.1:PORT/'}
+  expect: result.status >= 500
+"""
+
+
+def test_what_cannot_be_seen_yet_is_looked_at_again(site):
+    """A stack that has just come up: its consumer has no group yet, its API does not listen yet."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), SimpleHTTPRequestHandler, bind_and_activate=False)
+    server.server_bind()
+
+    def come_up() -> None:
+        server.server_activate()
+        server.serve_forever()
+
+    coming = threading.Timer(1.5, come_up)
+    began = time.monotonic()
+    coming.start()
+    runbook = site.symptoms("late", LATE.replace("PORT", str(server.server_port)))
+    found = watch([runbook], site.stack(), site.catalogue, threading.Event(), 0)
+    coming.join(0.1)
+    server.shutdown()
+    server.server_close()
+    assert (found.word, found.looks) == (Word.HEALTHY, 1)
+    assert time.monotonic() - began >= 1.5
+
+
+def test_a_failure_is_named_at_the_first_look_whatever_else_cannot_be_seen(site):
+    site.kill("worker")
+    runbook = site.symptoms("late", LATE.replace("PORT", "1"))
+    found = watch([runbook], site.stack(), site.catalogue, threading.Event(), 0)
+    assert (found.word, found.seconds < BLIND_S) == (Word.UNHEALTHY, True)
 
 
 def test_the_command_names_what_flaps(site):
