@@ -17,15 +17,13 @@ from k2run.adapters.iceberg import queries
 from k2run.adapters.iceberg.catalog import Iceberg, judged, open_table
 from k2run.bench.baseline import NO_RUNS, Baselines, fingerprint
 from k2run.bench.consume import consume
-from k2run.bench.formatting import in_ms
-from k2run.bench.judging import judge
-from k2run.bench.latency import decoded
+from k2run.bench.latency import decoded, in_ms
 from k2run.bench.pace import NONE, TEN_SECONDS, paced
 from k2run.bench.plan import Ask, Outcome, Plan
 from k2run.bench.produce import produce
-from k2run.bench.repeat import repeat
-from k2run.bench.result import Measured
+from k2run.bench.result import Measured, judge
 from k2run.bench.saturation import FIRST, MOST, ONE_SECOND, THREE_SECONDS, Knee, refuse, seek
+from k2run.bench.tally import repeat
 from k2run.bench.thresholds import Threshold
 from k2run.bench.watch import Used, Watch
 from k2run.errors import Refused
@@ -336,7 +334,7 @@ def query(
 def _generate(plan: Plan, processes: int, dask: str, deadline: Deadline) -> tuple[Outcome, int]:
     """What all generators met together, and how many of them died."""
     from k2run.bench.load import generate
-    from k2run.bench.union import merge
+    from k2run.bench.plan import merge
     from k2run.bench.workers import split, together
 
     outcomes, lost = together(generate, split(plan, max(1, processes)), dask, deadline)

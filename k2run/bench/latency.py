@@ -1,4 +1,4 @@
-"""Latencies, kept in a histogram, and the percentiles that so many samples can carry."""
+"""Latencies, kept in a histogram, the percentiles that so many samples can carry, and how people read them."""
 
 from __future__ import annotations
 
@@ -223,3 +223,18 @@ def _empty() -> HdrHistogram:
 
 def _ms(seconds: float) -> float:
     return round(seconds * 1000, 3)
+
+
+def figure(value: float, digits: int = 3) -> str:
+    """A number: `5.12`, `81,200`."""
+    return f"{value:,.{digits}g}" if abs(value) < 10**digits - 0.5 else f"{value:,.0f}"
+
+
+def in_ms(value: float, digits: int = 3) -> str:
+    """Milliseconds: `5.12 ms`, `1,910 ms`."""
+    return f"{figure(value, digits)} ms"
+
+
+def per_second(value: float, digits: int = 3) -> str:
+    """A rate: `3.24/s`, `81,200/s`."""
+    return f"{figure(value, digits)}/s"

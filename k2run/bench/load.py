@@ -18,11 +18,10 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from k2run.adapters.http.tls import trust
-from k2run.bench.arrival import StampedSelector, can_stamp, connected
-from k2run.bench.no_gc import calm
+from k2run.bench.pace import calm
 from k2run.bench.plan import Outcome, Plan
 from k2run.bench.tally import Kind, Tally
-from k2run.bench.wire import Connection
+from k2run.bench.wire import Connection, StampedSelector, can_stamp, connected
 from k2run.errors import Refused, Unreachable
 
 if TYPE_CHECKING:

@@ -14,10 +14,9 @@ from k2run.adapters.kafka.form import refuse_other_form
 from k2run.adapters.kafka.templates import Template, template_of
 from k2run.adapters.kafka.topics import create_topic
 from k2run.bench.baseline import NO_RUNS, Baselines, fingerprint
-from k2run.bench.judging import judge
 from k2run.bench.pace import NONE, TEN_SECONDS, paced
 from k2run.bench.payloads import Payloads
-from k2run.bench.result import SATURATED, Measured
+from k2run.bench.result import SATURATED, Measured, judge
 from k2run.bench.thresholds import Threshold
 from k2run.bench.watch import Used, Watch
 from k2run.errors import AuthorError
@@ -154,8 +153,8 @@ def produce(
         seed: Of what is made up.
         watch: Services whose use of processor and memory is measured, such as the broker.
     """
+    from k2run.bench.plan import merge
     from k2run.bench.producing import Writing, split, write
-    from k2run.bench.union import merge
     from k2run.bench.workers import together
 
     pace = paced(during, iterations, warm_up, deadline, thresholds, rate or 0.0)

@@ -19,8 +19,7 @@ from msgspec import structs
 
 from k2run.adapters.kafka import producer as load
 from k2run.adapters.kafka.client import Kafka, Link, Setting
-from k2run.bench.no_gc import calm
-from k2run.bench.pace import Pace
+from k2run.bench.pace import Pace, calm
 from k2run.bench.payloads import Payloads
 from k2run.bench.tally import TARDY_S, Tally
 from k2run.bench.workers import part_of

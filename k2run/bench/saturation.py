@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from k2run.actions.action import Result
-from k2run.bench.formatting import per_second
-from k2run.bench.latency import QUANTILES, needed
+from k2run.bench.latency import QUANTILES, needed, per_second
 from k2run.errors import Refused, Unknown
 from k2run.language.quantities import Duration, Rate
 

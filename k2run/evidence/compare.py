@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct
 
 from k2run.bench.baseline import NO_RUNS, Baselines, earlier
-from k2run.bench.formatting import figure, in_ms, per_second
+from k2run.bench.latency import figure, in_ms, per_second
 from k2run.bench.regression import RATE, change
 from k2run.evidence.wording import NOT_DONE, Standing, against, points, span
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec import Struct
 
-from k2run.bench.formatting import in_ms, per_second
+from k2run.bench.latency import in_ms, per_second
 from k2run.evidence.report_markdown import code, text
 from k2run.evidence.wording import NOT_MEASURED, count, moment, percent, points, span
 from k2run.language.quantities import Duration

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec import Struct, field
 
-from k2run.bench.formatting import in_ms
-from k2run.bench.latency import counts
+from k2run.bench.latency import counts, in_ms
 from k2run.engine.events import StepFinished, StepStarted, StepTried
 from k2run.evidence.wording import clean
 

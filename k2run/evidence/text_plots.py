@@ -6,7 +6,7 @@ from itertools import pairwise
 from math import log10
 from typing import TYPE_CHECKING
 
-from k2run.bench.formatting import figure, in_ms
+from k2run.bench.latency import figure, in_ms
 from k2run.evidence.trend import sparkline
 from k2run.evidence.wording import clean, count, span
 

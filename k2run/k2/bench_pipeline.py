@@ -13,12 +13,10 @@ from k2run.adapters.kafka import offsets
 from k2run.adapters.kafka.client import Kafka, Link
 from k2run.adapters.kafka.form import refuse_other_form
 from k2run.bench.baseline import NO_RUNS, Baselines, fingerprint
-from k2run.bench.formatting import in_ms
-from k2run.bench.judging import judge
-from k2run.bench.latency import Spread
+from k2run.bench.latency import Spread, in_ms
 from k2run.bench.pace import NONE, paced
 from k2run.bench.produce import id_prefix
-from k2run.bench.result import Measured
+from k2run.bench.result import Measured, judge
 from k2run.bench.thresholds import Threshold
 from k2run.bench.watch import Used, Watch
 from k2run.errors import AuthorError

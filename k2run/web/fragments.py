@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
-from k2run.bench.formatting import figure
+from k2run.bench.latency import figure
 from k2run.evidence.folded_loops import MoreTurns, listed
 from k2run.evidence.html.charts import marks_of, over_time
 from k2run.evidence.measurements import LEAST_POINTS

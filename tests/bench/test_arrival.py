@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from k2run.bench.arrival import StampedSelector, StampedSocket
+from k2run.bench.wire import StampedSelector, StampedSocket
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="only Linux notes when it received something over TCP")
 

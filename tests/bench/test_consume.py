@@ -8,7 +8,7 @@ from k2run.actions.deadline import Deadline
 from k2run.adapters.kafka.client import Kafka
 from k2run.adapters.kafka.offsets import Span
 from k2run.bench.actions import consume, produce
-from k2run.bench.consuming import dealt
+from k2run.bench.consume import dealt
 from k2run.errors import AuthorError, Interrupted, Unknown, Unreachable
 from k2run.language.quantities import Size
 

@@ -9,12 +9,10 @@ import msgspec
 import pytest
 
 from k2run.bench.baseline import MOST, Baselines
-from k2run.bench.judging import judge
 from k2run.bench.latency import Latencies
 from k2run.bench.plan import Outcome as Load
-from k2run.bench.regression import ASSUMED, RATE, Sample, change, drift, sample_of
-from k2run.bench.result import Measured
-from k2run.bench.student import quantile, two_sided
+from k2run.bench.regression import ASSUMED, RATE, Sample, change, drift, quantile, sample_of, two_sided
+from k2run.bench.result import Measured, judge
 from k2run.bench.thresholds import Threshold
 from k2run.engine.events import Outcome, RunFinished, RunStarted, StepFinished
 from k2run.engine.journal import JOURNAL, read_journal

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from k2run.bench.formatting import figure, in_ms, per_second
+from k2run.bench.latency import figure, in_ms, per_second
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,8 @@ import pytest
 from k2run.actions.deadline import Deadline
 from k2run.bench.actions import http
 from k2run.bench.latency import Latencies
-from k2run.bench.plan import Outcome
+from k2run.bench.plan import Outcome, merge
 from k2run.bench.result import Measured
-from k2run.bench.union import merge
 from k2run.errors import Refused
 from k2run.language.quantities import Duration, Rate
 
@@ -192,7 +191,7 @@ def test_shares_that_did_not_overlap_are_no_rate():
 
 def test_a_load_that_lost_a_generator_is_not_green(serve, tmp_path, nothing):
     from k2run.bench.baseline import NO_RUNS
-    from k2run.bench.judging import judge
+    from k2run.bench.result import judge
 
     with serve("--delay", "1") as server:
         met = http(nothing, Deadline(30), url=server.url, iterations=50)
