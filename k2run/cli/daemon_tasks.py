@@ -48,7 +48,7 @@ def schedule(
 ) -> None:
     """Start runbooks when their `schedule` is due."""
     from k2run.daemon.schedule.daemon import keep_schedule
-    from k2run.daemon.schedule.schedule_list import list_schedule
+    from k2run.daemon.schedule.entries import list_schedule
 
     if list or json:
         list_schedule(runbook, calendar=calendar, json=json)
@@ -72,7 +72,7 @@ def incidents(
     json: bool = False,
 ) -> None:
     """Show the incidents that alerts have opened, or approve or decline the recovery that one proposes."""
-    from k2run.daemon.alerts.incident_list import approve_incident, decline_incident, show_incidents
+    from k2run.daemon.alerts.messages import approve_incident, decline_incident, show_incidents
 
     if approve:
         approve_incident(approve)
@@ -85,7 +85,7 @@ def incidents(
 @command()
 def metrics(c: Context) -> None:
     """Print the metrics of k2run itself, as `k2run serve` shows them at /metrics."""
-    from k2run.daemon.telemetry.exposition import Exposition
+    from k2run.daemon.metrics import Exposition
     from k2run.engine.store import Store
 
     print(Exposition(Store()).text().decode(), end="")

@@ -9,7 +9,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from k2run.daemon.alerts.incident_events import (
+from k2run.daemon.alerts.incident import (
     Alerted,
     AnyEntry,
     Approved,

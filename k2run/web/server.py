@@ -12,7 +12,7 @@ from k2run.daemon.alerts.hook_secret import hooks_secret
 from k2run.daemon.alerts.hooks import hook_routes
 from k2run.daemon.alerts.messages import open_messages
 from k2run.daemon.alerts.worker import Worker
-from k2run.daemon.telemetry.exposition import metrics_routes
+from k2run.daemon.metrics import metrics_routes
 from k2run.engine.store import Store
 from k2run.errors import OperatorError, UsageError
 from k2run.web.app import LOOPBACK, create_app

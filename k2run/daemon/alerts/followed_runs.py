@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from k2run.app.abort import process_of
 from k2run.app.detached import Order, last_words, start_detached
-from k2run.daemon.alerts.incident_events import Began, Closed, Ended, Ordered, PutOff
+from k2run.daemon.alerts.incident import Began, Closed, Ended, Ordered, PutOff
 from k2run.engine.events import ClockStopped, StepFinished
 from k2run.engine.journal import ends_of, read_journal
 from k2run.evidence.wording import span
@@ -19,8 +19,7 @@ if TYPE_CHECKING:
     import subprocess
     from collections.abc import Iterable
 
-    from k2run.daemon.alerts.incident import Incident
-    from k2run.daemon.alerts.incident_events import Chosen
+    from k2run.daemon.alerts.incident import Chosen, Incident
     from k2run.daemon.alerts.store import IncidentStore
     from k2run.engine.events import AnyEvent, RunFinished, RunStarted
     from k2run.engine.store import Store

@@ -13,7 +13,7 @@ from msgspec import Struct
 from k2run.actions.catalogue import Catalogue
 from k2run.app.diagnose import evidence_of, lines_of
 from k2run.app.launch import open_stack
-from k2run.daemon.alerts.incident_events import Diagnosed
+from k2run.daemon.alerts.incident import Diagnosed
 from k2run.engine.events import FaultStruck
 from k2run.engine.journal import ends_of, read_journal
 from k2run.engine.store import began, holder

@@ -14,8 +14,18 @@ from typing import TYPE_CHECKING
 import msgspec
 from msgspec.structs import replace
 
-from k2run.daemon.alerts.incident import Incident, incident_of
-from k2run.daemon.alerts.incident_events import Alerted, AnyEntry, Approved, Closed, Declined, Opened, Ordered, Resolved
+from k2run.daemon.alerts.incident import (
+    Alerted,
+    AnyEntry,
+    Approved,
+    Closed,
+    Declined,
+    Incident,
+    Opened,
+    Ordered,
+    Resolved,
+    incident_of,
+)
 from k2run.errors import JournalLost, UsageError
 
 if TYPE_CHECKING:

@@ -101,7 +101,7 @@ def follow(store: Store, folder: Path) -> None:
         if moment is not None:
             outbox.put(moment)
     if _exported():
-        from k2run.daemon.telemetry.spans import export_spans
+        from k2run.daemon.spans import export_spans
 
         export_spans(events)
     outbox.close()

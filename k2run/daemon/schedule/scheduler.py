@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 from msgspec import Struct
 from msgspec.structs import replace
 
-from k2run.daemon.schedule.due import is_quiet
+from k2run.daemon.schedule.calendar import is_quiet
 from k2run.daemon.schedule.ledger import LEASE, Record, State
 from k2run.language.model import WhenLocked
 from k2run.language.quantities import Duration

@@ -11,7 +11,7 @@ import pytest
 
 from k2run.daemon.alerts.delivery import read_alertmanager, read_plain
 from k2run.daemon.alerts.hook_secret import bears, hooks_secret, signature_of, signed
-from k2run.daemon.alerts.incident_events import Diagnosed
+from k2run.daemon.alerts.incident import Diagnosed
 from k2run.daemon.alerts.store import IncidentStore
 from k2run.daemon.alerts.worker import Worker
 from k2run.errors import OperatorError, UsageError

@@ -8,8 +8,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from k2run.daemon.schedule.calendar import Calendar, read_calendar
-from k2run.daemon.schedule.due import due_times, is_quiet, start_time
+from k2run.daemon.schedule.calendar import Calendar, due_times, is_quiet, read_calendar, start_time
 from k2run.errors import UsageError
 from k2run.language.cron import parse_cron
 from k2run.language.model import Schedule

@@ -90,7 +90,7 @@ def test_each_due_time_is_started_once_or_skipped_for_a_true_reason(
     racers: Schedulers, database: str, tmp_path: Path, race: Race
 ) -> None:
     """Six schedules, each due every second: 300 due times and more in 52 s."""
-    from k2run.daemon.schedule.shared_ledger import PostgresLedger
+    from k2run.daemon.schedule.ledger import PostgresLedger
 
     ledger = PostgresLedger(database)
     _empty(database)

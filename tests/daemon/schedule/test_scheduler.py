@@ -171,7 +171,7 @@ def ledgers(request: pytest.FixtureRequest, tmp_path: Path) -> list[Ledger]:
     """Two schedulers' views of one ledger."""
     if request.param == "files":
         return [FileLedger(tmp_path / "schedule") for _ in range(2)]
-    from k2run.daemon.schedule.shared_ledger import PostgresLedger
+    from k2run.daemon.schedule.ledger import PostgresLedger
 
     address = request.getfixturevalue("database")
     return [PostgresLedger(address) for _ in range(2)]

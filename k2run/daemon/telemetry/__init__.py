@@ -1,1 +1,0 @@
-"""k2run seen from outside: metrics of its runs for Prometheus, and spans for OpenTelemetry."""
