@@ -17,7 +17,7 @@ from k2run.daemon.metrics import Exposition, metrics_routes
 from k2run.engine.events import Outcome, RunFinished, RunStarted
 from k2run.engine.store import Store
 
-ROOT = Path(__file__).parent.parent.parent.parent
+ROOT = Path(__file__).parent.parent.parent
 JOURNALS = ROOT / "tests" / "evidence" / "journals"
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 pytest.importorskip("opentelemetry.sdk", reason="the extra `otel` is not installed")
-JOURNALS = Path(__file__).parent.parent.parent / "evidence" / "journals"
+JOURNALS = Path(__file__).parent.parent / "evidence" / "journals"
 
 
 @pytest.fixture

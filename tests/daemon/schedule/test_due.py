@@ -10,9 +10,9 @@ import pytest
 
 from k2run.daemon.schedule.calendar import Calendar, due_times, is_quiet, read_calendar, start_time
 from k2run.errors import UsageError
-from k2run.language.cron import parse_cron
 from k2run.language.model import Schedule
 from k2run.language.quantities import Duration
+from k2run.language.triggers import parse_cron
 
 if TYPE_CHECKING:
     from pathlib import Path
