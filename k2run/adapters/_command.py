@@ -14,7 +14,7 @@ from msgspec import Struct, field
 
 from k2run.actions.action import Result
 from k2run.errors import Unknown
-from k2run.language.unknowns import gap
+from k2run.language.expressions import gap
 from k2run.signals import has_terminal
 
 if TYPE_CHECKING:

@@ -26,8 +26,7 @@ from k2run.errors import (
     Unknown,
 )
 from k2run.language.expressions import Template
-from k2run.language.scope import NoValue
-from k2run.language.syntax import ITEM, METHODS
+from k2run.language.syntax import ITEM, METHODS, NoValue
 from k2run.language.vocabulary import ONLY_LOOKS, SET
 
 if TYPE_CHECKING:

@@ -33,7 +33,7 @@ from k2run.errors import (
     UsageError,
 )
 from k2run.language.expressions import is_fixed, names_in, render
-from k2run.language.scope import NoValue
+from k2run.language.syntax import NoValue
 from k2run.language.vocabulary import ASSERT, HARMS, RUN, SET
 
 if TYPE_CHECKING:

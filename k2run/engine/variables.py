@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from k2run.language.expressions import Template, calls, render
 from k2run.language.quantities import quantified
-from k2run.language.scope import ABSENT, NoValue
+from k2run.language.syntax import ABSENT, NoValue
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping

@@ -12,15 +12,14 @@ import msgspec
 from msgspec import Struct
 
 from k2run.language.json_schema import JsonSchema, WrongSchema, read_schema_file
-from k2run.language.phrases import of_type, of_value
-from k2run.language.problems import did_you_mean
+from k2run.language.problems import did_you_mean, of_type, of_value
 from k2run.language.quantities import QUANTITIES, Duration, Misread, Notation, decode_quantity, encode_quantity
 from k2run.language.vocabulary import ASSERT, SET, WAIT
 
 if TYPE_CHECKING:
     from k2run.language.document import Trail
     from k2run.language.reading import Reading
-    from k2run.language.scope import Scope
+    from k2run.language.syntax import Scope
     from k2run.language.vocabulary import ActionForm
 
 _AT = re.compile(r"(.*?)(?: - at `\$(.*)`)?$", re.DOTALL)

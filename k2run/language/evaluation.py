@@ -21,8 +21,7 @@ from k2run.language.parser import parse, read_expression
 from k2run.language.problems import did_you_mean
 from k2run.language.quantities import UnitMismatch
 from k2run.language.sandbox import FUNCTIONS, Missing, environment
-from k2run.language.scope import ABSENT
-from k2run.language.syntax import ITEM
+from k2run.language.syntax import ABSENT, ITEM
 from k2run.language.units import contained, equal
 
 if TYPE_CHECKING:

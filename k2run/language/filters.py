@@ -1,27 +1,27 @@
-"""The filters and tests that operators need beside Jinja2's; none of them turns an absent or wrong value into zero."""
+"""The filters and tests that operators need beside Jinja2's, with regular expressions that cannot run for ever."""
 
 from __future__ import annotations
 
 import json
 import math
+import re
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import msgspec
 from jinja2 import pass_environment
 from jinja2.filters import make_attrgetter
 
 from k2run.language.budget import spend
-from k2run.language.patterns import matches, search
-from k2run.language.phrases import true_or_false
+from k2run.language.problems import true_or_false
 from k2run.language.quantities import Duration, Rate, Size, UnitMismatch, encode_quantity
 from k2run.language.units import TYPES, Unit, as_unit, unit_of
 
 MAX_TEXT = 1_000_000
 """The most characters that `replace` may make."""
-
 _SECONDS_PER_UNIT = ((1e17, 1e9), (1e14, 1e6), (1e11, 1e3))
 """Above this an epoch is in nano-, micro-, milliseconds."""
 _MAGNITUDES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
@@ -180,6 +180,132 @@ def _number(value: Any) -> float:
     if math.isnan(value):
         raise ValueError("nan is not a number: no comparison with it means anything")
     return float(value)
+
+
+MAX_PATTERN = 500
+MAX_SEARCHED = 1_000_000
+"""Characters of text that may be searched."""
+MAX_STEPS = 200_000_000
+"""Positions that the matcher may have to try in the worst case; about half a second."""
+_REPEATS = ("MAX_REPEAT", "MIN_REPEAT", "POSSESSIVE_REPEAT")
+MANY = 64
+"""A repeat that may go further than this counts as open."""
+
+
+class _Cost(NamedTuple):
+    """What makes a pattern slow.
+
+    Attributes:
+        repeats: Open repeats (`*`, `+`).
+        ways: In how many ways its choices and its other repeats can be taken.
+    """
+
+    repeats: int = 0
+    ways: int = 1
+
+    def then(self, other: _Cost) -> _Cost:
+        """Of both, one after the other."""
+        return _Cost(self.repeats + other.repeats, self.ways * other.ways)
+
+    def times(self, count: int) -> _Cost:
+        """Of as many in a row; what is too much anyway is counted no further."""
+        return _Cost(min(self.repeats * count, MAX_PATTERN), min(min(self.ways, MAX_STEPS + 1) ** count, MAX_STEPS + 1))
+
+    def steps(self, length: int, *, anywhere: bool) -> int:
+        """The positions to be tried in a text of that many characters."""
+        ends = self.repeats + anywhere
+        return math.comb(length + ends, ends) * self.ways
+
+
+def search(text: Any, pattern: str) -> bool:
+    """Whether the pattern occurs anywhere in the text."""
+    return _checked(pattern, text, anywhere=True).search(text) is not None
+
+
+def matches(text: Any, pattern: str) -> bool:
+    """Whether the pattern matches the whole text."""
+    return _checked(pattern, text, anywhere=False).fullmatch(text) is not None
+
+
+def _checked(pattern: str, text: Any, *, anywhere: bool) -> re.Pattern[str]:
+    if not isinstance(text, str):
+        msg = f"a pattern is matched against a text, not {type(text).__name__}"
+        raise TypeError(msg)
+    compiled, cost, within_lines = _compiled(pattern)
+    lengths = map(len, text.split("\n")) if within_lines else [len(text)]
+    steps = len(text) + sum(cost.steps(length, anywhere=anywhere) for length in lengths)
+    if len(text) > MAX_SEARCHED or steps > MAX_STEPS:
+        msg = f"{len(text):,} characters are too many for this pattern: fewer `*`, `+`, `?` and `|` take longer texts"
+        raise ValueError(msg)
+    spend(min(steps, len(text)) + steps // 20)
+    return compiled
+
+
+@lru_cache(maxsize=256)
+def _compiled(pattern: str) -> tuple[re.Pattern[str], _Cost, bool]:
+    """The pattern, its cost, and whether nothing that it repeats goes on beyond a line."""
+    if len(pattern) > MAX_PATTERN:
+        msg = f"a pattern has at most {MAX_PATTERN} characters"
+        raise ValueError(msg)
+    try:
+        compiled = re.compile(pattern)
+        tree = re._parser.parse(pattern)  # type: ignore[attr-defined] # noqa: SLF001 - the only parser of patterns there is
+        return compiled, _cost(tree), "(?" not in pattern and _only_dots(tree)
+    except (re.error, OverflowError, RecursionError) as error:
+        msg = f"not a pattern: {error}"
+        raise ValueError(msg) from error
+
+
+def _only_dots(tree: Any) -> bool:
+    """Whether `.` is all that is repeated, and no group or choice is there."""
+    for operator, argument in tree:
+        name = str(operator)
+        if name in _REPEATS and [str(part[0]) for part in argument[2]] != ["ANY"]:
+            return False
+        if name not in {*_REPEATS, "LITERAL", "NOT_LITERAL", "ANY", "IN", "AT"}:
+            return False
+    return True
+
+
+def _cost(tree: Any, *, within: bool = False) -> _Cost:
+    """What a pattern costs.
+
+    Raises:
+        ValueError: A repeat stands inside another, or around a choice: the time to match could double with every
+            character.
+    """
+    cost = _Cost()
+    for operator, argument in tree:
+        name = str(operator)
+        if name in _REPEATS:
+            cost = cost.then(_repeat(*argument, within=within))
+        elif name == "BRANCH":
+            if within:
+                msg = "a choice inside a repeat may never end: simplify the pattern"
+                raise ValueError(msg)
+            branches = [_cost(branch) for branch in argument[1]]
+            ways = sum(branch.ways for branch in branches)
+            cost = cost.then(_Cost(max(branch.repeats for branch in branches), ways))
+        elif name == "GROUPREF_EXISTS":
+            for branch in filter(None, argument[1:]):
+                cost = cost.then(_cost(branch, within=within))
+        elif name in ("SUBPATTERN", "ATOMIC_GROUP", "ASSERT", "ASSERT_NOT"):
+            cost = cost.then(_cost(argument if name == "ATOMIC_GROUP" else argument[-1], within=within))
+        elif name == "GROUPREF" and within:
+            msg = "a back reference inside a repeat may never end: simplify the pattern"
+            raise ValueError(msg)
+    return cost
+
+
+def _repeat(least: int, most: int, repeated: Any, *, within: bool) -> _Cost:
+    is_open = int(most) > MANY
+    if within and (is_open or least != most):
+        msg = "a repeat inside a repeat may never end: simplify the pattern"
+        raise ValueError(msg)
+    inner = _cost(repeated, within=within or is_open)
+    if is_open:
+        return inner.then(_Cost(1))
+    return inner.times(int(most)).then(_Cost(0, int(most) - int(least) + 1))
 
 
 FILTERS: dict[str, Any] = {

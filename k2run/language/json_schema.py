@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from k2run.language.phrases import of_value
-from k2run.language.problems import did_you_mean
+from k2run.language.problems import did_you_mean, of_value
 from k2run.language.quantities import Misread, Notation
 
 if TYPE_CHECKING:

@@ -11,8 +11,7 @@ import msgspec
 from k2run.errors import K2runError, RunbookInvalid
 from k2run.language.expressions import Template, is_fixed
 from k2run.language.inputs import input_value
-from k2run.language.phrases import of_value
-from k2run.language.problems import did_you_mean
+from k2run.language.problems import did_you_mean, of_value
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

@@ -9,21 +9,20 @@ from msgspec import defstruct
 from k2run.language.arguments import read_arguments
 from k2run.language.expressions import is_fixed
 from k2run.language.keywords import BLOCK as BLOCK_PLACE
-from k2run.language.keywords import KEYWORDS, needed, place_of, refused
+from k2run.language.keywords import KEYWORDS, check_delegate, needed, place_of, refused
 from k2run.language.model import Step
-from k2run.language.placement import check_delegate
 from k2run.language.problems import did_you_mean
 from k2run.language.references import check_inputs, result_of
-from k2run.language.scope import Scope
+from k2run.language.syntax import Scope
 from k2run.language.vocabulary import SET, WORDS, ActionForm
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from k2run.language.document import Trail
+    from k2run.language.inputs import PointsReader
     from k2run.language.reading import Reading
     from k2run.language.references import References
-    from k2run.language.scoring import PointsReader
 
 BLOCK = ("block", "rescue", "always")
 _WITH_RESULT = ("expect", "until", "failed_when", "figures", "points")

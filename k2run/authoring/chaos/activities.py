@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote_plus
 
-from k2run.language.patterns import search
+from k2run.language.filters import search
 
 if TYPE_CHECKING:
     from k2run.authoring.chaos.values import Notes, Texts

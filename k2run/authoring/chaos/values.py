@@ -7,8 +7,7 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from k2run.language.scope import RESERVED
-from k2run.language.syntax import FUNCTIONS
+from k2run.language.syntax import FUNCTIONS, RESERVED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -13,9 +13,8 @@ from apscheduler.triggers.interval import IntervalTrigger
 from msgspec import Struct
 
 from k2run.errors import UsageError
-from k2run.language.cron import DAYS, Cron, parse_cron
 from k2run.language.document import read_file
-from k2run.language.triggers import parse_at, parse_quiet, parse_zone
+from k2run.language.triggers import DAYS, Cron, parse_at, parse_cron, parse_quiet, parse_zone
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
