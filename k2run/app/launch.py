@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
     from k2run.actions.person import Person
     from k2run.engine.events import RunFinished
-    from k2run.engine.guide import Guide
     from k2run.engine.journal import Observer
+    from k2run.engine.prompts import Guide
     from k2run.stack.stack import Stack
     from k2run.terminal import Face
 

@@ -19,9 +19,8 @@ from k2run.engine.events import (
     Scored,
     StepFinished,
 )
-from k2run.engine.outcomes import NOT_APPLICABLE_CODE, nothing_judged, satisfied, went_wrong
+from k2run.engine.outcomes import NOT_APPLICABLE_CODE, compute, latest, nothing_judged, satisfied, went_wrong
 from k2run.engine.outline import BEFORE, LEFT_OUT
-from k2run.engine.score import compute, latest
 from k2run.errors import ExpressionFailed, Interrupted, JournalLost, K2runError
 from k2run.language.model import Kind
 from k2run.language.quantities import Duration

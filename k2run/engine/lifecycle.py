@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import k2run
 from k2run.actions.deadline import Deadline
-from k2run.engine.delegates import Delegates
-from k2run.engine.dispatch import Caller, message_of
+from k2run.engine.dispatch import Caller, Delegates, message_of
 from k2run.engine.dry_run import judge_trial
 from k2run.engine.events import Noted, Outcome, RunFinished, RunResumed, RunStarted, StackChanged
 from k2run.engine.execution import Execution
@@ -21,11 +20,10 @@ from k2run.engine.journal import Journal, read_journal
 from k2run.engine.judge import judge_run
 from k2run.engine.masking import Sources
 from k2run.engine.nested import run_runbook
-from k2run.engine.outcomes import NOT_APPLICABLE_CODE
+from k2run.engine.outcomes import NOT_APPLICABLE_CODE, latest
 from k2run.engine.outline import bands, categories, outline
 from k2run.engine.prompts import Recorded
 from k2run.engine.replay import own_services, past_of, started
-from k2run.engine.score import latest
 from k2run.engine.sections import SectionRunner
 from k2run.engine.undo import UndoStack, pending_undos
 from k2run.engine.variables import Variables
@@ -154,7 +152,7 @@ def _begin(
     )
     variables.enter(runbook.vars, lambda name, value: execution.keep(f"vars.{name}", value))
     if request.guide is not None:
-        from k2run.engine.guide import Guided
+        from k2run.engine.prompts import Guided
 
         execution.guided = Guided(request.guide, execution)
     if runbook.kind is Kind.RECOVERY:

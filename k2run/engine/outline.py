@@ -1,21 +1,21 @@
-"""The steps of a runbook: which there are, and which of them a run selects."""
+"""The steps of a runbook: which there are, which of them a run selects, and which depend on one another."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from k2run.actions.action import Blast, Effect
 from k2run.engine.events import OutlineBand, OutlineCategory, OutlineSection, OutlineStep
 from k2run.errors import UsageError
-from k2run.language.model import Kind
+from k2run.language.model import Kind, Severity
 from k2run.language.problems import did_you_mean
-from k2run.language.vocabulary import RUN, SET
+from k2run.language.vocabulary import HARMS, RUN, SET
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from k2run.engine.execution import Execution, Options
     from k2run.language.model import Runbook, Section, Step
-
 
 STEADY_BEFORE, STEADY_AFTER, ALWAYS = "steady_state", "steady_state_after", "always"
 """Paths of the sections that a runbook has beside its own."""
@@ -175,3 +175,45 @@ def _tags_within(step: Step, runbook: Runbook) -> Iterator[frozenset[str]]:
             for inner in section.steps:
                 yield inner.tags
                 yield from _tags_within(inner, book or runbook)
+
+
+_NO_EXPERIMENT = frozenset({STEADY_BEFORE, STEADY_AFTER, ALWAYS})
+
+
+def is_built_on(step: Step, section: Section, runbook: Runbook) -> bool:
+    """Whether the steps after this one depend on what it does to the stack.
+
+    They do on every fault, and on every change that is part of an experiment: in a scenario, in a recovery, and beside
+    a fault in the same section. A step that is not critical, or whose failure is ignored, is one to do without.
+
+    Args:
+        step: The step; a block when one of its steps is such.
+        section: Where it is.
+        runbook: Whose section that is.
+    """
+    if section.path in _NO_EXPERIMENT or step.ignore_failure or step.severity is not Severity.CRITICAL:
+        return False
+    if step.block:
+        return any(is_built_on(inner, section, runbook) for inner in step.block)
+    return step.effect in HARMS or (step.effect is Effect.CHANGES and _is_experiment(section, runbook))
+
+
+def is_proof(step: Step, section: str, run: Execution) -> bool:
+    """Whether a step writes a probe, to prove a recovery: that changes data, and repairs nothing.
+
+    Args:
+        step: The step.
+        section: Path of its section.
+        run: The run.
+    """
+    if run.runbook.kind is not Kind.RECOVERY or step.effect is not Effect.CHANGES:
+        return False
+    proves = any(each.path == section and each.clock == "rto" for each in run.runbook.sections)
+    action = run.caller.catalogue.find(step.action) if proves else None
+    return action is not None and action.blast is Blast.DATA
+
+
+def _is_experiment(section: Section, runbook: Runbook) -> bool:
+    if runbook.kind in {Kind.SCENARIO, Kind.RECOVERY}:
+        return True
+    return any(step.effect is Effect.BREAKS for step in steps_within(section.steps))

@@ -7,26 +7,30 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct, field
 
-from k2run.actions.action import Blast
+from k2run.actions.action import Blast, Effect
 from k2run.actions.catalogue import Catalogue
-from k2run.engine.approval import check_approved
-from k2run.engine.delegates import check_delegates
+from k2run.actions.deadline import Deadline
+from k2run.engine.dispatch import check_delegates
+from k2run.engine.events import Outcome
 from k2run.engine.execution import Execution, Options
 from k2run.engine.interrupts import StopRequest
-from k2run.engine.outline import all_steps, check_tags, steps_before
+from k2run.engine.outline import all_steps, check_tags, steps_before, steps_within
 from k2run.engine.prompts import Nobody
-from k2run.engine.protection import check_protected
+from k2run.engine.step_record import Attempt
 from k2run.errors import Protected, UsageError
 from k2run.language.problems import did_you_mean
+from k2run.language.vocabulary import HARMS
 
 if TYPE_CHECKING:
-    from k2run.actions.person import Person
-    from k2run.engine.guide import Guide
-    from k2run.engine.journal import Observer
-    from k2run.engine.store import Store
-    from k2run.language.model import Runbook
-    from k2run.stack.stack import Stack
+    from collections.abc import Iterable
 
+    from k2run.actions.person import Person
+    from k2run.engine.journal import Observer
+    from k2run.engine.prompts import Guide
+    from k2run.engine.step_record import Turn
+    from k2run.engine.store import Store
+    from k2run.language.model import Runbook, Step
+    from k2run.stack.stack import Stack
 
 Inside = Callable[[Execution, StopRequest], None]
 
@@ -90,3 +94,77 @@ def check_blast(runbook: Runbook, catalogue: Catalogue, most: str) -> None:
                 f"{step.place}: {step.action} reaches the {action.blast}; this run may reach no further than {most}",
                 hint="`--skip-tags` leaves steps out; a stack that may be broken, such as the sandbox, needs no limit",
             )
+
+
+YES, NO = "yes", "no"
+PATIENCE_S = 3600.0
+"""Seconds that an approval is waited for; nothing was destroyed, so there is no hurry."""
+
+
+def check_approved(runbook: Runbook, options: Options) -> None:
+    """Refuse an unattended run with destructive steps that are not approved.
+
+    Raises:
+        UsageError: There are such steps; the message names the first.
+    """
+    if options.attended or options.yes or options.check:
+        return
+    for step in all_steps(runbook):
+        if needs_approval(step):
+            raise UsageError(
+                f"{step.place}: {step.action or 'the block'} needs approval, and there is no operator to give it",
+                hint="give it with --yes, or say `approve: false` on the step",
+            )
+
+
+def needs_approval(step: Step) -> bool:
+    """Whether a step needs approval: as it says, else when its action destroys something."""
+    return step.effect is Effect.DESTROYS if step.approve is None else step.approve
+
+
+def refusal(turn: Turn) -> Attempt | None:
+    """Ask for the approval of a step that needs one; how the step ends when it is not given, else None.
+
+    Raises:
+        Interrupted: The run was asked to end.
+    """
+    run = turn.run
+    question = f"{turn.name}: {turn.step.action} is to be done on {run.stack.name}. Go on?"
+    deadline = Deadline(PATIENCE_S, run.stop)
+    answer = run.caller.person(turn.path).ask(question, choices=[YES, NO], default=None, deadline=deadline)
+    if answer is not None and answer.text == YES:
+        return None
+    if answer is None:
+        return Attempt(outcome=Outcome.NOT_CONFIRMED, message="not approved by an operator")
+    return Attempt().failing(f"not approved by {answer.by or 'the person asked'}")
+
+
+def check_protected(steps: Iterable[Step], runbook: Runbook, stack: Stack, catalogue: Catalogue) -> None:
+    """Refuse steps, and those inside of them, that a stack is protected from.
+
+    Args:
+        steps: What is to be done there.
+        runbook: Whose steps they are; the stack may allow it by its name.
+        stack: Where.
+        catalogue: Where their actions are found.
+
+    Raises:
+        Protected: One breaks or destroys something there, or changes its data.
+    """
+    if not stack.protected or runbook.name in stack.allow:
+        return
+    for step in steps_within(list(steps)):
+        does = _harm(step, catalogue)
+        if does:
+            raise Protected(
+                f"{step.place}: {step.action} {does}; the stack {stack.name!r} is protected",
+                hint="run it on a stack that may be changed, such as the sandbox; its owner says what may run here",
+            )
+
+
+def _harm(step: Step, catalogue: Catalogue) -> str:
+    """What a step does that a stack is protected from; empty for any other."""
+    if step.effect in HARMS:
+        return f"{step.effect} something"
+    action = catalogue.find(step.action) if step.effect is Effect.CHANGES else None
+    return "changes data" if action is not None and action.blast is Blast.DATA else ""

@@ -10,10 +10,9 @@ from msgspec import Struct
 from msgspec.structs import asdict, replace
 
 from k2run.actions.action import Judged, Result
-from k2run.engine.dependence import is_proof
 from k2run.engine.events import Bound, Objected, Outcome, StepFinished, StepStarted
 from k2run.engine.outcomes import satisfied
-from k2run.engine.outline import names_given
+from k2run.engine.outline import is_proof, names_given
 from k2run.errors import (
     ExpressionFailed,
     Inapplicable,

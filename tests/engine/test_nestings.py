@@ -21,8 +21,8 @@ from k2run.engine.events import (
     StepFinished,
     StepStarted,
 )
+from k2run.engine.outcomes import latest
 from k2run.engine.run import resume
-from k2run.engine.score import latest
 
 if TYPE_CHECKING:
     from conftest import Bench

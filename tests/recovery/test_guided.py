@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from k2run.app.guided import GuidedFace, TerminalGuide
 from k2run.engine.events import Noted, Outcome, StepFinished
-from k2run.engine.guide import Decision, Guide, Move, Planned
+from k2run.engine.prompts import Decision, Guide, Move, Planned
 from k2run.engine.run import run
 from k2run.recovery.repairs import Repairs
 
