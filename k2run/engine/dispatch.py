@@ -15,11 +15,9 @@ from k2run.actions.connection import Connection
 from k2run.actions.deadline import Deadline
 from k2run.actions.excerpt import beginning
 from k2run.actions.person import Person
-from k2run.engine.outline import all_steps
-from k2run.errors import AuthorError, Interrupted, K2runError, NotApplicable, TimedOut, Unreachable, UsageError
+from k2run.errors import AuthorError, Interrupted, K2runError, NotApplicable, TimedOut, Unreachable
 from k2run.language.arguments import as_declared
 from k2run.language.quantities import decode_quantity
-from k2run.language.vocabulary import HARMS
 from k2run.stack.services import Services
 from k2run.stack.stack import load_stack
 
@@ -333,23 +331,6 @@ def _host(written: str) -> str:
         return written
     parts = urlsplit(written)
     return parts.netloc.rpartition("@")[2] or f"/{parts.path.lstrip('/')}"
-
-
-def check_delegates(runbook: Runbook) -> None:
-    """Refuse faults on other stacks: the undos of a run belong to the one stack that it holds.
-
-    Raises:
-        UsageError: A delegated step breaks or destroys something.
-    """
-    for step in all_steps(runbook):
-        if not step.delegate:
-            continue
-        for part in (step, *step.block, *step.rescue, *step.always):
-            if part.action == "run" or part.effect in HARMS:
-                raise UsageError(
-                    f"{part.place}: {part.action} cannot be delegated to {step.delegate}",
-                    hint="a run holds one stack, and breaks nothing on others; run that runbook on the other stack",
-                )
 
 
 class Delegates:

@@ -10,7 +10,6 @@ from msgspec import Struct, field
 from k2run.actions.action import Blast, Effect
 from k2run.actions.catalogue import Catalogue
 from k2run.actions.deadline import Deadline
-from k2run.engine.dispatch import check_delegates
 from k2run.engine.events import Outcome
 from k2run.engine.execution import Execution, Options
 from k2run.engine.interrupts import StopRequest
@@ -61,7 +60,6 @@ def check_allowed(request: Request) -> None:
         Protected: The runbook does such a thing and is not allowed to, by name, or reaches further than the run may.
     """
     check_approved(request.runbook, request.options)
-    check_delegates(request.runbook)
     steps_before(request.runbook, request.options.start_at)
     check_tags(request.runbook, request.options)
     check_blast(request.runbook, request.catalogue, request.options.max_blast)
