@@ -12,8 +12,7 @@ from msgspec import Struct
 from k2run.actions.action import Result, action
 from k2run.actions.connection import Connection, Site
 from k2run.actions.deadline import Deadline
-from k2run.adapters._bounded_calls import apart
-from k2run.adapters._extras import require_client
+from k2run.adapters._clients import apart, require_client
 from k2run.errors import ActionError, AuthorError, Refused, TimedOut, Unknown, Unreachable
 
 if TYPE_CHECKING:

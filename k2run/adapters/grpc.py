@@ -9,8 +9,7 @@ from urllib.parse import urlsplit
 
 from k2run.actions.action import Result, action
 from k2run.actions.deadline import Deadline
-from k2run.adapters._bounded_calls import SLICE
-from k2run.adapters._extras import require_client
+from k2run.adapters._clients import SLICE, require_client
 from k2run.errors import ActionError, AuthorError, NotApplicable, Refused, TimedOut, Unknown, Unreachable
 from k2run.stack.services import Services
 

@@ -14,8 +14,7 @@ from k2run.actions.action import Effect, Result, action
 from k2run.actions.connection import Connection
 from k2run.actions.deadline import Deadline
 from k2run.actions.excerpt import beginning
-from k2run.adapters._bounded_calls import punctually
-from k2run.adapters._extras import require
+from k2run.adapters._clients import punctually, require
 from k2run.errors import Refused, Unknown
 
 if TYPE_CHECKING:

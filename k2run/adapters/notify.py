@@ -11,7 +11,7 @@ from k2run.actions.action import Effect, Result, action
 from k2run.actions.connection import Connection
 from k2run.actions.deadline import Deadline
 from k2run.actions.excerpt import beginning
-from k2run.adapters._bounded_calls import apart
+from k2run.adapters._clients import apart
 from k2run.adapters.http.json_api import Api
 from k2run.adapters.http.tls import TRUSTING_THE_SYSTEM, Tls, trust
 from k2run.errors import AuthorError, Refused, TimedOut, Unreachable

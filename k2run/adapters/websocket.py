@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from k2run.actions.action import Result, action
 from k2run.actions.deadline import Deadline
-from k2run.adapters._bounded_calls import punctually
+from k2run.adapters._clients import punctually
 from k2run.adapters.http.target import target
 from k2run.adapters.http.tls import TRUSTING_THE_SYSTEM, Tls, trust
 from k2run.errors import AuthorError, Refused, TimedOut, Unknown, Unreachable

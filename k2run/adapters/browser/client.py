@@ -12,8 +12,7 @@ from base64 import b64decode
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from k2run.adapters._bounded_calls import punctually
-from k2run.adapters._extras import require
+from k2run.adapters._clients import punctually, require
 from k2run.errors import NotApplicable, Refused, TimedOut, Unknown, Unreachable
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from k2run.adapters._values import plain
+from k2run.adapters._sql import plain
 from k2run.adapters.iceberg.views import data_files, quoted, view
 from k2run.errors import ActionError, K2runError, Refused, Unknown
 

@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from k2run.actions.action import Effect, Result, action
 from k2run.actions.deadline import Deadline
-from k2run.adapters._sql_answers import Answer, Changed
+from k2run.adapters._sql import Answer, Changed
 from k2run.adapters.mysql.client import Mysql, ask
 from k2run.errors import Refused, Unknown
 

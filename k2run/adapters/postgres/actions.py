@@ -9,7 +9,7 @@ from msgspec import Struct, convert
 
 from k2run.actions.action import Effect, Result, action
 from k2run.actions.deadline import Deadline
-from k2run.adapters._sql_answers import Answer, Changed
+from k2run.adapters._sql import Answer, Changed
 from k2run.adapters.postgres.client import Postgres, ask
 from k2run.errors import AuthorError, Unknown
 from k2run.language.quantities import Duration

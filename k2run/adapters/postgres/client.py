@@ -6,8 +6,8 @@ import contextlib
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from k2run.actions.connection import Connection
-from k2run.adapters._bounded_calls import punctually
-from k2run.adapters._values import plain
+from k2run.adapters._clients import punctually
+from k2run.adapters._sql import plain
 from k2run.errors import ActionError, Refused, TimedOut, Unreachable
 
 if TYPE_CHECKING:

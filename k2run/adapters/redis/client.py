@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from k2run.actions.connection import Connection
-from k2run.adapters._bounded_calls import punctually
-from k2run.adapters._extras import require_client
+from k2run.adapters._clients import punctually, require_client
 from k2run.errors import ActionError, Refused, TimedOut, Unreachable
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import uuid
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-from k2run.adapters._extras import require
+from k2run.adapters._clients import require
 from k2run.adapters.schema_registry.client import latest, schema_of
 from k2run.errors import AuthorError, Refused
 

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from msgspec import Struct
 
 from k2run.actions.connection import Connection
-from k2run.adapters._bounded_calls import punctually
-from k2run.adapters._extras import require_client
+from k2run.adapters._clients import punctually, require_client
 from k2run.errors import ActionError, Refused, TimedOut, Unreachable
 
 if TYPE_CHECKING:

@@ -15,8 +15,7 @@ from msgspec import Struct
 
 from k2run.actions.action import Result, action
 from k2run.actions.deadline import Deadline
-from k2run.adapters._bounded_calls import apart
-from k2run.adapters._extras import require_client
+from k2run.adapters._clients import apart, require_client
 from k2run.errors import AuthorError, NotApplicable, Refused, TimedOut, Unreachable
 from k2run.stack.services import Services
 

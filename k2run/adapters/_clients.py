@@ -1,6 +1,6 @@
-"""Coroutines and blocking calls under the deadline of a step: for client libraries that know no deadline themselves.
+"""Client libraries: whether one is installed, and its calls under the deadline of a step if it knows none itself.
 
-Both run in a thread of their own. When the deadline passes, the step continues at once, and what was begun there is
+Coroutines and blocking calls run in a thread of their own. When the deadline passes, the step continues at once, and what was begun there is
 cleared away in the background: a polite close of a peer that does not answer takes longer than a step may.
 """
 
@@ -9,12 +9,39 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, TypeVar
+
+from k2run.errors import NotApplicable, Refused
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
     from k2run.actions.deadline import Deadline
+
+
+def require(extra: str, *modules: str) -> None:
+    """Complain when a module of an extra is not installed.
+
+    Raises:
+        NotApplicable: With what to install.
+    """
+    missing = [module for module in modules if find_spec(module) is None]
+    if missing:
+        raise NotApplicable(f"{' and '.join(missing)} is not installed", hint=f"pip install 'k2run[{extra}]'")
+
+
+def require_client(extra: str, *modules: str) -> None:
+    """Complain when the client library of a system is not installed: the system may be there, and cannot be asked.
+
+    Raises:
+        Refused: With what to install.
+    """
+    missing = [module for module in modules if find_spec(module) is None]
+    if missing:
+        named = " and ".join(missing)
+        raise Refused(f"the client library {named} is not installed", hint=f"pip install 'k2run[{extra}]'")
+
 
 T = TypeVar("T")
 
