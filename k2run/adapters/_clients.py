@@ -1,7 +1,8 @@
 """Client libraries: whether one is installed, and its calls under the deadline of a step if it knows none itself.
 
-Coroutines and blocking calls run in a thread of their own. When the deadline passes, the step continues at once, and what was begun there is
-cleared away in the background: a polite close of a peer that does not answer takes longer than a step may.
+Coroutines and blocking calls run in a thread of their own. When the deadline passes, the step continues at once, and
+what was begun there is cleared away in the background: a polite close of a peer that does not answer takes longer than
+a step may.
 """
 
 from __future__ import annotations
@@ -18,6 +19,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
     from k2run.actions.deadline import Deadline
+
+
+T = TypeVar("T")
+SLICE = 0.1
+"""Seconds after which the deadline is asked again; a request to stop is noticed within it."""
+FAREWELL = 0.25
+"""Seconds that a step waits for what it cancelled."""
+PATIENCE = 10.0
+"""Seconds after which a farewell is cut short, too."""
 
 
 def require(extra: str, *modules: str) -> None:
@@ -41,16 +51,6 @@ def require_client(extra: str, *modules: str) -> None:
     if missing:
         named = " and ".join(missing)
         raise Refused(f"the client library {named} is not installed", hint=f"pip install 'k2run[{extra}]'")
-
-
-T = TypeVar("T")
-
-SLICE = 0.1
-"""Seconds after which the deadline is asked again; a request to stop is noticed within it."""
-FAREWELL = 0.25
-"""Seconds that a step waits for what it cancelled."""
-PATIENCE = 10.0
-"""Seconds after which a farewell is cut short, too."""
 
 
 def punctually(work: Coroutine[Any, Any, T], deadline: Deadline) -> T:

@@ -12,8 +12,7 @@ from msgspec import Struct
 from k2run.actions.action import Result, action
 from k2run.actions.deadline import Deadline
 from k2run.adapters._clients import punctually
-from k2run.adapters.http.target import target
-from k2run.adapters.http.tls import TRUSTING_THE_SYSTEM, Tls, trust
+from k2run.adapters.http.endpoint import TRUSTING_THE_SYSTEM, Tls, target, trust
 from k2run.errors import AuthorError, Refused, TimedOut, Unknown, Unreachable
 from k2run.language.quantities import Duration
 from k2run.stack.services import Services

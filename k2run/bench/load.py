@@ -17,7 +17,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from typing import TYPE_CHECKING
 
-from k2run.adapters.http.tls import trust
+from k2run.adapters.http.endpoint import trust
 from k2run.bench.pace import calm
 from k2run.bench.plan import Outcome, Plan
 from k2run.bench.tally import Kind, Tally

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
+from k2run.adapters.kafka.form import template_of
 from k2run.adapters.kafka.producer import given
-from k2run.adapters.kafka.templates import template_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

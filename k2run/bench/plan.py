@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from msgspec import Struct, structs
 
-from k2run.adapters.http.tls import Tls
+from k2run.adapters.http.endpoint import Tls
 from k2run.bench.latency import decoded
 from k2run.bench.pace import Pace
 

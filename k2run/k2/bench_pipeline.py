@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from k2run.actions.action import Blast, Effect, action
 from k2run.actions.deadline import Deadline
 from k2run.adapters.http.client import Request, with_query
-from k2run.adapters.http.target import target
+from k2run.adapters.http.endpoint import target
 from k2run.adapters.iceberg.catalog import Iceberg
 from k2run.adapters.kafka import offsets
 from k2run.adapters.kafka.client import Kafka, Link

@@ -7,7 +7,7 @@ import random
 import time
 from typing import TYPE_CHECKING
 
-from k2run.adapters.kafka.templates import MessageTemplate
+from k2run.adapters.kafka.form import MessageTemplate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -12,7 +12,7 @@ import pytest
 
 from k2run.actions.deadline import Deadline
 from k2run.adapters.http import actions as http
-from k2run.adapters.http.tls import Tls
+from k2run.adapters.http.endpoint import Tls
 from k2run.errors import Interrupted, NotApplicable, Refused, TimedOut, Unreachable
 from k2run.language.json_schema import JsonSchema
 from k2run.language.quantities import Duration

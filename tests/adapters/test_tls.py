@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import NameOID
 
 from k2run.actions.deadline import Deadline
-from k2run.adapters.tls import actions as tls
+from k2run.adapters import tls
 from k2run.errors import AuthorError, NotApplicable, Refused, TimedOut, Unreachable
 
 if TYPE_CHECKING:

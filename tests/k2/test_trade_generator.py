@@ -3,7 +3,7 @@ from itertools import islice
 
 import pytest
 
-from k2run.adapters.kafka.templates import Template, template_of
+from k2run.adapters.kafka.form import Template, template_of
 from k2run.k2.trade_generator import SYMBOLS, TRADE, trades
 from k2run.language.quantities import Misread
 

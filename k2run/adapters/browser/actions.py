@@ -10,7 +10,7 @@ from k2run.actions.deadline import Deadline
 from k2run.actions.excerpt import beginning
 from k2run.adapters.browser import client as _browser
 from k2run.adapters.browser.client import Visit, Window, recorded
-from k2run.adapters.http.target import target
+from k2run.adapters.http.endpoint import target
 from k2run.errors import AuthorError, Refused
 from k2run.language.quantities import Duration
 from k2run.stack.services import Services

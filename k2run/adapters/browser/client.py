@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from playwright.async_api import CDPSession, Page
 
     from k2run.actions.deadline import Deadline
-    from k2run.adapters.http.target import Target
+    from k2run.adapters.http.endpoint import Target
 
 T = TypeVar("T")
 

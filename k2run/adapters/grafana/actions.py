@@ -11,8 +11,7 @@ from k2run.actions.action import Effect, Result, action
 from k2run.actions.deadline import Deadline
 from k2run.adapters._documents import conforming
 from k2run.adapters.grafana import client as api
-from k2run.adapters.grafana.client import Grafana
-from k2run.adapters.grafana.dashboards import Source
+from k2run.adapters.grafana.client import Grafana, Source
 from k2run.errors import AuthorError, Refused, Unknown
 from k2run.language.json_schema import JsonSchema
 from k2run.language.quantities import Duration

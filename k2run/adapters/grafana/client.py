@@ -1,24 +1,38 @@
-"""What Grafana's HTTP API answers, as far as it is read here, and how it is asked.
+"""What Grafana's HTTP API answers, as far as it is read here, and how it is asked; dashboards as its page reads them.
 
 https://grafana.com/docs/grafana/latest/developers/http_api/
 """
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
 from k2run.actions.connection import Connection
-from k2run.adapters.grafana.dashboards import Panel, Source, read_panels
+from k2run.adapters.http.endpoint import TRUSTING_THE_SYSTEM, Tls
 from k2run.adapters.http.json_api import Api, basic
-from k2run.adapters.http.tls import TRUSTING_THE_SYSTEM, Tls
 from k2run.errors import Unknown
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
     from k2run.actions.deadline import Deadline
 
+
 _OK, _ABSENT = 200, 404
+_VARIABLE = re.compile(r"\$\{([A-Za-z_]\w*)(?::(\w+))?\}|\$([A-Za-z_]\w*)|\[\[([A-Za-z_]\w*)(?::(\w+))?\]\]", re.ASCII)
+_ALL = "$__all"
+_OF_ANOTHER_PANEL = "-- Dashboard --"
+_ITSELF = frozenset({"-- Mixed --", "mixed"})
+_JOINED: Mapping[str, Callable[[Sequence[str]], str]] = {
+    "csv": ",".join,
+    "raw": lambda values: "{" + ",".join(values) + "}",
+    "glob": lambda values: "{" + ",".join(values) + "}",
+    "pipe": "|".join,
+}
+"""How several values of a variable are written; any other way is a regular expression, as Prometheus wants it."""
 
 
 class Grafana(Connection, frozen=True, kw_only=True, key="grafana"):
@@ -144,3 +158,148 @@ def samples(grafana: Grafana, deadline: Deadline, panel: Panel, since: str) -> t
         for column in frame.data.values[1:]  # the first column is the time
     )
     return count, "; ".join(outcome.error for outcome in outcomes if outcome.error)
+
+
+class Source(Struct):
+    """A datasource."""
+
+    uid: str
+    name: str
+    type: str
+    url: str = ""
+    isDefault: bool = False  # noqa: N815 - the API's name
+
+
+class Panel(Struct, frozen=True):
+    """One panel of a dashboard that asks for data.
+
+    Attributes:
+        unseen: Why it is not known what it would ask; empty when that is known.
+    """
+
+    title: str
+    queries: list[dict[str, Any]]
+    unseen: str = ""
+
+
+class NoValue(Exception):
+    """A variable has no value in the dashboard; its page would ask for one."""
+
+
+def read_panels(dashboard: dict[str, Any], sources: Sequence[Source]) -> list[Panel]:
+    """The panels that ask for data, those inside of rows included.
+
+    Args:
+        dashboard: As Grafana keeps it.
+        sources: All datasources.
+    """
+    variables = Variables(dashboard.get("templating", {}).get("list", []), sources)
+    found = (_panel(panel, variables) for panel in _flat([*dashboard.get("panels", []), *dashboard.get("rows", [])]))
+    return [panel for panel in found if panel is not None]
+
+
+def _flat(found: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    for panel in found:
+        yield panel
+        yield from _flat(panel.get("panels") or [])
+
+
+def _panel(panel: dict[str, Any], variables: Variables) -> Panel | None:
+    title = str(panel.get("title", ""))
+    if panel.get("libraryPanel") and not panel.get("targets"):
+        return Panel(title, [], "it is a library panel: the dashboard does not say what it asks")
+    targets = [target for target in panel.get("targets") or () if not target.get("hide")]
+    try:
+        queries = [query for target in targets if (query := _query(panel, target, variables)) is not None]
+    except NoValue as error:
+        return Panel(title, [], str(error))
+    return Panel(title, queries) if queries else None
+
+
+def _query(panel: dict[str, Any], target: dict[str, Any], variables: Variables) -> dict[str, Any] | None:
+    """A query as `/api/ds/query` takes it; None for one that shows what another panel has asked."""
+    uid = variables.source(target.get("datasource") or panel.get("datasource"))
+    if uid == _OF_ANOTHER_PANEL:
+        return None
+    filled = {name: variables.filled(value) for name, value in target.items() if name != "datasource"}
+    return {**filled, "datasource": {"uid": uid}, "intervalMs": 15_000, "maxDataPoints": 100}
+
+
+class Variables:
+    """The variables of a dashboard with the values that its page would begin with.
+
+    Args:
+        listed: As the dashboard lists them.
+        sources: All datasources.
+    """
+
+    def __init__(self, listed: Sequence[dict[str, Any]], sources: Sequence[Source]) -> None:
+        self._listed = {str(one.get("name", "")): one for one in listed}
+        self._sources = sources
+        self._uids = {source.name: source.uid for source in sources}
+
+    def filled(self, value: Any) -> Any:
+        """A value of a query with the variables in it filled in.
+
+        Raises:
+            NoValue: One has no value. Grafana's own, such as `$__rate_interval`, are for its server to fill in.
+        """
+        if isinstance(value, dict):
+            return {name: self.filled(item) for name, item in value.items()}
+        if isinstance(value, list):
+            return [self.filled(item) for item in value]
+        return _VARIABLE.sub(self._replaced, value) if isinstance(value, str) else value
+
+    def source(self, named: Any) -> str:
+        """The uid of a datasource that is named by its uid, by its name, by a variable, or not at all."""
+        given = str((named.get("uid") or "") if isinstance(named, dict) else named or "")
+        given = str(self.filled(given))
+        if given in {"", "default", "null"} | _ITSELF:
+            kind = named.get("type", "") if isinstance(named, dict) else ""
+            return self._default(str(kind or ""))
+        return self._uids.get(given, given)
+
+    def _default(self, kind: str) -> str:
+        """The datasource that is used where none is named: the default one, or the first of the kind that is wanted."""
+        fitting = [source for source in self._sources if kind in {"", "datasource", source.type}]
+        first = next((source.uid for source in fitting if source.isDefault), "")
+        return first or next((source.uid for source in fitting), "")
+
+    def _replaced(self, match: re.Match[str]) -> str:
+        name = match[1] or match[3] or match[4]
+        variable = self._listed.get(name)
+        return match[0] if variable is None else self._written(variable, match[2] or match[5] or "")
+
+    def _written(self, variable: dict[str, Any], form: str) -> str:
+        values = self._values(variable)
+        if values == [_ALL]:
+            everything = str(variable.get("allValue") or "")
+            options = [str(one.get("value")) for one in variable.get("options") or () if isinstance(one, dict)]
+            values = [value for value in options if value != _ALL]
+            if everything or not values:
+                return everything or ".*"
+        if len(values) == 1:
+            return values[0]
+        return _JOINED.get(form, _as_pattern)(values)
+
+    def _values(self, variable: dict[str, Any]) -> list[str]:
+        """What is chosen at first."""
+        current = (variable.get("current") or {}).get("value")
+        values = [
+            str(value) for value in (current if isinstance(current, list) else [current]) if value not in (None, "")
+        ]
+        if values:
+            return values
+        if variable.get("type") == "datasource":
+            return [self._default(str(variable.get("query", "")))]
+        if variable.get("type") in {"constant", "textbox"}:
+            return [str(variable.get("query", ""))]
+        if variable.get("includeAll"):
+            return [_ALL]
+        if variable.get("type") in {"custom", "interval"} and variable.get("query"):
+            return [str(variable["query"]).partition(",")[0].strip()]
+        raise NoValue(f"its variable ${variable.get('name')} has no value in the dashboard: choose one and save it")
+
+
+def _as_pattern(values: Sequence[str]) -> str:
+    return "(" + "|".join(map(re.escape, values)) + ")"

@@ -13,9 +13,8 @@ from k2run.actions.deadline import Deadline
 from k2run.actions.excerpt import beginning
 from k2run.adapters._documents import Unreadable, conforming, read_json
 from k2run.adapters.http.client import Answer, Request, send, with_query
+from k2run.adapters.http.endpoint import TRUSTING_THE_SYSTEM, Tls, target
 from k2run.adapters.http.sampling import sample  # noqa: F401 - an action of this adapter
-from k2run.adapters.http.target import target
-from k2run.adapters.http.tls import TRUSTING_THE_SYSTEM, Tls
 from k2run.errors import Refused, TimedOut, Unreachable
 from k2run.language.json_schema import JsonSchema
 from k2run.language.quantities import Duration

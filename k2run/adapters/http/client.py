@@ -11,7 +11,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote, unquote, urlencode, urljoin, urlsplit, urlunsplit
 
-from k2run.adapters.http.tls import TRUSTING_THE_SYSTEM, Tls
+from k2run.adapters.http.endpoint import TRUSTING_THE_SYSTEM, Tls
 from k2run.errors import Refused, TimedOut, Unreachable
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import msgspec
 from k2run.actions.excerpt import beginning
 from k2run.adapters._documents import MISREAD
 from k2run.adapters.http.client import Answer, Request, send
-from k2run.adapters.http.tls import TRUSTING_THE_SYSTEM, Tls
+from k2run.adapters.http.endpoint import TRUSTING_THE_SYSTEM, Tls
 from k2run.errors import Refused, Unreachable
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from k2run.actions.action import Result, action
 from k2run.actions.deadline import Deadline
 from k2run.adapters.http.client import Request, send, with_query
-from k2run.adapters.http.target import target
+from k2run.adapters.http.endpoint import target
 from k2run.errors import Refused, TimedOut, Unreachable
 from k2run.language.quantities import Duration
 from k2run.stack.services import Services

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpcore
 
-from k2run.adapters.http.tls import Tls, trust
+from k2run.adapters.http.endpoint import Tls, trust
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -12,9 +12,8 @@ from k2run.adapters.iceberg import queries, views
 from k2run.adapters.iceberg import results as r
 from k2run.adapters.iceberg.catalog import Iceberg, catalog_lock, judged, open_catalog, open_table, table_names
 from k2run.adapters.iceberg.integrity import intact
-from k2run.adapters.iceberg.mending import drop_damaged
 from k2run.adapters.iceberg.views import data_files
-from k2run.adapters.iceberg.writes import append, compact, expire_snapshots, rollback
+from k2run.adapters.iceberg.writes import append, compact, drop_damaged, expire_snapshots, rollback
 from k2run.errors import Unknown
 from k2run.language.quantities import Size
 

@@ -1,21 +1,31 @@
-"""The form of what is in a topic: whoever reads it can read nothing else."""
+"""The form of a topic's messages, which is all that its readers can read, and templates of synthetic messages.
+
+A template is an entry point of the group `k2run.messages`, named in a step as `template: NAME`.
+"""
 
 from __future__ import annotations
 
 import json
 from contextlib import suppress
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from functools import cache
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 from k2run.adapters.kafka import consumer as reading
 from k2run.adapters.kafka import offsets
 from k2run.adapters.schema_registry.avro import framed_id
 from k2run.errors import Refused
+from k2run.language.problems import did_you_mean
+from k2run.language.quantities import Misread, Notation
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
     from k2run.adapters.kafka.client import Link
 
+
 _NEWEST = 5
+ENTRY_POINTS = "k2run.messages"
 
 
 class Form(StrEnum):
@@ -69,3 +79,50 @@ def refuse_other_form(link: Link, topic: str, value: bytes) -> None:
         "which those who read the topic cannot read",
         hint=f"{_WAYS_OUT[forms[0]]}, or give it a topic of its own",
     )
+
+
+class MessageTemplate(NamedTuple):
+    """How messages of one kind are made up.
+
+    Attributes:
+        symbols: The keys of the messages, unless a step names others.
+        messages: Makes endless messages, as (key, value), from a prefix of their ids, a seed and the keys.
+    """
+
+    symbols: Sequence[str]
+    messages: Callable[[str, int, Sequence[str]], Iterator[tuple[bytes, bytes]]]
+
+
+class Template(str, Notation):
+    """The name of a template."""
+
+    example: ClassVar[str] = "trade"
+    says: ClassVar[str] = "the name of a template of messages, such as trade"
+    pattern: ClassVar[str] = r"^\w+$"
+
+    __slots__ = ()
+
+    @classmethod
+    def parse(cls, value: Any) -> Self:
+        """Read a name.
+
+        Raises:
+            Misread: There is no such template.
+        """
+        known = _entry_points()
+        if value not in known:
+            raise Misread(f"there is no template {value!r}", hint=did_you_mean(str(value), known))
+        return cls(value)
+
+
+def template_of(name: str) -> MessageTemplate:
+    """The template of that name."""
+    found: MessageTemplate = _entry_points()[name].load()
+    return found
+
+
+@cache
+def _entry_points() -> dict[str, Any]:
+    from importlib.metadata import entry_points
+
+    return {point.name: point for point in entry_points(group=ENTRY_POINTS)}

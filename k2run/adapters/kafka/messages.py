@@ -20,8 +20,7 @@ from k2run.adapters.kafka import offsets
 from k2run.adapters.kafka import producer as load
 from k2run.adapters.kafka import results as r
 from k2run.adapters.kafka.client import Kafka, Link
-from k2run.adapters.kafka.form import refuse_other_form
-from k2run.adapters.kafka.templates import Template, template_of
+from k2run.adapters.kafka.form import Template, refuse_other_form, template_of
 from k2run.adapters.kafka.topics import create_topic
 from k2run.adapters.schema_registry import avro
 from k2run.errors import AuthorError, NotApplicable, Refused, Unknown

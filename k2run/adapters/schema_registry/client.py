@@ -13,8 +13,8 @@ from msgspec import Struct
 
 from k2run.actions.connection import Connection
 from k2run.adapters._documents import MISREAD
+from k2run.adapters.http.endpoint import TRUSTING_THE_SYSTEM, Tls
 from k2run.adapters.http.json_api import Api, basic
-from k2run.adapters.http.tls import TRUSTING_THE_SYSTEM, Tls
 from k2run.errors import ActionError, Unknown, Unreachable
 
 if TYPE_CHECKING:

@@ -1,1 +1,0 @@
-"""TLS: the actions on certificates."""
