@@ -62,17 +62,17 @@ def site(c: Context, into: str = "site") -> None:
 @task(auto_shortflags=False)
 def schema(c: Context) -> None:
     """Write the JSON Schemas under schemas/ from the code."""
-    from k2run.authoring.schemas import main
+    from k2run.authoring.generated import write_schemas
 
-    main()
+    write_schemas()
 
 
 @task(auto_shortflags=False)
 def pages(c: Context) -> None:
     """Write the generated pages under docs/ from the code."""
-    from k2run.authoring.pages import main
+    from k2run.authoring.generated import write_pages
 
-    main()
+    write_pages()
 
 
 namespace = Collection(*TASKS, test, bench, schema, pages, site)

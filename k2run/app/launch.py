@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from msgspec.structs import replace
 
 from k2run.actions.catalogue import Catalogue
-from k2run.app.inbox import InboxPerson
-from k2run.app.input_sources import ask_again, ask_missing, given_again
+from k2run.app.answers import InboxPerson, ask_again, ask_missing, given_again
 from k2run.engine.execution import Options
 from k2run.engine.input_values import recorded_extra
 from k2run.engine.journal import read_journal
@@ -134,7 +133,7 @@ def launch_on(  # noqa: PLR0913 - what `run` takes
     """
     if len(stacks) == 1:
         return launch(runbook, stack=stacks[0], options=options, mode=mode, heralds=heralds, junit=junit).exit_code
-    from k2run.app.multi_stack import as_json_lines, at_the_same_time, one_after_the_other
+    from k2run.app.run_processes import as_json_lines, at_the_same_time, one_after_the_other
 
     if mode == "json":
         return as_json_lines(stacks, at_once=at_once)
@@ -242,11 +241,11 @@ def parse_extra(pairs: Iterable[str], file: str = "", *, given: bool = False) ->
     """
     values: dict[str, Any] = {}
     if given:
-        from k2run.app.detached import read_given
+        from k2run.app.run_processes import read_given
 
         values.update(read_given(sys.stdin))
     if file:
-        from k2run.app.input_sources import read_inputs
+        from k2run.app.answers import read_inputs
 
         values.update({name: as_written(value) for name, value in read_inputs(file).items()})
     for pair in pairs:

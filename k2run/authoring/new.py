@@ -1,21 +1,39 @@
-"""Write commented starting points for runbooks about the sandbox or one's own stack; each is valid and lints clean."""
+"""Write commented starting points: runbooks, each valid and without a finding of lint, and stack files."""
 
 from __future__ import annotations
 
 import os
 import re
+import shlex
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import urlsplit
 
-from k2run.errors import UsageError
+from k2run.authoring.stack_draft import ServiceDraft, StackDraft, add_targets, name_of, read_compose, read_targets
+from k2run.errors import RunbookInvalid, UsageError
+from k2run.language.document import read_file
 from k2run.language.model import Kind
+from k2run.language.references import stack_files
+from k2run.stack.model import RunBy
+from k2run.stack.stack import find_stack
+from k2run.stack.validation import problems_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Ask = Callable[[str, str], str]
+    """Asks a question with the answer that is taken when none is given."""
+
 
 STARTS = Path(__file__).with_name("starts")
 _NAME = re.compile(r"[a-z0-9]+([-_][a-z0-9]+)*")
 _PACKAGE = Path(__file__).parents[1]
 SCHEMA = "runbook.schema.json"
+STACK_SCHEMA = "stack.schema.json"
 RUNBOOKS = Path("runbooks")
 RECOVERIES = RUNBOOKS / "recovery"
 """Where `diagnose` looks for what it can recognise."""
+STACKS = Path("runbooks") / "stacks"
 
 
 def write_new(kind: str, name: str, *, folder: Path | None = None, stack: str = "") -> Path:
@@ -47,6 +65,45 @@ def write_new(kind: str, name: str, *, folder: Path | None = None, stack: str = 
     folder.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
     return path
+
+
+def write_new_stack(
+    name: str, *, folder: Path, compose: str = "", prometheus: str = "", ask: Ask | None = None
+) -> Path:
+    """Write a new stack file and return its path.
+
+    Args:
+        name: Of the stack, and of its file.
+        folder: Where to put it; made when it is not there.
+        compose: Path of a Compose file with its services.
+        prometheus: Base URL of a Prometheus that scrapes them.
+        ask: Asks for services where neither is given; None where no one can be asked.
+
+    Raises:
+        UsageError: The name is not valid, the file exists, or a source cannot be read.
+    """
+    valid_name(name)
+    path = folder / f"{name}.yaml"
+    refuse_to_overwrite(path)
+    draft = StackDraft()
+    if compose:
+        draft = read_compose(Path(compose))
+        draft.compose = Path(os.path.relpath(compose, folder)).as_posix()
+    if prometheus:
+        add_targets(draft, prometheus, read_targets(prometheus))
+    if not compose and not prometheus:
+        draft.services = _asked(ask) if ask else [_example()]
+    text = draft.text(name=name, title=title_of(name), file=str(path), schema=schema_from(folder, STACK_SCHEMA))
+    folder.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def ask_in_terminal(question: str, default: str) -> str:
+    """Ask an operator at the terminal; the default where nothing is answered."""
+    from rich.prompt import Prompt
+
+    return str(Prompt.ask(question, default=default or None) or "")
 
 
 def refuse_to_overwrite(path: Path) -> None:
@@ -93,8 +150,6 @@ def starting_text(kind: str, name: str, path: Path, stack: str = "") -> str:
         "schema": schema_from(path.parent),
     }
     if stack:
-        from k2run.authoring.new_for_stack import text_for_stack
-
         return text_for_stack(kind, words, stack, path.parent)
     text = (STARTS / f"{kind}.yaml").read_text(encoding="utf-8")
     for word, value in words.items():
@@ -109,3 +164,133 @@ def schema_from(folder: Path, schema: str = SCHEMA) -> str:
         return Path(os.path.relpath(here, folder)).as_posix()
     shipped = (_PACKAGE / "_schemas" / schema, _PACKAGE.parent / "schemas" / schema)
     return next((file.as_uri() for file in shipped if file.is_file()), schema)
+
+
+class Known(NamedTuple):
+    """What a starting point has to know of a service.
+
+    Attributes:
+        name: Its name.
+        can_break: Whether k2run can stop and start it.
+        is_needed: Whether another one needs it.
+        path: The path that its `ready` probe asks, where it is asked for over HTTP; else empty.
+    """
+
+    name: str
+    can_break: bool
+    is_needed: bool
+    path: str
+
+
+def text_for_stack(kind: str, words: dict[str, str], reference: str, folder: Path) -> str:
+    """The text of a new runbook for a stack.
+
+    Args:
+        kind: The kind of runbook.
+        words: What stands in its head: name, title, owner, file, schema.
+        reference: The stack, by name or path.
+        folder: Where the runbook will stand.
+
+    Raises:
+        StackInvalid: There is no such stack.
+        RunbookInvalid: Its file has problems.
+        UsageError: The stack has nothing for such a runbook, or the runbook would not find it.
+    """
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    path = find_stack(reference, None)
+    name, services = _known(path)
+    if stack_files(folder).get(name, Path()).resolve() != path.resolve():
+        raise UsageError(f"a runbook in {folder} does not find {path}", hint="keep stack files in runbooks/stacks/")
+    values: dict[str, Any] = {**words, "stack": name, "services": services}
+    if kind in {Kind.SCENARIO, Kind.RECOVERY}:
+        values["target"] = _target(services, name)
+        values["others"] = [service for service in services if service != values["target"]]
+    if kind == Kind.BENCHMARK:
+        values["web"] = next((service for service in services if service.path), None)
+        if values["web"] is None:
+            raise UsageError(f"no service of {name} is asked over HTTP", hint="give one a `ready: {http: …}`")
+    loader = FileSystemLoader(STARTS / "own_stack")
+    place = Environment(loader=loader, undefined=StrictUndefined, keep_trailing_newline=True)  # noqa: S701 - YAML, not HTML
+    return place.get_template(f"{kind}.yaml.j2").render(values)
+
+
+def _known(path: Path) -> tuple[str, list[Known]]:
+    document = read_file(path)
+    problems = problems_of(document)
+    if problems:
+        raise RunbookInvalid(problems)
+    forms: dict[str, dict[str, Any]] = document.data.get("services") or {}
+    needed = {each for form in forms.values() for each in form.get("needs") or []}
+    known = [
+        Known(
+            name,
+            form.get("run", RunBy.EXTERNAL) != RunBy.EXTERNAL,
+            name in needed,
+            urlsplit(str((form.get("ready") or {}).get("http", ""))).path,
+        )
+        for name, form in forms.items()
+    ]
+    if not known:
+        raise UsageError(f"{path} has no services", hint="a runbook checks the services of its stack")
+    return str(document.data.get("name", path.stem)), known
+
+
+def _target(services: list[Known], stack: str) -> Known:
+    """What such a runbook breaks, or mends: something that can be, and on which as little as possible depends."""
+    mortal = sorted((service for service in services if service.can_break), key=lambda service: service.is_needed)
+    if not mortal:
+        hint = "`run: process` or `run: docker` says how one is started and stopped"
+        raise UsageError(f"k2run can stop and start no service of {stack}", hint=hint)
+    return mortal[0]
+
+
+def _example() -> ServiceDraft:
+    return ServiceDraft(
+        name="web",
+        run=RunBy.PROCESS,
+        note="an example: write what your service is",
+        command=["python", "-m", "http.server", "8123", "--bind", "127.0.0.1"],
+        ports=[8123],
+        url="http://127.0.0.1:8123",
+        ready={"http": "http://127.0.0.1:8123/", "within": "30s"},
+    )
+
+
+def _asked(ask: Ask) -> list[ServiceDraft]:
+    """Services as an operator names them, one after the other."""
+    services: list[ServiceDraft] = []
+    while name := ask("Name of a service" if not services else "Name of another service (Enter to end)", ""):
+        services.append(_asked_one(ask, name_of(name), [service.name for service in services]))
+    if not services:
+        raise UsageError(
+            "a stack needs a service", hint="give --compose FILE or --prometheus URL to take what is there"
+        )
+    return services
+
+
+def _asked_one(ask: Ask, name: str, before: list[str]) -> ServiceDraft:
+    run = _one_of(ask, "How is it run: process, docker or external", [*RunBy])
+    service = ServiceDraft(name=name, run=RunBy(run))
+    if service.run is RunBy.PROCESS:
+        service.command = shlex.split(ask("Its command", f"python {name}.py"))
+    if service.run is RunBy.DOCKER:
+        service.container = ask("Name of its container", name)
+    port = ask("The port it listens on (Enter when it has none)", "")
+    if port.isdigit():
+        service.ports = [int(port)]
+        path = ask("The path that tells that it is well, such as /health (Enter when it speaks no HTTP)", "")
+        service.ready = {"tcp": f"localhost:{port}"}
+        if path:
+            service.url = f"http://localhost:{port}"
+            service.ready = {"http": f"http://localhost:{port}/{path.lstrip('/')}"}
+    if before:
+        needs = ask(f"What must run before it ({', '.join(before)}; Enter for nothing)", "")
+        service.needs = [each for each in needs.replace(",", " ").split() if each in before]
+    return service
+
+
+def _one_of(ask: Ask, question: str, choices: list[RunBy]) -> str:
+    while (answer := ask(question, RunBy.PROCESS.value)) not in list(choices):
+        question = f"One of {', '.join(choices)}"
+    return answer

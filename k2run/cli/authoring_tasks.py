@@ -61,7 +61,7 @@ def new(
     from k2run.authoring.new import write_new
 
     if kind == "stack":
-        from k2run.authoring.new_stack import STACKS, ask_in_terminal, write_new_stack
+        from k2run.authoring.new import STACKS, ask_in_terminal, write_new_stack
 
         ask = ask_in_terminal if sys.stdin.isatty() else None
         print(write_new_stack(name, folder=Path(folder or STACKS), compose=compose, prometheus=prometheus, ask=ask))

@@ -116,10 +116,10 @@ def _write(file: Path, content: bytes, *, tell: bool = True) -> None:
 
 def _plot(folder: Path) -> None:
     """Plot what a run measured repeatedly."""
-    from k2run.cli.columns import width
     from k2run.engine.journal import read_journal
     from k2run.evidence.text_plots import plots
     from k2run.evidence.view import view_of
+    from k2run.terminal.lines import width
 
     drawn = plots(view_of(read_journal(folder)), width())
     print("\n".join(drawn or ["nothing was measured often enough to plot"]) + "\n")

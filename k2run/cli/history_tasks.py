@@ -27,7 +27,7 @@ _BASELINE_USAGE = "baseline set NAME RUN …, baseline drop NAME, or baseline al
 @command(help={"last": "how many runs", **_NARROWING})
 def history(c: Context, runbook: str = "", stack: str = "", last: int = 20, json: bool = False) -> None:
     """List past runs, newest last: verdict, score, duration."""
-    from k2run.cli.columns import columns
+    from k2run.terminal.lines import columns
 
     past = _history()
     _check_names(past, runbook, stack)
@@ -62,11 +62,11 @@ def trend(c: Context, metric: str = "", runbook: str = "", stack: str = "", last
 def compare(c: Context, one: str, other: str, json: bool = False) -> None:
     """Compare two runs: outcomes, metrics, latencies, durations."""
     from k2run.bench.baseline import Baselines
-    from k2run.cli.columns import columns
     from k2run.engine.journal import read_journal
     from k2run.engine.store import Store, running
     from k2run.evidence import compare as comparison
     from k2run.evidence.view import view_of
+    from k2run.terminal.lines import columns
 
     store = Store()
     folders = store.find_run(one), store.find_run(other)
@@ -183,8 +183,8 @@ def _row(run: PastRun) -> tuple[str, ...]:
 
 def _list_metrics(runbook: str, stack: str, *, json: bool) -> None:
     """List the metrics; durations and results of single steps only as JSON, there are hundreds."""
-    from k2run.cli.columns import columns
     from k2run.evidence.history import OF_STEPS
+    from k2run.terminal.lines import columns
 
     past = _history()
     _check_names(past, runbook, stack)
@@ -221,9 +221,9 @@ def _show_trend(metric: str, runbook: str, stack: str, last: int, *, json: bool)
 
 def _told(found: Trend) -> str:
     """One trend: its latest figure, its course, its newest runs."""
-    from k2run.cli.columns import columns, width
     from k2run.evidence.trend import sparkline
     from k2run.evidence.wording import moment
+    from k2run.terminal.lines import columns, width
 
     said = f"; {found.says()}" if found.says() else ""
     of = f"{found.of} " if found.of else ""
@@ -243,7 +243,7 @@ def _figure(value: float) -> str:
 
 
 def _list_baselines(pins: Pins, *, json: bool) -> None:
-    from k2run.cli.columns import columns
+    from k2run.terminal.lines import columns
 
     known = pins.all()
     if json:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import atexit
+import gc
+import os
 import re
 import signal
 import sys
+from contextlib import suppress
+from io import TextIOWrapper
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from invoke import Collection, Exit, ParseError, Program, Task
 
+from k2run.ascii_signs import PLAIN_SIGNS
 from k2run.cli import (
     authoring_tasks,
     daemon_tasks,
@@ -20,7 +25,6 @@ from k2run.cli import (
     stack_tasks,
 )
 from k2run.cli.command import command, say_error
-from k2run.cli.process_setup import leave, set_up_process
 from k2run.errors import AuthorError
 
 if TYPE_CHECKING:
@@ -28,6 +32,37 @@ if TYPE_CHECKING:
 
     from invoke import Context
     from invoke.parser import Argument, Parser, ParserContext
+
+
+LOOSE = {"validate": "paths", "lint": "paths", "doc": "action", "explain": "code", "baseline": "words"}
+"""Commands whose argument may be left out, or given several times, without its flag."""
+OPTIONAL = {
+    "abort": "run-id",
+    "recover": "runbook",
+    "drill": "runbook",
+    "trend": "metric",
+    "document": "kind",
+    "docs": "kind",
+    "report": "run-id",
+}
+"""Commands whose first argument may be left out; options with values may follow it."""
+SHOWN = ("help", "list", "version")
+"""The options of Invoke itself that `k2run` has; the others are about shell commands."""
+BROKEN_PIPE = 128 + signal.SIGPIPE
+"""The exit code by which a shell tells that the reader of the output had enough."""
+LONGEST_NUMBER = 12
+"""Digits of a number on the command line; no limit, port or count is larger."""
+DRY = frozenset({"--dry-run", "--dry", "-R"})
+TIMEOUT = frozenset({"-T", "--command-timeout"})
+_REPHRASED = (
+    (r"'(.+)' did not receive required positional arguments: (.+)", r"`\1` needs \2"),
+    (r"Flag <Argument: ([\w-]+).*> needed value.*", r"--\1 needs a value"),
+    (r"'(.+)' is ambiguous when given after an optional-value flag", r"'\1' follows an option that may take a value"),
+    (r"No idea what '(.+)' is!", r"unexpected '\1'"),
+)
+"""What Invoke says of a command line, and how k2run says it."""
+COLLECTED_AFTER = 50_000
+"""New objects between two searches for cycles; Python's own 700 means seventy searches before a run has begun."""
 
 
 @command(positional=("shell",), help={"shell": "bash, zsh or fish"})
@@ -48,35 +83,6 @@ GROUPS: dict[str, tuple[Task[Any], ...]] = {
     "Unattended": daemon_tasks.TASKS,
 }
 TASKS = tuple(task for tasks in GROUPS.values() for task in tasks)
-
-LOOSE = {"validate": "paths", "lint": "paths", "doc": "action", "explain": "code", "baseline": "words"}
-"""Commands whose argument may be left out, or given several times, without its flag."""
-OPTIONAL = {
-    "abort": "run-id",
-    "recover": "runbook",
-    "drill": "runbook",
-    "trend": "metric",
-    "document": "kind",
-    "docs": "kind",
-    "report": "run-id",
-}
-"""Commands whose first argument may be left out; options with values may follow it."""
-
-SHOWN = ("help", "list", "version")
-"""The options of Invoke itself that `k2run` has; the others are about shell commands."""
-BROKEN_PIPE = 128 + signal.SIGPIPE
-"""The exit code by which a shell tells that the reader of the output had enough."""
-LONGEST_NUMBER = 12
-"""Digits of a number on the command line; no limit, port or count is larger."""
-DRY = frozenset({"--dry-run", "--dry", "-R"})
-TIMEOUT = frozenset({"-T", "--command-timeout"})
-_REPHRASED = (
-    (r"'(.+)' did not receive required positional arguments: (.+)", r"`\1` needs \2"),
-    (r"Flag <Argument: ([\w-]+).*> needed value.*", r"--\1 needs a value"),
-    (r"'(.+)' is ambiguous when given after an optional-value flag", r"'\1' follows an option that may take a value"),
-    (r"No idea what '(.+)' is!", r"unexpected '\1'"),
-)
-"""What Invoke says of a command line, and how k2run says it."""
 
 
 class CommandLine(Program):
@@ -323,3 +329,41 @@ def main() -> None:
         sys.exit(ended.code)
     except BrokenPipeError:  # `| head` has read enough
         sys.exit(BROKEN_PIPE)
+
+
+def set_up_process() -> None:
+    """Undo what Invoke or the parent process set up and k2run cannot use.
+
+    Invoke forbids Python to write compiled modules, a third of the time of a short run; a tenth is spent on searches
+    for cycles while modules are loaded. A parent may have k2run ignore the end of its children: then the system keeps
+    no exit codes, and every failed command would look like a successful one.
+    """
+    sys.dont_write_bytecode = bool(sys.flags.dont_write_bytecode)
+    gc.set_threshold(COLLECTED_AFTER)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        stream = getattr(sys, name)
+        if stream is None:  # closed by the parent: no other file may take its number
+            setattr(sys, name, open(os.open(os.devnull, os.O_RDWR), mode, encoding="utf-8"))  # noqa: PTH123, SIM115
+        elif mode == "w" and isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors=PLAIN_SIGNS)
+
+
+def leave(code: int) -> None:
+    """End at once when a call was left behind; otherwise skip Python's last search for cycles.
+
+    A thread of a client library that is busy while Python shuts down can crash the process, and its exit code would be
+    the crash's. The search covers all modules and takes longer than many a command; DuckDB needs it: it counts the
+    objects that are left, and complains.
+
+    Args:
+        code: The exit code of the command.
+    """
+    dispatch = sys.modules.get("k2run.engine.dispatch")
+    if dispatch is not None and dispatch.is_one_left_behind():
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(code)
+    if "_duckdb" not in sys.modules:
+        gc.freeze()

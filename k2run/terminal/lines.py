@@ -1,18 +1,26 @@
-"""Lines of text with a tone for each part; how a tone looks is the business of whoever writes them."""
+"""Lines of text with a tone for each part, and rows in columns; how a tone looks is left to whoever writes them."""
 
 from __future__ import annotations
 
+import shutil
 import unicodedata
 from enum import StrEnum
 from functools import lru_cache
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from k2run.evidence.wording import Standing
+from k2run.evidence.wording import Standing, clean
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 
 ELLIPSIS = "…"
 FILLED, UNFILLED = "━", "─"
 REPEATED = 1024
 """Texts whose place in a column is remembered: names, words and times come again and again."""
+EMPTY: Line = ()
+WIDEST = 56
+"""Columns that a cell before the last one may take."""
 
 
 class Tone(StrEnum):
@@ -37,7 +45,6 @@ class Part(NamedTuple):
 
 
 Line = tuple[Part, ...]
-EMPTY: Line = ()
 
 TONES: dict[Standing, Tone] = {
     Standing.WAITING: Tone.QUIET,
@@ -119,3 +126,16 @@ def wrap(text: str, width: int) -> list[str]:
             rest = rest[len(head) :]
         current = rest
     return [*lines, current] if current else lines
+
+
+def width() -> int:
+    """Columns of the terminal; wide when it is none, so that nothing is cut for a program that reads it."""
+    return shutil.get_terminal_size((200, 40)).columns
+
+
+def columns(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """A table; its last column takes what is left, and is cut there."""
+    texts = [[*(cut(clean(cell), WIDEST) for cell in row[:-1]), clean(row[-1])] for row in rows]
+    widths = [max([cells(head), *(cells(row[n]) for row in texts)]) for n, head in enumerate(heads)]
+    lines = ["  ".join(left(cell, widths[n]) for n, cell in enumerate(row)).rstrip() for row in [list(heads), *texts]]
+    return [cut(line, width()) for line in lines]

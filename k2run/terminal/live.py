@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO
 
 from k2run.evidence.wording import Standing, clean, counted, span
+from k2run.terminal.face import ThreadedFace
 from k2run.terminal.lines import EMPTY, FILLED, UNFILLED, Line, Part, Tone, cells, cut, left, right
-from k2run.terminal.threaded import ThreadedFace
 from k2run.terminal.transcript import FAULT_MARK, MARGIN, TIME_WIDTH, UNDO_MARK, Transcript, fill
 
 if TYPE_CHECKING:

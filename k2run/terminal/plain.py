@@ -35,10 +35,10 @@ from k2run.evidence.wording import (
     standing_of,
     timed,
 )
+from k2run.terminal.face import ThreadedFace
 from k2run.terminal.lines import left, right, text_of
 from k2run.terminal.safe_stream import SafeStream
 from k2run.terminal.summary import closing
-from k2run.terminal.threaded import ThreadedFace
 
 if TYPE_CHECKING:
     from k2run.engine.events import AnyEvent

@@ -9,9 +9,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from k2run.authoring.graph import draw, mermaid
-from k2run.authoring.graph_flow import BoxKind, Flow, flow_of
-from k2run.authoring.graph_svg import WIDTH, svg
+from k2run.authoring.graph import WIDTH, BoxKind, Flow, draw, flow_of, mermaid, svg
 from k2run.authoring.new import starting_text
 from k2run.language.loader import parse_runbook
 

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from jsonschema import Draft202012Validator
 
-from k2run.authoring.schemas import schemas
+from k2run.authoring.generated import schemas
 
 ROOT = Path(__file__).parent.parent.parent
 

@@ -16,7 +16,7 @@ import yaml
 
 from k2run.account import account_name
 from k2run.actions.catalogue import Catalogue
-from k2run.app.input_sources import given_again
+from k2run.app.answers import given_again
 from k2run.engine.events import Answered, Asked, Noted, RunFinished, StepFinished
 from k2run.engine.journal import read_journal
 from k2run.engine.store import Store

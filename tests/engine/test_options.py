@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from k2run.actions.person import Answer, Person
-from k2run.app.detached import Order, command_of, read_given
-from k2run.app.input_sources import ask_missing, read_inputs
+from k2run.app.answers import ask_missing, read_inputs
 from k2run.app.launch import parse_extra
+from k2run.app.run_processes import Order, command_of, read_given
 from k2run.engine.events import Answered, Outcome, StepFinished
 from k2run.engine.input_values import recorded_extra, shown_extra
 from k2run.engine.run import resume

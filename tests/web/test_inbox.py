@@ -6,7 +6,7 @@ import pytest
 
 from k2run.actions.deadline import Deadline
 from k2run.actions.person import Answer
-from k2run.app.inbox import Inbox, InboxPerson
+from k2run.app.answers import Inbox, InboxPerson
 from k2run.errors import Interrupted, UsageError
 
 

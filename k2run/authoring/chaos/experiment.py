@@ -19,8 +19,7 @@ import yaml
 
 from k2run.actions.catalogue import Catalogue
 from k2run.authoring.chaos.activities import CALL_PYTHON, NO_LIMIT, PROGRAM, Providers, Tolerances, in_seconds
-from k2run.authoring.chaos.values import Notes, Texts, read_settings
-from k2run.authoring.chaos.writing import Part, listed, written
+from k2run.authoring.chaos.values import Notes, Part, Texts, listed, read_settings, written
 from k2run.authoring.new import schema_from
 from k2run.errors import UsageError
 from k2run.language.document import read_file, read_text

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from k2run.app.abort import process_of
-from k2run.app.detached import Order, last_words, start_detached
+from k2run.app.run_processes import Order, last_words, start_detached
 from k2run.daemon.alerts.incident import Began, Closed, Ended, Ordered, PutOff
 from k2run.engine.events import ClockStopped, StepFinished
 from k2run.engine.journal import ends_of, read_journal

@@ -16,9 +16,9 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.base import BaseTrigger
 
 from k2run.app.abort import process_of
-from k2run.app.detached import Order, last_words, start_detached
 from k2run.app.launch import open_stack
 from k2run.app.leftover_faults import warn_of_broken
+from k2run.app.run_processes import Order, last_words, start_detached
 from k2run.daemon.schedule.calendar import read_calendar
 from k2run.daemon.schedule.entries import Entry, line_of, read_entries, runbook_files
 from k2run.daemon.schedule.ledger import open_ledger
