@@ -16,8 +16,8 @@ from msgspec import structs
 from wheel_programs import free_ports
 
 from k2run.actions.deadline import Deadline
-from k2run.adapters.mysql import actions
-from k2run.adapters.mysql.client import Mysql
+from k2run.adapters import mysql as actions
+from k2run.adapters.mysql import Mysql
 from k2run.errors import Interrupted, Refused, TimedOut, Unknown, Unreachable
 
 if TYPE_CHECKING:

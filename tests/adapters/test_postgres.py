@@ -14,8 +14,8 @@ import pytest
 from msgspec import structs
 
 from k2run.actions.deadline import Deadline
-from k2run.adapters.postgres import actions
-from k2run.adapters.postgres.client import Postgres
+from k2run.adapters import postgres as actions
+from k2run.adapters.postgres import Postgres
 from k2run.errors import AuthorError, Interrupted, Refused, TimedOut, Unknown, Unreachable
 from k2run.language.quantities import Duration
 

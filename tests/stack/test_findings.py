@@ -84,7 +84,7 @@ def test_the_stacks_that_ship_are_right(file: Path) -> None:
 
 
 def test_a_mistyped_connection_is_a_mistake_and_not_something_that_the_stack_has_not(folder: Path) -> None:
-    from k2run.adapters.postgres.client import Postgres
+    from k2run.adapters.postgres import Postgres
     from k2run.errors import NotApplicable
 
     file = folder / "mine.yaml"

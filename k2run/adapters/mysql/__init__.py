@@ -1,1 +1,0 @@
-"""MySQL and MariaDB: connections and the actions on them."""

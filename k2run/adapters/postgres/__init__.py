@@ -1,1 +1,0 @@
-"""PostgreSQL: connections and the actions on them."""
