@@ -1,13 +1,51 @@
-"""What SQL databases answer: rows to a query, their values as JSON has them, how many a statement changed."""
+"""What SQL databases have in common: how one is reached, and its answers with values as JSON has them."""
 
 from __future__ import annotations
 
 import datetime as dt
 import decimal
 import math
-from typing import Any
+import time
+from typing import Any, NamedTuple
 
 from k2run.actions.action import Result
+from k2run.actions.connection import Connection
+from k2run.errors import Unknown
+
+
+class Server(Connection, frozen=True, kw_only=True):
+    """A database server that a user logs in to."""
+
+    host: str = "127.0.0.1"
+    port: int
+    database: str
+    user: str
+    password: str = ""
+
+    @property
+    def address(self) -> str:
+        """Where it is, without the password."""
+        return f"{self.user}@{self.host}:{self.port}/{self.database}"
+
+    @property
+    def source(self) -> str:
+        """What results give as their source."""
+        return f"{self.key} {self.address}"
+
+
+class Rows(NamedTuple):
+    """What a statement brought.
+
+    Attributes:
+        rows: With values as JSON has them.
+        more: Whether there were more than it may bring.
+        affected: How many rows it changed.
+    """
+
+    columns: list[str]
+    rows: list[dict[str, Any]]
+    more: bool = False
+    affected: int = 0
 
 
 class Answer(Result, frozen=True, kw_only=True):
@@ -19,7 +57,7 @@ class Answer(Result, frozen=True, kw_only=True):
         row_count: How many rows are in `rows`.
         value: The value, when the answer is one row with one column; otherwise None.
         truncated: Whether there were more rows than `limit`.
-        elapsed_ms: With connecting.
+        elapsed_ms: With connecting, or opening the files.
     """
 
     rows: list[dict[str, Any]]
@@ -34,6 +72,33 @@ class Answer(Result, frozen=True, kw_only=True):
         if self.value is not None:
             return f"{self.columns[0]} {self.value}"
         return f"{'more than ' * self.truncated}{self.row_count:,} rows in {self.elapsed_ms:.0f} ms"
+
+
+def answer(found: Rows, started: float, *, place: str, source: str, allow_empty: bool) -> Answer:
+    """The result of a query.
+
+    Args:
+        found: What it brought.
+        started: When it was begun, by `time.perf_counter`.
+        place: What was asked, for an error.
+        source: The same, for the result.
+        allow_empty: Whether no rows are an answer, too.
+
+    Raises:
+        Unknown: There are no rows.
+    """
+    elapsed_ms = (time.perf_counter() - started) * 1000
+    if not found.rows and not allow_empty:
+        raise Unknown(f"the query found no rows in {place}", hint="is the data there? or set allow_empty: true")
+    return Answer(
+        rows=found.rows,
+        columns=found.columns,
+        row_count=len(found.rows),
+        value=found.rows[0][found.columns[0]] if len(found.rows) == len(found.columns) == 1 else None,
+        truncated=found.more,
+        elapsed_ms=elapsed_ms,
+        source=source,
+    )
 
 
 class Changed(Result, frozen=True, kw_only=True):

@@ -5,12 +5,15 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
+from msgspec import structs
+
 from k2run.actions.action import Result, action
 from k2run.actions.deadline import Deadline
 from k2run.actions.excerpt import beginning
+from k2run.adapters._sql import Answer, answer
 from k2run.adapters.iceberg import queries
 from k2run.adapters.iceberg.catalog import Iceberg, judged, open_table
-from k2run.errors import AuthorError, Refused, Unknown
+from k2run.errors import AuthorError, Refused
 from k2run.language.quantities import Size
 
 if TYPE_CHECKING:
@@ -22,7 +25,7 @@ GIBIBYTE = Size(2**30)
 THREADS = 2
 
 
-class Answer(Result, frozen=True, kw_only=True):
+class Answered(Answer, frozen=True, kw_only=True):
     """The answer to a query.
 
     Attributes:
@@ -35,12 +38,6 @@ class Answer(Result, frozen=True, kw_only=True):
         snapshots: The snapshot that was read of each table; a table without any data has none.
     """
 
-    rows: list[dict[str, Any]]
-    columns: list[str]
-    row_count: int
-    value: Any
-    truncated: bool
-    elapsed_ms: float
     snapshots: dict[str, int]
 
     def headline(self) -> str:
@@ -80,7 +77,7 @@ def query(
     memory: Size = GIBIBYTE,
     threads: int = 2,
     allow_empty: bool = False,
-) -> Answer:
+) -> Answered:
     """Ask Iceberg tables with one SELECT; an answer without rows is unknown, not a fast query.
 
     The tables are read as their current snapshots are, or as `snapshots` says. The query can open their files
@@ -100,22 +97,10 @@ def query(
     with judged(iceberg, "query the tables"), queries.opened(tables, deadline, memory, threads) as database:
         started = time.perf_counter()
         found = queries.ask(database, sql, parameters, limit)
-        elapsed_ms = (time.perf_counter() - started) * 1000
-    if not found.rows and not allow_empty:
-        raise Unknown(
-            f"the query found no rows in {', '.join(tables)}", hint="is the data there? or set allow_empty: true"
-        )
-    return Answer(
-        rows=found.rows,
-        columns=found.columns,
-        row_count=len(found.rows),
-        value=found.rows[0][found.columns[0]] if len(found.rows) == len(found.columns) == 1 else None,
-        truncated=found.more,
-        elapsed_ms=elapsed_ms,
-        snapshots={
-            name: at.snapshot_id for name, each in tables.items() if (at := each.current_snapshot()) is not None
-        },
-        source=iceberg.source,
+        plainly = answer(found, started, place=", ".join(tables), source=iceberg.source, allow_empty=allow_empty)
+    current = {name: each.current_snapshot() for name, each in tables.items()}
+    return Answered(
+        **structs.asdict(plainly), snapshots={name: at.snapshot_id for name, at in current.items() if at is not None}
     )
 
 

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import re
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
 from k2run.actions.action import Effect, Result, action
-from k2run.actions.connection import Connection
 from k2run.actions.deadline import Deadline
 from k2run.adapters._clients import apart, require_client
-from k2run.adapters._sql import Answer, Changed, plain
-from k2run.errors import ActionError, Refused, TimedOut, Unknown, Unreachable
+from k2run.adapters._sql import Answer, Changed, Rows, Server, answer, plain
+from k2run.errors import ActionError, Refused, TimedOut, Unreachable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -39,7 +38,7 @@ _ASKS = re.compile(r"\A\(*\s*(SELECT|SHOW|WITH|EXPLAIN|DESCRIBE|DESC|TABLE|VALUE
 _WRITES_A_FILE = re.compile(r"\bINTO\s+(OUTFILE|DUMPFILE)\b", re.IGNORECASE)
 
 
-class Mysql(Connection, frozen=True, kw_only=True, key="mysql"):
+class Mysql(Server, frozen=True, kw_only=True, key="mysql"):
     """A MySQL or MariaDB server.
 
     Attributes:
@@ -52,23 +51,10 @@ class Mysql(Connection, frozen=True, kw_only=True, key="mysql"):
         ca: File with the certificates to trust, instead of the system's.
     """
 
-    host: str = "127.0.0.1"
     port: int = 3306
     database: str = ""
-    user: str
-    password: str = ""
     tls: bool = False
     ca: str = ""
-
-    @property
-    def address(self) -> str:
-        """Where it is, without the password."""
-        return f"{self.user}@{self.host}:{self.port}/{self.database}"
-
-    @property
-    def source(self) -> str:
-        """What results give as their source."""
-        return f"mysql {self.address}"
 
 
 class Health(Result, frozen=True, kw_only=True):
@@ -181,20 +167,8 @@ def query(
         allow_empty: Whether no rows are an answer, too.
     """
     started = time.perf_counter()
-    found = ask(mysql, deadline, sql, parameters, limit=limit + 1)
-    elapsed_ms = (time.perf_counter() - started) * 1000
-    rows = found.rows[:limit]
-    if not rows and not allow_empty:
-        raise Unknown(f"the query found no rows in {mysql.address}", hint="is the data there? or set allow_empty: true")
-    return Answer(
-        rows=rows,
-        columns=found.columns,
-        row_count=len(rows),
-        value=rows[0][found.columns[0]] if len(rows) == len(found.columns) == 1 else None,
-        truncated=len(found.rows) > limit,
-        elapsed_ms=elapsed_ms,
-        source=mysql.source,
-    )
+    found = ask(mysql, deadline, sql, parameters, limit=limit)
+    return answer(found, started, place=mysql.address, source=mysql.source, allow_empty=allow_empty)
 
 
 @action("mysql.execute", effect=Effect.DESTROYS)
@@ -254,18 +228,6 @@ def _channel(row: dict[str, Any]) -> Channel:
     )
 
 
-class Table(NamedTuple):
-    """What a statement brought.
-
-    Attributes:
-        affected: Rows that it changed.
-    """
-
-    columns: list[str]
-    rows: list[dict[str, Any]]
-    affected: int
-
-
 def ask(
     mysql: Mysql,
     deadline: Deadline,
@@ -274,7 +236,7 @@ def ask(
     *,
     limit: int = 1000,
     writes: bool = False,
-) -> Table:
+) -> Rows:
     """Run one statement in a transaction of its own, a read-only one unless it may write.
 
     Args:
@@ -318,7 +280,7 @@ def _refuse_changes(sql: str) -> None:
 
 def _ask(
     mysql: Mysql, deadline: Deadline, sql: str, parameters: Mapping[str, Any] | None, limit: int, writes: bool
-) -> Table:
+) -> Rows:
     import pymysql
     from pymysql.cursors import SSCursor
 
@@ -344,11 +306,12 @@ def _ask(
             cursor.execute(f"START TRANSACTION READ {'WRITE' if writes else 'ONLY'}")
             cursor.execute(sql, dict(parameters) if parameters else None)
             columns = [column[0] for column in cursor.description or ()]
-            found = cursor.fetchmany(limit) if columns else []
+            found = cursor.fetchmany(limit + 1) if columns else []
             affected = max(cursor.rowcount, 0) if not columns else 0
             if writes:
                 session.commit()
-        return Table(columns, [dict(zip(columns, map(plain, row), strict=True)) for row in found], affected)
+        rows = [dict(zip(columns, map(plain, row), strict=True)) for row in found[:limit]]
+        return Rows(columns, rows, len(found) > limit, affected)
     finally:
         session._force_close()  # noqa: SLF001 - at once: a polite farewell reads all that is left of an answer
 

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct, convert
 
 from k2run.actions.action import Effect, Result, action
-from k2run.actions.connection import Connection
 from k2run.actions.deadline import Deadline
 from k2run.adapters._clients import punctually
-from k2run.adapters._sql import Answer, Changed, plain
-from k2run.errors import ActionError, AuthorError, Refused, TimedOut, Unknown, Unreachable
+from k2run.adapters._sql import Answer, Changed, Rows, Server, answer, plain
+from k2run.errors import ActionError, AuthorError, Refused, TimedOut, Unreachable
 from k2run.language.quantities import Duration
 
 if TYPE_CHECKING:
@@ -48,7 +47,7 @@ _NO_ENTRY = ("28", "3D", "42501")
 _PASSING = ("starting up", "shutting down", "recovery mode", "not yet accepting", "terminating connection")
 
 
-class Postgres(Connection, frozen=True, kw_only=True, key="postgres"):
+class Postgres(Server, frozen=True, kw_only=True, key="postgres"):
     """A PostgreSQL database.
 
     Attributes:
@@ -60,22 +59,8 @@ class Postgres(Connection, frozen=True, kw_only=True, key="postgres"):
         options: Further settings of libpq, as they are: `sslmode`, `sslrootcert`, ….
     """
 
-    host: str = "127.0.0.1"
     port: int = 5432
-    database: str
-    user: str
-    password: str = ""
     options: dict[str, str] = {}
-
-    @property
-    def address(self) -> str:
-        """Where it is, without the password."""
-        return f"{self.user}@{self.host}:{self.port}/{self.database}"
-
-    @property
-    def source(self) -> str:
-        """What results give as their source."""
-        return f"postgres {self.address}"
 
 
 class Session(Struct, frozen=True, kw_only=True):
@@ -177,28 +162,14 @@ def query(
     """Ask the database with one statement that may not change anything; no rows are unknown.
 
     Args:
-        sql: The query; values stand as `%(name)s`.
+        sql: The query; values are written as `%(name)s`.
         parameters: Those values.
         limit: Rows to fetch at most.
         allow_empty: Whether no rows are an answer, too.
     """
     started = time.perf_counter()
-    found = ask(postgres, deadline, sql, parameters, limit=limit + 1)
-    elapsed_ms = (time.perf_counter() - started) * 1000
-    rows = found.rows[:limit]
-    if not rows and not allow_empty:
-        raise Unknown(
-            f"the query found no rows in {postgres.address}", hint="is the data there? or set allow_empty: true"
-        )
-    return Answer(
-        rows=rows,
-        columns=found.columns,
-        row_count=len(rows),
-        value=rows[0][found.columns[0]] if len(rows) == len(found.columns) == 1 else None,
-        truncated=len(found.rows) > limit,
-        elapsed_ms=elapsed_ms,
-        source=postgres.source,
-    )
+    found = ask(postgres, deadline, sql, parameters, limit=limit)
+    return answer(found, started, place=postgres.address, source=postgres.source, allow_empty=allow_empty)
 
 
 @action("postgres.execute", effect=Effect.DESTROYS)
@@ -206,7 +177,7 @@ def execute(postgres: Postgres, deadline: Deadline, sql: str, parameters: dict[s
     """Run one statement that changes something, in a transaction of its own.
 
     Args:
-        sql: The statement; values stand as `%(name)s`.
+        sql: The statement; values are written as `%(name)s`.
         parameters: Those values.
     """
     started = time.perf_counter()
@@ -286,18 +257,6 @@ def _busy_s(session: Session) -> float:
     return session.transaction_s if session.state.startswith("idle in transaction") else 0.0
 
 
-class Table(NamedTuple):
-    """What a statement brought.
-
-    Attributes:
-        affected: Rows that it changed or returned.
-    """
-
-    columns: list[str]
-    rows: list[dict[str, Any]]
-    affected: int
-
-
 def ask(
     postgres: Postgres,
     deadline: Deadline,
@@ -306,13 +265,13 @@ def ask(
     *,
     limit: int = 1000,
     writes: bool = False,
-) -> Table:
+) -> Rows:
     """Run one statement in a transaction of its own, a read-only one unless it may write.
 
     Args:
         postgres: Where.
         deadline: The server hears of it too, and gives up by itself.
-        sql: One statement; values stand as `%(name)s`.
+        sql: One statement; values are written as `%(name)s`.
         parameters: Those values.
         limit: Rows to fetch at most.
         writes: Whether it may change anything.
@@ -345,17 +304,17 @@ async def _ask(
     parameters: Mapping[str, Any] | None,
     limit: int,
     writes: bool,
-) -> Table:
+) -> Rows:
     async with _session(postgres, deadline) as session:
         await session.set_read_only(not writes)
         cursor = session.cursor()
         # Prepared: the server takes a single statement then, and nothing slips in behind it.
         await cursor.execute(sql.encode(), parameters or None, prepare=True)
         columns = [column.name for column in cursor.description or ()]
-        found = await cursor.fetchmany(limit) if columns else []
+        found = await cursor.fetchmany(limit + 1) if columns else []
         await session.commit()
-    rows = [{name: plain(value) for name, value in zip(columns, row, strict=True)} for row in found]
-    return Table(columns, rows, max(cursor.rowcount, 0))
+    rows = [dict(zip(columns, map(plain, row), strict=True)) for row in found[:limit]]
+    return Rows(columns, rows, len(found) > limit, max(cursor.rowcount, 0))
 
 
 @contextlib.asynccontextmanager

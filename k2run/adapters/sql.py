@@ -8,8 +8,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from k2run.actions.action import Result, action
+from k2run.actions.action import action
 from k2run.actions.deadline import Deadline
+from k2run.adapters._sql import Answer, answer
 from k2run.adapters.iceberg import queries
 from k2run.adapters.iceberg.views import quoted
 from k2run.errors import AuthorError, Refused, Unknown, Unreachable
@@ -33,32 +34,6 @@ MOST_ROWS = 2_000_000
 BATCH = 50_000
 STEPS = 10_000
 """Steps of SQLite between two looks at the deadline."""
-
-
-class Answer(Result, frozen=True, kw_only=True):
-    """The answer to a query.
-
-    Attributes:
-        rows: Each a mapping of column to value: `result.rows[0].n`.
-        columns: Their names in order.
-        row_count: How many rows are in `rows`.
-        value: The value, when the answer is one row with one column; otherwise None.
-        truncated: Whether there were more rows than `limit`.
-        elapsed_ms: With opening the files.
-    """
-
-    rows: list[dict[str, Any]]
-    columns: list[str]
-    row_count: int
-    value: Any
-    truncated: bool
-    elapsed_ms: float
-
-    def headline(self) -> str:
-        """The only value, or how many rows there are."""
-        if self.value is not None:
-            return f"{self.columns[0]} {self.value}"
-        return f"{'more than ' * self.truncated}{self.row_count:,} rows in {self.elapsed_ms:.0f} ms"
 
 
 @action("sql.query")
@@ -93,18 +68,8 @@ def query(
         ]
         queries.lock(database, opened)
         found = queries.ask(database, sql, parameters, limit)
-    if not found.rows and not allow_empty:
-        named = ", ".join(files[name] for name in asked)
-        raise Unknown(f"the query found no rows in {named}", hint="are the data there? or set allow_empty: true")
-    return Answer(
-        rows=found.rows,
-        columns=found.columns,
-        row_count=len(found.rows),
-        value=found.rows[0][found.columns[0]] if len(found.rows) == len(found.columns) == 1 else None,
-        truncated=found.more,
-        elapsed_ms=(time.perf_counter() - started) * 1000,
-        source=", ".join(files[name] for name in asked),
-    )
+    source = ", ".join(files[name] for name in asked)
+    return answer(found, started, place=source, source=source, allow_empty=allow_empty)
 
 
 def _asked(names: Sequence[str], files: Mapping[str, str]) -> dict[str, list[str]]:

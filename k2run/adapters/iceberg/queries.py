@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from k2run.adapters._sql import plain
+from k2run.adapters._sql import Rows, plain
 from k2run.adapters.iceberg.views import data_files, quoted, view
 from k2run.errors import ActionError, K2runError, Refused, Unknown
 
@@ -23,14 +23,6 @@ if TYPE_CHECKING:
 
     from k2run.actions.deadline import Deadline
     from k2run.language.quantities import Size
-
-
-class Rows(NamedTuple):
-    """An answer: its columns, its rows as plain values, and whether there were more."""
-
-    columns: list[str]
-    rows: list[dict[str, Any]]
-    more: bool
 
 
 @contextlib.contextmanager
