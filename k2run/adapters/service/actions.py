@@ -5,180 +5,66 @@ The blast radius of every fault here is one service, with all its processes, and
 
 from __future__ import annotations
 
-import re
 import time
 from typing import TYPE_CHECKING
 
-from k2run.actions.action import Effect, Striking, Undo, action, fault
+from k2run.actions.action import Effect, Result, Striking, Undo, action, fault
 from k2run.actions.deadline import Deadline
-from k2run.actions.excerpt import beginning
 from k2run.adapters.service.all_services import clocks, roll_call, strangers  # noqa: F401 - actions of this adapter
-from k2run.adapters.service.results import Lines, Readiness, Resources, Revived, Seen, Status, Struck
-from k2run.errors import NotApplicable, Refused, StackUnavailable, TimedOut, Unknown, Unreachable
+from k2run.adapters.service.state import logs, probe, ready, resources, status  # noqa: F401 - as those
+from k2run.errors import NotApplicable, Refused, StackUnavailable
 from k2run.language.quantities import Duration
 from k2run.stack.backend import ServiceStatus, State
 from k2run.stack.model import RunBy
-from k2run.stack.probes import probe as look_at
-from k2run.stack.probes import readiness
-from k2run.stack.services import Services, stranger_at
+from k2run.stack.services import Services
 
 if TYPE_CHECKING:
-    from k2run.stack.backend import Backend, LogLine
-    from k2run.stack.probes import Probe
+    from k2run.stack.backend import Backend
 
 GRACE_S = 10.0
 """Seconds that a service gets to end by itself before it is killed, within the step's deadline."""
-SHOWN_LINES = 20
-SHOWN_CHARACTERS = 1000
-ALL_LINES = 1_000_000
-NOW = Duration(0)
-A_SECOND = Duration(1)
-_POLL_S = 0.05
-_LOOK_S = 2.0
-_RUNS = {State.RUNNING, State.UNHEALTHY}
 
 
-# --- looking ---------------------------------------------------------------------------------------------------------
+class Struck(Result, frozen=True, kw_only=True):
+    """A fault that was injected.
 
-
-@action("service.status")
-def status(services: Services, service: str) -> Status:
-    """What a service is doing, by its process or container.
-
-    Says nothing of whether it is healthy; `service.ready` does.
-
-    Args:
-        service: Name of the service in the stack.
+    Attributes:
+        state: What the service is doing now.
+        pid: The process that the fault hit.
+        seconds: How long the injection took.
     """
-    return _status(services.backend(service).status())
+
+    service: str
+    state: str
+    pid: int | None
+    seconds: float
+
+    def headline(self) -> str:
+        """Such as `consumer stopped (was pid 4711)`."""
+        return f"{self.service} {self.state}" + (f" (was pid {self.pid})" if self.pid else "")
 
 
-@action("service.ready")
-def ready(services: Services, deadline: Deadline, service: str, wait: Duration = NOW) -> Readiness:
-    """Check that a service is ready, by the `ready` probe of the stack.
+class Revived(Result, frozen=True, kw_only=True):
+    """A service that runs again.
 
-    Args:
-        service: Name of the service in the stack.
-        wait: How long it may take until it is ready; once only when 0s.
-
-    Raises:
-        Unreachable: Nothing answers, or k2run knows that it does not run.
-        Refused: It answers, and not as it should.
-        Unknown: The stack does not say how to see it.
+    Attributes:
+        changed: False when it ran already.
+        pid: Its process now.
+        ready: Whether its `ready` probe was seen to succeed; None when the stack has none for it.
+        seconds: How long that took.
     """
-    _require_probe(services, service)
-    began = time.monotonic()
-    limit = Deadline(max(wait, 0.0), deadline.stop)
-    while True:
-        seen = _look(services, deadline, service)
-        waited = time.monotonic() - began
-        if seen.ready:
-            return Readiness(
-                service=service, ready=True, elapsed_ms=seen.elapsed_ms, waited_s=round(waited, 3), source=seen.address
-            )
-        try:
-            limit.sleep(_POLL_S)
-        except TimedOut:
-            raise _not_ready(service, seen, services.backend(service).status()) from None
 
+    service: str
+    changed: bool
+    pid: int | None
+    ready: bool | None
+    seconds: float
 
-@action("service.probe")
-def probe(services: Services, deadline: Deadline, service: str) -> Seen:
-    """What the `ready` probe of a service sees now, ready or not: for symptoms, where no answer is the finding.
-
-    What a process outside the stack answers, on the port of one of its services, is not that service's answer.
-
-    Args:
-        service: Name of the service in the stack.
-
-    Raises:
-        NotApplicable: The stack does not say how to see it, and k2run does not know it to be stopped.
-    """
-    if readiness(services.find(service)) is None and (stopped := _stopped(services, service)) is not None:
-        detail = f"{service} {stopped.state}" + (f": {stopped.detail}" if stopped.detail else "")
-        return Seen(service=service, ready=False, answered=False, detail=detail, elapsed_ms=0.0, source=service)
-    seen = _look(services, deadline, service)
-    stranger = stranger_at(seen.address, services.stack) if seen.answered else ""
-    return Seen(
-        service=service,
-        ready=seen.ready and not stranger,
-        answered=seen.answered and not stranger,
-        detail=stranger or seen.detail,
-        elapsed_ms=seen.elapsed_ms,
-        source=seen.address,
-    )
-
-
-@action("service.logs")
-def logs(
-    services: Services,
-    deadline: Deadline,
-    service: str,
-    pattern: str = "",
-    since: Duration | None = None,
-    lines: int = ALL_LINES,
-) -> Lines:
-    """Search the log of a service.
-
-    Args:
-        service: Name of the service in the stack.
-        pattern: Regular expression to look for in each line; every line fits when it is empty.
-        since: Only lines written within this time before now; needs a log whose lines tell the time.
-        lines: How many of the newest lines are searched.
-
-    Raises:
-        Unknown: There is no log, or its lines do not tell the time.
-        Refused: The pattern is no regular expression.
-    """
-    try:
-        wanted = re.compile(pattern)
-    except re.error as error:
-        raise Refused(
-            f"{pattern!r} is not a regular expression: {error}", hint="quote its special characters"
-        ) from error
-    from datetime import UTC, datetime, timedelta
-
-    start = datetime.now(UTC) - timedelta(seconds=since) if since is not None else None
-    found = services.backend(service).log(lines=lines, since=start, deadline=deadline)
-    fitting = _search(found, wanted, deadline)
-    shown = [beginning(line.text, SHOWN_CHARACTERS) for line in fitting[-SHOWN_LINES:]]
-    return Lines(service=service, matches=len(fitting), searched=len(found), lines=shown, source=f"log of {service}")
-
-
-@action("service.resources")
-def resources(
-    services: Services, deadline: Deadline, service: str, over: Duration = A_SECOND, most_waiting: float | None = None
-) -> Resources:
-    """What a service uses of its machine: processor and memory, with everything that it started.
-
-    Args:
-        service: Name of the service in the stack.
-        over: How long the processor is measured.
-        most_waiting: How long its threads may wait for a core, in percent of one core's time. On a machine that makes
-            them wait longer, a service that is idle cannot be told from one that is starved: the result is unknown.
-
-    Raises:
-        Refused: It does not run.
-        Unknown: It waited for a core longer than `most_waiting`.
-    """
-    used = services.backend(service).usage(over, deadline)
-    if most_waiting is not None and used.waiting_percent is not None and used.waiting_percent > most_waiting:
-        raise Unknown(
-            f"{service} waited for a core {used.waiting_percent:g} % of the time: the machine is too busy to judge it",
-            hint="end other work on this machine, or give the service a core of its own",
-        )
-    return Resources(
-        service=service,
-        cpu_percent=used.cpu_percent,
-        rss=used.rss_bytes,
-        rss_mib=round(used.rss_bytes / 2**20, 1),
-        processes=used.processes,
-        waiting_percent=used.waiting_percent,
-        source=service,
-    )
-
-
-# --- breaking --------------------------------------------------------------------------------------------------------
+    def headline(self) -> str:
+        """Such as `consumer ready in 3.2s`."""
+        if not self.changed:
+            return f"{self.service} ran already"
+        return f"{self.service} {'ready' if self.ready else 'runs'} in {Duration(self.seconds)}"
 
 
 @fault("service.kill", undone_by="service.start")
@@ -242,9 +128,6 @@ def pause(services: Services, deadline: Deadline, service: str) -> Striking[Stru
     began = time.monotonic()
     backend.pause(deadline)
     return _struck(services, before, began)
-
-
-# --- bringing back ---------------------------------------------------------------------------------------------------
 
 
 @action("service.start", effect=Effect.CHANGES)
@@ -312,9 +195,6 @@ def restart(services: Services, deadline: Deadline, service: str) -> Revived:
     return _revived(services, deadline, service, changed=True, began=began)
 
 
-# --- what they share -------------------------------------------------------------------------------------------------
-
-
 def _started_again(service: str) -> Undo:
     return Undo(action="service.start", args={"service": service}, says=f"start {service}")
 
@@ -374,78 +254,4 @@ def _struck(services: Services, before: ServiceStatus, began: float) -> Struck:
         pid=before.pid,
         seconds=round(time.monotonic() - began, 3),
         source=before.service,
-    )
-
-
-def _stopped(services: Services, service: str) -> ServiceStatus | None:
-    """A service that k2run runs, and knows not to run or to be held; None for any other."""
-    found = services.find(service)
-    if found.run is RunBy.EXTERNAL:
-        return None
-    now = services.backend(service).status()
-    return None if now.state in _RUNS else now
-
-
-def _require_probe(services: Services, service: str) -> None:
-    """Without a probe only one thing can be said of a service: that k2run knows it to be stopped.
-
-    Raises:
-        Unreachable: It is.
-        Unknown: It is not, so it may be ready or not.
-    """
-    if readiness(services.find(service)) is not None:
-        return
-    stopped = _stopped(services, service)
-    if stopped is not None:
-        raise Unreachable(
-            f"{service} is not ready: {stopped.state}{f': {stopped.detail}' if stopped.detail else ''}",
-            hint=f"`k2run logs {service}` shows more",
-        )
-    raise Unknown(
-        f"whether {service} is ready cannot be known: the stack does not say how to see it",
-        hint=f"give services.{service} a `ready:` in the stack file",
-    )
-
-
-def _look(services: Services, deadline: Deadline, service: str) -> Probe:
-    found = services.find(service)
-    how = readiness(found)
-    if how is None:
-        raise NotApplicable(
-            f"the stack does not say how to see that {service} is ready", hint="give it `ready:` in the stack file"
-        )
-    return look_at(how, deadline.at_most(_LOOK_S), found.headers)
-
-
-def _not_ready(service: str, seen: Probe, now: ServiceStatus) -> Unreachable | Refused:
-    """Why a service is not ready: what it answered, and what its process is doing when that explains it."""
-    doing = "" if now.state is State.RUNNING else f" ({now.state}{f': {now.detail}' if now.detail else ''})"
-    kind = Refused if seen.answered else Unreachable
-    return kind(
-        f"{service} is not ready{doing}: {seen.address}: {seen.detail}",
-        hint=f"`k2run logs {service}` shows more; services.{service} in the stack file says where it is probed",
-    )
-
-
-def _search(lines: list[LogLine], wanted: re.Pattern[str], deadline: Deadline) -> list[LogLine]:
-    fitting = []
-    for number, line in enumerate(lines):
-        if number % 10_000 == 0:
-            deadline.remaining()
-        if wanted.search(line.text):
-            fitting.append(line)
-    return fitting
-
-
-def _status(seen: ServiceStatus) -> Status:
-    return Status(
-        service=seen.service,
-        state=seen.state,
-        running=seen.state in _RUNS,
-        pid=seen.pid,
-        uptime_s=seen.uptime_s,
-        started_at=seen.started_at.isoformat(timespec="milliseconds") if seen.started_at else "",
-        restarts=seen.restarts,
-        detail=seen.detail,
-        source=seen.service,
     )

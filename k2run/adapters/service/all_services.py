@@ -26,6 +26,9 @@ AT_THE_START = timedelta(seconds=5)
 """A service that ends with an error within this time after its start cannot start."""
 _LAST_LINES = 20
 _ERROR = re.compile(r"^(\S+: )?(error|fatal|panic)\b", re.IGNORECASE)
+ANSWER_S = 1.5
+TOLERANCE = Duration(5)
+"""A header tells whole seconds, and some servers renew theirs once a second."""
 
 
 class RollCall(Result, frozen=True, kw_only=True):
@@ -125,11 +128,6 @@ def strangers(services: Services) -> Strangers:
         pids=sorted({holder.pid for _, _, holder in found} - {0}),
         source=services.stack.name,
     )
-
-
-ANSWER_S = 1.5
-TOLERANCE = Duration(5)
-"""A header tells whole seconds, and some servers renew theirs once a second."""
 
 
 class Clocks(Result, frozen=True, kw_only=True):
