@@ -104,13 +104,7 @@ def topic(
         Refused: There are more than three million.
     """
     link = Link(kafka, deadline)
-    starts = {int(number): offset for number, offset in after.items()}
-    ends = {
-        number: offsets.Span(max(span.low, starts.get(number, 0)), span.high)
-        for number, span in offsets.spans(link, topic).items()
-    }
-    spans = {number: span for number, span in ends.items() if span.high > span.low}
-    expected, unreadable = _ids(link, topic, spans, column)
+    expected, unreadable = _ids(link, topic, _spans(link, topic, after), column)
     if not expected:
         raise Unknown(f"there are no messages in {topic!r} to look for", hint="is anybody writing to it?")
     stored, late = _settled(iceberg, deadline, table, column, expected, wait=wait)
@@ -127,6 +121,16 @@ def topic(
         some_lost=lost[:SHOWN],
         source=f"{link.source}, {iceberg.source}",
     )
+
+
+def _spans(link: Link, topic: str, after: Mapping[str | int, int]) -> dict[int, offsets.Span]:
+    """What is in the partitions of a topic from some offsets on; empty ones are left out."""
+    starts = {int(number): offset for number, offset in after.items()}
+    spans = {
+        number: offsets.Span(max(span.low, starts.get(number, 0)), span.high)
+        for number, span in offsets.spans(link, topic).items()
+    }
+    return {number: span for number, span in spans.items() if span.high > span.low}
 
 
 def _ids(link: Link, topic: str, spans: Mapping[int, offsets.Span], column: str) -> tuple[Counter[str], int]:

@@ -66,21 +66,12 @@ def hold_drill(reference: str, choice: Choice, *, stack: str, keep: bool, herald
     pool = load_runbook(path, catalogue)
     chosen = open_stack(stack or pool.stack, near=path.parent, store=store)
     recoveries = recovery_runbooks(catalogue)
-    plan = Plan(
-        faults=choose(_applying(pool, chosen, recoveries), choice),
-        recoveries=recoveries,
-        ledger=_ledger(pool),
-        say=say,
-    )
-    check_allowed(Request(runbook=pool, stack=chosen, store=store, catalogue=catalogue))
-    request = Request(
-        runbook=replace(pool, sections=()),
-        stack=chosen,
-        store=store,
-        catalogue=catalogue,
-        options=Options(keep=keep, by=account_name()),
-        observers=heralds(store, ""),
-    )
+    faults = choose(_applying(pool, chosen, recoveries), choice)
+    plan = Plan(faults=faults, recoveries=recoveries, ledger=_ledger(pool), say=say)
+    options = Options(keep=keep, by=account_name())
+    request = Request(runbook=pool, stack=chosen, store=store, catalogue=catalogue, options=options)
+    check_allowed(request)
+    request = replace(request, runbook=replace(pool, sections=()), observers=heralds(store, ""))
     played: list[Round] = []
     say(f"drill on {chosen.name}: {count(len(plan.faults), 'round')}, seed {choice.seed}")
     finished = _run(plan, request, played)

@@ -152,22 +152,23 @@ def poll(
     address, sent = target(services, service, path, url, headers)
     request = Request(url=with_query(address, params), headers=sent, tls=tls)
     started, tries, last = time.monotonic(), 0, "nothing was asked"
-    while True:
-        tries += 1
-        try:
-            answer = _judge(request, send(request, deadline), status, conforms_to)
-            if not (wrong := _lacking(answer.body, body)):
-                waited = time.monotonic() - started
-                return Polled(**structs.asdict(answer), tries=tries, waited_s=waited)
-            last = answer.body_error or f"its body lacks {wrong}"
-        except (Refused, Unreachable) as error:
-            last = error.message
-        except TimedOut as error:
-            raise _impatient(request, deadline, tries, last) from error
-        try:
+    try:
+        while True:
+            tries += 1
+            try:
+                answer = _judge(request, send(request, deadline), status, conforms_to)
+                if not (wrong := _lacking(answer.body, body)):
+                    waited = time.monotonic() - started
+                    return Polled(**structs.asdict(answer), tries=tries, waited_s=waited)
+                last = answer.body_error or f"its body lacks {wrong}"
+            except (Refused, Unreachable) as error:
+                last = error.message
             deadline.sleep(every)
-        except TimedOut as error:
-            raise _impatient(request, deadline, tries, last) from error
+    except TimedOut as error:
+        message = (
+            f"{request.address} did not meet the expectation within {deadline.seconds:g}s ({tries} attempts): {last}"
+        )
+        raise TimedOut(message, hint="raise the step's timeout, or find what is slow") from error
 
 
 @action("http.post", effect=Effect.CHANGES, blast=Blast.DATA)
@@ -200,8 +201,13 @@ def post(
         conforms_to: JSON Schema that the JSON body must conform to, or the path of a file with one, from the runbook's.
     """
     address, sent = target(services, service, path, url, headers)
-    content, kind = _content(json, body)
-    request = Request(url=with_query(address, params), method="POST", headers=kind | sent, content=content, tls=tls)
+    request = Request(
+        url=with_query(address, params),
+        method="POST",
+        headers=_kind(json) | sent,
+        content=_content(json, body),
+        tls=tls,
+    )
     return _judge(request, send(request, deadline), status, conforms_to)
 
 
@@ -241,12 +247,11 @@ def request(
         conforms_to: JSON Schema that the JSON body must conform to, or the path of a file with one, from the runbook's.
     """
     address, sent = target(services, service, path, url, headers)
-    content, kind = _content(json, body)
     asked = Request(
         url=with_query(address, params),
         method=method,
-        headers=kind | sent,
-        content=content,
+        headers=_kind(json) | sent,
+        content=_content(json, body),
         retries=retries,
         follow_redirects=follow_redirects,
         tls=tls,
@@ -263,19 +268,14 @@ def _lacking(found: Any, wanted: dict[str, Any]) -> str:
     return ""
 
 
-def _impatient(request: Request, deadline: Deadline, tries: int, last: str) -> TimedOut:
-    return TimedOut(
-        f"{request.address} did not meet the expectation within {deadline.seconds:g}s ({tries} attempts): {last}",
-        hint="raise the step's timeout, or find what is slow",
-    )
-
-
-def _content(json: Any, body: str) -> tuple[bytes, dict[str, str]]:
+def _content(json: Any, body: str) -> bytes:
     if body and json is not None:
         raise Refused("give either json or body")
-    if json is not None:
-        return msgspec.json.encode(json), {"Content-Type": "application/json"}
-    return body.encode(), {}
+    return body.encode() if json is None else msgspec.json.encode(json)
+
+
+def _kind(json: Any) -> dict[str, str]:
+    return {} if json is None else {"Content-Type": "application/json"}
 
 
 def _judge(request: Request, answer: Answer, status: int | list[int], schema: JsonSchema | None) -> Response:

@@ -80,32 +80,9 @@ def produce(
     offsets.partitions(link, topic)  # a mistyped name must not become a new topic
     prefix = f"K2RUN-{re.sub(r'[^A-Za-z0-9.-]', '-', tag) or 'load'}-{os.urandom(3).hex()}-" if template else ""
     write = _writer(link, format, subject or f"{topic}-value")
-    messages = (
-        _made_up(write, template, prefix, seed, symbols)
-        if template
-        else load.given([write(each) for each in values], keys)
-    )
-    messages = iter(messages)
-    first = next(messages)
-    refuse_other_form(link, topic, first[1])
-    started = time.monotonic()
-    receipts = load.send(link, topic, islice(chain([first], messages), count), rate or 0)
-    seconds = time.monotonic() - started
-    if not allow_failed:
-        load.settled(link, topic, receipts)
-    return r.Produced(
-        topic=topic,
-        count=count,
-        acked=receipts.acked,
-        failed=receipts.failed,
-        seconds=seconds,
-        per_s=receipts.acked / seconds,
-        bytes=receipts.bytes,
-        trade_id_prefix=prefix,
-        first_offsets=receipts.first,
-        last_offsets=receipts.last,
-        source=link.source,
-    )
+    written = [write(each) for each in values]
+    messages = _made_up(write, template, prefix, seed, symbols) if template else load.given(written, keys)
+    return _produced(link, topic, messages, prefix, count=count, rate=rate or 0, allow_failed=allow_failed)
 
 
 @action("kafka.sample")
@@ -217,6 +194,39 @@ def _writer(link: Link, format: str, subject: str) -> Callable[[Any], bytes]:
             hint="add `connections: {schema_registry: {url: …}}` to its stack file",
         )
     return avro.Encoder(link.kafka.registry, link.deadline, subject).encode
+
+
+def _produced(
+    link: Link,
+    topic: str,
+    messages: Iterator[tuple[bytes | None, bytes]],
+    prefix: str,
+    *,
+    count: int,
+    rate: float,
+    allow_failed: bool,
+) -> r.Produced:
+    """Send so many messages, unless the topic's readers could not read the first one."""
+    first = next(messages)
+    refuse_other_form(link, topic, first[1])
+    started = time.monotonic()
+    receipts = load.send(link, topic, islice(chain([first], messages), count), rate)
+    seconds = time.monotonic() - started
+    if not allow_failed:
+        load.settled(link, topic, receipts)
+    return r.Produced(
+        topic=topic,
+        count=count,
+        acked=receipts.acked,
+        failed=receipts.failed,
+        seconds=seconds,
+        per_s=receipts.acked / seconds,
+        bytes=receipts.bytes,
+        trade_id_prefix=prefix,
+        first_offsets=receipts.first,
+        last_offsets=receipts.last,
+        source=link.source,
+    )
 
 
 def _as_json(value: Any) -> bytes:
