@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 PAUSE_S = 0.5
 """Seconds between two looks."""
 BLIND_S = 5.0
-"""Seconds in which a stack that nothing can be said of is looked at again: what has just started shows nothing yet."""
+"""Seconds in which a stack that nothing can be said of is checked again: what has just started shows nothing yet."""
 TWICE = 2
 """Changes between ill and well: a failure that begins or ends changes once, one that flaps changes on."""
 
