@@ -21,8 +21,6 @@ from k2run.bench.result import Measured
 from k2run.errors import Refused
 from k2run.language.quantities import Duration, Rate
 
-pytestmark = pytest.mark.alone
-
 ALONE = """
 import json, sys, pathlib
 from k2run.actions.deadline import Deadline
@@ -74,6 +72,7 @@ class Generator:
         return found
 
 
+@pytest.mark.alone
 def test_a_generator_that_was_held_up_does_not_report_its_own_lateness_as_the_services(serve, tmp_path):
     with serve("--delay", "20") as server:
         load = {"rate": 200, "during": 6, "warm_up": 0.5, "thresholds": ["p99 < 100ms", "p50 < 100ms"]}
@@ -97,6 +96,7 @@ def test_a_generator_that_was_held_up_does_not_report_its_own_lateness_as_the_se
     assert judged["p50 < 100ms"][0] is True
 
 
+@pytest.mark.alone
 @pytest.mark.slow  # fifty loads
 @pytest.mark.parametrize("turn", range(10))
 @pytest.mark.parametrize(
@@ -126,6 +126,7 @@ def test_no_percentile_is_reported_that_is_not_the_services(serve, tmp_path, dis
     assert (rate, held_s) != (200, 0.0) or met["p50_ms"] is not None
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(
     ("load", "asked"),
     [
@@ -161,6 +162,7 @@ def test_what_the_generator_cannot_open_is_its_own_error_and_not_the_services(se
     assert "requests not sent by the generator: too many open files" in met["headline"]
 
 
+@pytest.mark.alone
 def test_the_headline_of_a_closed_loop_shows_the_longest_wait(serve, nothing):
     with serve("--delay", "1", "--stall-at", "200", "--stall", "0.5") as server:
         met = http(nothing, Deadline(30), url=server.url, iterations=1200)

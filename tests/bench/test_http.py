@@ -16,14 +16,13 @@ from k2run.language.quantities import Duration, Rate
 from k2run.stack.services import Services
 from k2run.stack.stack import load_stack
 
-pytestmark = pytest.mark.alone
-
 
 def quantile(values, share):
     """The least value that this share of all does not exceed, in milliseconds, as histograms have it."""
     return sorted(values)[math.ceil(share * len(values)) - 1] * 1000
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(
     "load",
     [
@@ -41,22 +40,24 @@ def test_latencies_are_those_of_the_servers_own_record(serve, nothing, load):
     assert result.p99_ms >= quantile(record, 0.99) - 0.1
 
 
+@pytest.mark.alone
 @pytest.mark.no_cover
 def test_an_open_loop_does_not_forgive_a_stall(serve, nothing):
     stall = ("--delay", "2", "--stall-at", "150", "--stall", "1")
     with serve(*stall) as server:
         opened = http(
-            nothing, Deadline(30), url=server.url, rate=Rate(200), during=Duration(5.25), warm_up=Duration(0.2)
+            nothing, Deadline(30), url=server.url, rate=Rate(400), during=Duration(2.75), warm_up=Duration(0.1)
         )
     with serve(*stall) as server:
         closed = http(nothing, Deadline(30), url=server.url, workers=1, iterations=1000)
-    assert opened.samples == 1050
-    assert opened.p99_ms > 800  # 200 of 1,050 requests fell into the stall
-    assert opened.p90_ms > 300
+    assert opened.samples == 1100
+    assert opened.p99_ms > 800  # 400 of 1,100 requests fell into the stall
+    assert opened.p90_ms > 600
     assert closed.p99_ms < 500  # a closed loop met it once
     assert closed.max_ms > 900
 
 
+@pytest.mark.alone
 @pytest.mark.slow  # p99 needs 1,000 samples, which are ten seconds of such a load
 def test_a_stall_of_two_seconds_under_a_hundred_requests_a_second_shows_in_p99(serve, nothing):
     with serve("--delay", "2", "--stall-at", "400", "--stall", "2") as server:
@@ -66,6 +67,7 @@ def test_a_stall_of_two_seconds_under_a_hundred_requests_a_second_shows_in_p99(s
     assert result.p90_ms > 700
 
 
+@pytest.mark.alone
 def test_the_rate_of_an_open_loop_is_kept(serve, nothing):
     with serve("--delay", "20") as server:
         result = http(nothing, Deadline(30), url=server.url, rate=Rate(200), during=Duration(2))

@@ -94,7 +94,7 @@ with no_services() as services:
     print("ready", flush=True)
     met = produce(
         Kafka(bootstrap=given.pop("bootstrap")), services, Deadline(60), size=Size(100), partitions=2,
-        during=Duration(4), warm_up=Duration(1), **given,
+        during=Duration(2.5), warm_up=Duration(1), **given,
     )
 print(json.dumps(met.plain() | {"headline": met.headline()}))
 """
@@ -110,7 +110,7 @@ def test_a_generator_that_stood_still_does_not_blame_the_broker(platform, topic,
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         assert process.stdout.readline() == "ready\n"
         _wait_for_messages(platform, topic)
-        time.sleep(2)  # the warm-up takes one second, what is measured the four after it
+        time.sleep(1.6)  # the warm-up takes one second, what is measured the next two and a half
         process.send_signal(signal.SIGSTOP)
         time.sleep(0.6)
         process.send_signal(signal.SIGCONT)

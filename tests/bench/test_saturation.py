@@ -15,23 +15,23 @@ QUICK = {"during": Duration(1), "warm_up": Duration(0.2)}
 
 @pytest.mark.no_cover
 def test_a_rate_that_eight_clients_cannot_reach_is_beyond_the_knee(serve, nothing):
-    with serve("--delay", "80") as server:  # eight at a time, each 80 ms: at most 100 a second
+    with serve("--delay", "40") as server:  # eight at a time, each 40 ms: at most 200 a second
         result = knee(
             nothing,
             Deadline(60),
             url=server.url,
-            first=Rate(50),
-            most=Rate(800),
+            first=Rate(100),
+            most=Rate(1600),
             factor=4,
             closer=0,
             workers=8,
-            during=Duration(4),
+            during=Duration(2),
             warm_up=Duration(0.2),
         )
     assert result.found
     assert result.why
     assert result.beyond is not None
-    assert result.rate < 100
+    assert result.rate < 200
     assert result.steps[-1].too_much
 
 
