@@ -19,9 +19,7 @@ pytestmark = pytest.mark.no_cover
 FOR_TYPES = {
     ("bench.saturation", "bench.actions"): "seeks with the load of an action, which it is given",
     ("engine.execution", "engine.prompts"): "a run has its guide, who is told of the run",
-    ("engine.execution", "engine.step_record"): "a run is given what runs a runbook as a step",
     ("engine.outline", "engine.execution"): "steps are selected by the options of a run",
-    ("engine.step_record", "engine.sequence"): "a step ends with a leap, which leaves a sequence of steps",
     ("language.keywords", "language.steps"): "the value of a keyword is read into the draft of its step",
     ("language.nodes", "language.document"): "nodes are built for a document",
     ("language.yaml_faults", "language.document"): "faults are explained with the text of a document",

@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from k2run.actions.action import Effect
 from k2run.actions.person import Person
-from k2run.engine.builtin_actions import WORDS
+from k2run.engine.attempt import WORDS, Attempt, refused, short
 from k2run.engine.dispatch import convert_arguments, message_of
 from k2run.engine.events import Outcome, RunFinished
-from k2run.engine.step_record import Attempt, refused, short
 from k2run.errors import ExpressionFailed, K2runError
 from k2run.language.vocabulary import SET
 

@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from k2run.engine.attempt import Attempt
     from k2run.engine.dispatch import Caller, Delegates
     from k2run.engine.journal import Journal
     from k2run.engine.prompts import Guided
     from k2run.engine.replay import Past
-    from k2run.engine.step_record import Attempt
     from k2run.engine.undo import UndoStack
     from k2run.engine.variables import Variables
     from k2run.language.model import Runbook

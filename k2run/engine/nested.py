@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec.structs import replace
 
 from k2run.actions.action import Result
+from k2run.engine.attempt import Attempt
 from k2run.engine.events import Answered, Asked, ClockStopped, Outcome, StepFinished
 from k2run.engine.execution import OutOfTime
 from k2run.engine.input_values import resolve_inputs
@@ -14,7 +15,6 @@ from k2run.engine.journal import read_journal
 from k2run.engine.judge import judge_run
 from k2run.engine.replay import without_tries_before
 from k2run.engine.sections import SectionRunner
-from k2run.engine.step_record import Attempt
 from k2run.engine.variables import Variables
 from k2run.errors import ExpressionFailed, UsageError
 from k2run.language.expressions import render

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from k2run.engine.events import Bound, Outcome, Scored, ScoreLine, StepFinished
+from k2run.engine.events import (
+    Bound,
+    Outcome,
+    Scored,
+    ScoreLine,
+    StepFinished,
+)
 from k2run.engine.replay import without_tries_before
 from k2run.language.vocabulary import RUN, SET, SKIP_SECTION, STOP, WAIT
 
@@ -179,3 +185,12 @@ def _missing(steps: list[StepFinished], critical_failures: dict[str, str]) -> li
         if step.name not in critical_failures
     ]
     return critical + others
+
+
+def bound_of(within: float | None, seconds: float, *, measured: bool) -> Bound | None:
+    """Whether a time was met; None when none was promised."""
+    if within is None:
+        return None
+    if not measured:
+        return Bound.NOT_MEASURED
+    return Bound.MET if seconds <= within else Bound.MISSED

@@ -10,12 +10,12 @@ from msgspec import Struct, field
 from k2run.actions.action import Blast, Effect
 from k2run.actions.catalogue import Catalogue
 from k2run.actions.deadline import Deadline
+from k2run.engine.attempt import Attempt
 from k2run.engine.events import Outcome
 from k2run.engine.execution import Execution, Options
 from k2run.engine.interrupts import StopRequest
 from k2run.engine.outline import all_steps, check_tags, steps_before, steps_within
 from k2run.engine.prompts import Nobody
-from k2run.engine.step_record import Attempt
 from k2run.errors import Protected, UsageError
 from k2run.language.problems import did_you_mean
 from k2run.language.vocabulary import HARMS

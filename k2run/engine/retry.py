@@ -11,11 +11,10 @@ from msgspec import Struct
 
 from k2run.actions.action import Effect, Undo
 from k2run.actions.deadline import Deadline
-from k2run.engine.builtin_actions import WORDS
+from k2run.engine.attempt import WORDS, Attempt, figures_in, held, judge, observed, refused
 from k2run.engine.dispatch import message_of
 from k2run.engine.events import FaultStruck, Outcome, StepTried
 from k2run.engine.execution import within
-from k2run.engine.step_record import Attempt, figures_in, held, judge, observed, refused
 from k2run.errors import ExpressionFailed, K2runError, TimedOut
 from k2run.language.quantities import Duration
 from k2run.language.vocabulary import WAIT

@@ -5,12 +5,13 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from k2run.engine.events import Bound, Outcome, SectionFinished, SectionStarted, StepFinished, StepStarted
+from k2run.engine.events import Outcome, SectionFinished, SectionStarted, StepFinished, StepStarted
 from k2run.errors import Interrupted, JournalLost
 
 if TYPE_CHECKING:
     from k2run.engine.execution import Execution
     from k2run.language.model import Section
+from k2run.engine.outcomes import bound_of
 
 
 class SectionAccount:
@@ -86,12 +87,3 @@ class SectionAccount:
                     message=message,
                 )
             )
-
-
-def bound_of(within: float | None, seconds: float, *, measured: bool) -> Bound | None:
-    """Whether a time was met; None when none was promised."""
-    if within is None:
-        return None
-    if not measured:
-        return Bound.NOT_MEASURED
-    return Bound.MET if seconds <= within else Bound.MISSED

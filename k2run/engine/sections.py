@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from k2run.engine.events import Bound, ClockStopped, Noted, Outcome
 from k2run.engine.execution import Limit, OutOfTime
-from k2run.engine.outcomes import of_all, satisfied, went_wrong
+from k2run.engine.outcomes import bound_of, of_all, satisfied, went_wrong
 from k2run.engine.outline import ALWAYS, STEADY_AFTER, STEADY_BEFORE
-from k2run.engine.section_events import SectionAccount, bound_of
+from k2run.engine.section_events import SectionAccount
 from k2run.engine.sequence import RunStopped, Several, weigh
 from k2run.engine.steady_state import PERIOD, steadiness
 from k2run.engine.step_record import title

@@ -5,9 +5,9 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from k2run.engine.attempt import Attempt
 from k2run.engine.events import Outcome
 from k2run.engine.outcomes import of_all, satisfied
-from k2run.engine.step_record import Attempt
 from k2run.language.expressions import render
 from k2run.language.model import Severity
 from k2run.language.vocabulary import SKIP_SECTION, STOP

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from k2run.actions.deadline import Deadline
-from k2run.engine.builtin_actions import WORDS
+from k2run.engine.attempt import WORDS, judge, observed
 from k2run.engine.events import Outcome
-from k2run.engine.step_record import judge, observed, title
+from k2run.engine.step_record import title
 from k2run.engine.variables import loop_items
 from k2run.errors import Inapplicable, Interrupted, K2runError, NotApplicable
 from k2run.language.expressions import render

@@ -1,13 +1,12 @@
-"""What comes of a step: each attempt, what is expected of it, and its record in the journal."""
+"""What comes of a step: its record in the journal, and what it hands on to the steps after it."""
 
 from __future__ import annotations
 
 import re
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
-from msgspec.structs import asdict, replace
+from msgspec.structs import asdict
 
 from k2run.actions.action import Judged, Result
 from k2run.engine.events import Bound, Objected, Outcome, StepFinished, StepStarted
@@ -15,168 +14,18 @@ from k2run.engine.outcomes import satisfied
 from k2run.engine.outline import is_proof, names_given
 from k2run.errors import (
     ExpressionFailed,
-    Inapplicable,
-    Interrupted,
-    JournalLost,
-    K2runError,
-    NotApplicable,
-    NotConfirmed,
-    NotWhole,
-    Unknown,
 )
 from k2run.language.expressions import Template
-from k2run.language.syntax import ITEM, METHODS, NoValue
+from k2run.language.syntax import NoValue
 from k2run.language.vocabulary import ONLY_LOOKS, SET
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from k2run.actions.action import Judged
+    from k2run.engine.attempt import Attempt
     from k2run.engine.execution import Execution
     from k2run.engine.sequence import Leap
     from k2run.engine.variables import Variables
-    from k2run.language.expressions import Expression
     from k2run.language.model import Award, Points, Step
-    from k2run.language.syntax import Reference
-
-
-_SHOWN = 80
-_NOTHING = " = none"
-
-
-class Attempt(Struct, kw_only=True):
-    """What came of one attempt.
-
-    Attributes:
-        judged: The objectives that the action itself was given.
-    """
-
-    outcome: Outcome = Outcome.PASSED
-    result: Any = None
-    headline: str = ""
-    message: str = ""
-    hint: str = ""
-    answered: bool = False
-    judged: list[Judged] = []
-
-    def failing(self, message: str, hint: str = "") -> Attempt:
-        """The same attempt, found wanting; what was measured is kept."""
-        return replace(self, outcome=Outcome.FAILED, message=message, hint=hint)
-
-    def unresolved(self, error: ExpressionFailed) -> Attempt:
-        """The same attempt, of which an expression could not be evaluated; what it could not see is unknown."""
-        attempt = self.failing(error.message, error.hint)
-        if isinstance(error, Inapplicable):
-            return replace(attempt, outcome=Outcome.NOT_APPLICABLE)
-        return replace(attempt, outcome=Outcome.UNKNOWN) if isinstance(error, NotWhole) else attempt
-
-
-def observed(result: Any) -> Attempt:
-    """An action returned."""
-    if isinstance(result, Result):
-        return Attempt(result=result, headline=result.headline(), answered=True, judged=result.judged())
-    return Attempt(result=result, headline="" if result is None else short(result), answered=True)
-
-
-def refused(error: BaseException, message: str, hint: str) -> Attempt:
-    """An action raised; the kind of error says whether it failed or could not be seen.
-
-    Raises:
-        Interrupted, JournalLost: These end the run rather than the step.
-    """
-    match error:
-        case Interrupted() | JournalLost():
-            raise error
-        case Unknown():
-            outcome = Outcome.UNKNOWN
-        case NotApplicable() | Inapplicable():
-            outcome = Outcome.NOT_APPLICABLE
-        case NotConfirmed():
-            outcome = Outcome.NOT_CONFIRMED
-        case _:
-            outcome = Outcome.FAILED
-    return Attempt(outcome=outcome, message=message, hint=hint, result=getattr(error, "result", None))
-
-
-def judge(attempt: Attempt, expectations: Iterable[Expression], names: dict[str, Any]) -> Attempt:
-    """Hold a result against its expectations; the first that is not true fails the attempt, and says what was found."""
-    for expectation in expectations:
-        try:
-            if expectation.evaluate(names):
-                continue
-            found = operands(expectation, names)
-            hidden = _unknowable(attempt.result, expectation)
-            if hidden:
-                message = f"expected {expectation.text}; it cannot be known here: {', '.join(hidden)}"
-                return replace(attempt.failing(message), outcome=Outcome.UNKNOWN)
-            unmeasured = _unmeasured(attempt.result) if any(each.endswith(_NOTHING) for each in found) else ""
-            says = [f"expected {expectation.text}", *([f"found {'; '.join(found)}"] if found else [])]
-            return attempt.failing("; ".join([*says, *([f"not measured: {unmeasured}"] if unmeasured else [])]))
-        except ExpressionFailed as error:
-            return attempt.unresolved(error)
-    return attempt
-
-
-def _unknowable(result: Any, expectation: Expression) -> list[str]:
-    """The fields that an expectation builds on and that cannot be known."""
-    hidden = result.unknowable if isinstance(result, Result) else frozenset()
-    named = [each.path[0] for each in expectation.syntax.references if each.name == "result" and each.path]
-    return [name for name in named if name in hidden and getattr(result, name) is None]
-
-
-def _unmeasured(result: Any) -> str:
-    """Why figures of a result are missing, where it says so; empty elsewhere."""
-    return str(getattr(result, "not_measured", "") or "") if isinstance(result, Result) else ""
-
-
-def held(attempt: Attempt) -> Attempt:
-    """Hold a result against the objectives of its own action: one missed, or not measured, fails the attempt."""
-    missed = [f"missed: {each.objective} ({each.says})" for each in attempt.judged if each.met is False]
-    unseen = [each for each in attempt.judged if each.met is None and not each.excused]
-    ways = [*missed, *(f"not measured: {each.objective} ({each.says})" for each in unseen)]
-    return attempt.failing("; ".join(ways)) if ways else attempt
-
-
-def operands(expression: Expression, names: dict[str, Any]) -> list[str]:
-    """The values that an expression was made of: `result.rows = 12`."""
-    from k2run.language.expressions import Expression as Compiled
-
-    found: dict[str, str] = {}
-    for reference in expression.syntax.references:
-        operand = _written(reference, expression.text)
-        if operand and operand not in found:
-            with suppress(K2runError):
-                found[operand] = f"{operand} = {short(Compiled(operand, expression.place).evaluate(names))}"
-    return list(found.values())
-
-
-def _written(reference: Reference, text: str) -> str:
-    """A reference as the author wrote it, without a method at its end; empty for a function."""
-    path, offsets = reference.path, reference.offsets
-    while path and path[-1] in METHODS:
-        path, offsets = path[:-1], offsets[:-1]
-    if reference.called:
-        return ""
-    at = offsets[len(path)]
-    end = (text.find("]", at) + 1 or at) if path and path[-1] == ITEM else at + len((reference.name, *path)[-1])
-    return text[offsets[0] : end]
-
-
-def figures_in(result: Any) -> dict[str, Any] | None:
-    """The single values of a result, for the record of an attempt: rows and bodies would be repeated with each."""
-    if not isinstance(result, Result):
-        return None
-    return {name: value for name, value in result.plain().items() if isinstance(value, int | float | str)}
-
-
-def short(value: Any) -> str:
-    """A value on one line."""
-    if value is None:
-        return "none"
-    text = value if isinstance(value, str) else f"{value:,}" if type(value) is int else f"{value!r}"
-    text = " ".join(text.split())
-    return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
-
 
 _AS_FILE = re.compile(r"[^\w#]+", re.ASCII)
 _BOUNDS = {True: Bound.MET, False: Bound.MISSED, None: Bound.NOT_MEASURED}

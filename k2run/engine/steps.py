@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
-from k2run.engine.builtin_actions import WORDS
+from k2run.engine.attempt import WORDS, Attempt
 from k2run.engine.dispatch import message_of
 from k2run.engine.dry_run import is_done_anyway, resolved, unknown_yet
 from k2run.engine.events import Outcome
@@ -18,7 +18,7 @@ from k2run.engine.outline import is_built_on, is_proof, left_out, names_given
 from k2run.engine.request import check_protected, needs_approval, refusal
 from k2run.engine.retry import Tries, Trying, judge_step, time_limit
 from k2run.engine.sequence import LEAPS, Leap, Several, leap_of, look, stronger, weigh
-from k2run.engine.step_record import UNJUDGED, Attempt, Turn, did_change, failure_of, left_unknown, title, without_turn
+from k2run.engine.step_record import UNJUDGED, Turn, did_change, failure_of, left_unknown, title, without_turn
 from k2run.engine.variables import loop_items
 from k2run.errors import (
     ExpressionFailed,

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from k2run.actions.action import Result
+from k2run.engine.attempt import judge, observed
 from k2run.engine.run import resume
-from k2run.engine.step_record import judge, observed
 from k2run.language.expressions import Expression
 
 if TYPE_CHECKING:
