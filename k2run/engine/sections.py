@@ -5,27 +5,28 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from k2run.engine.events import Bound, ClockStopped, Noted, Outcome
+from k2run.engine.events import (
+    Noted,
+    Outcome,
+    SectionFinished,
+    SectionStarted,
+    StepFinished,
+    StepStarted,
+)
 from k2run.engine.execution import Limit, OutOfTime
 from k2run.engine.outcomes import bound_of, of_all, satisfied, went_wrong
 from k2run.engine.outline import ALWAYS, STEADY_AFTER, STEADY_BEFORE
-from k2run.engine.section_events import SectionAccount
 from k2run.engine.sequence import RunStopped, Several, weigh
-from k2run.engine.steady_state import PERIOD, steadiness
+from k2run.engine.steady_state import is_recovered, stop_detection
 from k2run.engine.step_record import title
 from k2run.engine.steps import StepRunner
-from k2run.errors import ExpressionFailed, Inapplicable
-from k2run.language.model import AfterFailure, Backoff, Kind, Section, Step
-from k2run.language.quantities import Duration
+from k2run.errors import ExpressionFailed, Inapplicable, Interrupted, JournalLost
+from k2run.language.model import AfterFailure, Kind, Section, Step
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from k2run.engine.execution import Execution
-    from k2run.language.model import Step
-
-
-RECOVERY_LIMIT = Duration(120)
 
 
 class SectionRunner:
@@ -137,7 +138,7 @@ class SectionRunner:
             self._run.unproven = ""
             return of_all([outcome, self._recover(section)])
         elif section.clock == "detect":
-            self._detected(section)
+            stop_detection(self._run, section)
         return outcome
 
     def _walk(self, section: Section, outcome: Outcome) -> Outcome:
@@ -262,33 +263,8 @@ class SectionRunner:
         self._recovered = True
         if run.first_fault is None:
             return Outcome.PASSED
-        objective = run.runbook.objective.rto
-        if run.past.recovered:  # an earlier part of this run has stopped it
-            return self._steady_again()
-        if not run.runbook.steady_state:
-            self._stop_clock(run.journal.elapsed() - run.first_fault, objective, "")
-            return Outcome.PASSED
-        patience = max(RECOVERY_LIMIT, 2 * (objective or 0), (section and section.within) or 0)
-        if run.unproven and run.runbook.kind is Kind.RECOVERY:
-            patience = 0.0  # its own steps or proof failed: something else has to be done, not waited for
-        give_up = run.journal.elapsed() + patience
-        while True:
-            at = run.journal.elapsed()
-            steady, unmet = steadiness(run)
-            if steady is Outcome.PASSED:
-                break
-            if steady is Outcome.NOT_APPLICABLE or at > give_up:
-                nothing = "no step of the steady state applies to this stack, so nothing proves that it is back"
-                why_not = f"the steady state did not come back: {unmet}" if unmet else nothing
-                self._stop_clock(at - run.first_fault, objective, why_not)
-                return Outcome.FAILED
-            run.stop.wait(PERIOD)
-            run.check_stop()
-        if run.unproven:
-            unproven = f"the steady state holds, but the recovery is not proven: {run.unproven}"
-            self._stop_clock(run.journal.elapsed() - run.first_fault, objective, unproven)
+        if not (run.past.recovered or is_recovered(run, (section and section.within) or 0)):
             return Outcome.FAILED
-        self._stop_clock(run.journal.elapsed() - run.first_fault, objective, "")
         return self._steady_again()
 
     def _steady_again(self) -> Outcome:
@@ -296,41 +272,84 @@ class SectionRunner:
         steps = [_again(step) for step in self._run.runbook.steady_state]
         return self._plain_section(STEADY_AFTER, "Steady state again", steps) if steps else Outcome.PASSED
 
-    def _detected(self, section: Section) -> None:
-        """Stop the clock of detection: the section's steps have seen the fault."""
-        run = self._run
-        if run.first_fault is None:
-            return
-        seconds = Duration(round(run.journal.elapsed() - run.first_fault, 3))
-        run.figures["detect"] = seconds
-        period = max((_period(step) for step in section.steps if step.until is not None), default=0.0)
-        run.journal.record(ClockStopped(clock="detect", seconds=float(seconds), error=period))
-
-    def _stop_clock(self, seconds: float, objective: Duration | None, message: str) -> None:
-        """Read the recovery clock; with a message it did not stop by its condition, so there is no figure of it."""
-        bound = Bound.MISSED if message else bound_of(objective, seconds, measured=True)
-        if not message:
-            self._run.figures["rto"] = Duration(round(seconds, 3))
-        self._run.journal.record(
-            ClockStopped(
-                clock="rto",
-                step=self._run.prefix.removesuffix(".run."),
-                seconds=round(seconds, 3),
-                error=PERIOD / 2 if self._run.runbook.steady_state else 0.0,
-                within=objective,
-                objective=bound,
-                message=message,
-            )
-        )
-
-
-def _period(step: Step) -> float:
-    """Seconds between two looks of a repeated step, at most."""
-    return float(step.every.most if isinstance(step.every, Backoff) else step.every or 1)
-
 
 def _again(step: Step) -> Step:
     """The same step under another path, so that the record keeps both."""
     from msgspec.structs import replace
 
     return replace(step, path=step.path.replace(STEADY_BEFORE, STEADY_AFTER, 1))
+
+
+class SectionAccount:
+    """The account of one section.
+
+    Args:
+        execution: The run.
+        section: The section.
+    """
+
+    def __init__(self, execution: Execution, section: Section) -> None:
+        self._run = execution
+        self._section = section
+        self._began = execution.journal.elapsed()
+        self._group = f"{execution.prefix}{section.path}" if execution.prefix and "[" in section.path else ""
+
+    def ended(self) -> StepFinished | SectionFinished | None:
+        """How an earlier part of this run ended it; None when it did not."""
+        past = self._run.past
+        return past.steps.get(self._group) if self._run.prefix else past.sections.get(self._section.path)
+
+    def cut(self, error: BaseException) -> None:
+        """It ends before its time: what began has an end in the record, whatever leaves it."""
+        with suppress(JournalLost):
+            self.end(Outcome.INTERRUPTED if isinstance(error, Interrupted) else Outcome.FAILED)
+
+    def begin(self) -> None:
+        """It begins."""
+        section = self._section
+        if not self._run.prefix:
+            event = SectionStarted(section=section.path, name=section.name, within=section.within)
+            self._run.journal.record(event)
+        elif self._group:
+            self._run.journal.record(
+                StepStarted(
+                    step=self._group,
+                    section=self._run.section,
+                    name=section.name,
+                    action="block",
+                    within=section.within,
+                )
+            )
+
+    def end(self, outcome: Outcome, message: str = "") -> None:
+        """Record the section's end; with why it failed, where that is not because of one of its steps."""
+        section = self._section
+        seconds = round(self._run.journal.elapsed() - self._began, 3)
+        objective = bound_of(section.within, seconds, measured=outcome not in {Outcome.SKIPPED, Outcome.INTERRUPTED})
+        if not self._run.prefix:
+            self._run.journal.record(
+                SectionFinished(
+                    section=section.path,
+                    name=section.name,
+                    outcome=outcome,
+                    seconds=seconds,
+                    within=section.within,
+                    objective=objective,
+                    message=message,
+                )
+            )
+        elif self._group:
+            self._run.journal.record(
+                StepFinished(
+                    step=self._group,
+                    section=self._run.section,
+                    name=section.name,
+                    action="block",
+                    outcome=outcome,
+                    seconds=seconds,
+                    severity="info",  # its steps speak for themselves
+                    within=section.within,
+                    objective=objective,
+                    message=message,
+                )
+            )

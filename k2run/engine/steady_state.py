@@ -1,4 +1,4 @@
-"""Looks at the steady state while recovery is timed: once through its steps, without a record of its own."""
+"""The clocks of a run, and the steady state that stops them: once through its steps, without a record of its own."""
 
 from __future__ import annotations
 
@@ -6,24 +6,74 @@ from typing import TYPE_CHECKING, Any
 
 from k2run.actions.deadline import Deadline
 from k2run.engine.attempt import WORDS, judge, observed
-from k2run.engine.events import Outcome
+from k2run.engine.events import Bound, ClockStopped, Outcome
+from k2run.engine.outcomes import bound_of
 from k2run.engine.step_record import title
 from k2run.engine.variables import loop_items
 from k2run.errors import Inapplicable, Interrupted, K2runError, NotApplicable
 from k2run.language.expressions import render
-from k2run.language.model import Severity
+from k2run.language.model import Backoff, Kind, Severity
+from k2run.language.quantities import Duration
 from k2run.language.vocabulary import Effect
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from k2run.engine.execution import Execution
-    from k2run.language.model import Step
+    from k2run.language.model import Section, Step
 
 PERIOD = 0.25
 """Seconds between two looks at the steady state while recovery is timed; half of it is the clock's error."""
 LOOK = 10.0
 """Seconds that one look may take when the step sets no `timeout`."""
+RECOVERY_LIMIT = Duration(120)
+
+
+def is_recovered(run: Execution, within: float) -> bool:
+    """Look at the steady state until it holds again, and stop the recovery clock.
+
+    Args:
+        run: The run, in which there was a fault.
+        within: Seconds that the section promises whose end is to be the recovery; 0 when it promises nothing.
+
+    Returns:
+        Whether it holds, and what was to prove the recovery has.
+
+    Raises:
+        Interrupted: The run was asked to end.
+        OutOfTime: A hard limit around the runbook has run out.
+    """
+    if not run.runbook.steady_state:
+        _stop_recovery(run, run.journal.elapsed(), "")
+        return True
+    patience = max(RECOVERY_LIMIT, 2 * (run.runbook.objective.rto or 0), within)
+    if run.unproven and run.runbook.kind is Kind.RECOVERY:
+        patience = 0.0  # its own steps or proof failed: something else has to be done, not waited for
+    give_up = run.journal.elapsed() + patience
+    while True:
+        at = run.journal.elapsed()
+        steady, unmet = steadiness(run)
+        if steady is Outcome.PASSED:
+            break
+        if steady is Outcome.NOT_APPLICABLE or at > give_up:
+            nothing = "no step of the steady state applies to this stack, so nothing proves that it is back"
+            _stop_recovery(run, at, f"the steady state did not come back: {unmet}" if unmet else nothing)
+            return False
+        run.stop.wait(PERIOD)
+        run.check_stop()
+    unproven = f"the steady state holds, but the recovery is not proven: {run.unproven}" if run.unproven else ""
+    _stop_recovery(run, run.journal.elapsed(), unproven)
+    return not unproven
+
+
+def stop_detection(run: Execution, section: Section) -> None:
+    """Stop the clock of detection: the section's steps have seen the fault."""
+    if run.first_fault is None:
+        return
+    seconds = Duration(round(run.journal.elapsed() - run.first_fault, 3))
+    run.figures["detect"] = seconds
+    period = max((_period(step) for step in section.steps if step.until is not None), default=0.0)
+    run.journal.record(ClockStopped(clock="detect", seconds=float(seconds), error=period))
 
 
 def steadiness(run: Execution) -> tuple[Outcome, str]:
@@ -137,3 +187,26 @@ class Look:
         if step.action in WORDS:
             return WORDS[step.action](step.args, names, deadline)
         return observed(self._run.caller.call(step.action, render(step.args, names), deadline, step=step.path))
+
+
+def _stop_recovery(run: Execution, at: float, message: str) -> None:
+    """Read the recovery clock; with a message it did not stop by its condition, so there is no figure of it."""
+    seconds, within = at - (run.first_fault or 0.0), run.runbook.objective.rto
+    if not message:
+        run.figures["rto"] = Duration(round(seconds, 3))
+    run.journal.record(
+        ClockStopped(
+            clock="rto",
+            step=run.prefix.removesuffix(".run."),
+            seconds=round(seconds, 3),
+            error=PERIOD / 2 if run.runbook.steady_state else 0.0,
+            within=within,
+            objective=Bound.MISSED if message else bound_of(within, seconds, measured=True),
+            message=message,
+        )
+    )
+
+
+def _period(step: Step) -> float:
+    """Seconds between two looks of a repeated step, at most."""
+    return float(step.every.most if isinstance(step.every, Backoff) else step.every or 1)
