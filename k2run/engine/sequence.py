@@ -101,6 +101,18 @@ def stronger(one: Leap | None, other: Leap | None) -> Leap | None:
     return max(one, other, key=lambda each: each.strength)
 
 
+def handing_on(leap: Leap | None, outcome: Outcome) -> Outcome:
+    """The outcome; or else the leap is handed on, and with it how the step ended that it leaves.
+
+    Raises:
+        Leap: There is one.
+    """
+    if leap is None:
+        return outcome
+    leap.outcome = outcome
+    raise leap
+
+
 T = TypeVar("T")
 
 

@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import re
+import time
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 from msgspec.structs import asdict
 
 from k2run.actions.action import Judged, Result
+from k2run.engine.attempt import Attempt
+from k2run.engine.dispatch import message_of
 from k2run.engine.events import Bound, Objected, Outcome, StepFinished, StepStarted
 from k2run.engine.outcomes import satisfied
 from k2run.engine.outline import is_proof, names_given
 from k2run.errors import (
     ExpressionFailed,
+    Interrupted,
+    JournalLost,
 )
 from k2run.language.expressions import Template
 from k2run.language.syntax import NoValue
 from k2run.language.vocabulary import ONLY_LOOKS, SET
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from k2run.actions.action import Judged
-    from k2run.engine.attempt import Attempt
     from k2run.engine.execution import Execution
     from k2run.engine.sequence import Leap
     from k2run.engine.variables import Variables
@@ -116,6 +123,17 @@ class Turn(Struct, frozen=True):
         elif attempt.outcome is Outcome.NOT_APPLICABLE:
             self.run.absences[without_turn(self.path)] = attempt.message
         return attempt.outcome
+
+    @contextmanager
+    def in_any_case(self, began: float) -> Iterator[None]:
+        """What began has an end in the record, whatever leaves it."""
+        try:
+            yield
+        except BaseException as error:
+            outcome = Outcome.INTERRUPTED if isinstance(error, Interrupted) else Outcome.FAILED
+            with suppress(JournalLost):
+                self.ended(Attempt(outcome=outcome, message=message_of(error)[0]), seconds=time.monotonic() - began)
+            raise
 
     def _kept(self, result: Any) -> Any:
         """What the journal keeps of a result; what is too long for it goes into files beside it."""

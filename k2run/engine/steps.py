@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 import time
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
 from k2run.engine.attempt import WORDS, Attempt
+from k2run.engine.block import Block
 from k2run.engine.dispatch import message_of
 from k2run.engine.dry_run import is_done_anyway, resolved, unknown_yet
 from k2run.engine.events import Outcome
 from k2run.engine.execution import OutOfTime, within
-from k2run.engine.outcomes import satisfied, went_wrong
+from k2run.engine.outcomes import satisfied
 from k2run.engine.outline import is_built_on, is_proof, left_out, names_given
 from k2run.engine.request import check_protected, needs_approval, refusal
 from k2run.engine.retry import Tries, Trying, judge_step, time_limit
-from k2run.engine.sequence import LEAPS, Leap, Several, leap_of, look, stronger, weigh
-from k2run.engine.step_record import UNJUDGED, Turn, did_change, failure_of, left_unknown, title, without_turn
+from k2run.engine.sequence import LEAPS, Leap, Several, handing_on, leap_of, look
+from k2run.engine.step_record import Turn, did_change, failure_of, left_unknown, title, without_turn
 from k2run.engine.variables import loop_items
 from k2run.errors import (
     ExpressionFailed,
     Inapplicable,
-    Interrupted,
-    JournalLost,
     Protected,
     RunbookInvalid,
     StackInvalid,
@@ -35,8 +34,6 @@ from k2run.language.syntax import NoValue
 from k2run.language.vocabulary import ASSERT, HARMS, RUN, SET
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from k2run.engine.events import StepFinished
     from k2run.engine.execution import Execution
     from k2run.language.model import Section, Step
@@ -52,10 +49,13 @@ class StepRunner:
         execution: The run that they belong to.
         section: Their section.
         tags: What they inherit from the blocks around them; from their section alone when there are none.
+
+    Attributes:
+        execution: The run.
     """
 
     def __init__(self, execution: Execution, section: Section, tags: frozenset[str] = frozenset()) -> None:
-        self._run = execution
+        self.execution = execution
         self._section = section
         self._tags = tags or execution.tags | section.tags
         self._told = execution.section or section.path
@@ -72,11 +72,11 @@ class StepRunner:
             Interrupted: The run was asked to end.
             JournalLost: The journal cannot be written any more.
         """
-        path, names = path or self._run.prefix + step.path, local or {}
-        reason = left_out(step, self._tags, self._run)
+        path, names = path or self.execution.prefix + step.path, local or {}
+        reason = left_out(step, self._tags, self.execution)
         if reason:
             return self.leave_out(step, Outcome.SKIPPED, reason, path, names)
-        done = self._run.past.steps.get(path)
+        done = self.execution.past.steps.get(path)
         if done is not None:
             return self._again(step, path, names, done)
         if step.when is not None and not (step.loop is not None and _by_item(step)):
@@ -87,7 +87,7 @@ class StepRunner:
 
     def _wanted(self, step: Step, path: str, names: dict[str, Any]) -> Outcome:
         """Run a step that is not left out, where the stack has what it requires."""
-        missing = self._run.missing(step.requires)
+        missing = self.execution.missing(step.requires)
         if missing:
             return self.leave_out(step, Outcome.NOT_APPLICABLE, missing, path, names)
         return self._turn(step, path, names) if step.loop is None else self._loop(step, path, names)
@@ -95,16 +95,16 @@ class StepRunner:
     def _elsewhere(self, step: Step, path: str, names: dict[str, Any]) -> Outcome:
         """Run a step on the stack that it is delegated to; what it requires is required of that one."""
         try:
-            other = self._run.on(step.delegate)
-            check_protected([step], self._run.runbook, other.stack, other.caller.catalogue)
+            other = self.execution.on(step.delegate)
+            check_protected([step], self.execution.runbook, other.stack, other.caller.catalogue)
         except (StackInvalid, RunbookInvalid, Protected) as error:
             return self._at(step, path, names).ended(Attempt().failing(error.message, error.hint))
         names = {**names, "stack": other.stack.facts()}
-        return StepRunner(other, self._section, self._tags)._wanted(step, path, names)  # noqa: SLF001 - the same, elsewhere
+        return self.of(other)._wanted(step, path, names)  # noqa: SLF001 - the same, elsewhere
 
     def _not_needed(self, step: Step, path: str, given: dict[str, Any]) -> Outcome | None:
         """Record a step whose `when` is false, or cannot be evaluated; None when it is to be run."""
-        run = self._run
+        run = self.execution
         try:
             names = run.variables.names(run.variables.local(step.vars, **given) if step.vars else given)
             if step.when is None or step.when.evaluate(names):
@@ -115,7 +115,7 @@ class StepRunner:
 
     def _again(self, step: Step, path: str, given: dict[str, Any], done: StepFinished) -> Outcome:
         """What an earlier part of this run has done is not repeated: what it handed on returns."""
-        run = self._run
+        run = self.execution
         if not step.block or done.outcome is Outcome.NOT_APPLICABLE:
             left_unknown(run.variables, step, done)
         if did_change(done) and not is_proof(step, self._told, run):
@@ -135,33 +135,37 @@ class StepRunner:
             raise leap
         return done.outcome
 
-    def _within(self, block: Step) -> StepRunner:
+    def inside(self, block: Step) -> StepRunner:
         """What runs the steps of a block: they inherit its tags."""
-        return StepRunner(self._run, self._section, self._tags | block.tags) if block.tags else self
+        return StepRunner(self.execution, self._section, self._tags | block.tags) if block.tags else self
+
+    def of(self, execution: Execution) -> StepRunner:
+        """What runs the same steps in another execution of the run: on another stack, with another limit."""
+        return StepRunner(execution, self._section, self._tags)
 
     def _walk(self, step: Step, path: str, given: dict[str, Any]) -> None:
         """Bring back what the steps of an ended block handed on: those that have a record."""
-        local = self._run.variables.local(step.vars, **given) if step.vars else given
+        local = self.execution.variables.local(step.vars, **given) if step.vars else given
         for part in ("block", "rescue", "always"):
             for number, inner in enumerate(getattr(step, part)):
                 inside = f"{path}.{part}[{number}]"
-                if {inside, f"{inside}#0"} & self._run.past.steps.keys():
+                if {inside, f"{inside}#0"} & self.execution.past.steps.keys():
                     with suppress(Leap):
-                        self._within(step).run(inner, inside, local)
+                        self.inside(step).run(inner, inside, local)
 
     def leave_out(
         self, step: Step, outcome: Outcome, message: str, path: str = "", local: dict[str, Any] | None = None
     ) -> Outcome:
         """Record a step that is not run at all."""
-        turn = self._at(step, path or self._run.prefix + step.path, local or {})
+        turn = self._at(step, path or self.execution.prefix + step.path, local or {})
         if step.block and outcome is Outcome.NOT_APPLICABLE:
             unknown = NoValue(f"{turn.name!r} does not apply: {message}", applies=False)
-            self._run.variables.leave_out(names_given(step), unknown)
+            self.execution.variables.leave_out(names_given(step), unknown)
         return turn.ended(Attempt(outcome=outcome, message=message))
 
     def _loop(self, step: Step, path: str, names: dict[str, Any]) -> Outcome:
         """Run a step once for each item; the results of all turns are registered as a list."""
-        run = self._run
+        run = self.execution
         try:
             items = loop_items(step.loop, run.variables.names(names))
             if not (step.no_log or is_fixed(step.loop)):
@@ -186,11 +190,11 @@ class StepRunner:
             run.variables.leave_out([step.register], NoValue(f"no turn of {step.name!s} applies: {why}", applies=False))
         elif step.register:
             run.variables.register({step.register: [run.results.pop(turn) for turn, _ in turns]})
-        return _handing_on(several.leap, outcome)
+        return handing_on(several.leap, outcome)
 
     def _turn(self, step: Step, path: str, given: dict[str, Any]) -> Outcome:
         """Run a step once (or one turn of its loop), unless an earlier part of this run has done so."""
-        run = self._run
+        run = self.execution
         if step.loop is not None:
             done = run.past.steps.get(path)
             if done is not None:
@@ -204,14 +208,14 @@ class StepRunner:
             return self._at(step, path, given).ended(self._unresolved(error))
         turn = self._at(step, path, local)
         if step.block:
-            return self._block(turn)
+            return Block(self, turn).run()
         if step.action == RUN.name:
             return self._runbook(turn)
         return self._leap(turn) if step.action in LEAPS else self._act(turn)
 
     def _act(self, turn: Turn) -> Outcome:
         """Do the step's action."""
-        run, step = self._run, turn.step
+        run, step = self.execution, turn.step
         try:
             late = step.fixed or step.action in {ASSERT.name, SET.name}  # these render their own arguments
             args = step.args if late else render(step.args, run.variables.names(turn.local))
@@ -229,116 +233,28 @@ class StepRunner:
 
     def _unresolved(self, error: ExpressionFailed) -> Attempt:
         """A value of the step could not be computed; before a run that may only mean that it is not known yet."""
-        return unknown_yet(error) if self._run.options.check else Attempt().unresolved(error)
+        return unknown_yet(error) if self.execution.options.check else Attempt().unresolved(error)
 
     def _do(self, turn: Turn, args: dict[str, Any]) -> Outcome:
         """Do the action until the step is satisfied or its time has run out."""
-        run, step, began = self._run, turn.step, time.monotonic()
+        run, step, began = self.execution, turn.step, time.monotonic()
         trying = Trying(turn, args, within(run.limits, time_limit(step, args)))
         turn.begun({} if step.no_log or step.action in WORDS else args, trying.limit)
-        with self._in_any_case(turn, began):
+        with turn.in_any_case(began):
             attempt = trying.until_done()
         return turn.ended(attempt, seconds=time.monotonic() - began, attempts=trying.attempts)
-
-    def _block(self, turn: Turn) -> Outcome:
-        """Run a block: its steps until one fails, then `rescue`, and `always` whatever happened."""
-        began = time.monotonic()
-        turn.begun({})
-        with self._in_any_case(turn, began):
-            try:
-                attempt, leap, tries = self._block_and_rescue(turn)
-            except BaseException:
-                self._last(turn)
-                raise
-            last = self._last(turn)
-        if last.failed is not None:
-            attempt = attempt.failing(f"{self._says(last, turn)} in `always`")
-        leap = stronger(leap, last.leap)
-        outcome = turn.ended(attempt, seconds=time.monotonic() - began, attempts=tries, leap=leap)
-        return _handing_on(leap, outcome)
-
-    def _block_and_rescue(self, turn: Turn) -> tuple[Attempt, Leap | None, int]:
-        """The first two parts of a block: how it ended, the leap out of it, its tries; a leap leaves out the rescue."""
-        first, attempt, tries = self._first(turn)
-        if first is None:
-            known = {"name": turn.name, "step": turn.path, "message": attempt.message}
-            return *self._rescued(turn, attempt, known, None), tries
-        if first.failed is None:
-            return attempt, first.leap, tries
-        known = self._run.failures.get(f"{turn.path}.block{_place(first.failed)}", {})
-        return *self._rescued(turn, attempt, known, first.leap), tries
-
-    def _first(self, turn: Turn) -> tuple[Several[Step] | None, Attempt, int]:
-        """The steps of a block, in its last try: None where the block failed, and not by one of them."""
-        if turn.step.timeout is None:
-            tries = Tries(self._run, turn)
-            return *self._tried(turn, tries), tries.number
-        run = self._run.limited(turn.step.timeout, turn.name)
-        limit, runner, tries = run.limits[-1], StepRunner(run, self._section, self._tags), Tries(run, turn)
-        try:
-            first, attempt = runner._tried(turn, tries)
-        except OutOfTime as over:
-            if over.limit is not limit:
-                raise
-            return None, Attempt().failing(limit.says), tries.number
-        return (
-            (None, Attempt().failing(limit.says), tries.number) if limit.left() <= 0 else (first, attempt, tries.number)
-        )
-
-    def _tried(self, turn: Turn, tries: Tries) -> tuple[Several[Step] | None, Attempt]:
-        """Run the steps of a block until a try is what it is to be, or the last one."""
-        while True:
-            first = self._until_failure(turn, "block", tries.names())
-            attempt = tries.judged(_of_try(first, self._says(first, turn)))
-            why = "" if first.leap is not None else tries.another(attempt)
-            if why is not None:
-                itself = first.failed is None and first.leap is None and attempt.outcome is not first.outcome
-                said = replace(attempt, message=f"{attempt.message} ({why})") if why else attempt
-                return None if itself else first, said
-
-    def _rescued(
-        self, turn: Turn, block: Attempt, known: dict[str, Any], leap: Leap | None
-    ) -> tuple[Attempt, Leap | None]:
-        """Run the rescue of a block that failed; a leap leaves it out.
-
-        Args:
-            turn: The block's.
-            block: How its steps ended.
-            known: What the rescue knows as `failed`.
-            leap: What left the block.
-        """
-        why = block.message
-        if leap is not None or not turn.step.rescue:
-            unseen = block.outcome is Outcome.UNKNOWN
-            return replace(Attempt().failing(why), outcome=Outcome.UNKNOWN if unseen else Outcome.FAILED), leap
-        known = {"outcome": Outcome.FAILED.value, "result": None, **known}
-        again = self._until_failure(turn, "rescue", {**turn.local, "failed": known})
-        if again.failed is not None:
-            return Attempt().failing(f"{why}, and in the rescue {self._says(again, turn)}"), again.leap
-        if again.leap is not None:
-            return Attempt().failing(f"{why}, and its rescue was left: {again.leap.because}"), again.leap
-        if again.outcome is Outcome.NOT_APPLICABLE:
-            lacking = again.lacking or "none of its steps does"
-            return Attempt().failing(f"{why}, and its rescue does not apply: {lacking}"), None
-        return Attempt(headline=f"rescued: {why}"), None
-
-    def _last(self, turn: Turn) -> Several[Step]:
-        """Run the `always` of a block; like that of the runbook it goes on although the run is asked to end."""
-        runner = StepRunner(self._run.ending(), self._section, self._tags) if turn.step.always else self
-        with self._run.journal.unbound():
-            return runner._until_failure(turn, "always", turn.local)  # noqa: SLF001 - the same, at the end
 
     def _runbook(self, turn: Turn) -> Outcome:
         """Run another runbook as this step."""
         step, began = turn.step, time.monotonic()
-        run = self._run if step.timeout is None else self._run.limited(step.timeout, turn.name)
+        run = self.execution if step.timeout is None else self.execution.limited(step.timeout, turn.name)
         turn.begun({}, step.timeout)
         tries = Tries(run, turn)
-        with self._in_any_case(turn, began):
+        with turn.in_any_case(began):
             try:
                 attempt = self._runbook_tried(run, turn, tries)
             except OutOfTime as over:
-                if run is self._run or over.limit is not run.limits[-1]:
+                if run is self.execution or over.limit is not run.limits[-1]:
                     raise
                 attempt = Attempt().failing(over.limit.says, over.hint)
         return turn.ended(attempt, seconds=time.monotonic() - began, attempts=tries.number)
@@ -364,52 +280,19 @@ class StepRunner:
         except UsageError as error:
             return Attempt().failing(error.message, error.hint)
 
-    @contextmanager
-    def _in_any_case(self, turn: Turn, began: float) -> Iterator[None]:
-        """What began has an end in the record, whatever leaves it."""
-        try:
-            yield
-        except BaseException as error:
-            outcome = Outcome.INTERRUPTED if isinstance(error, Interrupted) else Outcome.FAILED
-            with suppress(JournalLost):
-                turn.ended(Attempt(outcome=outcome, message=message_of(error)[0]), seconds=time.monotonic() - began)
-            raise
-
     def _leap(self, turn: Turn) -> Outcome:
         """Leave out the steps that follow, as the step says."""
         step = turn.step
         try:
-            attempt = look(step.action, step.args, self._run.variables.names(turn.local))
+            attempt = look(step.action, step.args, self.execution.variables.names(turn.local))
         except ExpressionFailed as error:
             return turn.ended(Attempt().failing(error.message, error.hint))
         leap = leap_of(step.action, attempt.result)
-        return _handing_on(leap, turn.ended(attempt, leap=leap))
-
-    def _until_failure(self, turn: Turn, part: str, local: dict[str, Any]) -> Several[Step]:
-        """Run the steps of a block in order, until one counts as failed or leaps; those after it leave no record.
-
-        What does not apply because of the one before it has one.
-        """
-        path, steps, inside = f"{turn.path}.{part}", getattr(turn.step, part), self._within(turn.step)
-
-        def leave(step: Step, outcome: Outcome, why: str) -> None:
-            if outcome is Outcome.NOT_APPLICABLE:
-                inside.leave_out(step, outcome, why, f"{path}{_place(step)}", local)
-
-        several: Several[Step] = Several(
-            self._run,
-            lambda step: inside.run(step, f"{path}{_place(step)}", local),
-            weigh=weigh,
-            after=lambda step, outcome, _was: str(step.name) if outcome is Outcome.FAILED else "",
-            lacks=lambda step: "" if part == "always" else self.lacks(step, f"{path}{_place(step)}", local),
-            leave=leave,
-        )
-        several.run(steps)
-        return several
+        return handing_on(leap, turn.ended(attempt, leap=leap))
 
     def lacks(self, step: Step, path: str, local: dict[str, Any]) -> str:
         """Why the steps after one that does not apply do not apply either; empty when they do not depend on it."""
-        run = self._run
+        run = self.execution
         if run.options.check or not is_built_on(step, self._section, run.runbook):
             return ""
         why = run.absences.get(path, "")
@@ -417,47 +300,9 @@ class StepRunner:
             return ""
         return f'"{title(run, step, local)}" does not apply: {why}' if why else ""
 
-    def _says(self, several: Several[Step], turn: Turn) -> str:
-        """What is said of the step of a block that went wrong."""
-        name = "" if several.failed is None else title(self._run, several.failed, turn.local)
-        return went_wrong(name, several.failed_as)
-
     def _at(self, step: Step, path: str, local: dict[str, Any]) -> Turn:
-        name = title(self._run, step, local)
-        return Turn(self._run, step, path, name, self._told, self._section.category, local)
-
-
-def _place(step: Step) -> str:
-    """A step's number in its list, as its path has it: `[2]`."""
-    return step.path[step.path.rindex("[") :]
-
-
-def _handing_on(leap: Leap | None, outcome: Outcome) -> Outcome:
-    """The outcome; or else the leap is handed on, and with it how the step ended that it leaves.
-
-    Raises:
-        Leap: There is one.
-    """
-    if leap is None:
-        return outcome
-    leap.outcome = outcome
-    raise leap
-
-
-def _of_try(first: Several[Step], says: str) -> Attempt:
-    """What one try of a block's steps came to; a block whose check could not be seen could not be checked either."""
-    if first.failed is not None:
-        outcome = Outcome.UNKNOWN if first.failed_as is Outcome.UNKNOWN else Outcome.FAILED
-        attempt = replace(Attempt().failing(says), outcome=outcome)
-    elif first.leap is not None:
-        attempt = Attempt(headline=first.leap.because)
-    elif first.lacking:
-        attempt = Attempt(outcome=Outcome.NOT_APPLICABLE, message=first.lacking)
-    elif first.outcome in UNJUDGED:
-        attempt = Attempt(outcome=first.outcome, message="nothing in it was checked")
-    else:
-        attempt = Attempt(outcome=first.outcome)
-    return replace(attempt, result={"outcome": attempt.outcome.value, "message": attempt.message})
+        name = title(self.execution, step, local)
+        return Turn(self.execution, step, path, name, self._told, self._section.category, local)
 
 
 def _states_outcome(step: Step) -> bool:
