@@ -1,12 +1,13 @@
-"""Files and folders that k2run believes in: only those of this account, reached through no link."""
+"""Whose this process is, and the files and folders it believes in: those of this account, reached through no link."""
 
 from __future__ import annotations
 
+import getpass
 import os
+import pwd
 import stat
 from typing import TYPE_CHECKING
 
-from k2run.account import name_of
 from k2run.atomic_write import created
 from k2run.errors import OperatorError, UsageError
 
@@ -134,3 +135,19 @@ def look_private(path: Path) -> tuple[str, tuple[int, int]]:
             return opened.read().decode(), (found.st_mtime_ns, found.st_size)
         except UnicodeDecodeError as error:
             raise OperatorError(f"{path} is no text", hint="delete it, and a new one is made") from error
+
+
+def account_name() -> str:
+    """The name of this account, as its environment or the system has it."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # the latter from Python 3.13 on
+        return name_of(os.getuid())
+
+
+def name_of(account: int) -> str:
+    """The name of an account; its number, `uid-1000`, where the system has no name for it, as in containers."""
+    try:
+        return pwd.getpwuid(account).pw_name
+    except KeyError:
+        return f"uid-{account}"

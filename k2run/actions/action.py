@@ -181,3 +181,13 @@ def fault(name: str, *, blast: Blast = Blast.SERVICE, undone_by: str | tuple[str
         return function
 
     return mark
+
+
+def beginning(text: str, most: int) -> str:
+    """The first characters of a text, at most so many before the `…`."""
+    return text if len(text) <= most else f"{text[:most]}…"
+
+
+def ending(text: str, most: int) -> str:
+    """The last characters of a text, at most so many after the `…`."""
+    return text if len(text) <= most else f"…{text[-most:]}"

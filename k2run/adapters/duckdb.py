@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import structs
 
-from k2run.actions.action import Result, action
+from k2run.actions.action import Result, action, beginning
 from k2run.actions.deadline import Deadline
-from k2run.actions.excerpt import beginning
 from k2run.adapters._sql import Answer, answer
 from k2run.adapters.iceberg import queries
 from k2run.adapters.iceberg.catalog import Iceberg, judged, open_table

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
-from k2run.actions.action import Effect, Result, action
+from k2run.actions.action import Effect, Result, action, beginning
 from k2run.actions.connection import Connection
 from k2run.actions.deadline import Deadline
-from k2run.actions.excerpt import beginning
 from k2run.adapters._clients import punctually, require
 from k2run.errors import Refused, Unknown
 

@@ -7,10 +7,9 @@ from email.message import EmailMessage
 from email.utils import formatdate, make_msgid
 from typing import TYPE_CHECKING, Any, Literal
 
-from k2run.actions.action import Effect, Result, action
+from k2run.actions.action import Effect, Result, action, beginning
 from k2run.actions.connection import Connection
 from k2run.actions.deadline import Deadline
-from k2run.actions.excerpt import beginning
 from k2run.adapters._clients import apart
 from k2run.adapters.http.endpoint import TRUSTING_THE_SYSTEM, Tls, trust
 from k2run.adapters.http.json_api import Api

@@ -11,9 +11,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from k2run.actions.action import Effect, action
+from k2run.actions.action import Effect, action, beginning, ending
 from k2run.actions.deadline import Deadline
-from k2run.actions.excerpt import beginning, ending
 from k2run.adapters._command import Child, Printed
 from k2run.errors import Refused, Unreachable
 

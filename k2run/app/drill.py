@@ -8,21 +8,21 @@ from typing import TYPE_CHECKING
 import msgspec
 from msgspec.structs import replace
 
-from k2run.account import account_name
 from k2run.actions.catalogue import Catalogue
 from k2run.app.diagnose import recovery_runbooks
 from k2run.app.launch import find_runbook, open_stack
 from k2run.app.leftover_faults import warn_of_broken
 from k2run.engine.execution import Options
-from k2run.engine.input_values import resolve_inputs
 from k2run.engine.request import Request, check_allowed
 from k2run.engine.run import run
 from k2run.engine.store import Store
+from k2run.engine.variables import resolve_inputs
 from k2run.engine.wall import aside
 from k2run.errors import UsageError
 from k2run.evidence.reports import write_reports
 from k2run.evidence.wording import count
 from k2run.language.loader import load_runbook
+from k2run.owned import account_name
 from k2run.recovery.drill import Choice, Drill, Plan, Round, choose, table
 from k2run.terminal.safe_stream import complain, say
 

@@ -11,13 +11,13 @@ from msgspec.structs import replace
 from k2run.actions.catalogue import Catalogue
 from k2run.app.answers import InboxPerson, ask_again, ask_missing, given_again
 from k2run.engine.execution import Options
-from k2run.engine.input_values import recorded_extra
 from k2run.engine.journal import read_journal
 from k2run.engine.prompts import Nobody
 from k2run.engine.replay import started
 from k2run.engine.request import Request
 from k2run.engine.run import resume, run
 from k2run.engine.store import RUNBOOK_COPY, Store
+from k2run.engine.variables import recorded_extra
 from k2run.engine.wall import aside
 from k2run.errors import UsageError
 from k2run.language.loader import load_runbook

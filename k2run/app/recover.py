@@ -6,7 +6,6 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from k2run.account import account_name
 from k2run.actions.action import Effect
 from k2run.actions.catalogue import Catalogue
 from k2run.actions.deadline import Deadline
@@ -30,6 +29,7 @@ from k2run.evidence.reports import write_reports
 from k2run.evidence.wording import clean, moment
 from k2run.language.loader import load_runbook
 from k2run.language.model import Kind
+from k2run.owned import account_name
 from k2run.recovery.diagnosis import Diagnosis, Verdict, diagnose_settled, suspicion
 from k2run.recovery.repairs import Clocks, Repair, Repairs
 from k2run.recovery.timeline import write_timeline

@@ -48,7 +48,7 @@ def schedule(
 ) -> None:
     """Start runbooks when their `schedule` is due."""
     from k2run.daemon.schedule.daemon import keep_schedule
-    from k2run.daemon.schedule.entries import list_schedule
+    from k2run.daemon.schedule.timetable import list_schedule
 
     if list or json:
         list_schedule(runbook, calendar=calendar, json=json)

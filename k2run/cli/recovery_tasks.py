@@ -74,9 +74,9 @@ def drill(
 @command(help={"run-id": f"{RUN} (the one in progress by default)"})
 def abort(c: Context, run_id: str = "") -> int:
     """Abort a run of another process, and watch it undo its faults."""
-    from k2run.account import account_name
     from k2run.app.abort import abort_and_watch
     from k2run.engine.store import Store
+    from k2run.owned import account_name
 
     return 0 if abort_and_watch(Store(), run_id, account_name()) else 1
 

@@ -14,7 +14,6 @@ from k2run.engine.dispatch import Caller, Delegates, message_of
 from k2run.engine.dry_run import judge_trial
 from k2run.engine.events import Noted, Outcome, RunFinished, RunResumed, RunStarted, StackChanged
 from k2run.engine.execution import Execution
-from k2run.engine.input_values import shown_extra, shown_inputs
 from k2run.engine.interrupts import StopRequest, requester
 from k2run.engine.journal import Journal, read_journal
 from k2run.engine.judge import judge_run
@@ -26,7 +25,7 @@ from k2run.engine.prompts import Recorded
 from k2run.engine.replay import own_services, past_of, started
 from k2run.engine.sections import SectionRunner
 from k2run.engine.undo import UndoStack, pending_undos
-from k2run.engine.variables import Variables
+from k2run.engine.variables import Variables, shown_extra, shown_inputs
 from k2run.engine.wall import TRACEBACKS, Wall
 from k2run.errors import Interrupted, JournalLost, K2runError, Refused, Unsettled, UsageError
 from k2run.language.model import Kind

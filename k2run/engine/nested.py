@@ -10,12 +10,11 @@ from k2run.actions.action import Result
 from k2run.engine.attempt import Attempt
 from k2run.engine.events import Answered, Asked, ClockStopped, Outcome, StepFinished
 from k2run.engine.execution import OutOfTime
-from k2run.engine.input_values import resolve_inputs
 from k2run.engine.journal import read_journal
 from k2run.engine.judge import judge_run
 from k2run.engine.replay import without_tries_before
 from k2run.engine.sections import SectionRunner
-from k2run.engine.variables import Variables
+from k2run.engine.variables import Variables, resolve_inputs
 from k2run.errors import ExpressionFailed, UsageError
 from k2run.language.expressions import render
 from k2run.stack.secrets import as_written

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from k2run.actions.action import Effect
 from k2run.actions.catalogue import Catalogue
 from k2run.engine.dispatch import Caller
-from k2run.engine.input_values import resolve_inputs, restore_inputs
 from k2run.engine.interrupts import StopRequest
 from k2run.engine.journal import JOURNAL, Journal, cut_torn_tail, read_journal
 from k2run.engine.lifecycle import play, undo_stack
@@ -18,6 +17,7 @@ from k2run.engine.replay import COMMAND, ended, since_down, started
 from k2run.engine.request import check_allowed
 from k2run.engine.store import hold
 from k2run.engine.undo import leftover
+from k2run.engine.variables import resolve_inputs, restore_inputs
 from k2run.errors import Unsettled, UsageError
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
+from k2run.actions.action import beginning
 from k2run.actions.deadline import Deadline
-from k2run.actions.excerpt import beginning
 from k2run.errors import K2runError
 from k2run.language.quantities import Size
 from k2run.stack.backend import State

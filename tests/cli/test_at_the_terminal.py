@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
-from k2run.account import account_name
 from k2run.actions.catalogue import Catalogue
 from k2run.app.answers import given_again
 from k2run.engine.events import Answered, Asked, Noted, RunFinished, StepFinished
@@ -22,6 +21,7 @@ from k2run.engine.journal import read_journal
 from k2run.engine.store import Store
 from k2run.errors import UsageError
 from k2run.language.loader import load_runbook, parse_runbook
+from k2run.owned import account_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -16,7 +16,7 @@ from urllib.parse import quote, quote_plus
 
 import pytest
 
-from k2run.actions.excerpt import beginning, ending
+from k2run.actions.action import beginning, ending
 from k2run.adapters.shell import QUOTED
 from k2run.engine.events import Event, Noted, StepFinished, UndoFinished, UndoPlanned, ValueKept
 from k2run.engine.masking import Sources

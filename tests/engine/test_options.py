@@ -14,8 +14,8 @@ from k2run.app.answers import ask_missing, read_inputs
 from k2run.app.launch import parse_extra
 from k2run.app.run_processes import Order, command_of, read_given
 from k2run.engine.events import Answered, Outcome, StepFinished
-from k2run.engine.input_values import recorded_extra, shown_extra
 from k2run.engine.run import resume
+from k2run.engine.variables import recorded_extra, shown_extra
 from k2run.errors import RunbookInvalid, UsageError
 from k2run.stack.secrets import Reference
 

@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import msgspec
 from msgspec import Struct
 
-from k2run.actions.action import Effect, Result, action
+from k2run.actions.action import Effect, Result, action, ending
 from k2run.actions.deadline import Deadline
-from k2run.actions.excerpt import ending
 from k2run.adapters._command import Child
 from k2run.errors import Refused, TimedOut, Unknown, Unreachable
 

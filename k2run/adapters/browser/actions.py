@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from k2run.actions.action import Effect, Result, action
+from k2run.actions.action import Effect, Result, action, beginning
 from k2run.actions.deadline import Deadline
-from k2run.actions.excerpt import beginning
 from k2run.adapters.browser import client as _browser
 from k2run.adapters.browser.client import Visit, Window, recorded
 from k2run.adapters.http.endpoint import target

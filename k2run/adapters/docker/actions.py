@@ -11,9 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from k2run.actions.action import Effect, Striking, Undo, action, fault
+from k2run.actions.action import Effect, Striking, Undo, action, ending, fault
 from k2run.actions.deadline import Deadline
-from k2run.actions.excerpt import ending
 from k2run.adapters.docker.client import Content, follow, pack, unpack
 from k2run.adapters.docker.results import Containers, Copied, Executed, Inspected, Limited, Linked, Listed
 from k2run.errors import NotApplicable, Refused, Unknown

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from k2run.actions.action import Result
-from k2run.actions.excerpt import beginning
+from k2run.actions.action import Result, beginning
 from k2run.adapters._command import Printed
 from k2run.language.quantities import Duration, Size
 

@@ -8,9 +8,8 @@ from typing import Any, Literal
 import msgspec
 from msgspec import structs
 
-from k2run.actions.action import Blast, Effect, Result, action
+from k2run.actions.action import Blast, Effect, Result, action, beginning
 from k2run.actions.deadline import Deadline
-from k2run.actions.excerpt import beginning
 from k2run.adapters._documents import Unreadable, conforming, read_json
 from k2run.adapters.http.client import Answer, Request, send, with_query
 from k2run.adapters.http.endpoint import TRUSTING_THE_SYSTEM, Tls, target

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from k2run.actions.excerpt import beginning
+from k2run.actions.action import beginning
 from k2run.adapters._documents import MISREAD
 from k2run.adapters.http.client import Answer, Request, send
 from k2run.adapters.http.endpoint import TRUSTING_THE_SYSTEM, Tls

@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
-from k2run.actions.action import Result, action
+from k2run.actions.action import Result, action, beginning
 from k2run.actions.connection import Connection
 from k2run.actions.deadline import Deadline
-from k2run.actions.excerpt import beginning
 from k2run.errors import K2runError, NotApplicable, Refused, Unknown, Unreachable
 from k2run.language.quantities import Duration
 from k2run.stack.file_locks import lock_holders

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 from xml.etree import ElementTree as ET
 
+from k2run.actions.action import beginning
 from k2run.actions.connection import Connection
-from k2run.actions.excerpt import beginning
 from k2run.adapters.http.client import Answer, Request, send
 from k2run.adapters.http.endpoint import TRUSTING_THE_SYSTEM, Tls
 from k2run.errors import ActionError, Refused, Unknown, Unreachable

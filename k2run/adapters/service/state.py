@@ -6,9 +6,8 @@ import re
 import time
 from typing import TYPE_CHECKING, ClassVar
 
-from k2run.actions.action import Result, action
+from k2run.actions.action import Result, action, beginning
 from k2run.actions.deadline import Deadline
-from k2run.actions.excerpt import beginning
 from k2run.errors import NotApplicable, Refused, TimedOut, Unknown, Unreachable
 from k2run.language.quantities import Duration, Size
 from k2run.stack.backend import ServiceStatus, State

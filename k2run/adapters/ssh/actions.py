@@ -11,9 +11,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from k2run.actions.action import Effect, Result, action
+from k2run.actions.action import Effect, Result, action, beginning, ending
 from k2run.actions.deadline import Deadline
-from k2run.actions.excerpt import beginning, ending
 from k2run.adapters._command import Kept, Printed
 from k2run.adapters.ssh.client import Ssh, end, session, shown
 from k2run.errors import Refused, Unknown

@@ -6,14 +6,13 @@ import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from k2run.account import account_name
 from k2run.daemon.alerts.store import IncidentStore
-from k2run.daemon.notify.config import read_settings
-from k2run.daemon.notify.moment import Moment, Occasion
+from k2run.daemon.notify.config import Moment, Occasion, read_settings
 from k2run.daemon.notify.outbox import GIVE_UP_S, LOG, Outbox
 from k2run.engine.store import Store
 from k2run.errors import K2runError
 from k2run.evidence.wording import clean, span
+from k2run.owned import account_name
 from k2run.terminal.safe_stream import complain, say, say_json
 
 if TYPE_CHECKING:

@@ -77,8 +77,7 @@ def _exported() -> bool:
 
 def follow(store: Store, folder: Path) -> None:
     """Read a run's journal until the run has ended, and send its messages."""
-    from k2run.daemon.notify.config import Settings, read_settings
-    from k2run.daemon.notify.moment import Telling
+    from k2run.daemon.notify.config import Settings, Telling, read_settings
     from k2run.daemon.notify.outbox import LOG, Outbox
     from k2run.engine.undo import pending_undos
 

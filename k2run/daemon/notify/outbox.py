@@ -24,8 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
 
-    from k2run.daemon.notify.config import Channel
-    from k2run.daemon.notify.moment import Moment
+    from k2run.daemon.notify.config import Channel, Moment
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0
 GIVE_UP_S = 900.0

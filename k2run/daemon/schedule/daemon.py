@@ -19,10 +19,9 @@ from k2run.app.abort import process_of
 from k2run.app.launch import open_stack
 from k2run.app.leftover_faults import warn_of_broken
 from k2run.app.run_processes import Order, last_words, start_detached
-from k2run.daemon.schedule.calendar import read_calendar
-from k2run.daemon.schedule.entries import Entry, line_of, read_entries, runbook_files
 from k2run.daemon.schedule.ledger import open_ledger
 from k2run.daemon.schedule.scheduler import Ending, Scheduler
+from k2run.daemon.schedule.timetable import Entry, line_of, read_calendar, read_entries, runbook_files
 from k2run.engine.interrupts import StopRequest
 from k2run.engine.journal import ends_of, read_journal
 from k2run.engine.replay import ended
@@ -36,8 +35,8 @@ if TYPE_CHECKING:
     import subprocess
     from collections.abc import Callable, Sequence
 
-    from k2run.daemon.schedule.calendar import Calendar
     from k2run.daemon.schedule.ledger import Ledger, Record
+    from k2run.daemon.schedule.timetable import Calendar
 
 WATCH_S = 1
 RELOAD_S = 15

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Protocol
 from msgspec import Struct
 from msgspec.structs import replace
 
-from k2run.daemon.schedule.calendar import is_quiet
 from k2run.daemon.schedule.ledger import LEASE, Record, State
+from k2run.daemon.schedule.timetable import is_quiet
 from k2run.language.model import WhenLocked
 from k2run.language.quantities import Duration
 
@@ -19,9 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from datetime import datetime
 
-    from k2run.daemon.schedule.calendar import Calendar
-    from k2run.daemon.schedule.entries import Entry
     from k2run.daemon.schedule.ledger import Ledger
+    from k2run.daemon.schedule.timetable import Calendar, Entry
 
 BUSY = 4
 """The exit code of a run that found its stack held."""

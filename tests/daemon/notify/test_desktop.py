@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from k2run.daemon.notify.config import Channel
-from k2run.daemon.notify.moment import Moment, Occasion
+from k2run.daemon.notify.config import Channel, Moment, Occasion
 from k2run.daemon.notify.outbox import send
 
 if TYPE_CHECKING:

@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from k2run.daemon.notify.config import Channel, read_settings
-from k2run.daemon.notify.moment import Moment, Occasion, Telling
+from k2run.daemon.notify.config import Channel, Moment, Occasion, Telling, read_settings
 from k2run.daemon.notify.outbox import LOG, Outbox
 from k2run.errors import UsageError
 

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from wheel_programs import PostgresServer
 
-from k2run.daemon.schedule.calendar import Calendar
-from k2run.daemon.schedule.entries import Entry
 from k2run.daemon.schedule.ledger import FileLedger, Record, State
 from k2run.daemon.schedule.scheduler import BUSY, Ending, Scheduler
+from k2run.daemon.schedule.timetable import Calendar, Entry
 from k2run.language.model import Schedule
 
 if TYPE_CHECKING:

@@ -15,10 +15,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from k2run.daemon.schedule.calendar import Calendar
-from k2run.daemon.schedule.entries import Entry
 from k2run.daemon.schedule.ledger import PostgresLedger
 from k2run.daemon.schedule.scheduler import Ending, Scheduler
+from k2run.daemon.schedule.timetable import Calendar, Entry
 from k2run.language.model import Schedule, WhenLocked
 from k2run.language.quantities import Duration
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import random
     from collections.abc import Callable
 
-    from k2run.daemon.schedule.entries import Entry
+    from k2run.daemon.schedule.timetable import Entry
 
 HOUR, MINUTE = timedelta(hours=1), timedelta(minutes=1)
 

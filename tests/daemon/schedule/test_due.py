@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from k2run.daemon.schedule.calendar import Calendar, due_times, is_quiet, read_calendar, start_time
+from k2run.daemon.schedule.timetable import Calendar, due_times, is_quiet, read_calendar, start_time
 from k2run.errors import UsageError
 from k2run.language.model import Schedule
 from k2run.language.quantities import Duration
