@@ -11,8 +11,8 @@ import psutil
 import pytest
 
 from k2run.actions.deadline import Deadline
-from k2run.adapters.browser import actions as browser
-from k2run.adapters.browser.client import PROGRAMS
+from k2run.adapters import browser
+from k2run.adapters.browser import PROGRAMS
 from k2run.adapters.file import actions as file
 from k2run.errors import Interrupted, Refused, TimedOut, Unknown, Unreachable
 from k2run.language.quantities import Duration

@@ -1,1 +1,0 @@
-"""A browser: the client, recordings and the actions."""
