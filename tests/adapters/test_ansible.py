@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from k2run.actions.deadline import Deadline
-from k2run.adapters.ansible import actions
+from k2run.adapters import ansible
 from k2run.errors import Interrupted, Refused, TimedOut, Unknown, Unreachable
 
 if TYPE_CHECKING:
@@ -56,10 +56,10 @@ def test_a_playbook_tells_what_each_task_did_and_check_what_it_would_do(write, t
         "- name: May fail\n  command: 'false'\n  changed_when: false\n  ignore_errors: true\n"
     )
     given = {"path": book, "inventory": config(tmp_path), "variables": {"text": "hello"}}
-    tried = actions.check(soon(), **given)
+    tried = ansible.check(soon(), **given)
     assert tried.changed == 1
     assert not made.exists()
-    done = actions.playbook(soon(), **given)
+    done = ansible.playbook(soon(), **given)
     assert made.read_text() == "hello"
     assert [(task.task, task.status) for task in done.tasks] == [
         ("Write it", "changed"),
@@ -72,7 +72,7 @@ def test_a_playbook_tells_what_each_task_did_and_check_what_it_would_do(write, t
     assert [task.task for task in done.changes] == ["Write it"]
     assert (done.hosts[0].host, done.hosts[0].ignored) == ("localhost", 1)
     assert done.headline() == "1 hosts, 4 ok, 1 changed, 0 failed"
-    assert actions.check(soon(), **given).changed == 0
+    assert ansible.check(soon(), **given).changed == 0
 
 
 def test_a_failed_task_is_named_with_its_host_and_its_reason(write, tmp_path):
@@ -84,7 +84,7 @@ def test_a_failed_task_is_named_with_its_host_and_its_reason(write, tmp_path):
     with pytest.raises(
         Refused, match=r'1 tasks failed: "Each of them" on localhost: .*nowhere-a.*nowhere-b'
     ) as refused:
-        actions.playbook(soon(), book, inventory=config(tmp_path))
+        ansible.playbook(soon(), book, inventory=config(tmp_path))
     found = refused.value.result
     assert [task.status for task in found.tasks] == ["ok", "failed"]
     assert [task.task for task in found.failures] == ["Each of them"]
@@ -93,13 +93,13 @@ def test_a_failed_task_is_named_with_its_host_and_its_reason(write, tmp_path):
 def test_what_ansible_hides_stays_hidden_when_it_fails(write, tmp_path):
     book = write("- name: Log in\n  command: 'ls /a-secret-{{ item }}'\n  loop: [x, y]\n  no_log: true\n")
     with pytest.raises(Refused, match=r'"Log in" on localhost: hidden \(no_log\)') as refused:
-        actions.playbook(soon(), book, inventory=config(tmp_path))
+        ansible.playbook(soon(), book, inventory=config(tmp_path))
     assert "a-secret" not in f"{refused.value} {refused.value.result.plain()}"
 
 
 def test_a_rescued_task_fails_nothing(write, tmp_path):
     book = write("- block:\n    - command: 'false'\n  rescue:\n    - debug: {msg: mended}\n")
-    found = actions.playbook(soon(), book, inventory=config(tmp_path))
+    found = ansible.playbook(soon(), book, inventory=config(tmp_path))
     assert (found.failed, found.hosts[0].rescued) == (0, 1)
 
 
@@ -109,26 +109,26 @@ def test_a_host_that_cannot_be_reached_is_told_apart_from_a_failed_task(tmp_path
     hosts = tmp_path / "hosts"
     hosts.write_text("web1 ansible_host=127.0.0.1 ansible_port=1 ansible_ssh_common_args='-o BatchMode=yes'\n")
     with pytest.raises(Unreachable, match=r'1 of 1 hosts: "Look" on web1: .*port 1') as refused:
-        actions.playbook(soon(), str(book), inventory=str(hosts))
+        ansible.playbook(soon(), str(book), inventory=str(hosts))
     assert refused.value.result.unreachable == 1
 
 
 def test_tags_and_limit_choose_and_no_host_is_unknown(write, tmp_path):
     book = write("- {name: One, debug: {msg: x}, tags: [a]}\n- {name: Two, debug: {msg: y}, tags: [b]}\n")
     inventory = config(tmp_path)
-    assert [task.task for task in actions.playbook(soon(), book, inventory=inventory, tags=["a"]).tasks] == ["One"]
-    assert [task.task for task in actions.check(soon(), book, inventory=inventory, skip_tags=["a"]).tasks] == ["Two"]
+    assert [task.task for task in ansible.playbook(soon(), book, inventory=inventory, tags=["a"]).tasks] == ["One"]
+    assert [task.task for task in ansible.check(soon(), book, inventory=inventory, skip_tags=["a"]).tasks] == ["Two"]
     with pytest.raises(Unknown, match="played on no host"):
-        actions.playbook(soon(), write("- debug: {msg: x}", hosts="databases"), inventory=inventory)
+        ansible.playbook(soon(), write("- debug: {msg: x}", hosts="databases"), inventory=inventory)
     with pytest.raises(Refused, match=r"exited 1"):
-        actions.playbook(soon(), write("- debug: {msg: x}"), inventory=inventory, limit="nobody-at-all")
+        ansible.playbook(soon(), write("- debug: {msg: x}"), inventory=inventory, limit="nobody-at-all")
 
 
 def test_what_is_wrong_with_a_playbook_is_quoted(write, tmp_path):
     with pytest.raises(Refused, match=r"(?s)exited [14] on .*no_such_module.*--syntax-check"):
-        actions.playbook(soon(), write("- no_such_module: {a: 1}"), inventory=config(tmp_path))
+        ansible.playbook(soon(), write("- no_such_module: {a: 1}"), inventory=config(tmp_path))
     with pytest.raises(Refused, match="is no file on this machine"):
-        actions.playbook(soon(), str(tmp_path / "gone.yaml"))
+        ansible.playbook(soon(), str(tmp_path / "gone.yaml"))
 
 
 def test_it_ends_with_the_step_and_hears_a_request_to_stop(write, tmp_path):
@@ -143,7 +143,7 @@ def test_it_ends_with_the_step_and_hears_a_request_to_stop(write, tmp_path):
 
     threading.Thread(target=stop_when_it_waits, daemon=True).start()
     with pytest.raises(Interrupted):
-        actions.playbook(deadline, book, inventory=config(tmp_path))
+        ansible.playbook(deadline, book, inventory=config(tmp_path))
     pid = int(note.read_text())
     end = time.monotonic() + 5
     while _runs(pid):
@@ -151,7 +151,7 @@ def test_it_ends_with_the_step_and_hears_a_request_to_stop(write, tmp_path):
         time.sleep(0.05)
     started = time.monotonic()
     with pytest.raises(TimedOut, match=r"not done within 8s, in the task after \"Begin\" on localhost"):
-        actions.playbook(soon(8), book, inventory=config(tmp_path))
+        ansible.playbook(soon(8), book, inventory=config(tmp_path))
     assert time.monotonic() - started < 10
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 PROGRAM = "ansible-playbook"
-PLUGINS = Path(__file__).parent / "callback"
+PLUGINS = Path(__file__).with_name("_ansible_callback")
 MOST_TASKS = 2000
 MOST_TOLD = 5
 """Failed tasks that an error lists."""

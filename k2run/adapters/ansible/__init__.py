@@ -1,1 +1,0 @@
-"""Ansible: the actions on playbooks."""
