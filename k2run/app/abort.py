@@ -17,7 +17,7 @@ from k2run.engine.replay import ended, started
 from k2run.engine.store import holder, running
 from k2run.engine.undo import pending_undos
 from k2run.errors import UsageError
-from k2run.terminal import open_face
+from k2run.terminal.mode import open_face
 from k2run.terminal.safe_stream import say
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ from k2run.language.loader import load_runbook
 from k2run.language.model import Kind
 from k2run.stack.secrets import as_written
 from k2run.stack.stack import load_stack, own_stack_files
-from k2run.terminal import open_face
+from k2run.terminal.mode import open_face
 from k2run.terminal.safe_stream import say
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from k2run.engine.journal import Observer
     from k2run.engine.prompts import Guide
     from k2run.stack.stack import Stack
-    from k2run.terminal import Face
+    from k2run.terminal.face import Face
 
     Heralds = Callable[[Store, str], tuple[Observer, ...]]
     """Makes the observers that tell others of a run: given the k2run home and, for a resumed run, its id."""

@@ -119,7 +119,7 @@ def _means(stack: str, left: Leftover, store: Store) -> bool:
 def _undo(left: Leftover, given: str, store: Store, extra: Mapping[str, Any]) -> list[str]:
     """Undo what one run left."""
     from k2run.app.launch import open_stack
-    from k2run.terminal import open_face
+    from k2run.terminal.mode import open_face
 
     begun = left.begun
     try:

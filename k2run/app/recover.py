@@ -33,7 +33,7 @@ from k2run.owned import account_name
 from k2run.recovery.diagnosis import Diagnosis, Verdict, diagnose_settled, suspicion
 from k2run.recovery.repairs import Clocks, Repair, Repairs
 from k2run.recovery.timeline import write_timeline
-from k2run.terminal import open_face
+from k2run.terminal.mode import open_face
 from k2run.terminal.person import TerminalPerson
 from k2run.terminal.safe_stream import complain, say
 

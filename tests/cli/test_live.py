@@ -25,9 +25,9 @@ from k2run.engine.events import (
     StepTried,
     UndoPlanned,
 )
-from k2run.terminal import open_face
 from k2run.terminal.lines import cells, cut, text_of, wrap
 from k2run.terminal.live import running
+from k2run.terminal.mode import open_face
 from k2run.terminal.recording import picture
 from k2run.terminal.transcript import Transcript
 

@@ -6,7 +6,7 @@ import sys
 import msgspec
 
 from k2run.engine.events import AnyEvent, StepFinished, StepStarted, StepTried
-from k2run.terminal import open_face
+from k2run.terminal.mode import open_face
 
 
 def shown(events, mode="plain"):
@@ -87,7 +87,7 @@ def test_plain_and_json_never_load_the_terminal_library():
     program = (
         "import io, sys\n"
         "from k2run.engine.events import RunStarted\n"
-        "from k2run.terminal import open_face\n"
+        "from k2run.terminal.mode import open_face\n"
         "event = RunStarted(run='r', runbook='', name='', title='', kind='', digest='', stack='')\n"
         "for mode in ('plain', 'json', 'auto'):\n"
         "    with open_face(mode, io.StringIO()) as face: face.see(event)\n"

@@ -19,7 +19,7 @@ from k2run.engine.prompts import Decision, Guide, Planned
 from k2run.engine.run import run
 from k2run.engine.undo import pending_undos
 from k2run.stack import lifecycle
-from k2run.terminal import open_face
+from k2run.terminal.mode import open_face
 
 if TYPE_CHECKING:
     import threading
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from conftest import Bench
 
     from k2run.engine.events import AnyEvent
-    from k2run.terminal import Face
+    from k2run.terminal.face import Face
 
 SERVICES = ("one", "two", "three", "four")
 STACK = "stack: 1\nname: five\nservices:\n" + "".join(
