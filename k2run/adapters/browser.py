@@ -109,7 +109,7 @@ def open_(
         text: Texts that must be seen, wherever on the page.
         within: How long to wait for each of them; scripts may bring them later.
     """
-    where = target(services, service, path, url, {})
+    where = target(services, service, path, url)
 
     async def look(page: Page, seen: Visit) -> Opened:
         for each in text:
@@ -147,7 +147,7 @@ def screenshot(
         height: Of the view, in pixels.
         full_page: Whether what lies below the view is in the picture too.
     """
-    where = target(services, service, path, url, {})
+    where = target(services, service, path, url)
     place = _prepared(file)
 
     async def look(page: Page, _: Visit) -> Picture:
@@ -184,7 +184,7 @@ def record(
         width: Of the view, in pixels.
         height: Of the view, in pixels.
     """
-    where = target(services, service, path, url, {})
+    where = target(services, service, path, url)
     place = _prepared(file)
     if seconds <= 0:
         raise AuthorError("browser.record needs some seconds")

@@ -10,8 +10,8 @@ import msgspec
 
 from k2run.actions.action import Effect, action
 from k2run.actions.deadline import Deadline
-from k2run.adapters.http.client import IDEMPOTENT, identified, with_query
-from k2run.adapters.http.endpoint import TRUSTING_THE_SYSTEM, Tls, target
+from k2run.adapters.http.client import IDEMPOTENT, identified
+from k2run.adapters.http.endpoint import TRUSTING_THE_SYSTEM, Tls, target, with_query
 from k2run.adapters.iceberg import queries
 from k2run.adapters.iceberg.catalog import Iceberg, judged, open_table
 from k2run.bench.baseline import NO_RUNS, Baselines, fingerprint

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from k2run.actions.action import Blast, Effect, action
 from k2run.actions.deadline import Deadline
-from k2run.adapters.http.client import Request, with_query
+from k2run.adapters.http.client import Request
 from k2run.adapters.http.endpoint import target
 from k2run.adapters.iceberg.catalog import Iceberg
 from k2run.adapters.kafka import offsets
@@ -159,8 +159,8 @@ def pipeline(
     if table:
         sight: InAnswers | InTable = InTable(Iceberg.of(services.stack), table, id, deadline)
     else:
-        address, sent = target(services, service, path, url, headers)
-        sight = InAnswers(Request(url=with_query(address, params), headers=sent), rows, id)
+        address, sent = target(services, service, path, url, headers, params)
+        sight = InAnswers(Request(url=address, headers=sent), rows, id)
     plan = Probing(
         kafka=kafka,
         topic=topic,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import statistics
 import time
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 from msgspec import structs
@@ -11,13 +12,16 @@ from msgspec import structs
 from k2run.actions.action import Blast, Effect, Result, action, beginning
 from k2run.actions.deadline import Deadline
 from k2run.adapters._documents import Unreadable, conforming, read_json
-from k2run.adapters.http.client import Answer, Request, send, with_query
+from k2run.adapters.http.client import Answer, Request, send
 from k2run.adapters.http.endpoint import TRUSTING_THE_SYSTEM, Tls, target
-from k2run.adapters.http.sampling import sample  # noqa: F401 - an action of this adapter
 from k2run.errors import Refused, TimedOut, Unreachable
 from k2run.language.json_schema import JsonSchema
 from k2run.language.quantities import Duration
 from k2run.stack.services import Services
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
 
 ONE_SECOND = Duration(1)
 LARGEST_IN_JOURNAL = 256 * 1024
@@ -25,6 +29,9 @@ LARGEST_IN_JOURNAL = 256 * 1024
 SHOWN = 200
 """Characters of a refusing answer that an error quotes."""
 Method = Literal["GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"]
+TWO_SECONDS = Duration(2)
+TENTH = Duration(0.1)
+_BAD = 500
 
 
 class Response(Result, frozen=True, kw_only=True):
@@ -79,6 +86,31 @@ class Polled(Response, frozen=True, kw_only=True):
         return f"{self.status} after {self.waited_s:.1f} s, asked {self.tries} times"
 
 
+class Asked(Result, frozen=True, kw_only=True):
+    """What requests were answered with.
+
+    Attributes:
+        requests: How many were made, one after the other.
+        errors: How many got an answer of the server's fault (500 and above), a broken one, or none in time.
+        error_percent: The same of a hundred.
+        unanswered: Those of them that got no answer at all.
+        median_ms: How long an answer took, in the middle; None without a good answer.
+        slowest_ms: How long the slowest took.
+    """
+
+    requests: int
+    errors: int
+    error_percent: float
+    unanswered: int
+    median_ms: float | None = None
+    slowest_ms: float | None = None
+
+    def headline(self) -> str:
+        """Such as `3 of 20 failed, median 12 ms`."""
+        took = "" if self.median_ms is None else f", median {self.median_ms:g} ms"
+        return f"{self.errors} of {self.requests} failed{took}"
+
+
 @action("http.get")
 def get(
     services: Services,
@@ -108,14 +140,8 @@ def get(
         tls: How an HTTPS server is trusted.
         conforms_to: JSON Schema that the JSON body must conform to, or the path of a file with one, from the runbook's.
     """
-    address, sent = target(services, service, path, url, headers)
-    request = Request(
-        url=with_query(address, params),
-        headers=sent,
-        retries=retries,
-        follow_redirects=follow_redirects,
-        tls=tls,
-    )
+    address, sent = target(services, service, path, url, headers, params)
+    request = Request(url=address, headers=sent, retries=retries, follow_redirects=follow_redirects, tls=tls)
     return _judge(request, send(request, deadline), status, conforms_to)
 
 
@@ -148,26 +174,9 @@ def poll(
         tls: How an HTTPS server is trusted.
         conforms_to: JSON Schema that the JSON body must conform to, or the path of a file with one, from the runbook's.
     """
-    address, sent = target(services, service, path, url, headers)
-    request = Request(url=with_query(address, params), headers=sent, tls=tls)
-    started, tries, last = time.monotonic(), 0, "nothing was asked"
-    try:
-        while True:
-            tries += 1
-            try:
-                answer = _judge(request, send(request, deadline), status, conforms_to)
-                if not (wrong := _lacking(answer.body, body)):
-                    waited = time.monotonic() - started
-                    return Polled(**structs.asdict(answer), tries=tries, waited_s=waited)
-                last = answer.body_error or f"its body lacks {wrong}"
-            except (Refused, Unreachable) as error:
-                last = error.message
-            deadline.sleep(every)
-    except TimedOut as error:
-        message = (
-            f"{request.address} did not meet the expectation within {deadline.seconds:g}s ({tries} attempts): {last}"
-        )
-        raise TimedOut(message, hint="raise the step's timeout, or find what is slow") from error
+    address, sent = target(services, service, path, url, headers, params)
+    request = Request(url=address, headers=sent, tls=tls)
+    return _polled(request, deadline, every, body, lambda answer: _judge(request, answer, status, conforms_to))
 
 
 @action("http.post", effect=Effect.CHANGES, blast=Blast.DATA)
@@ -199,14 +208,9 @@ def post(
         tls: How an HTTPS server is trusted.
         conforms_to: JSON Schema that the JSON body must conform to, or the path of a file with one, from the runbook's.
     """
-    address, sent = target(services, service, path, url, headers)
-    request = Request(
-        url=with_query(address, params),
-        method="POST",
-        headers=_kind(json) | sent,
-        content=_content(json, body),
-        tls=tls,
-    )
+    address, sent = target(services, service, path, url, headers, params)
+    content = _content(json, body)
+    request = Request(url=address, method="POST", headers=_kind(json) | sent, content=content, tls=tls)
     return _judge(request, send(request, deadline), status, conforms_to)
 
 
@@ -245,9 +249,9 @@ def request(
         tls: How an HTTPS server is trusted.
         conforms_to: JSON Schema that the JSON body must conform to, or the path of a file with one, from the runbook's.
     """
-    address, sent = target(services, service, path, url, headers)
+    address, sent = target(services, service, path, url, headers, params)
     asked = Request(
-        url=with_query(address, params),
+        url=address,
         method=method,
         headers=_kind(json) | sent,
         content=_content(json, body),
@@ -256,6 +260,72 @@ def request(
         tls=tls,
     )
     return _judge(asked, send(asked, deadline), status, conforms_to)
+
+
+@action("http.sample")
+def sample(
+    services: Services,
+    deadline: Deadline,
+    service: str = "",
+    path: str = "",
+    url: str = "",
+    params: dict[str, Any] = {},
+    headers: dict[str, str] = {},
+    during: Duration = TWO_SECONDS,
+    every: Duration = TENTH,
+) -> Asked:
+    """Ask with GET for a while, one request after the other, and say how many failed and how long they took.
+
+    For symptoms: an error is the finding, not a failure of the step.
+
+    Args:
+        service: The service to ask; its URL and headers come from the stack.
+        path: Path below the service's URL.
+        url: A whole URL, instead of a service.
+        params: Query parameters; a list repeats its parameter.
+        headers: Sent beside those of the service.
+        during: For how long requests are begun; also how long an answer may take.
+        every: Pause between an answer and the next request.
+
+    Raises:
+        Refused: An answer is no error of the server, and no success: the request is wrong.
+    """
+    address, sent = target(services, service, path, url, headers, params)
+    request = Request(url=address, headers=sent)
+    seen = list(_answers(request, deadline, during, every))
+    good = [took for status, took in seen if 0 < status < _BAD]
+    errors = len(seen) - len(good)
+    return Asked(
+        requests=len(seen),
+        errors=errors,
+        error_percent=round(100 * errors / len(seen), 1),
+        unanswered=sum(status == 0 for status, _ in seen),
+        median_ms=round(1000 * statistics.median(good), 1) if good else None,
+        slowest_ms=round(1000 * max(good), 1) if good else None,
+        source=request.address,
+    )
+
+
+def _polled(
+    request: Request, deadline: Deadline, every: Duration, body: dict[str, Any], judge: Callable[[Answer], Response]
+) -> Polled:
+    started, tries, last = time.monotonic(), 0, "nothing was asked"
+    try:
+        while True:
+            tries += 1
+            try:
+                answer = judge(send(request, deadline))
+                if not (wrong := _lacking(answer.body, body)):
+                    return Polled(**structs.asdict(answer), tries=tries, waited_s=time.monotonic() - started)
+                last = answer.body_error or f"its body lacks {wrong}"
+            except (Refused, Unreachable) as error:
+                last = error.message
+            deadline.sleep(every)
+    except TimedOut as error:
+        missed = f"did not meet the expectation within {deadline.seconds:g}s ({tries} attempts)"
+        raise TimedOut(
+            f"{request.address} {missed}: {last}", hint="raise the step's timeout, or find what is slow"
+        ) from error
 
 
 def _lacking(found: Any, wanted: dict[str, Any]) -> str:
@@ -313,3 +383,17 @@ def _parsed(answer: Answer) -> tuple[Any, str]:
         return read_json(answer.content), ""
     except Unreadable as error:
         return None, str(error) if kind is not None else ""
+
+
+def _answers(request: Request, deadline: Deadline, during: Duration, every: Duration) -> Iterator[tuple[int, float]]:
+    """Status (0 without an answer in time) and seconds of each request."""
+    ends = time.monotonic() + during
+    while (began := time.monotonic()) < ends:
+        try:
+            status = send(request, Deadline(deadline.at_most(during), deadline.stop)).status
+        except (Unreachable, TimedOut):
+            status = 0
+        if 400 <= status < _BAD:  # noqa: PLR2004 - the request's fault, not the server's
+            raise Refused(f"{request.address} answers {status}", hint="path, parameters or key are wrong")
+        yield status, time.monotonic() - began
+        deadline.sleep(every)

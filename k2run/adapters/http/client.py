@@ -8,8 +8,8 @@ import zlib
 from base64 import b64encode
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, NamedTuple
-from urllib.parse import quote, unquote, urlencode, urljoin, urlsplit, urlunsplit
+from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import quote, unquote, urljoin, urlsplit, urlunsplit
 
 from k2run.adapters.http.endpoint import TRUSTING_THE_SYSTEM, Tls
 from k2run.errors import Refused, TimedOut, Unreachable
@@ -89,23 +89,6 @@ class _Reply(NamedTuple):
     status: int
     headers: dict[str, str]
     body: bytes
-
-
-def with_query(url: str, params: Mapping[str, Any]) -> str:
-    """The URL with parameters added; lists repeat the parameter, booleans are `true` and `false`, None is left out."""
-    pairs = [
-        (name, str(value).lower() if isinstance(value, bool) else value)
-        for name, given in params.items()
-        for value in (given if isinstance(given, list | tuple) else [given])
-        if value is not None
-    ]
-    if not pairs:
-        return url
-    try:
-        parts = urlsplit(url)
-    except ValueError as error:
-        raise Refused(f"the URL cannot be asked: {error}", hint="write it like http://host:port/path") from error
-    return urlunsplit(parts._replace(query="&".join(filter(None, [parts.query, urlencode(pairs)]))))
 
 
 def identified(url: str, headers: Mapping[str, str]) -> dict[str, str]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import ssl
 from collections.abc import Mapping
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
+from urllib.parse import urlencode, urlsplit, urlunsplit
 
 from msgspec import Struct
 
@@ -20,8 +21,15 @@ class Target(NamedTuple):
     headers: dict[str, str]
 
 
-def target(services: Services, service: str, path: str, url: str, headers: Mapping[str, str]) -> Target:
-    """What a step's `service` and `path`, or `url`, and `headers` amount to.
+def target(
+    services: Services,
+    service: str,
+    path: str,
+    url: str,
+    headers: Mapping[str, str] = {},
+    params: Mapping[str, Any] = {},
+) -> Target:
+    """What a step's `service` and `path`, or `url`, its `headers` and its query parameters amount to.
 
     Raises:
         Refused: Both a service and a URL are given, or neither.
@@ -30,11 +38,29 @@ def target(services: Services, service: str, path: str, url: str, headers: Mappi
     if bool(service) == bool(url):
         raise Refused("give either a service (with a path) or a url")
     if url:
-        return Target(url, dict(headers))
+        return Target(with_query(url, params), dict(headers))
     found = services.find(service)
     if not found.url:
         raise NotApplicable(f"the service {service!r} has no url in this stack", hint="add `url:` to it")
-    return Target(f"{found.url.rstrip('/')}/{path.lstrip('/')}", {**found.headers, **headers})
+    address = f"{found.url.rstrip('/')}/{path.lstrip('/')}"
+    return Target(with_query(address, params), {**found.headers, **headers})
+
+
+def with_query(url: str, params: Mapping[str, Any]) -> str:
+    """The URL with parameters added; lists repeat the parameter, booleans are `true` and `false`, None is left out."""
+    pairs = [
+        (name, str(value).lower() if isinstance(value, bool) else value)
+        for name, given in params.items()
+        for value in (given if isinstance(given, list | tuple) else [given])
+        if value is not None
+    ]
+    if not pairs:
+        return url
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise Refused(f"the URL cannot be asked: {error}", hint="write it like http://host:port/path") from error
+    return urlunsplit(parts._replace(query="&".join(filter(None, [parts.query, urlencode(pairs)]))))
 
 
 class Tls(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -13,8 +13,8 @@ from msgspec import Struct
 from k2run.actions.connection import Connection
 from k2run.actions.deadline import Deadline
 from k2run.adapters._documents import MISREAD
-from k2run.adapters.http.client import Answer, Request, send, with_query
-from k2run.adapters.http.endpoint import TRUSTING_THE_SYSTEM, Tls
+from k2run.adapters.http.client import Answer, Request, send
+from k2run.adapters.http.endpoint import TRUSTING_THE_SYSTEM, Tls, with_query
 from k2run.errors import Refused, Unknown
 
 T = TypeVar("T")
