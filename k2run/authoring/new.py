@@ -15,8 +15,6 @@ from k2run.language.document import read_file
 from k2run.language.model import Kind
 from k2run.language.references import stack_files
 from k2run.stack.model import RunBy
-from k2run.stack.stack import find_stack
-from k2run.stack.validation import problems_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -198,6 +196,8 @@ def text_for_stack(kind: str, words: dict[str, str], reference: str, folder: Pat
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+    from k2run.stack.stack import find_stack
+
     path = find_stack(reference, None)
     name, services = _known(path)
     if stack_files(folder).get(name, Path()).resolve() != path.resolve():
@@ -216,6 +216,8 @@ def text_for_stack(kind: str, words: dict[str, str], reference: str, folder: Pat
 
 
 def _known(path: Path) -> tuple[str, list[Known]]:
+    from k2run.stack.validation import problems_of
+
     document = read_file(path)
     problems = problems_of(document)
     if problems:

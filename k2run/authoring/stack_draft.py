@@ -8,7 +8,6 @@ import shlex
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-import yaml
 from msgspec import Struct, field
 
 from k2run.errors import UsageError
@@ -137,6 +136,8 @@ class StackDraft(Struct, kw_only=True):
 
 def in_yaml(value: Any) -> str:
     """A value as YAML on one line."""
+    import yaml
+
     return (
         yaml.safe_dump(value, default_flow_style=True, width=10_000, allow_unicode=True).removesuffix("...\n").strip()
     )
@@ -224,6 +225,8 @@ def read_compose(path: Path) -> StackDraft:
     Raises:
         UsageError: It cannot be read, or has no services.
     """
+    import yaml
+
     try:
         said = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
