@@ -84,9 +84,7 @@ def given_again(runbook: Runbook, recorded: Mapping[str, Any], given: Mapping[st
     declared = {entry.name: entry for entry in runbook.inputs}
     for name, value in given.items():
         entry = declared.get(name)
-        if entry is None or (
-            entry.type != "secret" and convert(entry, value) != recorded_input(entry, recorded.get(name))
-        ):
+        if entry is None or not _is_again(entry, value, recorded.get(name)):
             kept = f", where {name} is {recorded[name]}" if name in recorded else ""
             raise UsageError(
                 f"{name} cannot be given to a resumed run",

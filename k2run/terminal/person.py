@@ -129,13 +129,3 @@ def match_choice(typed: str, choices: Sequence[str]) -> str | None:
         return choices[int(typed) - 1]
     meant = [choice for choice in choices if folded and choice.casefold().startswith(folded)]
     return meant[0] if len(meant) == 1 else None
-
-
-def is_operator_there(reads: TextIO) -> bool:
-    """Whether a person can answer on this input: a terminal, and this process may read from it."""
-    if not reads.isatty():
-        return False
-    try:
-        return os.tcgetpgrp(reads.fileno()) == os.getpgrp()
-    except OSError:
-        return False
