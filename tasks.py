@@ -12,20 +12,20 @@ sys.dont_write_bytecode = bool(sys.flags.dont_write_bytecode)  # Invoke set it: 
 from k2run.cli.program import TASKS, adopt  # noqa: E402 - what comes from here on is kept compiled
 
 COMPILED = {"PYTHONDONTWRITEBYTECODE": ""}
-"""Tests start hundreds of processes; each would compile its imports again where a machine forbids to keep them."""
+"""Tests start hundreds of processes; each would compile its imports again where bytecode is not kept."""
 
 
 @task(
     auto_shortflags=False,
     help={
-        "only": "a path to narrow it to",
-        "slow": "the slow matrices alone: every fault with every ending, real browsers, repeated kills",
-        "part": "one of so many equal parts of the slow ones: 3/7 is every seventh, from the third on",
-        "coverage": "measure which lines the tests run, which takes half as long again",
+        "only": "run only the tests under this path",
+        "slow": "run only the slow tests: every fault with every ending, real browsers, repeated kills",
+        "part": "run one part of the slow tests: 3/7 is every seventh, starting with the third",
+        "coverage": "measure line coverage; takes half as long again",
     },
 )
 def test(c: Context, only: str = "tests", slow: bool = False, part: str = "1/1", coverage: bool = False) -> None:
-    """Run what must hold: format, lint, types, tests; with --slow the matrices that take long."""
+    """Run the checks: format, lint, types, tests; --slow runs the slow tests instead."""
     if find_spec("pytest") is None:
         print(f"error: {sys.executable} has no pytest", file=sys.stderr)
         raise Exit("  hint: `sh install.sh dev` installs what the tests need", code=5)
@@ -40,7 +40,7 @@ def test(c: Context, only: str = "tests", slow: bool = False, part: str = "1/1",
 
 
 def _run(c: Context, module: str) -> None:
-    """Run a module by this Python, which need not be the one that PATH leads to; end with 1 when it fails."""
+    """Run a module with this Python, which need not be the one on PATH; exit with 1 when it fails."""
     if not c.run(f"{quote(sys.executable)} -m {module}", env=COMPILED, warn=True, pty=False):
         raise Exit(code=1)
 
@@ -54,7 +54,7 @@ def bench(c: Context, only: str = "") -> None:
 
 @task(auto_shortflags=False, help={"into": "folder for the pages"})
 def site(c: Context, into: str = "site") -> None:
-    """Build the documentation site from docs/; a broken link or a page in no menu is an error."""
+    """Build the documentation site from docs/; a broken link or a page missing from the menu is an error."""
     _run(c, f"sphinx -q -W --keep-going -n -b html docs {quote(into)}")
     print(f"{into}/index.html")
 

@@ -1,4 +1,4 @@
-"""Ends a run that another process is doing: it undoes its faults, then it stops."""
+"""Aborts a run of another process: it undoes its faults, then stops."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from k2run.engine.store import Store
 
 WATCH_S = 120.0
-"""Seconds after which a run's end is no longer followed; it continues undoing."""
+"""Seconds after which the end of a run is no longer followed; the run continues undoing."""
 POLL_S = 0.1
 _HOLDER = re.compile(r"(?P<run>\S+) \(pid (?P<pid>\d+)\)")
 
@@ -39,7 +39,7 @@ def abort(store: Store, folder: Path, by: str) -> None:
     Args:
         store: The k2run home.
         folder: The run's folder.
-        by: Who wants it, for the run's journal.
+        by: Who asks for it, for the run's journal.
 
     Raises:
         UsageError: The run has ended, or its process is gone.
@@ -61,18 +61,18 @@ def abort(store: Store, folder: Path, by: str) -> None:
 
 
 def abort_and_watch(store: Store, reference: str, by: str) -> bool:
-    """Ask a run to end, and show how it puts back what it broke.
+    """Ask a run to end, and show how it undoes its faults.
 
     Args:
         store: The k2run home.
         reference: The run's id, a unique part of it, or `last`; "" is the one that runs.
-        by: Who wants it, for the run's journal.
+        by: Who asks for it, for the run's journal.
 
     Returns:
         Whether it has ended and left nothing broken.
 
     Raises:
-        UsageError: There is no such run, or it has ended; without a reference: none or several run.
+        UsageError: There is no such run, or it has ended; without a reference: no run is in progress, or several are.
     """
     folder = store.find_run(reference) if reference else _running(store)
     before = read_journal(folder)
@@ -95,7 +95,7 @@ def abort_and_watch(store: Store, reference: str, by: str) -> bool:
 
 
 def _running(store: Store) -> Path:
-    """The one run that is under way: it holds the lock of its stack.
+    """The one run in progress: it holds the lock of its stack.
 
     Raises:
         UsageError: There is none, or several.
@@ -104,8 +104,8 @@ def _running(store: Store) -> Path:
     if len(names) == 1:
         return store.home / "runs" / names[0]
     if not names:
-        raise UsageError("no run is under way", hint="`k2run undo` undoes what an interrupted one left")
-    raise UsageError(f"{len(names)} runs are under way", hint=f"say which: {', '.join(names)}")
+        raise UsageError("no run is in progress", hint="`k2run undo` undoes what an interrupted one left")
+    raise UsageError(f"{len(names)} runs are in progress", hint=f"choose one: {', '.join(names)}")
 
 
 def process_of(store: Store, run: str, events: Sequence[AnyEvent]) -> psutil.Process | None:

@@ -37,12 +37,12 @@ def read_inputs(path: str) -> dict[str, Any]:
     """The values in a file of inputs: a mapping in YAML (or JSON).
 
     Raises:
-        UsageError: It is not there, cannot be read, or is no mapping.
+        UsageError: The file is missing, cannot be read, or is not a mapping.
     """
     document = read_file(Path(path))
     if document.problems or not isinstance(document.data, dict):
-        reason = document.problems[0].message if document.problems else "it is no mapping of names to values"
-        raise UsageError(f"{path} has no inputs: {reason}", hint="write one `name: value` a line")
+        reason = document.problems[0].message if document.problems else "it is not a mapping of names to values"
+        raise UsageError(f"{path} has no inputs: {reason}", hint="write one `name: value` per line")
     return {str(name): value for name, value in document.data.items()}
 
 
@@ -54,7 +54,7 @@ def ask_missing(
     writes: TextIO | None = None,
     hidden: Callable[[str], str] = getpass.getpass,
 ) -> dict[str, Any]:
-    """The given values and those of required inputs that are missing, asked for one by one until they fit.
+    """The given values, and those of missing required inputs, asked for one by one until they are valid.
 
     Args:
         runbook: Declares the inputs.
@@ -79,7 +79,7 @@ def given_again(runbook: Runbook, recorded: Mapping[str, Any], given: Mapping[st
         given: With `-e` or in a file, which may repeat the inputs of the run.
 
     Raises:
-        UsageError: An input is to change in the middle of the run.
+        UsageError: An input would change in the middle of the run.
     """
     declared = {entry.name: entry for entry in runbook.inputs}
     for name, value in given.items():
@@ -88,13 +88,13 @@ def given_again(runbook: Runbook, recorded: Mapping[str, Any], given: Mapping[st
             kept = f", where {name} is {recorded[name]}" if name in recorded else ""
             raise UsageError(
                 f"{name} cannot be given to a resumed run",
-                hint=f"it keeps what it began with{kept}; only secret inputs are given again",
+                hint=f"it keeps the inputs it started with{kept}; only secret inputs can be given again",
             )
     return {name: value for name, value in given.items() if declared[name].type == "secret"}
 
 
 def _is_again(entry: Input, value: Any, recorded: Any) -> bool:
-    """Whether a value is a secret, which no journal has, or what the run began with."""
+    """Whether a value is a secret, which no journal keeps, or the one the run started with."""
     return entry.type == "secret" or convert(entry, value) == recorded_input(entry, recorded)
 
 
@@ -105,7 +105,7 @@ def ask_again(
     *,
     hidden: Callable[[str], str] = getpass.getpass,
 ) -> dict[str, Any]:
-    """The given values and the secrets that a run had, does not keep, and cannot find again: asked for.
+    """The given values, and the secrets that a run had but does not keep, asked for.
 
     Args:
         runbook: Declares the inputs.
@@ -168,7 +168,7 @@ class Inbox:
             raise UsageError(f"too late: {who} before", hint="the first answer counts")
 
     def take(self, question: int) -> Answer | None:
-        """The answer to a question, if there is one; what is no answer counts as none."""
+        """The answer to a question, if there is one; an invalid answer counts as none."""
         try:
             return _decoder.decode(self._place(question).read_bytes())
         except (OSError, msgspec.DecodeError):

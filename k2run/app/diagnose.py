@@ -65,14 +65,14 @@ def _seconds(lasting: str) -> float:
 
 
 def recovery_runbooks(vocabulary: Vocabulary) -> list[Runbook]:
-    """Every recovery runbook that can be found, by its name; one that is not valid is passed over."""
+    """Every recovery runbook that can be found, by its name; an invalid one is skipped."""
     found: dict[str, Runbook] = {}
     for root in runbook_roots():
         for file in sorted((root / "recovery").rglob("*.yaml")):
             try:
                 runbook = load_runbook(file, vocabulary)
             except K2runError as invalid:
-                complain(f"warning: {file} is passed over: {invalid}; `k2run validate {file}`")
+                complain(f"warning: skipping {file}: {invalid}; `k2run validate {file}`")
                 continue
             if runbook.kind is Kind.RECOVERY:
                 found.setdefault(runbook.name, runbook)
@@ -98,14 +98,14 @@ def lines_of(found: Diagnosis) -> Iterator[str]:
     if found.not_seen:
         yield "\nservices that cannot be seen (give them a `ready:` in the stack file):"
         yield from (f"  {clean(one)}" for one in found.not_seen)
-    yield from _unsaid(found.having(Verdict.CANNOT_SAY), "cannot say on this stack; this would have to be visible:")
+    yield from _unsaid(found.having(Verdict.CANNOT_SAY), "undecided on this stack; these checks gave no answer:")
     yield from _ruled_out(found)
 
 
 def _path_told(found: Diagnosis) -> Iterator[str]:
-    """The data path, and where it is not seen to work."""
+    """The data path, and where it is not confirmed to work."""
     if found.broken_path:
-        yield "\nthe data path is not seen to work:"
+        yield "\nthe data path is not confirmed to work:"
     elif found.data_path:
         yield "\nthe data path works:"
     for one in found.broken_path or found.data_path:
@@ -115,7 +115,7 @@ def _path_told(found: Diagnosis) -> Iterator[str]:
 
 
 def _unsaid(suspects: Iterable[Suspect], heading: str) -> Iterator[str]:
-    """Failures of which nothing can be said, each with what is not visible."""
+    """Failures that could not be decided, each with the checks that gave no answer."""
     for number, suspect in enumerate(suspects):
         if not number:
             yield f"\n{heading}"
@@ -126,12 +126,12 @@ def _unsaid(suspects: Iterable[Suspect], heading: str) -> Iterator[str]:
 
 
 def causes_told(causes: Iterable[Why]) -> Iterator[str]:
-    """The lines that say why, for people; each is told once, with all services that it stands for."""
+    """The causes, one line each, with all services that they affect."""
     told: dict[tuple[str, str, str], list[str]] = {}
     for why in causes:
         told.setdefault((why.kind, why.says, why.source), []).append(why.service)
     if told:
-        yield "\nwhy, as far as it is written:"
+        yield "\nrecorded causes:"
     for (kind, says, source), services in told.items():
         yield f"  {', '.join(services)}: {kind} ({source}): {clean(says)}"
 
@@ -152,15 +152,15 @@ def headline(found: Diagnosis) -> str:
     """The diagnosis in one sentence, for people."""
     looked = checked(found)
     if found.healthy and found.blind:
-        return f"{found.stack}: what can be seen is healthy, and {found.blind} cannot be seen (named below); {looked}"
+        return f"{found.stack}: what can be seen is healthy; {found.blind} cannot be seen (listed below); {looked}"
     if found.healthy:
         return f"{found.stack} is healthy; {looked}"
     if found.broken_path and not found.matches:
-        return f"{found.stack}: no failure was recognised, but the data path is not seen to work; {looked}"
+        return f"{found.stack}: no failure was recognised, but the data path is not confirmed to work; {looked}"
     if not (found.seen or found.probes):
-        return f"{found.stack}: nothing of it can be seen, so it cannot be said to be healthy; {looked}"
+        return f"{found.stack}: nothing of it can be seen, so its health is unknown; {looked}"
     if not found.matches:
-        return f"{found.stack}: no failure was recognised, and not all could be seen to work; {looked}"
+        return f"{found.stack}: no failure was recognised, and not everything could be confirmed to work; {looked}"
     return f"{found.stack}: {count(len(found.matches), 'failure')} recognised; {looked}"
 
 

@@ -50,7 +50,7 @@ def hold_drill(reference: str, choice: Choice, *, stack: str, keep: bool, herald
         choice: Which of them.
         stack: Name or file of the stack; "" takes the runbook's own.
         keep: Leave the stack up.
-        heralds: Who tells others of it.
+        heralds: Makes the observers that notify others of it.
 
     Returns:
         The exit code: 0 when each fault was recognised, and recovered from within its objective.
@@ -59,7 +59,7 @@ def hold_drill(reference: str, choice: Choice, *, stack: str, keep: bool, herald
         UsageError: There are no rounds.
     """
     if choice.rounds < 1:
-        raise UsageError(f"a drill of {choice.rounds} rounds drills nothing", hint="--rounds takes 1 or more")
+        raise UsageError(f"a drill needs at least one round, not {choice.rounds}", hint="set --rounds to 1 or more")
     store, catalogue = Store(), Catalogue()
     warn_of_broken(store)
     path = find_runbook(reference)
@@ -98,7 +98,7 @@ def _run(plan: Plan, request: Request, played: list[Round]) -> RunFinished:
 
 
 def _absent(step: Step, stack: Stack, recoveries: Iterable[Runbook]) -> str:
-    """Why a fault cannot be drilled on a stack: what it, or the runbook that recovers from it, needs is not there."""
+    """Why a fault cannot be drilled on a stack: something that it, or its recovery runbook, needs is missing."""
     needed = [
         *step.requires,
         *(each for one in recoveries if one.name == Path(step.recovery).stem for each in one.requires),
@@ -107,7 +107,7 @@ def _absent(step: Step, stack: Stack, recoveries: Iterable[Runbook]) -> str:
 
 
 def _applying(pool: Runbook, stack: Stack, recoveries: Sequence[Runbook]) -> Runbook:
-    """The runbook without the faults that the stack cannot have; they are named, with what each needs.
+    """The runbook without the faults that do not apply to the stack; they are listed, each with what it needs.
 
     Raises:
         UsageError: None is left.
@@ -123,12 +123,15 @@ def _applying(pool: Runbook, stack: Stack, recoveries: Sequence[Runbook]) -> Run
         left += sum(map(bool, why.values()))
     kept = replace(pool, sections=tuple(sections))
     if left and not any(step.recovery for section in kept.sections for step in section.steps):
-        raise UsageError(f"no fault of {pool.name} applies to the stack {stack.name!r}", hint="see what was left out")
+        raise UsageError(
+            f"no fault of {pool.name} applies to the stack {stack.name!r}",
+            hint="the lines above say why each was left out",
+        )
     return kept
 
 
 def _ledger(pool: Runbook) -> Callable[[Caller, str], Ledger] | None:
-    """What counts the cost of a round: the first entry point of the group `k2run.ledgers` that can by these inputs."""
+    """What counts the cost of a round: the first entry point of the group `k2run.ledgers` that fits these inputs."""
     from importlib.metadata import entry_points
 
     inputs = resolve_inputs(pool, {})

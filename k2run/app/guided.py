@@ -37,7 +37,7 @@ _CLEAR = "\x1b[2J\x1b[H"
 _AGAIN = "\x1b7\x1b[1A\r\x1b[2K{line}\x1b8"
 _KEYS = {"": Move.NEXT, "s": Move.SKIP, "r": Move.REDO, "a": Move.ABORT}
 _MEANING = {
-    "": "Enter  do the step that is shown; after one that did not pass: go on",
+    "": "Enter  do the step that is shown; after one that did not pass: continue",
     "s": "s      leave the step out",
     "r": "r      do the last step again",
     "n": "n TEXT keep a note, at once",
@@ -46,16 +46,16 @@ _MEANING = {
 _REDO: dict[bool, dict[str, str]] = {True: {"r": "r redo the last"}, False: {}}
 _RECOVERED = {"rto": "recovered", REPAIRED: "repaired"}
 _NO_TEXT = re.compile(r"\x1b(?:\[[0-9;?]*[ -/]*[@-~]|O.|.)?|[\x00-\x1f\x7f]")
-"""What keys that write nothing send: arrows, Escape, function keys."""
+"""What arrows, Escape and function keys send."""
 
 
 class GuidedFace(Face):
-    """Shows a run that is led step by step: how the last step ended, then the next one.
+    """Shows a guided run: how the last step ended, then the next one.
 
     Args:
         writes: The terminal.
-        opening: Stands above the first step: why this run is made.
-        others: Failures that are to be recovered from after this one.
+        opening: Shown above the first step: the reason for this run.
+        others: Failures to recover from after this one.
 
     Attributes:
         ending: Set when the run ends; it does not wait for the terminal any more.
@@ -74,7 +74,7 @@ class GuidedFace(Face):
         self.view.fold(event)
 
     def show(self, event: AnyEvent) -> None:
-        """Say what has happened; it stands above the next step too."""
+        """Show what has happened; it stays above the next step."""
         self.view.fold(event)
         lines = list(_told(event))
         if isinstance(event, RunFinished):
@@ -87,7 +87,7 @@ class GuidedFace(Face):
         """Write, as it is.
 
         Raises:
-            OSError: The terminal is gone; or it stands still (Ctrl-S), and the run is to end.
+            OSError: The terminal is gone; or it is stopped (Ctrl-S) and the run has to end.
         """
         while self.on_terminal and not select.select([], [self._writes], [], POLL_S)[1]:
             if self.ending.is_set():
@@ -101,13 +101,13 @@ class GuidedFace(Face):
         return self._writes.isatty()
 
     def turn_page(self) -> None:
-        """Begin a new screen, with what was said last at its top."""
+        """Begin a new screen, with the latest messages at its top."""
         if self.on_terminal:
             self.say(_CLEAR + "".join(f"{line}\n" for line in self.last))
 
 
 class TerminalGuide(Guide):
-    """The person who leads the run, at the terminal.
+    """The operator who guides the run from the terminal.
 
     Args:
         face: Shows what happens between the questions.
@@ -121,7 +121,7 @@ class TerminalGuide(Guide):
         self._noting = False
 
     def before(self, planned: Planned, stop: threading.Event) -> Decision:
-        """Show the step and ask; a manual step asks by itself, and what only proves the recovery is not asked about."""
+        """Show the step and ask; manual steps ask themselves, and checks of the recovery run without a question."""
         self._face.ending = stop
         if planned.path.startswith(STEADY_AFTER):
             return Decision()
@@ -161,7 +161,7 @@ class TerminalGuide(Guide):
             yield _row("then", f"{clean(other.name)}, {_time_left(time.monotonic() - other.known, other.rto)}")
 
     def _ask(self, planned: Planned, keys: dict[str, str], stop: threading.Event) -> Decision:
-        """A key that decides, or a note; once the terminal is gone, the run ends.
+        """Read a key that decides, or a note; once the terminal is gone, the run ends.
 
         Args:
             planned: The step.
@@ -175,7 +175,7 @@ class TerminalGuide(Guide):
             return Decision(move=Move.ABORT, by="the loss of its terminal")
 
     def _heard(self, planned: Planned, keys: dict[str, str], stop: threading.Event) -> Decision:
-        """What was typed, asked for until it means something."""
+        """The key that was typed, asked for until it is one of those offered."""
         began, by = time.monotonic(), account_name()
         forget_what_was_typed(self._reads)
         offer = f"\n   {' · '.join([*keys.values(), '? help'])}\n   {self._end()}\n"
@@ -191,20 +191,20 @@ class TerminalGuide(Guide):
                 return Decision(move=Move.NOTE, by=by, notes=(note.strip(),))
             if key in keys and key != "n" and not note and (key or typed == written):
                 return Decision(move=_KEYS[key], by=by)
-            means = [f"   {_MEANING[key]}" for key in keys] if key == "?" else ["   one of these keys, please:"]
+            means = [f"   {_MEANING[key]}" for key in keys] if key == "?" else ["   press one of these keys:"]
             self._face.say("\n".join(means) + offer)
 
     def _end(self) -> str:
-        """What it really means to end the run now."""
+        """What ending the run now would do."""
         pending = self._face.view.pending_undos()
         if not pending:
-            return "Ctrl-C or `a` ends here; what was done stays done"
+            return "Ctrl-C or `a` ends here; completed steps are not undone"
         return (
             f"Ctrl-C or `a` undoes what this run broke, then ends: {'; '.join(clean(p.planned.says) for p in pending)}"
         )
 
     def _typed(self, planned: Planned, began: float, stop: threading.Event) -> str | None:
-        """A line from the keyboard, the clock going on above it; None when the run ends.
+        """A line from the keyboard, the clock running above it; None when the run ends.
 
         Raises:
             EOFError: The input is closed.
@@ -255,7 +255,7 @@ def _stopped(event: ClockStopped) -> str:
 
 
 def _told(event: AnyEvent) -> Iterator[str]:
-    """What an event is worth in guided mode."""
+    """The lines for an event in guided mode."""
     match event:
         case StepStarted() if event.action != "block":
             yield f"   … {clean(event.name)}"

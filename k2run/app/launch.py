@@ -1,4 +1,4 @@
-"""Starts runs for the faces: opens runbook and stack, shows events, writes the reports."""
+"""Starts runs: opens runbook and stack, shows events, writes the reports."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from k2run.terminal.face import Face
 
     Heralds = Callable[[Store, str], tuple[Observer, ...]]
-    """Makes the observers that tell others of a run: given the k2run home and, for a resumed run, its id."""
+    """Makes the observers that notify others of a run, from the k2run home and, for a resumed run, its id."""
 
 Mode = Literal["auto", "live", "plain", "json"]
 DEFAULT_STACK = "sandbox"
@@ -52,7 +52,7 @@ def find_runbook(reference: str, among: str = "") -> Path:
         among: The folder that is meant where runbooks in several have the name.
 
     Raises:
-        UsageError: There is none, and the message names near ones; or there are several.
+        UsageError: There is none, and the message suggests similar names; or there are several.
     """
     path = Path(reference)
     if path.is_file():
@@ -64,7 +64,7 @@ def find_runbook(reference: str, among: str = "") -> Path:
         meant = [each for each in named if among and each.parent.name == among] or named
         if len(meant) > 1:
             names = [each.relative_to(root).with_suffix("").as_posix() for each in meant]
-            hint = f"say which: {', '.join(names)}"
+            hint = f"choose one: {', '.join(names)}"
             raise UsageError(f"{len(meant)} runbooks are called {reference!r}", hint=hint)
         if meant:
             return meant[0]
@@ -72,7 +72,7 @@ def find_runbook(reference: str, among: str = "") -> Path:
     from k2run.language.problems import did_you_mean
 
     hint = did_you_mean(path.stem, [path.stem for path in shipped])
-    raise UsageError(f"there is no runbook {reference!r}", hint=hint or "`k2run list` shows those that can be found")
+    raise UsageError(f"there is no runbook {reference!r}", hint=hint or "`k2run list` shows the available ones")
 
 
 def _is_called(path: Path, reference: Path) -> bool:
@@ -82,7 +82,7 @@ def _is_called(path: Path, reference: Path) -> bool:
 
 
 def runbook_roots() -> list[Path]:
-    """Folders in which runbooks are looked for: `runbooks/` here, then those that ship with the package."""
+    """Folders that are searched for runbooks: `runbooks/` here, then those that ship with the package."""
     shipped = Path(__file__).parent.parent
     candidates = [Path("runbooks"), shipped / "_runbooks", shipped.parent / "runbooks"]
     found: dict[Path, Path] = {path.resolve(): path for path in reversed(candidates) if path.is_dir()}
@@ -105,7 +105,8 @@ def default_stack() -> str:
         return str(*beside.values())
     if beside and DEFAULT_STACK not in beside:
         raise UsageError(
-            f"which of the {len(beside)} stacks here is not said", hint=f"give --stack: {', '.join(sorted(beside))}"
+            f"there are {len(beside)} stacks here, and none was chosen",
+            hint=f"give --stack: {', '.join(sorted(beside))}",
         )
     return DEFAULT_STACK
 
@@ -127,7 +128,7 @@ def launch_on(  # noqa: PLR0913 - what `run` takes
         runbook: Path or name of the runbook.
         options: How to run it.
         mode: How to show it.
-        heralds: Who tells others of it.
+        heralds: Makes the observers that notify others of it.
         junit: Write junit.xml too.
         at_once: All stacks at the same time.
     """
@@ -154,11 +155,11 @@ def launch(  # noqa: PLR0913 - what `run` takes
         stack: Path or name of the stack; "" takes the runbook's own.
         options: How to run it.
         mode: How to show it.
-        heralds: Who tells others of it.
+        heralds: Makes the observers that notify others of it.
         junit: Write junit.xml too.
 
     Raises:
-        UsageError: It is to be led step by step without a terminal.
+        UsageError: It is to be guided step by step without a terminal.
     """
     path = find_runbook(runbook)
     catalogue, store = Catalogue(), Store()
@@ -189,9 +190,9 @@ def relaunch(reference: str, *, options: Options, mode: Mode, heralds: Heralds) 
 
     Args:
         reference: The run's id, a unique part of it, or `last`.
-        options: How to go on; tags and `-e` come from the run itself, but for secrets, which it does not keep.
+        options: How to resume it; tags and `-e` come from the run itself, except secrets, which it does not keep.
         mode: How to show it.
-        heralds: Who tells others of it.
+        heralds: Makes the observers that notify others of it.
     """
     catalogue, store = Catalogue(), Store()
     folder = store.find_run(reference)
@@ -268,7 +269,7 @@ def _write_timeline(folder: Path) -> None:
 
 
 def _guided(options: Options) -> tuple[Face, Guide]:
-    """A face that shows one step at a time, and the person who leads."""
+    """A face that shows one step at a time, and the operator's guide."""
     if not options.attended or options.inbox:
         raise UsageError("--step needs an interactive terminal", hint="run it on a terminal")
     from k2run.app.guided import GuidedFace, TerminalGuide
@@ -288,7 +289,7 @@ def _person(options: Options, face: Face) -> Person:
 
 
 def _report(find: Callable[[], Path], mode: Mode, *, junit: bool = False) -> None:
-    """Write the reports beside the journal and say where the one for people is; how the run ended does not change."""
+    """Write the reports beside the journal and print the page's path; a failure here does not change the verdict."""
     from k2run.evidence.reports import write_reports
 
     page = aside("the report", lambda: write_reports(find(), junit=junit)[0], None)

@@ -1,4 +1,4 @@
-"""Undo the faults that interrupted runs left, and warn of them whenever such a stack is used."""
+"""Undo the faults that interrupted runs left, and warn about them when such a stack is used."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _PID = re.compile(r"\(pid (\d+)\)")
 
 
 def broken(store: Store) -> list[Leftover]:
-    """Runs that died and left something to undo, or to find out."""
+    """Runs that died and left something to undo or to check."""
     return [left for left in _open(store) if left and not holder(store.stack_folder(left.stack))]
 
 
@@ -46,34 +46,34 @@ def _open(store: Store) -> list[Leftover]:
 
 
 def _standing(who: str) -> str:
-    """What a holder is doing, where that explains why nothing happens."""
+    """The state of the holder's process, where that explains why nothing happens."""
     pid = _PID.search(who)
     with suppress(psutil.Error):
         if pid is not None and psutil.Process(int(pid[1])).status() == psutil.STATUS_STOPPED:
-            return f" and stands still (SIGSTOP): `kill -CONT {pid[1]}` lets it go on"
+            return f" and is stopped (SIGSTOP): `kill -CONT {pid[1]}` lets it continue"
     return ""
 
 
 def warn_of_broken(store: Store) -> None:
-    """Say on stderr what is still broken, and how to put it back; silent when nothing is."""
+    """Say on stderr what is still broken, and how to undo it; silent when nothing is."""
     if not (store.home / "stacks").is_dir():
         return
     for left in broken(store):
         if left.pending:
-            complain(f"warning: {left.run} died and left its stack broken; still to do:")
+            complain(f"warning: {left.run} died and left its stack broken; still to undo:")
         for entry in left.pending:
             complain(f"  - {entry.says}")
         if left.unknown:
-            complain(f"warning: {left.unknown}; `k2run undo` puts back what can be known")
+            complain(f"warning: {left.unknown}; `k2run undo` undoes what is known")
         else:
             complain(f"  `k2run undo` undoes it; `k2run resume {left.run}` undoes it and continues")
     for says in held(store).values():
-        if "stands still" in says:
+        if "(SIGSTOP)" in says:
             complain(f"warning: {says}; `k2run abort` ends it, and it undoes its faults")
 
 
 def undo_all(stack: str = "", extra: Mapping[str, Any] | None = None) -> list[str]:
-    """Undo what dead runs left; what cannot be undone on one stack keeps the others from nothing.
+    """Undo what dead runs left; a failure on one stack does not stop the others.
 
     Args:
         stack: Only on this stack; "" for all.
@@ -83,7 +83,7 @@ def undo_all(stack: str = "", extra: Mapping[str, Any] | None = None) -> list[st
         What could not be undone.
 
     Raises:
-        StackBusy: A run is still there, which holds the stack and undoes by itself.
+        StackBusy: A run is still in progress; it holds the stack and undoes its own faults.
     """
     store = Store()
     failed: list[str] = []
@@ -126,7 +126,7 @@ def _undo(left: Leftover, given: str, store: Store, extra: Mapping[str, Any]) ->
         stack = open_stack(given or (begun.stack_file if begun is not None else "") or left.stack, store=store)
     except K2runError as error:
         raise UsageError(
-            f"its stack cannot be opened: {error.message}", hint="`k2run undo --stack FILE` says where its file is"
+            f"cannot open its stack: {error.message}", hint="give its file: `k2run undo --stack FILE`"
         ) from error
     down = bool(left.events) and store.down_since(left.stack, left.events[-1].at) is not None
     played = [entry for entry in left.pending if not (down and entry.action in RUNS_AGAIN)]
@@ -145,7 +145,7 @@ def _written(entry: Pending) -> str:
 
 
 def _way_on(stack: Stack, *, settled: bool) -> str:
-    """What to do about what could not be undone.
+    """The hint for what could not be undone.
 
     Args:
         stack: The stack.
@@ -155,13 +155,13 @@ def _way_on(stack: Stack, *, settled: bool) -> str:
     if settled:
         return f"`k2run status {path}` shows which services are healthy; `k2run up {path}` starts and resumes them"
     if not down:
-        return "repair that by hand, then `k2run undo` again"
+        return "repair that manually, then run `k2run undo` again"
     verb = "is" if len(down) == 1 else "are"
     return f"{', '.join(down)} {verb} not running: run `k2run up {path}` first, then `k2run undo` again"
 
 
 def _sources(left: Leftover, stack: Stack, extra: Mapping[str, Any]) -> Sources:
-    """Where the secrets of a run's undos are read again; without its runbook, only from the stack."""
+    """The sources of the secrets that a run's undos need; without its runbook, only the stack's."""
     text = ""
     if left.folder is not None:
         with suppress(OSError, UnicodeDecodeError):
@@ -172,7 +172,7 @@ def _sources(left: Leftover, stack: Stack, extra: Mapping[str, Any]) -> Sources:
 
 
 def _down(stack: Stack) -> list[str]:
-    """Services that k2run runs on this stack, and that do not run now."""
+    """Services of this stack that k2run runs and that are not running."""
     from k2run.stack.backend import State
     from k2run.stack.lifecycle import status
     from k2run.stack.model import RunBy

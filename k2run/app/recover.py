@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
 
 def unfinished_attempt(store: Store, stack: str) -> list[str]:
-    """Lines about the newest run of a stack, where that is a recovery that did not come to its end; none otherwise."""
+    """Lines about the newest run of a stack if that is an unfinished recovery; none otherwise."""
     for folder in reversed(store.runs()):
         begun, over = ends_of(folder)
         if begun is None or begun.stack != stack:
@@ -67,7 +67,7 @@ def _lines(folder: Path, begun: RunStarted, over: RunFinished | None) -> list[st
     led = begun.attended and not begun.inbox
     steps = [event for event in events if isinstance(event, StepFinished) and event.section != ALWAYS]
     done = [step for step in steps if step.outcome is Outcome.PASSED]
-    last = f"; the last step that was done: {clean(done[-1].name)}" if done else "; no step was done"
+    last = f"; last step done: {clean(done[-1].name)}" if done else "; no step was done"
     ended = "died" if over is None else f"was interrupted at {moment(over.at)}"
     again = " again" if any(isinstance(event, RunResumed) for event in events) else ""
     return [
@@ -77,7 +77,7 @@ def _lines(folder: Path, begun: RunStarted, over: RunFinished | None) -> list[st
 
 
 AT_MOST = 4
-"""Recoveries in a row before an operator has to decide."""
+"""Consecutive recoveries before an operator has to decide."""
 
 
 class Recovery:
@@ -87,7 +87,7 @@ class Recovery:
         stack: Name or file of the stack.
         auto: No prompts: manual steps take their defaults, and nothing is destroyed.
         extra: Inputs of the runbooks.
-        heralds: Who tells others of the runs.
+        heralds: Makes the observers that notify others of the runs.
     """
 
     def __init__(self, stack: str, *, auto: bool, extra: Mapping[str, str], heralds: Heralds) -> None:
@@ -101,7 +101,7 @@ class Recovery:
         say(*unfinished_attempt(self._store, self._stack.name))
 
     def _require_terminal(self) -> None:
-        """Refuse to guide where there is no operator; after what was named has been found.
+        """Refuse to guide where there is no operator.
 
         Raises:
             UsageError: There is no interactive terminal.
@@ -147,7 +147,7 @@ class Recovery:
                 return finished.exit_code
 
     def _is_confirmed(self, repair: Repair) -> bool:
-        """Look at the symptoms once more: nothing is started, with no operator, for a failure that is not there now."""
+        """Check the symptoms again: without an operator, nothing is started for a failure that has gone."""
         name = repair.runbook.name
         if not self._auto or not repair.runbook.symptoms:  # without any it was named, and that has to do
             return True
@@ -155,11 +155,11 @@ class Recovery:
             suspect = suspicion(repair.runbook, self._stack, self._catalogue, signals.run, repair.suspect)
         if suspect.verdict is Verdict.MATCHES:
             return True
-        say(f"{name} is not started: its symptoms are not confirmed", *unconfirmed(suspect))
+        say(f"not running {name}: its symptoms are not confirmed", *unconfirmed(suspect))
         return False
 
     def _over(self, found: Diagnosis, tries: Tries) -> int:
-        """Nothing is left to do: because the stack is well, or because nothing is left to try."""
+        """Nothing is left to do: the stack is healthy, or no runbook is left to try."""
         if tries.names:
             say("what each recovery did:", *tries.lines())
         if found.healthy:
@@ -221,7 +221,7 @@ class Recovery:
 
 
 def refuse_to_destroy(runbook: Runbook) -> None:
-    """What cannot be taken back is not done without a person.
+    """Refuse destructive steps without an operator.
 
     Raises:
         Protected: The runbook destroys something.

@@ -53,7 +53,7 @@ class Order(Struct, frozen=True, kw_only=True):
 
 
 def command_of(order: Order) -> list[str]:
-    """The command line that does it; values come apart from it, on standard input."""
+    """The command line for the run; values are passed on standard input."""
     words = [sys.executable, "-m", "k2run", "run", str(order.runbook), "--json", f"--by={order.by}"]
     words += [f"--stack={order.stack}"] if order.stack else []
     words += [f"--tags={','.join(order.tags)}"] if order.tags else []
@@ -82,7 +82,7 @@ def spawn(
         command: Its words.
         home: The k2run home.
         log: Where what it prints goes.
-        values: Inputs of the run. They do not stand on the command line, which everybody on the machine can read, and
+        values: Inputs of the run. They are not on the command line, which everybody on the machine can read, and
             where a text could name a place to read a secret from.
     """
     import os
@@ -111,12 +111,12 @@ def read_given(reads: TextIO) -> dict[str, str]:
         return msgspec.json.decode(reads.read(), type=dict[str, str])
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise UsageError(
-            f"{GIVEN}: no values on standard input: {error}", hint='it takes what programs hand over: {"name": "value"}'
+            f"{GIVEN}: no values on standard input: {error}", hint='pass a JSON object: {"name": "value"}'
         ) from error
 
 
 def last_words(log: Path, lines: int = 4) -> str:
-    """What a run that never began said at the end of its log."""
+    """The end of the log of a run that never started."""
     try:
         return "; ".join(log.read_text(errors="replace", encoding="utf-8").strip().splitlines()[-lines:])
     except OSError:
@@ -124,7 +124,7 @@ def last_words(log: Path, lines: int = 4) -> str:
 
 
 def as_word(value: Any) -> str:
-    """A value as an input takes it."""
+    """A value in the form that an input accepts."""
     if isinstance(value, bool):
         return "true" if value else "false"
     return value if isinstance(value, str) else msgspec.json.encode(value).decode()
@@ -204,7 +204,7 @@ def _started(stack: str, form: str, *, stderr: int | None) -> subprocess.Popen[s
 
 
 def _all_told(runs: Sequence[subprocess.Popen[str]], tell: Callable[[int], None]) -> list[int]:
-    """Tell what each run prints until all have ended; their exit codes."""
+    """Pass on what each run prints until all have ended; returns their exit codes."""
     threads = [threading.Thread(target=tell, args=(number,), daemon=True) for number in range(len(runs))]
     heed_no_more = listen((signal.SIGINT, signal.SIGTERM), lambda number: _pass_on(number, runs))
     try:
@@ -219,14 +219,14 @@ def _all_told(runs: Sequence[subprocess.Popen[str]], tell: Callable[[int], None]
 
 
 def _pass_on(number: signal.Signals, runs: Sequence[subprocess.Popen[str]]) -> None:
-    """A signal ends every run in its own good order."""
+    """Pass a signal on to every run, so that each undoes its faults and ends."""
     for run in runs:
         if run.poll() is None:
             run.send_signal(number)
 
 
 def _without_stacks(words: Sequence[str]) -> list[str]:
-    """The command line without what each run is given itself."""
+    """The command line without the options that each run gets itself."""
     kept: list[str] = []
     waiting = iter(words)
     for word in waiting:
@@ -247,5 +247,5 @@ def _summary(told: Sequence[tuple[str, int, str]]) -> int:
 
 
 def _weight(code: int) -> int:
-    """How bad an exit code is: a run that does not apply has not passed, and every failure is worse."""
+    """Rank of an exit code: not applicable is worse than passed, and every failure is worse still."""
     return 0 if code == 0 else 1 if code == NOT_APPLICABLE_CODE else code + 1

@@ -57,7 +57,7 @@ def show_runbooks(*, json: bool) -> None:
 
 
 def runbook_files() -> list[Path]:
-    """Every runbook that can be found from here, those beside the reader before those that ship."""
+    """Every runbook that can be found from here, those of the working directory before those that ship."""
     found: dict[str, Path] = {}
     for root in runbook_roots():
         for file in sorted(root.rglob("*.yaml")):

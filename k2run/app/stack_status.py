@@ -24,10 +24,10 @@ class ServiceRow(Struct, frozen=True, kw_only=True):
     Attributes:
         run: How it is run: `process`, `container`, …
         state: What it is doing; `not applicable` where this machine cannot have it.
-        works: Whether it runs and is ready; null where it is not applicable, and where nothing can be known of it.
+        works: Whether it runs and is ready; null where it is not applicable or cannot be known.
         pid: Of its process; null without one.
         uptime_s: Seconds since it started.
-        detail: What it says of itself, or why it is not ready.
+        detail: What it reports about itself, or why it is not ready.
         why: Causes found in logs, at ports and on disks, each with its source.
     """
 
@@ -61,7 +61,7 @@ class StackStatus(Struct, frozen=True, kw_only=True):
     """The services of one stack.
 
     Attributes:
-        data_path: What the stack declares as its data path, looked at step by step.
+        data_path: What the stack declares as its data path, checked step by step.
     """
 
     stack: str
@@ -70,7 +70,7 @@ class StackStatus(Struct, frozen=True, kw_only=True):
 
     @property
     def healthy(self) -> bool:
-        """Whether all that can be seen works: services, and the data path; what cannot be seen is no proof of it."""
+        """Whether everything that can be seen works: services and the data path."""
         works = [row.works for row in self.services]
         return False not in works and True in works and all(row.works for row in self.data_path)
 
@@ -80,7 +80,7 @@ def status_of(stack: Stack, catalogue: Catalogue) -> StackStatus:
 
     Args:
         stack: Which.
-        catalogue: The actions that look at the data path.
+        catalogue: The actions that check the data path.
 
     Raises:
         RunbookInvalid: The runbook of the data path has problems.

@@ -1,4 +1,4 @@
-"""Completion for bash, zsh and fish: a script made from the tasks, which needs no Python while one types.
+"""Completion for bash, zsh and fish: a script made from the tasks, which runs without Python.
 
 Commands, options and actions are written into the script; runbooks, stacks and runs are looked up as files.
 """
@@ -25,7 +25,7 @@ _LOOKED_UP = {
     "stack": "stacks",
     "run_id": "runs",
 }
-"""What the words of an argument are, where they are files; by the argument's name."""
+"""Which files the values of an argument are, by the argument's name."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Command:
     Attributes:
         options: Its options with what they are for.
         words: The words that may follow it, where they are known beforehand.
-        looked_up: What else may follow it: `runbooks`, `stacks`, `runs`, `files`; "" for nothing.
+        looked_up: What else may follow it: `runbooks`, `stacks`, `runs`, `files`; "" for nothing else.
     """
 
     name: str
@@ -62,7 +62,7 @@ def completion_of(shell: str, tasks: Iterable[Any]) -> str:
 
 
 def commands_of(tasks: Iterable[Any]) -> tuple[Command, ...]:
-    """What there is to complete of each task."""
+    """What can be completed for each task."""
     catalogue = Catalogue()
     known = {
         "action": (*catalogue.adapters(), *catalogue.names()),

@@ -19,12 +19,12 @@ _WIDTH = 100
 
 @cache
 def every_explanation() -> dict[str, Explanation]:
-    """Every code there is with its explanation: problems first, then findings of lint."""
+    """Every code with its explanation: problems first, then findings of lint."""
     return {**explanations(), **read_explanations(LINT_CODES)}
 
 
 def show_explanation(code: str) -> None:
-    """Print what a code means; every code with its title when none is given.
+    """Explain a code; list every code with its title when none is given.
 
     Raises:
         UsageError: There is no such code.

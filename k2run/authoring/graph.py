@@ -62,7 +62,7 @@ def draw(reference: str, *, as_svg: bool, output: str) -> None:
     ending = Path(output).suffix.lower()
     if ending not in ({"", PICTURE} if as_svg else {"", PICTURE, *TEXTS}):
         raise UsageError(
-            f"--output {output}: no {ending} can be drawn{' with --svg' * as_svg}",
+            f"--output {output}: cannot draw {ending}{' with --svg' * as_svg}",
             hint=f"end the name in {PICTURE} for a picture, {' or '.join(TEXTS)} for Mermaid's text",
         )
     catalogue = Catalogue()
@@ -117,7 +117,7 @@ class Box:
         title: What the step is called.
         action: Its action, or how its block is made up.
         marks: Loop, condition, limits, in a few words each.
-        undo: What puts a fault right again; "" where nothing is broken.
+        undo: The undo of a fault; "" where nothing is broken.
     """
 
     key: str
@@ -133,7 +133,7 @@ class Lane:
     """A section.
 
     Attributes:
-        at_once: Its steps run side by side.
+        at_once: Its steps run in parallel.
         clock: The clock that it stops, such as `rto 1m30s`; "" for none.
     """
 
@@ -156,7 +156,7 @@ class Flow:
 
 
 def flow_of(runbook: Runbook) -> Flow:
-    """What there is to draw of a runbook."""
+    """A runbook as boxes in lanes."""
     promised = runbook.objective
     bounds = (("within", promised.within), ("rto", promised.rto), ("rpo", promised.rpo))
     promises = [f"{name} {_plain(value)}" for name, value in bounds if value is not None]

@@ -49,7 +49,7 @@ def fault_without_steady_state(subject: Subject) -> Iterator[Problem]:
     if subject.faults and not subject.runbook.steady_state:
         first = subject.faults[0]
         hint = "add `steady_state:` with the steps that must pass before the fault and again after it"
-        message = f"`{first.step.action}` breaks something, and nothing says what a healthy stack looks like"
+        message = f"`{first.step.action}` breaks something, and no steady state says what a healthy stack looks like"
         yield subject.finding("L101", message, (*first.trail, first.step.action), key=True, hint=hint)
 
 
@@ -68,7 +68,7 @@ def recovery_without_symptom(subject: Subject) -> Iterator[Problem]:
     """L103."""
     if subject.runbook.kind is Kind.RECOVERY and not subject.runbook.symptoms:
         hint = "add `symptoms:`, the probes that pass when this is the failure at hand"
-        yield subject.finding("L103", "this recovery does not say how its failure is recognised", ("kind",), hint=hint)
+        yield subject.finding("L103", "this recovery does not say how to recognise its failure", ("kind",), hint=hint)
 
 
 def no_objective(subject: Subject) -> Iterator[Problem]:
@@ -157,8 +157,10 @@ def fault_whose_failure_is_ignored(subject: Subject) -> Iterator[Problem]:
     """L108."""
     for placed in subject.faults:
         if placed.step.ignore_failure:
-            message = "when this fault does not strike, the steps after it judge a healthy stack"
-            yield subject.finding("L108", message, (*placed.trail, "ignore_failure"), key=True, hint="let it fail")
+            message = "if this fault is not injected, the steps after it judge a healthy stack"
+            yield subject.finding(
+                "L108", message, (*placed.trail, "ignore_failure"), key=True, hint="remove `ignore_failure`"
+            )
 
 
 def command_without_undo(subject: Subject) -> Iterator[Problem]:
@@ -279,9 +281,7 @@ def no_title_or_owner(subject: Subject) -> Iterator[Problem]:
     missing = [key for key in ("title", "owner") if not subject.has((key,))]
     if missing:
         what = " and no ".join(missing)
-        yield subject.finding(
-            "L206", f"this runbook has no {what}", ("runbook",), key=True, hint="whoever reads it wants both"
-        )
+        yield subject.finding("L206", f"this runbook has no {what}", ("runbook",), key=True, hint="readers need both")
 
 
 def constant_condition(subject: Subject) -> Iterator[Problem]:
@@ -291,7 +291,7 @@ def constant_condition(subject: Subject) -> Iterator[Problem]:
         single: list[tuple[str, Expression | None]] = [("when", step.when), ("until", step.until)]
         for key, condition in [*single, *(("expect", item) for item in step.expect)]:
             if condition is not None and not condition.syntax.references:
-                message = f"`{condition.text}` is the same whatever happens"
+                message = f"`{condition.text}` is always the same"
                 yield subject.finding(
                     "L207", message, (*placed.trail, key), hint="compare something with it, or remove it"
                 )
@@ -304,7 +304,9 @@ def points_without_score(subject: Subject) -> Iterator[Problem]:
     for placed in subject.steps:
         if placed.step.points is not None:
             hint = "add `score:` with its categories, or remove the points"
-            yield subject.finding("L208", "these points count nowhere", (*placed.trail, "points"), key=True, hint=hint)
+            yield subject.finding(
+                "L208", "these points are not counted", (*placed.trail, "points"), key=True, hint=hint
+            )
 
 
 def address_in_the_runbook(subject: Subject) -> Iterator[Problem]:
@@ -345,10 +347,10 @@ _ALLOWED = re.compile(r"#\s*lint:\s*allow\s+((?:L\d{3}[,\s]*)+)")
 
 
 def lint_files(paths: list[str], *, form: Form) -> list[Problem]:
-    """Lint runbooks and show every finding; of a runbook that is not valid, its problems.
+    """Lint runbooks and show every finding; for an invalid runbook, its problems.
 
     Args:
-        paths: Files, or folders that hold them; stack files are passed over.
+        paths: Files, or folders that hold them; stack files are skipped.
         form: How to show the findings.
     """
     catalogue = Catalogue()

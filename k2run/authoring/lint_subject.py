@@ -77,7 +77,7 @@ class Subject:
         return frozenset(names_in({**asdict(self.runbook), "inputs": ()}))
 
     def finding(self, code: str, message: str, trail: Trail, **more: Any) -> Problem:
-        """What is odd at a place of the document; `more` is what `Document.problem` takes."""
+        """A finding at a place of the document; `more` is what `Document.problem` takes."""
         return self.document.problem(code, message, trail, **more)
 
     def has(self, trail: Trail) -> bool:

@@ -105,7 +105,7 @@ def ask_in_terminal(question: str, default: str) -> str:
 
 
 def refuse_to_overwrite(path: Path) -> None:
-    """Refuse a path where a file is.
+    """Refuse the path of an existing file.
 
     Raises:
         UsageError: One is there.
@@ -115,7 +115,7 @@ def refuse_to_overwrite(path: Path) -> None:
 
 
 def valid_name(name: str) -> None:
-    """Refuse a name that is not one of a file in small letters.
+    """Refuse a name other than lower-case letters, digits and dashes.
 
     Raises:
         UsageError: It is none.
@@ -239,7 +239,7 @@ def _known(path: Path) -> tuple[str, list[Known]]:
 
 
 def _target(services: list[Known], stack: str) -> Known:
-    """What such a runbook breaks, or mends: something that can be, and on which as little as possible depends."""
+    """What such a runbook breaks or repairs: a service that k2run can stop, with as few dependents as possible."""
     mortal = sorted((service for service in services if service.can_break), key=lambda service: service.is_needed)
     if not mortal:
         hint = "`run: process` or `run: docker` says how one is started and stopped"
@@ -278,16 +278,16 @@ def _asked_one(ask: Ask, name: str, before: list[str]) -> ServiceDraft:
         service.command = shlex.split(ask("Its command", f"python {name}.py"))
     if service.run is RunBy.DOCKER:
         service.container = ask("Name of its container", name)
-    port = ask("The port it listens on (Enter when it has none)", "")
+    port = ask("The port it listens on (Enter for none)", "")
     if port.isdigit():
         service.ports = [int(port)]
-        path = ask("The path that tells that it is well, such as /health (Enter when it speaks no HTTP)", "")
+        path = ask("Its health path, such as /health (Enter when it has no HTTP)", "")
         service.ready = {"tcp": f"localhost:{port}"}
         if path:
             service.url = f"http://localhost:{port}"
             service.ready = {"http": f"http://localhost:{port}/{path.lstrip('/')}"}
     if before:
-        needs = ask(f"What must run before it ({', '.join(before)}; Enter for nothing)", "")
+        needs = ask(f"What it needs to be running first ({', '.join(before)}; Enter for nothing)", "")
         service.needs = [each for each in needs.replace(",", " ").split() if each in before]
     return service
 

@@ -24,8 +24,8 @@ EXPLAINED = """\
 #
 # {title}: which services it has, how each is run, how to tell that it is ready, and how actions reach it.
 #   k2run validate {file}   finds every mistake
-#   k2run status --stack {name}      looks at every service
-# docs/stacks.md has every key. A secret never stands here: write where it is, `secret('env:NAME')`.
+#   k2run status --stack {name}      checks every service
+# docs/stacks.md has every key. Never write a secret here, only where it is: `secret('env:NAME')`.
 stack: 1
 name: {name}
 title: {title}
@@ -166,7 +166,7 @@ def read_targets(url: str) -> list[Mapping[str, Any]]:
         ) from error
     except (ValueError, KeyError, TypeError) as error:
         raise UsageError(
-            f"what answers at {url} is no Prometheus", hint="give its base URL: http://HOST:9090"
+            f"{url} does not answer like a Prometheus", hint="give its base URL: http://HOST:9090"
         ) from error
     found: list[Mapping[str, Any]] = targets
     return found
@@ -199,7 +199,7 @@ def _scraped(name: str, metrics: str) -> ServiceDraft:
     return ServiceDraft(
         name=name,
         run=RunBy.EXTERNAL,
-        note="is reached and measured; say how it is run, and it can be started, stopped and broken",
+        note="is reachable and measured; say how it is run, and k2run can start, stop and break it",
         url=urlsplit(metrics)._replace(path="", query="").geturl(),
         metrics=metrics,
         ready={"http": metrics},
@@ -265,7 +265,7 @@ def _service(name: str, form: Mapping[str, Any], project: str) -> ServiceDraft:
         draft.url = f"http://localhost:{web}"
     draft.ready = _ready(form.get("healthcheck") or {}, inner)
     if not draft.ready and not draft.ports:
-        draft.note = "no port to look at: whether it is ready is what Docker says"
+        draft.note = "no port to probe: Docker says whether it is ready"
     return draft
 
 

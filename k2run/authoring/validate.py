@@ -157,7 +157,7 @@ def sarif(problems: Sequence[Problem]) -> dict[str, Any]:
 
 
 def level(code: str) -> str:
-    """How much a code weighs: what is invalid is an error, what is dangerous a warning, style a note."""
+    """The severity of a code: invalid is an error, dangerous a warning, style a note."""
     if not code.startswith("L"):
         return "error"
     return "warning" if code.startswith(_DANGER) else "note"

@@ -35,7 +35,7 @@ def serve(
         "list": "show the next ten and the last ten starts, and exit",
         "json": "the list as JSON",
         "calendar": "calendar file with the events (calendar.yaml by default)",
-        "patience": "how long runs may still take after SIGTERM before they are asked to undo and end",
+        "patience": "how long runs may continue after SIGTERM before they are told to undo and end",
     },
 )
 def schedule(
@@ -59,8 +59,8 @@ def schedule(
 @command(
     help={
         "all": "closed incidents too",
-        "approve": f"let the runbook of this incident start: {RUN.replace('run', 'incident')}",
-        "decline": "do not let the runbook of this incident start",
+        "approve": f"start the runbook of this incident: {RUN.replace('run', 'incident')}",
+        "decline": "do not start the runbook of this incident",
         "json": "as JSON",
     },
 )

@@ -53,7 +53,7 @@ def report(c: Context, run_id: str = "last", junit: bool = False, plots: bool = 
     help={
         "kind": "quick-reference, performance-results, contingency-plan, … or all",
         "into": "the folder to write to",
-        "stack": "the stack that they are about (that of the last demo day by default)",
+        "stack": "the stack they describe (that of the last demo day by default)",
         "max-age": "age at which a number is stale, such as 24h (each template declares its own)",
         "strict": "exit with 1 when a number is stale, missing or without evidence",
     },
@@ -61,7 +61,7 @@ def report(c: Context, run_id: str = "last", junit: bool = False, plots: bool = 
 def document(
     c: Context, kind: str = "all", into: str = "reference", stack: str = "", max_age: str = "", strict: bool = False
 ) -> int:
-    """Write documents and pages to print; every number names its journal line (`docs` works until the next release)."""
+    """Write documents and pages to print; every number cites its journal line (`docs` works until the next release)."""
     return 1 if _write_documents(kind, into=into, stack=stack, max_age=max_age) and strict else 0
 
 
@@ -92,7 +92,7 @@ def backup(c: Context, into: str = "reference", stack: str = "", plain: bool = F
 
 
 def write_cast(run: Path, file: Path) -> None:
-    """Write a run as a recording of a terminal.
+    """Write a run as a terminal recording.
 
     Raises:
         UsageError: There is no such run.
@@ -122,7 +122,7 @@ def _plot(folder: Path) -> None:
     from k2run.terminal.lines import width
 
     drawn = plots(view_of(read_journal(folder)), width())
-    print("\n".join(drawn or ["nothing was measured often enough to plot"]) + "\n")
+    print("\n".join(drawn or ["nothing was measured often enough for a plot"]) + "\n")
 
 
 def _write_documents(kind: str, *, into: str, stack: str, max_age: str, tell: bool = True) -> int:

@@ -42,13 +42,13 @@ def history(c: Context, runbook: str = "", stack: str = "", last: int = 20, json
 
 @command(
     help={
-        "metric": "its name or a part of it; all metrics are listed by default",
+        "metric": "name of the metric or a part of it; without it, all metrics are listed",
         "last": "only the newest N",
         **_NARROWING,
     },
 )
 def trend(c: Context, metric: str = "", runbook: str = "", stack: str = "", last: int = 0, json: bool = False) -> None:
-    """Show how a metric developed from run to run, and whether it changed."""
+    """Show the trend of a metric from run to run, and whether it changed."""
     if metric:
         _show_trend(metric, runbook, stack, last, json=json)
     else:

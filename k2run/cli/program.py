@@ -91,7 +91,7 @@ class CommandLine(Program):
     code = 1
 
     def parse_core_args(self) -> None:
-        """Parse the options before the command; those of Invoke that mean nothing here are refused."""
+        """Parse the options before the command; those of Invoke that have no use here are refused."""
         for word in self.argv[1:]:
             if not word.startswith("-"):
                 break
@@ -135,7 +135,7 @@ class CommandLine(Program):
             raise
 
     def print_help(self) -> None:
-        """Print the usage, every command and the options that need none."""
+        """Print the usage, every command, and the options that work without one."""
         print(f"Usage: {self.binary} COMMAND [options]\n")
         self.list_tasks()
         print("Options:\n")
@@ -208,7 +208,7 @@ class CommandLine(Program):
             words.clear()
 
     def _check_options(self, parser: Parser) -> None:
-        """Refuse options that the command does not have, and numbers that are none.
+        """Refuse options that the command does not have, and numbers that are not numbers.
 
         Invoke would take an unknown option for the command's first argument, and answer with a traceback to a number
         that is none.
@@ -332,9 +332,9 @@ def main() -> None:
 
 
 def set_up_process() -> None:
-    """Undo what Invoke or the parent process set up and k2run cannot use.
+    """Undo settings of Invoke and of the parent process that k2run cannot use.
 
-    Invoke forbids Python to write compiled modules, a third of the time of a short run; a tenth is spent on searches
+    Invoke keeps Python from writing bytecode, a third of the time of a short run; a tenth is spent on searches
     for cycles while modules are loaded. A parent may have k2run ignore the end of its children: then the system keeps
     no exit codes, and every failed command would look like a successful one.
     """
@@ -353,7 +353,7 @@ def leave(code: int) -> None:
     """End at once when a call was left behind; otherwise skip Python's last search for cycles.
 
     A thread of a client library that is busy while Python shuts down can crash the process, and its exit code would be
-    the crash's. The search covers all modules and takes longer than many a command; DuckDB needs it: it counts the
+    the crash's. The search covers all modules and takes longer than many commands; DuckDB needs it: it counts the
     objects that are left, and complains.
 
     Args:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     help={
         "stack": STACK,
         "json": "as JSON",
-        "for_": "repeat the checks for this long, such as 20s: symptoms that come and go are named as flapping",
+        "for_": "repeat the checks for this long, such as 20s: symptoms that come and go are reported as flapping",
     },
 )
 def diagnose(c: Context, stack: str = "", json: bool = False, for_: str = "") -> int:
@@ -47,9 +47,9 @@ def recover(c: Context, runbook: str = "", stack: str = "", auto: bool = False, 
     help={
         "runbook": "path or name of the runbook whose steps are the faults",
         "stack": "path or name of the stack (the runbook's own by default)",
-        "seed": "chooses the faults; the same seed makes the same choice",
-        "rounds": "how many rounds; with --every: how often each fault",
-        "every": "every fault of the runbook",
+        "seed": "seed for choosing the faults; the same seed chooses the same ones",
+        "rounds": "number of rounds; with --every, rounds per fault",
+        "every": "inject every fault of the runbook",
         "keep": "leave the stack up when the drill had to start it",
     },
 )
@@ -62,7 +62,7 @@ def drill(
     every: bool = False,
     keep: bool = False,
 ) -> int:
-    """Inject an undisclosed fault, diagnose and recover it, and show how long that took and what was lost."""
+    """Inject an undisclosed fault, diagnose it, recover from it, and show how long that took and what was lost."""
     from k2run.app.drill import hold_drill
     from k2run.daemon.notify.messenger import heralds
     from k2run.recovery.drill import Choice
@@ -71,9 +71,9 @@ def drill(
     return hold_drill(runbook, choice, stack=stack, keep=keep, heralds=heralds)
 
 
-@command(help={"run-id": f"{RUN} (the one in progress by default)"})
+@command(help={"run-id": f"{RUN} (by default the one in progress)"})
 def abort(c: Context, run_id: str = "") -> int:
-    """Abort a run of another process, and watch it undo its faults."""
+    """Abort a run in progress, and watch it undo its faults."""
     from k2run.app.abort import abort_and_watch
     from k2run.engine.store import Store
     from k2run.owned import account_name
@@ -85,7 +85,7 @@ def abort(c: Context, run_id: str = "") -> int:
     iterable=["e"],
     help={
         "stack": "only this stack",
-        "e": "name=value of a secret input that an undo needs and no journal keeps; may be given several times",
+        "e": "name=value of a secret input that an undo needs; may be given several times",
     },
 )
 def undo(c: Context, stack: str = "", e: list[str] | None = None) -> int:

@@ -34,16 +34,16 @@ INBOX = "answer prompts through the run's inbox, as the web page does"
         "max-blast": "refuse faults with a larger blast radius: service, data or host",
         "inputs": "a YAML file with values of inputs; -e wins over it",
         "start-at": "begin at this step (name, id or path) and skip those before it",
-        "check": "resolve every step and call nothing; --check=probe calls what only observes",
+        "check": "resolve every step and run none; --check=probe runs those that only observe",
         "list-steps": "list the steps and run nothing",
         "step": "ask before each step",
         "yes": "approve destructive steps in advance",
-        "at-once": "run on several stacks at the same time instead of one after the other",
+        "at-once": "run on all stacks at the same time instead of one after the other",
         "unattended": "never prompt, even on a terminal",
         "inbox": INBOX,
         "junit": "write junit.xml beside the other reports",
-        "by": "who starts the run, for its journal",
-        "given": "read inputs from standard input as JSON; each text is the value itself",
+        "by": "who starts the run, as recorded in its journal",
+        "given": "read inputs from standard input as JSON; each string is the value itself",
     },
 )
 def run(
@@ -109,7 +109,7 @@ def run(
         "step": "ask before each step",
         "unattended": "never prompt, even on a terminal",
         "inbox": INBOX,
-        "by": "who resumes it, for the run's journal",
+        "by": "who resumes the run, as recorded in its journal",
     },
 )
 def resume(

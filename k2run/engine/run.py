@@ -113,7 +113,7 @@ def settle_or_refuse(store: Store, stack: str) -> None:
     if left is None or not left:
         return
     if left.unknown:
-        raise Unsettled(left.unknown, hint="`k2run undo` puts back what can be known; then a run may start")
+        raise Unsettled(left.unknown, hint="`k2run undo` undoes what is known; then a run may start")
     broken = "; ".join(entry.says for entry in left.pending)
     raise Unsettled(
         f"{left.run} ended without undoing its faults on {stack!r}; still to do: {broken}",

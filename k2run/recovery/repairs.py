@@ -147,7 +147,7 @@ class Repairs:
         runbooks: The recoveries.
         stack: The stack they repair.
         catalogue: The actions of their steps.
-        at_most: Recoveries in a row before an operator has to decide.
+        at_most: Consecutive recoveries before an operator has to decide.
 
     Attributes:
         tries: What was run so far, and what it did. A recovery is tried again only while its own objective lasts.

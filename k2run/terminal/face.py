@@ -36,10 +36,10 @@ class Face(ABC):
 
     @abstractmethod
     def show(self, event: AnyEvent) -> None:
-        """Bring an event before people's eyes, now or soon."""
+        """Show an event, now or soon."""
 
     def recall(self, events: Iterable[AnyEvent]) -> None:
-        """Take note of what an earlier part of a resumed run did; that is not shown again."""
+        """Take note of what an earlier part of a resumed run did, without showing it again."""
         for event in events:
             if isinstance(event, RunStarted):
                 self.run = event.run
@@ -63,7 +63,7 @@ class Face(ABC):
         aside("the display", self.close, None)  # the run has ended; its result does not depend on it
 
     def close(self) -> None:  # noqa: B027 - most faces keep nothing back
-        """Show what is left to show, and give the terminal back as it was."""
+        """Show what is left and restore the terminal."""
 
 
 class ThreadedFace(Face):
@@ -87,7 +87,7 @@ class ThreadedFace(Face):
         """Draw what has happened since the last time; one thread at a time does."""
 
     def take(self) -> Iterator[AnyEvent]:
-        """The events that are not drawn yet, each once."""
+        """The events that have not been drawn yet, each once."""
         while self._waiting:
             yield self._waiting.popleft()
 
@@ -97,7 +97,7 @@ class ThreadedFace(Face):
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Draw what there is to draw, then nothing until the others are done."""
+        """Draw what is queued, then wait until the others are done."""
         with self._drawing:
             self._draw()
             yield
@@ -110,7 +110,7 @@ class ThreadedFace(Face):
         """Draw the last of it.
 
         Raises:
-            Exception: The first reason why something could not be drawn.
+            Exception: The first error while drawing.
         """
         self._ended.set()
         if self._thread.is_alive():
@@ -126,7 +126,7 @@ class ThreadedFace(Face):
                 self._draw()
 
     def _draw(self) -> None:
-        """Draw; a display that has failed once is left alone."""
+        """Draw, unless the display has failed before."""
         if self._failure is not None:
             self._waiting.clear()
             return

@@ -67,7 +67,7 @@ def text_of(line: Line) -> str:
 
 
 def cells(text: str) -> int:
-    """How many columns a text takes on a terminal."""
+    """The width of a text on a terminal, in columns."""
     if text.isascii():
         return len(text)
     return sum(_cells_of(char) for char in text)
@@ -134,7 +134,7 @@ def width() -> int:
 
 
 def columns(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """A table; its last column takes what is left, and is cut there."""
+    """A table; its last column takes the remaining width and is cut there."""
     texts = [[*(cut(clean(cell), WIDEST) for cell in row[:-1]), clean(row[-1])] for row in rows]
     widths = [max([cells(head), *(cells(row[n]) for row in texts)]) for n, head in enumerate(heads)]
     lines = ["  ".join(left(cell, widths[n]) for n, cell in enumerate(row)).rstrip() for row in [list(heads), *texts]]

@@ -1,4 +1,4 @@
-"""The live display: the story scrolls, the foot of the terminal shows what is going on."""
+"""The live display: finished steps scroll by, the bottom of the terminal shows what is in progress."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SHOWN = 8
 """Running steps shown at once; a parallel section may have hundreds."""
 BAR = 16
 CLOSE = 0.8
-"""Share of a budget after which its clock draws attention."""
+"""Share of a budget after which its clock is highlighted."""
 
 
 def running(story: Transcript, now: float, frame: int) -> list[Line]:
@@ -74,14 +74,14 @@ def _undoing(view: RunView) -> list[str]:
 
 
 def _step(story: Transcript, step: StepView, now: float, spinner: str) -> Line:
-    """A step that is being done: its last measured value, its elapsed time against its objective or limit."""
+    """A running step: its last measured value, and its elapsed time against its objective or limit."""
     spent = max(0.0, now - (step.began or 0.0))
     started, tried = step.started, step.tried
     limit = started.within or started.timeout if started is not None else None
     time, tone = _clock(spent, started.within if started is not None else None)
     room = story.width - story.name_width - TIME_WIDTH - 2 * MARGIN - 2
     if step.asked is not None and step.answered is None:
-        cell = [Part("waits for a person", Tone.WARN)]
+        cell = [Part("waiting for an operator", Tone.WARN)]
     elif tried is not None:
         cell = [Part(clean(tried.headline or tried.message)), Part(f"  try {tried.attempt + 1}", Tone.QUIET)]
     elif limit is not None and started is not None and started.within is None and spent > limit / 2:
@@ -100,7 +100,7 @@ def _step(story: Transcript, step: StepView, now: float, spinner: str) -> Line:
 
 
 def _clock(spent: float, budget: float | None) -> tuple[str, Tone]:
-    """Elapsed time against a budget; it draws attention when the budget is nearly gone, and says when it is."""
+    """Elapsed time against a budget; highlighted when the budget is nearly used up, and marked when it is."""
     shown = f"{spent:.1f}s" if spent < 60 else span(spent)  # noqa: PLR2004 - steady tenths up to a minute
     if not budget:
         return shown, Tone.QUIET
@@ -114,7 +114,7 @@ def _line(story: Transcript, mark: str, tone: Tone, text: str) -> Line:
 
 
 def _faults(story: Transcript, now: float) -> list[Line]:
-    """What is broken on purpose at this moment, and for how long."""
+    """The faults in place at this moment, and for how long."""
     pending = [clean(undo.planned.says) for undo in story.view.pending_undos()]
     lines: list[Line] = []
     if pending:
@@ -129,7 +129,7 @@ def _faults(story: Transcript, now: float) -> list[Line]:
 
 
 def _progress(story: Transcript, section: SectionView | None, now: float) -> Line:
-    """How far the run is, what has gone wrong so far, and both clocks."""
+    """Progress of the run, what has gone wrong so far, and both clocks."""
     view = story.view
     standings = view.standings()
     total = sum(standings.values())
@@ -160,7 +160,7 @@ _LOCAL_MODES = 3
 
 
 class QuietKeys:
-    """Keeps a terminal from echoing control keys, for as long as it is asked to.
+    """Keeps a terminal from echoing control keys.
 
     Args:
         stream: The terminal; on anything else, nothing is done.
@@ -175,7 +175,7 @@ class QuietKeys:
         self._echoed = self._set(echo=False)
 
     def end(self) -> None:
-        """Put it back, if it was there before."""
+        """Restore it, if it was on before."""
         if self._echoed:
             self._set(echo=True)
             self._echoed = False
@@ -200,7 +200,7 @@ PERIOD = 0.125
 
 
 class LiveFace(ThreadedFace):
-    """For people who watch.
+    """For people who watch a run.
 
     Args:
         stream: A terminal.
@@ -228,7 +228,7 @@ class LiveFace(ThreadedFace):
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Take the moving part off the terminal; what has happened so far is shown first."""
+        """Clear the moving part; what has happened so far is shown first."""
         with super().paused():
             if self._live is not None:
                 self._live.stop()
@@ -237,7 +237,7 @@ class LiveFace(ThreadedFace):
             yield
 
     def draw(self) -> None:
-        """Tell what is new, then draw the moment; a terminal that has gone away is not written to any more."""
+        """Write what is new, then draw the moving part; nothing more once the terminal is gone."""
         if self._gone:
             return
         try:
@@ -268,7 +268,7 @@ class LiveFace(ThreadedFace):
         live.update(dressed(running(story, at + time.monotonic() - since, self._frame)), refresh=True)
 
     def _fit(self, console: Console) -> Transcript:
-        """The story, for a terminal as wide as it is now."""
+        """The lines for a terminal as wide as it is now."""
         if self._story is None:
             self._story = Transcript(console.width)
             self._story.recall(self._earlier)

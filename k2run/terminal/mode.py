@@ -1,4 +1,4 @@
-"""Which face suits a stream; JSON lines for programs."""
+"""Chooses the face for a stream; JSON lines for programs."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ class _Gone(Exception):
 
 
 class TerminalPerson(Person):
-    """Asks on the terminal, one question at a time, while the face holds still.
+    """Asks on the terminal, one question at a time, while the face is paused.
 
     Args:
         face: Steps aside while a question is asked.
@@ -57,7 +57,7 @@ class TerminalPerson(Person):
         return Answer(text=text, by=account_name())
 
     def _converse(self, question: str, choices: Sequence[str], default: str | None, deadline: Deadline) -> str:
-        """Put the question until there is an answer to it."""
+        """Ask until there is an answer."""
         bell = "\a" if self._writes.isatty() else ""
         self._say(f"{bell}\n{self._broken(f'  ? {clean(question)}')}\n")
         while True:
@@ -78,7 +78,7 @@ class TerminalPerson(Person):
         return "\n".join(textwrap.wrap(text, max(width, 40), subsequent_indent="    "))
 
     def _read_line(self, choices: Sequence[str], default: str | None, deadline: Deadline) -> str:
-        """A line of the input; the countdown above it continues meanwhile."""
+        """A line of input; the countdown above it continues meanwhile."""
         shown = self._offer(choices, default, deadline)
         while not select.select([self._reads], [], [], POLL)[0]:
             offer = self._offer(choices, default, deadline)
@@ -91,7 +91,7 @@ class TerminalPerson(Person):
         return line
 
     def _offer(self, choices: Sequence[str], default: str | None, deadline: Deadline) -> str:
-        """What can be answered, what Enter means, and how long there is: for the objective, and at all."""
+        """The choices, what Enter means, and the time left: for the objective, and in all."""
         parts = [" / ".join(clean(choice) for choice in choices)] if choices else []
         if default is not None:
             parts.append(f"Enter for {clean(default)}")
@@ -110,7 +110,7 @@ class TerminalPerson(Person):
 
 
 def forget_what_was_typed(reads: TextIO) -> None:
-    """A key pressed before the question was seen is no answer to it."""
+    """Discard keys pressed before the question was shown."""
     if reads.isatty():
         import termios
 
@@ -118,7 +118,7 @@ def forget_what_was_typed(reads: TextIO) -> None:
 
 
 def match_choice(typed: str, choices: Sequence[str]) -> str | None:
-    """The choice that was meant: written out, as a beginning that fits only one, or as its number from 1."""
+    """The choice that was meant: written out, by an unambiguous beginning, or by its number from 1."""
     if not choices:
         return typed or None
     folded = typed.casefold()

@@ -74,7 +74,7 @@ class PlainFace(ThreadedFace):
         self._view.fold(event)
 
     def draw(self) -> None:
-        """Write the lines that the new events are worth."""
+        """Write the lines for the new events."""
         lines = []
         for event in self.take():
             self._view.fold(event)
@@ -140,7 +140,7 @@ class PlainFace(ThreadedFace):
         return [_line(event.at, "", f"{clean(event.name)}: {shown}, {time}{late}")]
 
     def _heartbeat(self, event: StepTried) -> list[str]:
-        """A sign of life from a step that repeats, now and then."""
+        """A sign of life from a retrying step, now and then."""
         step = self._view.step(event.step)
         began = step.began if step is not None else None
         if step is None or began is None or event.t - self._said.get(event.step, began) < HEARTBEAT:
@@ -153,7 +153,7 @@ class PlainFace(ThreadedFace):
 
 
 def _remark(event: AnyEvent) -> list[str]:  # noqa: PLR0911 - one case per kind of event
-    """Lines of the events that are about more than one step."""
+    """Lines for events that concern more than one step."""
     match event:
         case StackChanged():
             services = f" {', '.join(event.services)}" if event.services else ""

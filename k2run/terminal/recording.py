@@ -1,4 +1,4 @@
-"""A run as a terminal showed it, to be played again: an asciicast, version 2."""
+"""A run as a terminal showed it, for playback: an SVG picture, or an asciicast, version 2."""
 
 from __future__ import annotations
 
@@ -67,11 +67,11 @@ def _told(story: Transcript, events: Iterable[AnyEvent], unfolded: Collection[st
 
 WIDTH, HEIGHT = 100, 40
 LONGEST_PAUSE = 3.0
-"""Seconds; whoever plays it waits no longer for the next line."""
+"""Seconds; the longest pause in playback."""
 
 
 def cast(events: Iterable[AnyEvent], width: int = WIDTH) -> str:
-    """The run as an asciicast: a line with its measures, then one for each piece of output and its time.
+    """The run as an asciicast: a header line, then one line per piece of output with its time.
 
     Args:
         events: The run's journal.

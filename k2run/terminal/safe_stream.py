@@ -1,4 +1,4 @@
-"""A stream that may go away, or may not know every character: neither is the run's fault."""
+"""A stream that may close, or may not encode every character; neither may fail the run."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ _LIGHTS = {"green": Tone.GOOD, "yellow": Tone.WARN, "red": Tone.BAD}
 
 
 def closing(view: RunView, width: int) -> list[Line]:
-    """Everything after the last step, the verdict at the very end, where the eye is."""
+    """Everything after the last step; the verdict comes last, where people look."""
     lines: list[Line] = []
     if view.scored is not None:
         lines += [EMPTY, *_score(view.scored, width)]
@@ -95,7 +95,7 @@ def _objectives(objectives: Sequence[Objected], width: int) -> list[Line]:
 
 
 def _trouble(view: RunView, width: int) -> list[Line]:
-    """The steps that went wrong, the gravest first, each with its cause: on a long run they have scrolled away."""
+    """The failed steps, worst first, each with its cause: on a long run they have scrolled away."""
     steps = trouble(view)
     if not steps:
         return []
@@ -139,7 +139,7 @@ def _list(title: str, entries: Sequence[Line], width: int) -> list[Line]:
 
 
 def _broken(finished: RunFinished, width: int) -> list[Line]:
-    """What an operator must know before anything else: the stack is not as it was found."""
+    """What an operator must know first: the stack is not in the state it was in before."""
     if not finished.pending_undos:
         return []
     entries: list[Line] = [(Part("✗ ", Tone.BAD), Part(clean(says))) for says in finished.pending_undos]

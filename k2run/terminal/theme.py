@@ -1,4 +1,4 @@
-"""How tones look: the only place that knows colours."""
+"""The style of each tone: the only place that knows colours."""
 
 from __future__ import annotations
 

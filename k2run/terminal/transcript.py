@@ -1,4 +1,4 @@
-"""Tells a run as lines, as it happens. The live display and the picture tell the same story."""
+"""Describes a run in lines, as it happens; the live display and the picture use the same ones."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from k2run.evidence.step_view import StepView
 
 NOT_REACHED = "not reached"
-"""How the message of a step starts that an earlier failure kept from running."""
+"""The beginning of the message of a step that did not run because an earlier one failed."""
 FAULT_MARK = "↯"
 UNDO_MARK = "↺"
 TIME_WIDTH = 13
@@ -65,7 +65,7 @@ class Transcript:
         self._unreached: list[str] = []
 
     def tell(self, event: AnyEvent) -> list[Line]:  # noqa: C901, PLR0911 - one case per kind of event
-        """Take in the next event and return what is to be shown for good because of it; mostly nothing."""
+        """Take in the next event and return the lines that it adds; often none."""
         self.view.fold(event)
         match event:
             case RunStarted():
@@ -94,7 +94,7 @@ class Transcript:
         return []
 
     def recall(self, events: Iterable[AnyEvent]) -> None:
-        """Take in what was told before."""
+        """Take in an event without adding lines."""
         for event in events:
             self.view.fold(event)
             if isinstance(event, RunStarted):
@@ -171,7 +171,7 @@ class Transcript:
         return [*lines, *self._left_behind(), self.step_line(step, event), *self._why(step, event)]
 
     def _left_behind(self) -> list[Line]:
-        """One line for all the steps that a failure kept from being reached: it has been told already."""
+        """One line for all steps that were not reached after a failure, which has been shown already."""
         names, self._unreached = self._unreached, []
         if not names:
             return []
@@ -211,7 +211,7 @@ class Transcript:
         return max(usual, wanted) if wanted + measured <= room else usual
 
     def _why(self, step: StepView, event: StepFinished) -> list[Line]:
-        """Cause and way out, under what went wrong."""
+        """Cause and hint, below what went wrong."""
         if step.standing in _WITH_CAUSE:
             recovery = f"k2run run {event.recovery}" if event.recovery else ""
             return [

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 HERE = Path(__file__).parent
 _LONGEST = 1500
 _CLOSE = 0.8
-"""Share of a budget after which its clock draws attention."""
+"""Share of a budget after which its clock is highlighted."""
 
 
 @cache

@@ -332,7 +332,7 @@ def test_a_name_without_a_value_makes_a_step_for_a_person(
     made = convert({"method": [action("m", provider)]}, "odd", folder=tmp_path)
     [step] = parse_runbook(made.text, "odd.yaml", catalogue).sections[0].steps
     assert step.action == "manual.confirm"
-    assert made.remarks == (("m", "nothing in the experiment gives a value to ${earliest}"),)
+    assert made.remarks == (("m", "nothing in the experiment defines ${earliest}"),)
 
 
 @pytest.mark.parametrize("text", ["-c 'echo ${HOME}'", "-c 'for f in a b; do echo $f; done'", "-c 'n=1; echo $n'"])

@@ -82,7 +82,7 @@ def test_status_and_diagnose_take_the_only_stack_here(k2run: Shell, folder: str)
     k2run.write(f"{folder}/other.yaml", "stack: 1\nname: other\n")
     code, said = k2run("status")
     assert code == 2
-    assert "which of the 2 stacks here is not said" in said
+    assert "there are 2 stacks here, and none was chosen" in said
     assert "mine, other" in said
     k2run.write(f"{folder}/sandbox.yaml", "stack: 1\nname: sandbox\ntitle: Their own sandbox\n")
     assert "Their own sandbox" in k2run("status")[1]
@@ -196,8 +196,8 @@ def test_malformed_yaml_is_a_problem_with_its_place(k2run: Shell, text: str, sai
         (["graph", "api-crash", "--output", "/nosuch/a.svg"], "/nosuch/a.svg: No such file or directory"),
         (["graph", "api-crash", "--output", "/etc"], "/etc: Is a directory"),
         (["publish", "--stack", "stack.yaml"], "has no iceberg connection"),
-        (["graph", "api-crash", "--output", "a.pdf"], "no .pdf can be drawn"),
-        (["graph", "api-crash", "--svg", "--output", "a.md"], "no .md can be drawn with --svg"),
+        (["graph", "api-crash", "--output", "a.pdf"], "cannot draw .pdf"),
+        (["graph", "api-crash", "--svg", "--output", "a.md"], "cannot draw .md with --svg"),
         (["recover", "api-dwn"], "did you mean `api-down`?"),
         (["recover", "api-down"], "guided recovery needs an interactive terminal"),
         (["validate", "api-crsh"], "did you mean `api-crash`?"),

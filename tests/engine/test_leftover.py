@@ -203,9 +203,9 @@ def test_a_run_that_stands_still_holds_the_stack_and_abort_ends_it(sleepers: Ben
     psutil.Process(process.pid).status()
     code, out = sleepers.output("undo")
     assert code == 4
-    assert f"stands still (SIGSTOP): `kill -CONT {process.pid}` lets it go on" in out
+    assert f"is stopped (SIGSTOP): `kill -CONT {process.pid}` lets it continue" in out
     code, out = sleepers.output("status", "--stack", str(sleepers.stack_file))
-    assert "stands still" in out
+    assert "(SIGSTOP)" in out
     code, out = sleepers.output("abort")
     assert code == 0, out
     try:

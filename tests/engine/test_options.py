@@ -219,7 +219,7 @@ def test_inputs_are_read_from_a_file(tmp_path: Path) -> None:
     file.write_text("count: 3\nwait: 5s\n")
     assert read_inputs(str(file)) == {"count": 3, "wait": "5s"}
     file.write_text("- 1\n")
-    with pytest.raises(UsageError, match="no mapping"):
+    with pytest.raises(UsageError, match="not a mapping"):
         read_inputs(str(file))
 
 

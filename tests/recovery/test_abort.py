@@ -36,7 +36,7 @@ def test_abort_ends_the_run_that_holds_the_stack_and_shows_what_it_undoes(site):
 def test_abort_says_when_nothing_runs(site):
     code, said = site.command("abort")
     assert code == 2
-    assert "no run is under way" in said
+    assert "no run is in progress" in said
 
 
 def _journal(site) -> str:

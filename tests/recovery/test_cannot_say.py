@@ -72,9 +72,9 @@ def test_a_failure_whose_telling_symptom_cannot_be_seen_is_not_named(foreign):
     assert [one.verdict for one in found.suspects] == [Verdict.CANNOT_SAY]
     assert not found.matches
     said = "\n".join(lines_of(found))
-    assert "cannot say on this stack; this would have to be visible:" in said
+    assert "undecided on this stack; these checks gave no answer:" in said
     assert "? It produces nothing: " in said
-    assert "what can be seen is healthy, and 2 cannot be seen" in said
+    assert "what can be seen is healthy; 2 cannot be seen" in said
     assert "stream: no probe" in said
     assert (found.healthy, found.word) == (True, "HEALTHY AS FAR AS SEEN")
 
@@ -137,7 +137,7 @@ def test_a_stack_whose_data_path_is_broken_is_never_healthy(site, path):
     found = site.diagnose(site.repair("store"))
     assert (found.healthy, found.word) == (False, "UNHEALTHY")
     said = "\n".join(lines_of(found))
-    assert "no failure was recognised, but the data path is not seen to work" in said
+    assert "no failure was recognised, but the data path is not confirmed to work" in said
     assert "Rows come out: " in said
     for command in ("status", "diagnose"):
         code, said = site.command(command, "--stack", "stack.yaml")
@@ -164,7 +164,7 @@ def test_a_data_path_that_does_not_apply_is_not_seen_to_work(site, path):
 def test_an_unattended_recovery_starts_nothing_that_is_not_confirmed(site):
     code, said = site.command("recover", "worker-down", "--auto", "--stack", "stack.yaml")
     assert code == 7, said
-    assert "worker-down is not started: its symptoms are not confirmed" in said
+    assert "not running worker-down: its symptoms are not confirmed" in said
     assert "Its process has ended" in said
     assert site.store.runs() == []
     site.kill("worker")

@@ -277,7 +277,7 @@ class _Conversion:
         expected = "" if status is not None else self._expected(activity, output, name, judged=judged)
         unknown = self._texts.take_unknown(_shell_text(activity))
         if unknown:
-            self._notes.say(name, f"nothing in the experiment gives a value to {', '.join(map(_dollar, unknown))}")
+            self._notes.say(name, f"nothing in the experiment defines {', '.join(map(_dollar, unknown))}")
             return self._by_hand(name, judged=judged)
         if judged and status is None and not expected:
             return self._judged_by_hand(name, step, output)
@@ -293,7 +293,7 @@ class _Conversion:
         if activity.get("tolerance") is not None:
             return self._tolerances.expression(activity["tolerance"], output, name)
         if judged:
-            self._notes.say(name, "it has no tolerance, so nothing says what is good")
+            self._notes.say(name, "it has no tolerance, so nothing says which result is good")
         return ""
 
     def _judged_by_hand(self, name: str, step: dict[str, Any], output: Output) -> Part:
