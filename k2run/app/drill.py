@@ -16,7 +16,6 @@ from k2run.engine.execution import Options
 from k2run.engine.request import Request, check_allowed
 from k2run.engine.run import run
 from k2run.engine.store import Store
-from k2run.engine.variables import resolve_inputs
 from k2run.engine.wall import aside
 from k2run.errors import UsageError
 from k2run.evidence.reports import write_reports
@@ -67,7 +66,7 @@ def hold_drill(reference: str, choice: Choice, *, stack: str, keep: bool, herald
     chosen = open_stack(stack or pool.stack, near=path.parent, store=store)
     recoveries = recovery_runbooks(catalogue)
     faults = choose(_applying(pool, chosen, recoveries), choice)
-    plan = Plan(faults=faults, recoveries=recoveries, ledger=_ledger(pool), say=say)
+    plan = Plan(faults=faults, recoveries=recoveries, ledger=_ledger(chosen), say=say)
     options = Options(keep=keep, by=account_name())
     request = Request(runbook=pool, stack=chosen, store=store, catalogue=catalogue, options=options)
     check_allowed(request)
@@ -130,12 +129,11 @@ def _applying(pool: Runbook, stack: Stack, recoveries: Sequence[Runbook]) -> Run
     return kept
 
 
-def _ledger(pool: Runbook) -> Callable[[Caller, str], Ledger] | None:
-    """What counts the cost of a round: the first entry point of the group `k2run.ledgers` that fits these inputs."""
+def _ledger(stack: Stack) -> Callable[[Caller, str], Ledger] | None:
+    """What counts the cost of a round: the first entry point of the group `k2run.ledgers` that can by these roles."""
     from importlib.metadata import entry_points
 
-    inputs = resolve_inputs(pool, {})
-    makers = (point.load()(inputs) for point in entry_points(group=LEDGERS))
+    makers = (point.load()(stack.roles) for point in entry_points(group=LEDGERS))
     return next((maker for maker in makers if maker is not None), None)
 
 

@@ -188,6 +188,7 @@ class Execution:
         self.figures = past.figures()
         self.facts = {
             "stack": stack.facts(),
+            "roles": stack.roles,
             "run": {"id": folder.name, "folder": str(folder)},
             "figures": self.figures,
         }

@@ -99,7 +99,7 @@ class StepRunner:
             check_protected([step], self.execution.runbook, other.stack, other.caller.catalogue)
         except (StackInvalid, RunbookInvalid, Protected) as error:
             return self._at(step, path, names).ended(Attempt().failing(error.message, error.hint))
-        names = {**names, "stack": other.stack.facts()}
+        names = {**names, "stack": other.stack.facts(), "roles": other.stack.roles}
         return self.of(other)._wanted(step, path, names)  # noqa: SLF001 - the same, elsewhere
 
     def _not_needed(self, step: Step, path: str, given: dict[str, Any]) -> Outcome | None:

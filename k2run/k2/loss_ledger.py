@@ -21,11 +21,11 @@ SEND_S = 5.0
 LOOK_S = 15.0
 
 
-def ledger_of(inputs: Mapping[str, Any]) -> Callable[[Caller, str], TradeLedger] | None:
-    """How to count the loss of a drill whose runbook has the inputs `topic` and `table`; None for others."""
-    if not {"topic", "table"} <= inputs.keys():
+def ledger_of(roles: Mapping[str, Any]) -> Callable[[Caller, str], TradeLedger] | None:
+    """How to count the loss of a drill on a stack with a topic, a table and probe messages; None for others."""
+    if not {"topic", "table", "format", "probe"} <= roles.keys():
         return None
-    return lambda caller, tag: TradeLedger(caller, str(inputs["topic"]), str(inputs["table"]), tag)
+    return lambda caller, tag: TradeLedger(caller, roles, tag)
 
 
 class TradeLedger:
@@ -33,15 +33,14 @@ class TradeLedger:
 
     Args:
         caller: Calls the actions.
-        topic: Where they are sent to.
-        table: Where they have to arrive, as `namespace.name`.
+        roles: Those of the stack: topic, table, and how a probe is made.
         tag: Part of the ids of its trades.
     """
 
-    def __init__(self, caller: Caller, topic: str, table: str, tag: str) -> None:
+    def __init__(self, caller: Caller, roles: Mapping[str, Any], tag: str) -> None:
         self._caller = caller
-        self._topic = topic
-        self._table = table
+        self._roles = roles
+        self._table = str(roles["table"])
         self._tag = tag
         self._acked = 0
         self._stopped = threading.Event()
@@ -77,10 +76,12 @@ class TradeLedger:
 
     def _send(self) -> None:
         args = {
-            "topic": self._topic,
+            "topic": self._roles["topic"],
             "count": BATCH,
-            "template": "trade",
-            "symbols": ["ETHUSDT"],
+            "template": self._roles["probe"].template,
+            "symbols": [self._roles["probe"].key],
+            "format": str(self._roles["format"]),
+            "subject": self._roles.get("subject", ""),
             "tag": self._tag,
             "allow_failed": True,
         }

@@ -58,7 +58,8 @@ class Expression:
         Raises:
             ExpressionFailed: A name or field is missing, or the values do not fit the operation.
             NotWhole: It looks at what was cut, or could not be read.
-            Inapplicable: It uses a name that a step would have given that does not apply.
+            Inapplicable: It uses a name that a step would have given that does not apply, or a role that the stack does
+                not declare.
         """
         if not self._hands_on:
             self._look_for_unseen(scope)
@@ -89,6 +90,8 @@ class Expression:
     def _failure(self, error: Exception, scope: Mapping[str, Any]) -> ExpressionFailed:
         from k2run.language.evaluation import explain, inapplicable
 
+        if isinstance(error, Inapplicable):  # a role that the stack does not declare
+            return error
         why = inapplicable(self.text, scope)
         if why:
             return Inapplicable(why)
@@ -177,6 +180,17 @@ def names_in(value: Any) -> frozenset[str]:
         return value.names
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
     return frozenset().union(*map(names_in, inner))
+
+
+def roles_in(value: Any) -> frozenset[str]:
+    """The roles of the stack that the templates in a value ask for, as `roles.NAME`."""
+    if isinstance(value, Template):
+        return frozenset().union(*map(roles_in, value.parts))
+    if isinstance(value, Expression):
+        asked = (each.path for each in value.syntax.references if each.name == "roles")
+        return frozenset(path[0] for path in asked if path)
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    return frozenset().union(*map(roles_in, inner))
 
 
 def calls(value: Any, function: str) -> bool:

@@ -197,7 +197,7 @@ def fields_of(shape: type[Struct]) -> dict[str, Any]:
         return dict.fromkeys(shape.__struct_fields__, Any)
 
 
-FACTS = ("stack", "run", "figures")
+FACTS = ("stack", "roles", "run", "figures")
 """Names that the engine gives to every expression."""
 
 RESERVED = frozenset({*FACTS, "result", "attempt", "self", "true", "false", "none", "True", "False", "None"})

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from k2run.engine.outline import steps_within
 from k2run.errors import K2runError
+from k2run.language.expressions import roles_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -68,6 +70,9 @@ class Order:
         named = step.args.get("service")
         if isinstance(named, str):
             yield named
+        for role in roles_in(step.args):
+            with suppress(K2runError):  # its own steps will say so
+                yield from filter(None, [getattr(self._stack.roles.get(role), "service", "")])
         action = self._catalogue.find(step.action)
         for kind in action.connections if action is not None else ():
             ports = self._ports(kind.key)

@@ -16,8 +16,8 @@ from k2run.engine.dispatch import Caller, message_of
 from k2run.engine.events import Outcome
 from k2run.engine.prompts import Nobody
 from k2run.engine.step_record import expected
-from k2run.engine.variables import Variables, loop_items, resolve_inputs
-from k2run.errors import Interrupted, K2runError, NotApplicable, Refused, TimedOut, Unreachable
+from k2run.engine.variables import Variables, loop_items
+from k2run.errors import Inapplicable, Interrupted, K2runError, NotApplicable, Refused, TimedOut, Unreachable
 from k2run.language.expressions import Template, render
 from k2run.language.loader import load_runbook
 from k2run.language.quantities import encode_quantity
@@ -146,7 +146,9 @@ def look_along(stack: Stack, catalogue: Catalogue, stop: threading.Event) -> lis
 
 
 def _questions(runbook: Runbook, stack: Stack) -> Iterator[_Question]:
-    variables = Variables({"stack": stack.facts(), "run": {}, "figures": {}}, resolve_inputs(runbook, {}), {})
+    variables = Variables(
+        {"stack": stack.facts(), "roles": stack.roles, "run": {}, "figures": {}}, resolve_inputs(runbook, {}), {}
+    )
     variables.enter(runbook.vars)
     for step in (*runbook.preconditions, *runbook.symptoms):
         turns: list[dict[str, Any]] = [{}]
@@ -235,7 +237,7 @@ _FAILURES = (Refused, Unreachable, TimedOut)
 
 def _refused(error: BaseException) -> Attempt:
     message = message_of(error)[0]
-    outcome = Outcome.NOT_APPLICABLE if isinstance(error, NotApplicable) else Outcome.UNKNOWN
+    outcome = Outcome.NOT_APPLICABLE if isinstance(error, NotApplicable | Inapplicable) else Outcome.UNKNOWN
     return Attempt(outcome=outcome, message=message, result=error if isinstance(error, _FAILURES) else None)
 
 

@@ -23,6 +23,7 @@ from k2run.names import checked
 from k2run.stack.findings import connection_problems, file_problems, program_problems
 from k2run.stack.model import RunBy, Service, missing_program
 from k2run.stack.redactor import SHOWN, Redactor
+from k2run.stack.roles import PREFIX, Roles, role_of
 from k2run.stack.secrets import TooShort, check_long_enough, is_secret, read_secret
 from k2run.stack.templates import Missing, Renderer, env
 from k2run.stack.validation import place_of, problems_of, with_texts
@@ -57,6 +58,7 @@ class Stack:
         state: Its state folder, absolute: logs, pids, and what its services keep.
         redact: Takes the secrets read so far out of a text.
         services: Its services by name.
+        roles: What plays each part that runbooks ask for.
     """
 
     def __init__(
@@ -79,6 +81,8 @@ class Stack:
         self.state = home.absolute() / "stacks" / checked(self.name, "a stack")
         self.redact = Redactor(document.text, SHOWN)
         self.services: Mapping[str, Service] = LazyValues(data.get("services") or {}, self._service)
+        declared: dict[str, Any] = data.get("roles") or {}
+        self.roles = Roles(self.name, declared, lambda role: self._role(role, declared[role]))
         self._document = document
         self._vars: dict[str, Any] = {**(data.get("vars") or {}), **overrides}
         self._connections: dict[str, Any] = data.get("connections") or {}
@@ -114,7 +118,7 @@ class Stack:
         return reference in self._document.text
 
     def absent(self, name: str) -> str:
-        """Why there is no such service (or connection) here; empty when there is one.
+        """Why there is no such service (or connection, or `roles.NAME`) here; empty when there is one.
 
         The one rule of absence: what this gives a reason for is not applicable, whoever asks. A service is absent when
         the stack does not declare it, or when its program is missing on this machine and it does not run. A connection
@@ -122,6 +126,8 @@ class Stack:
         """
         if name in self.services:
             return self._missing(self.services[name])
+        if name.startswith(PREFIX):
+            return self.roles.missing(name.removeprefix(PREFIX))
         if name not in self._connections:
             near = did_you_mean(name, [*self.services, *self._connections])
             return f"the stack {self.name!r} has no {name}{near and f'; {near}'}"
@@ -204,6 +210,8 @@ class Stack:
             yield partial(self.settings, key)
         for name in self.services:
             yield partial(self.services.__getitem__, name)
+        for name in self.roles:
+            yield partial(self.roles.__getitem__, name)
 
     # --- reading ----------------------------------------------------------------------------------
 
@@ -222,6 +230,18 @@ class Stack:
                 self._known[trail] = service
             found: Service = self._known[trail]
             return found
+
+    def _role(self, name: str, raw: Any) -> Any:
+        trail = ("roles", name)
+        with self._lock:
+            if trail not in self._known:
+                filled = self._fill(trail, raw)
+                try:
+                    self._known[trail] = role_of(name, filled)
+                except msgspec.ValidationError as error:
+                    said, at = place_of(error, trail)
+                    raise MissingValue(self._document.place(at), at, StackInvalid(said)) from None
+            return self._known[trail]
 
     def _read(self, trail: Trail, raw: Any) -> Any:
         with self._lock:

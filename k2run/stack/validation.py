@@ -15,6 +15,7 @@ from k2run.language.problems import Problem, did_you_mean
 from k2run.language.quantities import Duration, decode_quantity
 from k2run.names import objection
 from k2run.stack.model import Ready, RunBy, Service
+from k2run.stack.roles import ROLES, role_of, role_problems
 from k2run.stack.templates import has_template
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 KEYS = (
     *("stack", "name", "title", "platform", "protected", "allow", "compose", "data_path", "vars"),
-    *("connections", "services"),
+    *("roles", "connections", "services"),
 )
 VERSION = 1
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -45,6 +46,7 @@ def problems_of(document: Document) -> list[Problem]:
         *(_names(document, data)),
         *_connections(document, data),
         *_services(document, data),
+        *_roles(document, data),
     ]
 
 
@@ -136,6 +138,29 @@ def _services(document: Document, data: dict[str, Any]) -> Iterator[Problem]:
             yield document.problem("K203", f"the service {name} is a mapping", trail, found=_kind(form))
         else:
             yield from _service(document, trail, form, declared)
+
+
+def _roles(document: Document, data: dict[str, Any]) -> Iterator[Problem]:
+    services, declared = data.get("services"), data.get("roles") or {}
+    yield from role_problems(document, declared, services if isinstance(services, dict) else ())
+    for name, value in declared.items() if isinstance(declared, dict) else ():
+        plain = without_templates(value)
+        whole = plain == value and value not in (None, {}, [])  # the rest is told when it is filled in
+        if name in ROLES and whole:
+            yield from _wrong_role(document, name, value)
+
+
+def _wrong_role(document: Document, name: str, value: Any) -> Iterator[Problem]:
+    kind, trail = ROLES[name].kind, ("roles", name)
+    if isinstance(value, dict) and issubclass(kind, Struct):
+        known = kind.__struct_fields__
+        yield from _unknown_keys(document, trail, value, known, f"the role `{name}`")
+        value = {key: entry for key, entry in value.items() if key in known}
+    try:
+        role_of(name, value)
+    except (msgspec.ValidationError, ValueError) as error:
+        said, at = place_of(error, trail) if isinstance(error, msgspec.ValidationError) else (str(error), trail)
+        yield document.problem("K203", f"`{name}`: {said}", at, hint=ROLES[name].help)
 
 
 def _ready_url(document: Document, trail: Trail, url: Any, base: Any) -> Iterator[Problem]:
@@ -254,6 +279,12 @@ def stack_schema() -> dict[str, Any]:
                 **mapping,
                 "propertyNames": {"pattern": r"^[^\W\d]\w*$"},
                 "description": "Names for `{{ }}` in this file; `-e NAME=VALUE` wins over them.",
+            },
+            "roles": {
+                **mapping,
+                "propertyNames": {"pattern": r"^[^\W\d]\w*$"},
+                "properties": {name: {**_value(role.kind), "description": role.help} for name, role in ROLES.items()},
+                "description": "What plays each part that runbooks ask for, as `roles.NAME`.",
             },
             "connections": {
                 **mapping,
