@@ -13,7 +13,7 @@ from k2run.actions.deadline import Deadline
 from k2run.adapters.host.stress import LONGEST, Burdened, begin, name_of, relief
 from k2run.errors import NotApplicable, Refused, StackUnavailable
 from k2run.language.quantities import Duration
-from k2run.stack.model import RunBy
+from k2run.stack.model import OUTSIDE, RunBy
 from k2run.stack.services import Services
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ def crash_loop(
         Refused: It does not run.
     """
     found = services.find(service)
-    if found.run is RunBy.EXTERNAL or services.backend(service).status().pid is None:
+    if found.run in OUTSIDE or services.backend(service).status().pid is None:
         raise Refused(f"{service} is not running, or k2run does not run it")
     burden = name_of("crash")
     yield Undo(action="service.start", args={"service": service}, says=f"start {service}")

@@ -175,12 +175,12 @@ def _down(stack: Stack) -> list[str]:
     """Services of this stack that k2run runs and that are not running."""
     from k2run.stack.backend import State
     from k2run.stack.lifecycle import status
-    from k2run.stack.model import RunBy
+    from k2run.stack.model import OUTSIDE
 
     with suppress(K2runError):
         return [
             look.service.name
             for look in status(stack)
-            if look.service.run is not RunBy.EXTERNAL and look.status.state is State.STOPPED
+            if look.service.run not in OUTSIDE and look.status.state is State.STOPPED
         ]
     return []

@@ -272,7 +272,7 @@ def _asked(ask: Ask) -> list[ServiceDraft]:
 
 
 def _asked_one(ask: Ask, name: str, before: list[str]) -> ServiceDraft:
-    run = _one_of(ask, "How is it run: process, docker or external", [*RunBy])
+    run = _one_of(ask, "How is it run: process, docker or external", [RunBy.PROCESS, RunBy.DOCKER, RunBy.EXTERNAL])
     service = ServiceDraft(name=name, run=RunBy(run))
     if service.run is RunBy.PROCESS:
         service.command = shlex.split(ask("Its command", f"python {name}.py"))

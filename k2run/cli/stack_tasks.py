@@ -30,7 +30,7 @@ def up(c: Context, stack: str = "", timeout: int = 60) -> None:
     store, opened = _open(stack)
     began = time.monotonic()
     with StopRequest() as signals, hold(store.stack_folder(opened.name), opened.name, "k2run up"):
-        started = lifecycle.start(opened, None, Deadline(timeout, signals.run), say)
+        started = lifecycle.start(opened, None, Deadline(timeout, signals.run), say, outside=True)
         store.note_up(opened.name)
     taken = Duration(time.monotonic() - began)
     say(f"started {', '.join(started)} in {taken}" if started else f"all services of {opened.name} were already up")

@@ -13,7 +13,7 @@ from k2run.errors import K2runError, NotApplicable, StackUnavailable, TimedOut, 
 from k2run.language.problems import did_you_mean
 from k2run.stack.backend import ServiceStatus, State
 from k2run.stack.compose import create_missing
-from k2run.stack.model import Ready, RunBy, Service
+from k2run.stack.model import OUTSIDE, Ready, RunBy, Service
 from k2run.stack.probes import Probe, probe, readiness
 from k2run.stack.services import backend_of, stranger_at
 
@@ -44,11 +44,16 @@ class Look(Struct, frozen=True, kw_only=True):
     @property
     def is_known(self) -> bool:
         """Whether anything can be said of it: k2run neither runs an external one without a probe nor sees it."""
-        return self.service.run is not RunBy.EXTERNAL or self.status.state is not State.ABSENT
+        return self.service.run not in OUTSIDE or self.status.state is not State.ABSENT
 
 
 def start(
-    stack: Stack, names: Sequence[str] | None, deadline: Deadline, say: Callable[[str], None] = lambda _text: None
+    stack: Stack,
+    names: Sequence[str] | None,
+    deadline: Deadline,
+    say: Callable[[str], None] = lambda _text: None,
+    *,
+    outside: bool = False,
 ) -> list[str]:
     """Start services side by side, with those that they need, and wait until each is ready.
 
@@ -60,6 +65,7 @@ def start(
         names: Which services; all when None.
         deadline: How long it may take altogether.
         say: Told, in a sentence each, what is left out.
+        outside: Start those too that k2run does not run itself, by their `start` commands.
 
     Returns:
         The names of those that were started, in the order of the stack file.
@@ -72,7 +78,7 @@ def start(
     stack.learn()
     started: list[str] = []
     try:
-        startable = _startable(stack, names, say)
+        startable = _startable(stack, names, say, outside=outside)
         started += create_missing(stack, startable, deadline)
         for service in startable:
             if service.name in started:
@@ -170,7 +176,7 @@ def stop(
 
     def end(name: str) -> bool:
         service = stack.services[name]
-        if service.run is RunBy.EXTERNAL:
+        if service.run in OUTSIDE and (names is None or not service.stop):
             return False
         backend = backend_of(stack, service)
         ran = backend.status().state is not State.ABSENT and backend.stop(limit)
@@ -197,7 +203,7 @@ def status(stack: Stack, names: Iterable[str] | None = None, patience: float = _
     stack.learn()
 
     def look(service: Service) -> Look:
-        if service.run is RunBy.EXTERNAL and readiness(service) is None:
+        if service.run in OUTSIDE and readiness(service) is None and not service.status:
             return Look(
                 service=service, status=ServiceStatus(service=service.name, state=State.ABSENT, detail="no probe")
             )
@@ -233,7 +239,9 @@ def logs(stack: Stack, name: str, lines: int = 100) -> list[LogLine]:
     return [msgspec.structs.replace(line, text=stack.redact(line.text)) for line in found]
 
 
-def _startable(stack: Stack, names: Iterable[str] | None, say: Callable[[str], None]) -> list[Service]:
+def _startable(
+    stack: Stack, names: Iterable[str] | None, say: Callable[[str], None], *, outside: bool
+) -> list[Service]:
     """What is to be started: without what is not run by k2run, or cannot be run here."""
     chosen: dict[str, Service] = {}
 
@@ -247,7 +255,7 @@ def _startable(stack: Stack, names: Iterable[str] | None, say: Callable[[str], N
         take(service)
     startable = []
     for service in (stack.services[name] for name in stack.services if name in chosen):
-        if service.run is RunBy.EXTERNAL:
+        if service.run in OUTSIDE and not (outside and service.start):
             continue
         reason = stack.absent(service.name)
         if reason:
@@ -274,6 +282,8 @@ def _known(stack: Stack, names: Iterable[str] | None) -> list[str]:
 
 
 def _require_alive(stack: Stack, service: Service, backend: Backend) -> None:
+    if service.run in OUTSIDE and not service.status:
+        return  # only its probe shows it, and that is asked anyway
     seen = backend.status()
     if seen.state in {State.STOPPED, State.ABSENT}:
         raise StackUnavailable(

@@ -15,7 +15,12 @@ class RunBy(StrEnum):
 
     PROCESS = "process"
     DOCKER = "docker"
-    EXTERNAL = "external"  # only checked, over the network
+    EXTERNAL = "external"  # checked over the network; started and stopped where its own commands say how
+    SSH = "ssh"  # the same, with its commands on another host
+
+
+OUTSIDE = frozenset({RunBy.EXTERNAL, RunBy.SSH})
+"""Services that k2run does not run itself."""
 
 
 class StopSignal(StrEnum):
@@ -57,6 +62,10 @@ class Service(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         cwd: For a process: its working directory; the state folder of the stack when missing.
         env: For a process: environment variables beside those of k2run itself.
         container: For docker: the container's name.
+        host: For ssh: where it runs, a name of `connections.ssh.hosts` or an address.
+        start: For external and ssh: the command that starts it and returns.
+        stop: For external and ssh: the command that stops it.
+        status: For external and ssh: the command that exits 0 while it runs.
         ports: The TCP ports it listens on; a taken one is an error that names the holder.
         url: Its base URL, for `http` actions.
         metrics: The URL of its Prometheus metrics.
@@ -76,6 +85,10 @@ class Service(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     cwd: str = ""
     env: dict[str, str] = {}
     container: str = ""
+    host: str = ""
+    start: list[str] = []
+    stop: list[str] = []
+    status: list[str] = []
     ports: list[int] = []
     url: str = ""
     metrics: str = ""

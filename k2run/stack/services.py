@@ -3,89 +3,21 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Self, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 from urllib.parse import urlsplit
 
 from k2run.actions.connection import Connection, Site
 from k2run.errors import NotApplicable
 from k2run.language.problems import did_you_mean
-from k2run.stack.backend import LogLine, ServiceStatus, State, Usage
 from k2run.stack.model import RunBy, Service
 from k2run.stack.ports import MARK, Holder, busy_port, holder_of
-from k2run.stack.probes import probe, readiness
 from k2run.stack.stack import Stack  # noqa: TC001 - msgspec reads the types of fields
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from datetime import datetime
 
-    from k2run.actions.deadline import Deadline
     from k2run.stack.backend import Backend
     from k2run.stack.model import Service
-
-LOOK_S = 2.0
-
-
-class ExternalBackend:
-    """Looks at one service from outside.
-
-    Args:
-        service: The service.
-    """
-
-    def __init__(self, service: Service) -> None:
-        self._service = service
-
-    def status(self) -> ServiceStatus:
-        """Whether it answers; by the stack's `ready` probe.
-
-        Raises:
-            NotApplicable: The stack does not say how to see that.
-        """
-        ready = readiness(self._service)
-        if ready is None:
-            self._refuse("looked at", "give it a `ready` probe in the stack file")
-        seen = probe(ready, LOOK_S, self._service.headers)
-        state = State.RUNNING if seen.ready else State.UNHEALTHY if seen.answered else State.STOPPED
-        return ServiceStatus(service=self._service.name, state=state, detail=seen.detail)
-
-    def start(self, deadline: Deadline) -> bool:  # noqa: ARG002
-        """Cannot be done."""
-        self._refuse("started")
-
-    def stop(self, deadline: Deadline) -> bool:  # noqa: ARG002
-        """Cannot be done."""
-        self._refuse("stopped")
-
-    def kill(self, deadline: Deadline) -> None:  # noqa: ARG002
-        """Cannot be done."""
-        self._refuse("killed")
-
-    def pause(self, deadline: Deadline) -> None:  # noqa: ARG002
-        """Cannot be done."""
-        self._refuse("paused")
-
-    def resume(self, deadline: Deadline) -> bool:  # noqa: ARG002
-        """Cannot be done."""
-        self._refuse("resumed")
-
-    def log(self, *, lines: int, since: datetime | None, deadline: Deadline) -> list[LogLine]:  # noqa: ARG002
-        """Cannot be done."""
-        self._refuse("read the log of")
-
-    def last_words(self, lines: int = 12) -> str:  # noqa: ARG002
-        """Nothing is known of its log."""
-        return ""
-
-    def usage(self, over_s: float, deadline: Deadline) -> Usage:  # noqa: ARG002
-        """Cannot be done."""
-        self._refuse("measured")
-
-    def _refuse(self, done: str, hint: str = "") -> NoReturn:
-        raise NotApplicable(
-            f"{self._service.name} cannot be {done}: k2run does not run it, it only reaches it over the network",
-            hint=hint or "give it `run: process` or `run: docker` in the stack file",
-        )
 
 
 class Services(Connection, frozen=True, kw_only=True, key="services"):
@@ -142,8 +74,11 @@ def backend_of(stack: Stack, service: Service) -> Backend:
             from k2run.stack.containers import ContainerBackend, Docker
 
             return ContainerBackend(service, Docker(**(stack.settings("docker") or {})))
-        case RunBy.EXTERNAL:
-            return ExternalBackend(service)
+        case RunBy.EXTERNAL | RunBy.SSH:
+            from k2run.stack.commands import CommandBackend
+
+            ssh = stack.settings("ssh") if service.run is RunBy.SSH else None
+            return CommandBackend(service, ssh or {}, stack.redact)
 
 
 UNSEEN = Holder(pid=0, group=0, says="a process that cannot be seen (another user's?)", environment={})

@@ -29,6 +29,8 @@ KEYS = (
 )
 VERSION = 1
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+OWN_COMMANDS = ("start", "stop", "status")
+TEXTS = ("command", *OWN_COMMANDS, "env", "headers")
 SERVICE_KEYS = tuple(field for field in Service.__struct_fields__ if field != "name")
 
 _AT = re.compile(r"(?P<said>.*) - at `\$(?P<path>.*)`", re.DOTALL)
@@ -61,7 +63,7 @@ def place_of(error: msgspec.ValidationError, below: Trail) -> tuple[str, Trail]:
 
 def with_texts(form: dict[str, Any]) -> dict[str, Any]:
     """A service's settings with numbers as text where only text makes sense: `command: [serve, --port, 8000]`."""
-    texts: dict[str, Any] = {key: _texts(form[key]) for key in ("command", "env", "headers") if key in form}
+    texts: dict[str, Any] = {key: _texts(form[key]) for key in TEXTS if key in form}
     return {**form, **texts}
 
 
@@ -182,7 +184,8 @@ def _service(document: Document, trail: Trail, form: dict[str, Any], others: Ite
         yield from _ready_url(document, (*trail, "ready", "http"), ready.get("http"), form.get("url"))
     yield from _wrong_types(document, trail, form)
     run = form.get("run", RunBy.EXTERNAL)
-    for kind, key in ((RunBy.PROCESS, "command"), (RunBy.DOCKER, "container")):
+    yield from _own_commands(document, trail, form, run)
+    for kind, key in ((RunBy.PROCESS, "command"), (RunBy.DOCKER, "container"), (RunBy.SSH, "host")):
         if run == kind and not form.get(key):
             yield document.problem("K202", f"a service with `run: {kind}` needs `{key}`", trail, key=True)
     needs = form.get("needs")
@@ -190,6 +193,25 @@ def _service(document: Document, trail: Trail, form: dict[str, Any], others: Ite
         if isinstance(needed, str) and needed not in others:
             hint = did_you_mean(needed, map(str, others))
             yield document.problem("K501", f"there is no service {needed!r}", (*trail, "needs", index), hint=hint)
+
+
+def _own_commands(document: Document, trail: Trail, form: dict[str, Any], run: Any) -> Iterator[Problem]:
+    """`start`, `stop` and `status` are for services that k2run does not run itself, and something must show them."""
+    given = [key for key in OWN_COMMANDS if key in form]
+    if run in {RunBy.PROCESS, RunBy.DOCKER}:
+        hint = f"leave it out, or say `run: {RunBy.EXTERNAL}`"
+        for key in given:
+            yield document.problem(
+                "K202", f"k2run runs this service itself: `{key}` has no use", (*trail, key), key=True, hint=hint
+            )
+    elif {"start", "stop"} & form.keys() and not {"status", "ready", "ports"} & form.keys():
+        hint = "without one of them nobody can see whether it was started"
+        yield document.problem(
+            "K202", "`start` and `stop` need a `status` command or `ready`", trail, key=True, hint=hint
+        )
+    if "host" in form and run != RunBy.SSH:
+        hint = f"say `run: {RunBy.SSH}`"
+        yield document.problem("K202", "`host` is for services on other hosts", (*trail, "host"), key=True, hint=hint)
 
 
 def _wrong_types(document: Document, trail: Trail, form: dict[str, Any]) -> Iterator[Problem]:
@@ -251,8 +273,8 @@ _ATTRIBUTE = re.compile(r"^ {4}(?P<name>\w+): (?P<words>.+)$", re.MULTILINE)
 def stack_schema() -> dict[str, Any]:
     """What editors check and complete a stack file with."""
     service = _struct(Service, leave_out="name")
-    for key in ("command", "env", "headers"):  # numbers are taken as text there
-        where = "items" if key == "command" else "additionalProperties"
+    for key in TEXTS:  # numbers are taken as text there
+        where = "additionalProperties" if key in {"env", "headers"} else "items"
         service["properties"][key][where] = {"type": ["string", "number", "boolean"]}
     text, mapping = {"type": "string"}, {"type": "object"}
     name = {"type": "string", "pattern": f"^{NAME.pattern}$"}

@@ -15,7 +15,7 @@ from k2run.adapters.service.state import logs, probe, ready, resources, status  
 from k2run.errors import NotApplicable, Refused, StackUnavailable
 from k2run.language.quantities import Duration
 from k2run.stack.backend import ServiceStatus, State
-from k2run.stack.model import RunBy
+from k2run.stack.commands import GIVE_COMMANDS, refusal
 from k2run.stack.services import Services
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def kill(services: Services, deadline: Deadline, service: str) -> Striking[Struc
         Refused: It does not run.
         NotApplicable: k2run does not run it.
     """
-    backend, before = _running(services, service)
+    backend, before = _running(services, service, "kill")
     yield _started_again(service)
     began = time.monotonic()
     backend.kill(deadline)
@@ -100,7 +100,7 @@ def stop(services: Services, deadline: Deadline, service: str) -> Striking[Struc
         Refused: It does not run.
         NotApplicable: k2run does not run it.
     """
-    backend, before = _running(services, service)
+    backend, before = _running(services, service, "stop")
     yield _started_again(service)
     began = time.monotonic()
     backend.stop(Deadline(deadline.at_most(GRACE_S), deadline.stop))
@@ -121,7 +121,7 @@ def pause(services: Services, deadline: Deadline, service: str) -> Striking[Stru
         Refused: It does not run, or is paused already.
         NotApplicable: k2run does not run it.
     """
-    backend, before = _running(services, service)
+    backend, before = _running(services, service, "pause")
     if before.state is State.PAUSED:
         raise Refused(f"{service} is paused already", hint="resume it first")
     yield Undo(action="service.resume", args={"service": service}, says=f"resume {service}")
@@ -188,6 +188,9 @@ def restart(services: Services, deadline: Deadline, service: str) -> Revived:
         NotApplicable: k2run does not run it.
     """
     began = time.monotonic()
+    found = services.find(service)
+    if lacks := refusal(found, "stop") or refusal(found, "start"):
+        raise NotApplicable(f"cannot restart {service}: {lacks}", hint=GIVE_COMMANDS)
     try:
         services.backend(service).stop(Deadline(deadline.at_most(GRACE_S), deadline.stop))
     finally:  # asked to end in the middle: it is not left down
@@ -224,18 +227,18 @@ def _revived(services: Services, deadline: Deadline, service: str, *, changed: b
     )
 
 
-def _running(services: Services, service: str) -> tuple[Backend, ServiceStatus]:
-    """A service that can be broken: it runs, and k2run runs it.
+def _running(services: Services, service: str, done: str) -> tuple[Backend, ServiceStatus]:
+    """A service that can be broken: it runs, and k2run can do that to it and start it again.
 
     Raises:
         Refused: It does not run.
         NotApplicable: k2run does not run it, or cannot on this machine.
     """
     found = services.find(service)
-    if found.run is RunBy.EXTERNAL:
+    if lacks := refusal(found, done) or (done != "pause" and refusal(found, "start")):
         raise NotApplicable(
-            f"cannot inject a fault into {service}: k2run does not run it, it only reaches it over the network",
-            hint="give it `run: process` or `run: docker` in the stack file",
+            f"cannot inject a fault into {service}: {lacks}",
+            hint=GIVE_COMMANDS,
         )
     backend = services.backend(service)
     seen = backend.status()

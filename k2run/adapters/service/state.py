@@ -11,7 +11,7 @@ from k2run.actions.deadline import Deadline
 from k2run.errors import NotApplicable, Refused, TimedOut, Unknown, Unreachable
 from k2run.language.quantities import Duration, Size
 from k2run.stack.backend import ServiceStatus, State
-from k2run.stack.model import RunBy
+from k2run.stack.model import OUTSIDE
 from k2run.stack.probes import probe as look_at
 from k2run.stack.probes import readiness
 from k2run.stack.services import Services, stranger_at
@@ -146,14 +146,20 @@ class Resources(Result, frozen=True, kw_only=True):
 
 @action("service.status")
 def status(services: Services, service: str) -> Status:
-    """What a service is doing, by its process or container.
+    """What a service is doing, by its process, its container or its `status` command.
 
     Says nothing of whether it is healthy; `service.ready` does.
 
     Args:
         service: Name of the service in the stack.
+
+    Raises:
+        Unknown: Its `status` command cannot be run, or reaches no host.
     """
-    return _status(services.backend(service).status())
+    seen = services.backend(service).status()
+    if seen.state is State.ABSENT and services.find(service).run in OUTSIDE:
+        raise Unknown(f"what {service} is doing cannot be known: {seen.detail}")
+    return _status(seen)
 
 
 @action("service.ready")
@@ -197,9 +203,13 @@ def probe(services: Services, deadline: Deadline, service: str) -> Seen:
     Raises:
         NotApplicable: The stack does not say how to see it, and k2run does not know it to be stopped.
     """
-    if readiness(services.find(service)) is None and (stopped := _stopped(services, service)) is not None:
-        detail = f"{service} {stopped.state}" + (f": {stopped.detail}" if stopped.detail else "")
-        return Seen(service=service, ready=False, answered=False, detail=detail, elapsed_ms=0.0, source=service)
+    found = services.find(service)
+    if readiness(found) is None:
+        if (stopped := _stopped(services, service)) is not None:
+            detail = f"{service} {stopped.state}" + (f": {stopped.detail}" if stopped.detail else "")
+            return Seen(service=service, ready=False, answered=False, detail=detail, source=service)
+        if found.status and services.backend(service).status().state is State.RUNNING:
+            return Seen(service=service, ready=True, answered=True, source=service)
     seen = _look(services, deadline, service)
     stranger = stranger_at(seen.address, services.stack) if seen.answered else ""
     return Seen(
@@ -284,10 +294,11 @@ def resources(
 def _stopped(services: Services, service: str) -> ServiceStatus | None:
     """A service that k2run runs, and knows not to run or to be held; None for any other."""
     found = services.find(service)
-    if found.run is RunBy.EXTERNAL:
+    if found.run in OUTSIDE and not found.status:
         return None
     now = services.backend(service).status()
-    return None if now.state in _RUNS else now
+    unknown = found.run in OUTSIDE and now.state is State.ABSENT
+    return None if unknown or now.state in _RUNS else now
 
 
 def _require_probe(services: Services, service: str) -> None:
