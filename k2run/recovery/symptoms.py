@@ -16,7 +16,7 @@ from k2run.engine.dispatch import Caller, message_of
 from k2run.engine.events import Outcome
 from k2run.engine.prompts import Nobody
 from k2run.engine.step_record import expected
-from k2run.engine.variables import Variables, loop_items
+from k2run.engine.variables import Variables, loop_items, resolve_inputs
 from k2run.errors import Inapplicable, Interrupted, K2runError, NotApplicable, Refused, TimedOut, Unreachable
 from k2run.language.expressions import Template, render
 from k2run.language.loader import load_runbook
