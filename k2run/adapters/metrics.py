@@ -114,7 +114,7 @@ def read(
         labels: Labels that the series must have; others may be there as well.
         sum: Add up all series that fit, instead of insisting on one.
     """
-    return _pick(_published(services, service, url, deadline), metric, labels, add_up=sum)
+    return _pick(published(services, service, url, deadline), metric, labels, add_up=sum)
 
 
 @action("metrics.sample")
@@ -148,7 +148,7 @@ def sample(
         if times:
             deadline.sleep(max(0.0, times[0] + turn * every - time.monotonic()))
         times.append(time.monotonic())
-        exposition = _published(services, service, url, deadline)
+        exposition = published(services, service, url, deadline)
         for metric, values in seen.items():
             values.append(_pick(exposition, metric, labels, add_up=True).value)
     seconds = times[-1] - times[0]
@@ -160,7 +160,13 @@ def sample(
     )
 
 
-def _published(services: Services, service: str, url: str, deadline: Deadline) -> Exposition:
+def published(services: Services, service: str, url: str, deadline: Deadline) -> Exposition:
+    """What a service publishes at the moment.
+
+    Raises:
+        NotApplicable: It publishes no metrics in this stack.
+        Refused: What answers is no metrics page.
+    """
     headers: dict[str, str] = {}
     if bool(service) == bool(url):
         raise Refused("give either a service or a url")

@@ -51,6 +51,38 @@ class Ready(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     within: Duration = Duration(30)
 
 
+class Show(StrEnum):
+    """What a chart shows of a metric: its value, how fast it grows, or a percentile of a histogram."""
+
+    VALUE = "value"
+    RATE = "rate"
+    P50 = "p50"
+    P95 = "p95"
+    P99 = "p99"
+
+
+class Chart(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A metric of a service that is worth a chart on the stack's page.
+
+    Attributes:
+        title: What people call it.
+        service: The service whose metrics page has it.
+        metric: Its name there; several series of that name are added up, of a level the highest counts.
+        show: `value`, `rate` (per second, of a counter), or `p50`, `p95`, `p99` of a histogram, in its own unit.
+        unit: What stands behind the figures, such as `messages`; a histogram of `_seconds` is shown in ms.
+        levels: The names of the values 0, 1, 2, … of a metric that is a level.
+        labels: Labels that its series must have; others may be there as well.
+    """
+
+    title: str
+    service: str
+    metric: str
+    show: Show = Show.VALUE
+    unit: str = ""
+    levels: list[str] = []
+    labels: dict[str, str] = {}
+
+
 class Service(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One part of the stack that k2run checks and, when it runs it, can inject faults into.
 

@@ -21,7 +21,7 @@ from k2run.language.quantities import decode_quantity
 from k2run.language.references import ENDINGS, folders, own_stack_files, stack_files
 from k2run.names import checked
 from k2run.stack.findings import connection_problems, file_problems, program_problems
-from k2run.stack.model import RunBy, Service, missing_program
+from k2run.stack.model import Chart, RunBy, Service, missing_program
 from k2run.stack.redactor import SHOWN, Redactor
 from k2run.stack.roles import PREFIX, Roles, role_of
 from k2run.stack.secrets import TooShort, check_long_enough, is_secret, read_secret
@@ -107,6 +107,16 @@ class Stack:
             return None
         settings: Mapping[str, Any] = self._read(("connections", key), self._connections[key])
         return settings
+
+    @property
+    def charts(self) -> list[Chart]:
+        """What its page shows over time.
+
+        Raises:
+            StackInvalid: A value cannot be filled in.
+        """
+        declared = self._document.data.get("charts") or []
+        return [msgspec.convert(self._read(("charts", index), form), Chart) for index, form in enumerate(declared)]
 
     @property
     def connections(self) -> tuple[str, ...]:
@@ -212,6 +222,7 @@ class Stack:
             yield partial(self.services.__getitem__, name)
         for name in self.roles:
             yield partial(self.roles.__getitem__, name)
+        yield lambda: self.charts
 
     # --- reading ----------------------------------------------------------------------------------
 

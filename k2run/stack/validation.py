@@ -14,7 +14,7 @@ from msgspec import Struct
 from k2run.language.problems import Problem, did_you_mean
 from k2run.language.quantities import Duration, decode_quantity
 from k2run.names import objection
-from k2run.stack.model import Ready, RunBy, Service
+from k2run.stack.model import Chart, Ready, RunBy, Service
 from k2run.stack.roles import ROLES, role_of, role_problems
 from k2run.stack.templates import has_template
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 KEYS = (
     *("stack", "name", "title", "platform", "protected", "allow", "compose", "data_path", "vars"),
-    *("roles", "connections", "services"),
+    *("roles", "connections", "services", "charts"),
 )
 VERSION = 1
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -49,6 +49,7 @@ def problems_of(document: Document) -> list[Problem]:
         *_connections(document, data),
         *_services(document, data),
         *_roles(document, data),
+        *_charts(document, data),
     ]
 
 
@@ -163,6 +164,33 @@ def _wrong_role(document: Document, name: str, value: Any) -> Iterator[Problem]:
     except (msgspec.ValidationError, ValueError) as error:
         said, at = place_of(error, trail) if isinstance(error, msgspec.ValidationError) else (str(error), trail)
         yield document.problem("K203", f"`{name}`: {said}", at, hint=ROLES[name].help)
+
+
+def _charts(document: Document, data: dict[str, Any]) -> Iterator[Problem]:
+    declared = data.get("charts") or []
+    if not isinstance(declared, list):
+        yield document.problem("K203", "`charts` is a list", ("charts",), found=_kind(declared))
+        return
+    services = data.get("services")
+    for index, form in enumerate(declared):
+        trail: Trail = ("charts", index)
+        if not isinstance(form, dict):
+            yield document.problem("K203", "a chart is a mapping", trail, found=_kind(form))
+            continue
+        yield from _unknown_keys(document, trail, form, Chart.__struct_fields__, "a chart")
+        for key in ("title", "service", "metric"):
+            if key not in form:
+                yield document.problem("K202", f"a chart needs `{key}`", trail, key=True)
+        service = form.get("service")
+        if isinstance(service, str) and isinstance(services, dict) and service not in services:
+            hint = did_you_mean(service, map(str, services))
+            yield document.problem("K501", f"there is no service {service!r}", (*trail, "service"), hint=hint)
+        known = {"title": "", "service": "", "metric": "", **(without_templates(form) or {})}
+        try:
+            msgspec.convert({key: known[key] for key in known if key in Chart.__struct_fields__}, Chart)
+        except msgspec.ValidationError as error:
+            said, at = place_of(error, trail)
+            yield document.problem("K203", said, at)
 
 
 def _ready_url(document: Document, trail: Trail, url: Any, base: Any) -> Iterator[Problem]:
@@ -318,6 +346,11 @@ def stack_schema() -> dict[str, Any]:
                 "propertyNames": {"pattern": f"^{NAME.pattern}$"},
                 "additionalProperties": service,
                 "description": "The services of the stack.",
+            },
+            "charts": {
+                "type": "array",
+                "items": {**_struct(Chart), "required": ["title", "service", "metric"]},
+                "description": "What the stack's page shows over time, the most telling first.",
             },
         },
     }

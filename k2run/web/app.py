@@ -12,10 +12,11 @@ from starlette.routing import BaseRoute, Route
 
 from k2run.errors import K2runError
 from k2run.stack.redactor import unsecret
-from k2run.web import forms, incidents, pages, trend_pages
+from k2run.web import forms, incidents, pages, stack_pages, trend_pages
 from k2run.web.guard import READING, UNAUTHORIZED, Guard, Limits
 from k2run.web.runs import NotFound
 from k2run.web.site import Denied, Site, site_of
+from k2run.web.stack_watch import StackWatches
 from k2run.web.templating import icon, static
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ def create_app(
             Route("/favicon.ico", icon),
             *pages.ROUTES,
             *trend_pages.routes(),
+            *stack_pages.routes(StackWatches(site.store)),
             *forms.ROUTES,
             *incidents.ROUTES,
             *more,

@@ -6,6 +6,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
+import msgspec
 from msgspec import Struct
 
 from k2run.actions.catalogue import Catalogue
@@ -63,6 +64,7 @@ class Health(Struct, frozen=True, kw_only=True):
     light: str
     said: str
     detail: str = ""
+    title: str = ""
 
 
 class StackHealth(Struct, frozen=True, kw_only=True):
@@ -131,6 +133,16 @@ class SiteCatalogue:
                 return entry
         raise NotFound("runbook not found", hint="the home page lists all runbooks")
 
+    def health(self, name: str) -> StackHealth:
+        """One stack and how it does.
+
+        Raises:
+            NotFound: There is none of that name.
+        """
+        if name not in self.stack_names():
+            raise NotFound("stack not found", hint="the home page lists all stacks")
+        return self._health(name)
+
     def stacks(self) -> list[StackHealth]:
         """Every stack and how it does."""
         return [self._health(name) for name in self.stack_names()]
@@ -162,7 +174,10 @@ class SiteCatalogue:
     def _look(self, name: str) -> StackHealth:
         try:
             stack = open_stack(name, store=self._store)
-            services = tuple(_health(stack, look) for look in lifecycle.status(stack))
+            services = tuple(
+                msgspec.structs.replace(_health(stack, look), title=look.service.title)
+                for look in lifecycle.status(stack)
+            )
         except K2runError as error:
             return StackHealth(name=name, title=name, problem=unsecret(error.message))
         return StackHealth(name=name, title=stack.title, services=services, protected=stack.protected)

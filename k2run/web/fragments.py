@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from k2run.bench.latency import figure
 from k2run.evidence.folded_loops import MoreTurns, listed
-from k2run.evidence.html.charts import marks_of, over_time
+from k2run.evidence.html.charts import Form, marks_of, over_time
 from k2run.evidence.measurements import LEAST_POINTS
 from k2run.evidence.verdict import tally, tone_of, verdict
 from k2run.evidence.wording import Standing, counted
@@ -186,7 +186,7 @@ def run_charts(view: RunView) -> list[tuple[Series, Markup, str]]:
     series = [each for each in view.measured.all(2) if is_watched(each) or (each.moves and each.count >= LEAST_POINTS)]
     marks = marks_of(view)
     return [
-        (each, drawn(over_time(each, marks, width=420)), figure(each.latest, 4))
+        (each, drawn(over_time(each, marks, form=Form(width=420))), figure(each.latest, 4))
         for each in sorted(series, key=is_watched, reverse=True)[:MOST_CHARTS]
     ]
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from math import floor, log10
+from collections.abc import Callable, Sequence  # noqa: TC003 - msgspec reads the types of fields
+from math import floor, inf, log10
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
@@ -11,7 +12,7 @@ from k2run.evidence.html.element import NOTHING, Html, join, journal_link, tag
 from k2run.evidence.wording import count, span
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator
 
     from k2run.evidence.measurements import Load, Series
     from k2run.evidence.view import RunView
@@ -21,6 +22,9 @@ BINS = 36
 TICKS = 4
 LABEL_SHARE = 0.14
 """Share of a chart's width that a label needs."""
+_MARGINS = (62, 14, 18, 22)
+LEVEL_MARGIN, FAR_LEVEL_MARGIN, FAR_MARGIN = 120, 176, 70
+"""Left margin of a chart that has the names of levels beside it, or large letters."""
 LETTER = 6.5
 """Width of a letter, on average."""
 _ROUND_SECONDS = tuple(
@@ -43,7 +47,7 @@ class Frame(Struct, frozen=True, kw_only=True):
     x_to: float
     y_from: float = 0.0
     y_to: float
-    margins: tuple[int, int, int, int] = (62, 14, 18, 22)
+    margins: tuple[int, int, int, int] = _MARGINS
 
     @property
     def left(self) -> int:
@@ -70,6 +74,38 @@ class Frame(Struct, frozen=True, kw_only=True):
         return round(self.bottom - high * (value - self.y_from) / ((self.y_to - self.y_from) or 1), 1)
 
 
+class Form(Struct, frozen=True, kw_only=True):
+    """How the chart of a series is drawn.
+
+    Attributes:
+        width: Of the picture; a narrow one is lower, too.
+        labels: How a time is written below.
+        levels: The names of the values 0, 1, 2, … of a level; all of them stand beside the chart.
+        gap: Seconds without a measurement after which the line is interrupted.
+        far: Read from afar: the style sheet gives it large letters, and they need more room.
+    """
+
+    width: int = 720
+    far: bool = False
+    labels: Callable[[float], str] = span
+    levels: Sequence[str] = ()
+    gap: float = inf
+
+    @property
+    def frame(self) -> tuple[int, int, tuple[int, int, int, int]]:
+        """Width, height and margins."""
+        if self.far:
+            return self.width, 132, (FAR_LEVEL_MARGIN if self.levels else FAR_MARGIN, 16, 12, 27)
+        margins = (LEVEL_MARGIN, *_MARGINS[1:]) if self.levels else _MARGINS
+        return self.width, 190 if self.width > 600 else 150, margins  # noqa: PLR2004 - of a whole page
+
+    def value(self, value: float) -> str:
+        """How a value is written beside the chart."""
+        if not self.levels:
+            return short(value)
+        return self.levels[int(value)] if value in range(len(self.levels)) else ""
+
+
 class Mark(Struct, frozen=True, kw_only=True):
     """Something that happened during a chart.
 
@@ -81,6 +117,8 @@ class Mark(Struct, frozen=True, kw_only=True):
     word: str
     kind: str
 
+
+ON_A_PAGE = Form()
 
 # --- a value over time ------------------------------------------------------------------------------------------------
 
@@ -130,35 +168,42 @@ def said_of(series: Series) -> str:
 
 
 def over_time(
-    series: Series, marks: Sequence[Mark], *, begin: float | None = None, end: float | None = None, width: int = 720
+    series: Series,
+    marks: Sequence[Mark],
+    *,
+    form: Form = ON_A_PAGE,
+    begin: float | None = None,
+    end: float | None = None,
 ) -> Html:
     """The chart of a series.
 
     Args:
         series: What to draw.
         marks: What happened meanwhile.
+        form: How.
         begin: Seconds into the run at which it begins; None for the first measurement.
         end: Seconds into the run at which it ends; None for the last measurement.
-        width: Of the picture; a narrow one is lower, too.
     """
     thinned = series.points[:: len(series.points) // MOST_POINTS + 1]
     points = thinned if thinned[-1] == series.points[-1] else [*thinned, series.points[-1]]
+    width, height, margins = form.frame
     frame = Frame(
         width=width,
-        height=190 if width > 600 else 150,  # noqa: PLR2004 - of a whole page
+        height=height,
         x_from=points[0][0] if begin is None else begin,
         x_to=points[-1][0] if end is None else end,
         y_from=1.08 * min(0.0, *(value for _, value in points)),
-        y_to=1.08 * max(0.0, series.most),
+        y_to=1.08 * max(0.0, series.most, len(form.levels) - 1.0),
+        margins=margins,
     )
-    across = [(at, span(at)) for at in round_times(frame.x_from, frame.x_to, max(2, width // 140))]
+    across = [(at, form.labels(at)) for at in round_times(frame.x_from, frame.x_to, max(2, width // 140))]
     last_x, last_y = points[-1]
     return picture(
         frame,
         f"{series.title}: {said_of(series)}",
-        axes(frame, across, short),
+        axes(frame, across, form.value, range(len(form.levels))),
         *_marks(frame, marks),
-        line(frame, points, stairs=series.stairs),
+        line(frame, points, stairs=series.stairs or bool(form.levels), gap=form.gap),
         tag("circle", class_="latest", cx=frame.x(last_x), cy=frame.y(last_y), r=3.5),
     )
 
@@ -280,14 +325,16 @@ def picture(frame: Frame, says: str, *parts: Html) -> Html:
     return tag("svg", *parts, viewBox=f"0 0 {frame.width} {frame.height}", role="img", aria_label=says, class_="chart")
 
 
-def axes(frame: Frame, across: Sequence[tuple[float, str]], written: Callable[[float], str]) -> Html:
-    """Lines and labels: those across as given, those upwards at round figures."""
+def axes(
+    frame: Frame, across: Sequence[tuple[float, str]], written: Callable[[float], str], up: Sequence[float] = ()
+) -> Html:
+    """Lines and labels: those across as given, those upwards as given too, or at round figures."""
     zero = frame.y(0)
     labels = (
         tag("text", label, x=frame.x(at), y=frame.height - 6, text_anchor=_anchor(frame, at)) for at, label in across
     )
     axis = tag("line", class_="axis", x1=frame.left, x2=frame.right, y1=zero, y2=zero)
-    return join((*_upwards(frame, written), *labels, axis))
+    return join((*_upwards(frame, written, up), *labels, axis))
 
 
 def _anchor(frame: Frame, at: float) -> str:
@@ -295,8 +342,8 @@ def _anchor(frame: Frame, at: float) -> str:
     return "end" if frame.x(at) > frame.right - 16 else "middle"
 
 
-def _upwards(frame: Frame, written: Callable[[float], str]) -> Iterator[Html]:
-    steps = round_steps(max(frame.y_to, -frame.y_from))
+def _upwards(frame: Frame, written: Callable[[float], str], up: Sequence[float]) -> Iterator[Html]:
+    steps = up or round_steps(max(frame.y_to, -frame.y_from))
     for value in (*(-step for step in steps[:0:-1]), *steps):
         if frame.y_from <= value <= frame.y_to:
             at = frame.y(value)
@@ -319,12 +366,14 @@ def _marks(frame: Frame, marks: Iterable[Mark]) -> Iterator[Html]:
             free = begin + wide
 
 
-def line(frame: Frame, points: Iterable[tuple[float, float]], *, stairs: bool = False) -> Html:
-    """A line through points; as stairs where a value holds until the next one."""
+def line(frame: Frame, points: Iterable[tuple[float, float]], *, stairs: bool = False, gap: float = inf) -> Html:
+    """A line through points; as stairs where a value holds until the next one, interrupted by a gap."""
     way: list[str] = []
+    before = -inf
     for at, value in points:
         x, y = frame.x(at), frame.y(value)
-        way.append(f"M{x} {y}" if not way else f"H{x}V{y}" if stairs else f"L{x} {y}")
+        way.append(f"M{x} {y}" if not way or at - before > gap else f"H{x}V{y}" if stairs else f"L{x} {y}")
+        before = at
     return tag("path", d="".join(way), class_="curve")
 
 
