@@ -292,6 +292,7 @@ class SectionAccount:
         self._run = execution
         self._section = section
         self._began = execution.journal.elapsed()
+        self._unconfirmed = len(execution.unconfirmed)
         self._group = f"{execution.prefix}{section.path}" if execution.prefix and "[" in section.path else ""
 
     def ended(self) -> StepFinished | SectionFinished | None:
@@ -325,7 +326,9 @@ class SectionAccount:
         """Record the section's end; with why it failed, where that is not because of one of its steps."""
         section = self._section
         seconds = round(self._run.journal.elapsed() - self._began, 3)
-        objective = bound_of(section.within, seconds, measured=outcome not in {Outcome.SKIPPED, Outcome.INTERRUPTED})
+        played = len(self._run.unconfirmed) == self._unconfirmed  # without its persons, it has not taken its time
+        measured = played and outcome not in {Outcome.SKIPPED, Outcome.INTERRUPTED}
+        objective = bound_of(section.within, seconds, measured=measured)
         if not self._run.prefix:
             self._run.journal.record(
                 SectionFinished(

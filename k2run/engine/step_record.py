@@ -120,6 +120,8 @@ class Turn(Struct, frozen=True):
             self.run.changes.add(self.path)
         if troubled:
             self.run.failures[without_turn(self.path)] = failure_of(finished)
+        elif attempt.outcome is Outcome.NOT_CONFIRMED:
+            self.run.unconfirmed.add(self.path)
         elif attempt.outcome is Outcome.NOT_APPLICABLE:
             self.run.absences[without_turn(self.path)] = attempt.message
         return attempt.outcome

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from k2run.engine.events import Bound
 from k2run.engine.journal import read_journal
 from k2run.engine.store import Store
 from k2run.evidence.rehearsal import last_rehearsal
@@ -45,6 +46,7 @@ title: A note
 stack: ./none.yaml
 sections:
   - name: Talk
+    within: 10s
     steps:
       - name: Say it
         loop: [one, two]
@@ -85,6 +87,9 @@ def test_a_note_that_no_operator_read_is_not_confirmed(tmp_path: Path) -> None:
     assert [step.standing.value for step in view.leaves()] == ["unconfirmed", "unconfirmed", "passed"]
     assert view.finished is not None
     assert view.finished.verdict == "passed, subject to 2 items for a person"
+    [talk] = [section.finished for section in view.sections.values()]
+    assert talk is not None
+    assert talk.objective is Bound.NOT_MEASURED  # nobody has talked for ten seconds
 
 
 def attended(folder: Path, name: str, *, yes: bool) -> Path:
