@@ -1,4 +1,4 @@
-"""A stand-in for Confluent's schema registry, by its documented HTTP API; no registry can be had as a package.
+"""A stand-in for a schema registry behind a password, by Confluent's documented HTTP API; the embedded one has none.
 
     registry_server.py [--user NAME --password WORD]
 

@@ -1,4 +1,4 @@
-"""The registry's actions, and Avro through a real broker: on a stand-in by the documented API, and on Apicurio."""
+"""The registry's actions, and Avro through a real broker: on the embedded platform's registry, and on Apicurio."""
 
 from __future__ import annotations
 
@@ -59,11 +59,20 @@ def started(*options: str) -> tuple[subprocess.Popen, str]:
     return process, f"http://127.0.0.1:{process.stdout.readline().strip()}"
 
 
-@pytest.fixture(scope="module", params=["stand-in", pytest.param("apicurio", marks=pytest.mark.slow)])
+def embedded(log: Path) -> tuple[subprocess.Popen, str]:
+    """A node of the embedded platform's registry."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "k2run.k2.platform.registry", f"--port={port}", f"--state={log.parent}/schemas.db"]
+    with log.open("wb") as output:
+        return subprocess.Popen(command, stdout=output, stderr=output), f"http://127.0.0.1:{port}"
+
+
+@pytest.fixture(scope="module", params=["embedded", pytest.param("apicurio", marks=pytest.mark.slow)])
 def url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A registry that judges new versions by BACKWARD, as Confluent's does unless told otherwise."""
     log = tmp_path_factory.mktemp("registry") / "log"
-    process, url = started() if request.param == "stand-in" else apicurio(log)
+    process, url = embedded(log) if request.param == "embedded" else apicurio(log)
     try:
         await_registry(process, url, log)
         actions.set_config(SchemaRegistry(url=url), soon(), "BACKWARD")

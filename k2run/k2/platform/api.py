@@ -199,13 +199,16 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--host", default="127.0.0.1", help="address to answer on; 0.0.0.0 in a container")
     parser.add_argument("--warehouse", type=Path, required=True, help="directory of the catalog and the tables")
     parser.add_argument("--bootstrap", default="127.0.0.1:19092", help="the broker (default: 127.0.0.1:19092)")
+    parser.add_argument(
+        "--registry", default="", metavar="URLS", help="comma-separated schema registry nodes; without any, JSON is read"
+    )
     parser.add_argument("--api-key", default="k2-dev-api-key-2026", help="what X-API-Key must say on /v1")
     return parser
 
 
-def application(warehouse: Path, bootstrap: str, api_key: str) -> Starlette:
+def application(warehouse: Path, bootstrap: str, api_key: str, registry: str = "") -> Starlette:
     """The API over one warehouse and one broker, neither of which need be there yet."""
-    table, tail, measurements = TableFiles(warehouse, TABLE), BrokerTail(bootstrap), Measurements(VERSION)
+    table, tail, measurements = TableFiles(warehouse, TABLE), BrokerTail(bootstrap, registry), Measurements(VERSION)
     queries = Queries(table)
     threading.Thread(target=_warm_up, args=(queries, table), daemon=True).start()
     ends = Endpoints(queries, tail, HealthCheck(VERSION, queries, table, tail), measurements)
@@ -283,7 +286,7 @@ def main() -> None:
     require_free_port(options.port)
     import uvicorn
 
-    app = application(options.warehouse, options.bootstrap, options.api_key)
+    app = application(options.warehouse, options.bootstrap, options.api_key, options.registry)
     config = uvicorn.Config(
         app,
         host=options.host,

@@ -29,6 +29,12 @@ def arguments() -> argparse.ArgumentParser:
     """The program's options."""
     parser = argparse.ArgumentParser(prog="k2run.k2.platform.consumer", description=__doc__)
     parser.add_argument("--bootstrap", default="127.0.0.1:19092", help="the broker (default: 127.0.0.1:19092)")
+    parser.add_argument(
+        "--registry",
+        default="",
+        metavar="URLS",
+        help="comma-separated schema registry nodes; without any, JSON is read",
+    )
     parser.add_argument("--warehouse", type=Path, required=True, help="directory of the tables")
     parser.add_argument("--metrics-port", type=int, default=19095, help="port of /metrics (default: 19095)")
     parser.add_argument("--host", default=LOOPBACK, help="address that /metrics listens on (default: this host alone)")
@@ -79,7 +85,7 @@ def consume(options: argparse.Namespace, stopping: threading.Event) -> None:
     # A batch is fifty thousand objects without a cycle among them; looking for one cost a fifth of the throughput.
     gc.freeze()
     gc.set_threshold(200_000, 20, 100)
-    drain = open_pipeline(options, client, metrics)
+    drain = open_pipeline(options, client, metrics, stopping)
     if not wait_until(drain.ready, stopping, f"the broker at {options.bootstrap}"):
         return
     try:

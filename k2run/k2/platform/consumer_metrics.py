@@ -62,12 +62,16 @@ class ConsumerMetrics:
         self._errors = Counter("k2_consumer_errors", "Errors", [*own, "error_type", "consumer_group"])
         self._duplicates = Counter("k2_duplicate_messages_detected", "Repeated message ids left out", [*market])
         self._dead_letters = Counter("k2_dead_letters", "Messages that cannot become rows", [*own, "topic"])
+        self._awaits_schema = Gauge(
+            "k2_consumer_awaits_schema", "1 while messages wait for a schema that no registry node hands out", [*own]
+        )
         self._committed_at = Gauge("k2_iceberg_last_commit_timestamp_seconds", "Last commit", [*own, "table"])
 
     def begin(self, topic: str, table: str) -> None:
         """Show the zeros that are known to be zeros, now that the topic and its table are at hand."""
         self.consumed(topic, 0)
         self.dead_letters(topic, 0)
+        self.awaits_schema(False)
         self.restored(table, 0)
         self._rows.labels(**self._market, table=table)
         self._transactions.labels(**self._own, table=table)
@@ -76,6 +80,10 @@ class ConsumerMetrics:
         self.shed(dict.fromkeys(EVERY_SHED, 0))
         for level in Level:
             self.spent(level, 0)
+
+    def awaits_schema(self, waits: bool) -> None:
+        """Show whether messages wait for their schema."""
+        self._awaits_schema.labels(**self._own).set(waits)
 
     def moved(self, transition: Transition) -> None:
         """Count a change of level."""

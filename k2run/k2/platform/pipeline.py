@@ -5,16 +5,18 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import psutil
 from confluent_kafka import KafkaException
 
-from k2run.k2.platform import cascade, reference, rows, table, topics
+from k2run.k2.platform import avro_rows, cascade, reference, rows, table, topics
 from k2run.k2.platform.cascade import Cascade, Level, Load
 from k2run.k2.platform.consumer_client import ConsumerClient
 from k2run.k2.platform.program import log
+from k2run.k2.platform.registry_client import RegistryClient, StoppedError
 from k2run.k2.platform.rows import SpillFile, Taken
 from k2run.k2.platform.table_writer import DeadLetters, TableWriter
 from k2run.k2.platform.upkeep import Upkeep
@@ -216,18 +218,22 @@ class Pipeline:
         """Move messages until told to stop; then commit what was taken."""
         self._clock.watch(stopping)
         Upkeep([lane.sink for lane in self._lanes.values()], lambda: self._clock.level is Level.NORMAL).watch(stopping)
-        while not stopping.is_set():
-            self._follow_topics()
-            self._take()
+        with suppress(StoppedError):  # what waits for a schema is read again next time
+            while not stopping.is_set():
+                self._turn()
             for lane in self._lanes.values():
-                if lane.is_due():
+                if len(lane.batch):
                     self._commit(lane)
-                elif self._clock.level is Level.NORMAL and lane.sink.ledger.deferred:
-                    self._restore(lane)
-        for lane in self._lanes.values():
-            if len(lane.batch):
-                self._commit(lane)
         self._intake.close()
+
+    def _turn(self) -> None:
+        self._follow_topics()
+        self._take()
+        for lane in self._lanes.values():
+            if lane.is_due():
+                self._commit(lane)
+            elif self._clock.level is Level.NORMAL and lane.sink.ledger.deferred:
+                self._restore(lane)
 
     def _follow_topics(self) -> None:
         """Start over on topics that are not the ones they were: made again, or lost by their broker."""
@@ -299,6 +305,8 @@ class Pipeline:
         self._metrics.written(name, count, written.duration_s, written.duplicates)
         self._metrics.pending(name, lane.sink.ledger.pending)
         self._metrics.dead_letters(lane.topic, written.rejected)
+        if written.rejected:
+            log("Messages rejected", "warning", topic=lane.topic, messages=written.rejected, why=written.why)
         if lane.topic == reference.TOPIC:
             described = [one for one in written.records if isinstance(one, reference.ReferenceData)]
             self._names.update({one.symbol: one.company_name for one in described})
@@ -316,16 +324,20 @@ class Pipeline:
             self._metrics.error(problem.args[0].name())
 
 
-def open_pipeline(options: argparse.Namespace, client: AdminClient, metrics: ConsumerMetrics) -> Pipeline:
+def open_pipeline(
+    options: argparse.Namespace, client: AdminClient, metrics: ConsumerMetrics, stopping: threading.Event
+) -> Pipeline:
     """Open the tables and put the consumer together."""
     catalog = table.open_catalog(options.warehouse)
-    forms: list[rows.Form] = [rows.TRADES, rows.REFERENCE_DATA]
+    forms = [rows.TRADES, rows.REFERENCE_DATA]
+    if options.registry:
+        forms = avro_rows.forms(RegistryClient(options.registry, stopping, metrics.awaits_schema))
     dead = DeadLetters(options.warehouse / "dlq", options.group)
     lanes = []
     for form in forms:
         spill = SpillFile(options.warehouse / "shed" / form.data_type)
         sink = TableWriter(form, table.open_table(catalog, form.table), spill, dead)
-        patience = options.interval * (_REFERENCE_PATIENCE if form is rows.REFERENCE_DATA else 1)
+        patience = options.interval * (_REFERENCE_PATIENCE if form.topic == reference.TOPIC else 1)
         lanes.append(Lane(sink, options.batch, patience))
 
     def positions() -> Offsets:

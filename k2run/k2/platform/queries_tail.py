@@ -18,11 +18,12 @@ from k2run.k2.platform import topics, trade
 from k2run.k2.platform.queries import TradeRow
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from confluent_kafka import Consumer, Message
     from confluent_kafka.admin import AdminClient
 
+    from k2run.k2.platform.avro_trades import Record
     from k2run.k2.platform.commit_ledger import Ledger
     from k2run.k2.platform.queries import Trades
 
@@ -56,8 +57,9 @@ class Tail:
 class BrokerTail:
     """Reads one topic from given offsets to its end. Safe to share between threads, which take turns."""
 
-    def __init__(self, bootstrap: str, topic: str = trade.TOPIC) -> None:
+    def __init__(self, bootstrap: str, registry: str = "", topic: str = trade.TOPIC) -> None:
         self._bootstrap, self._topic = bootstrap, topic
+        self._decode = _avro(registry, topic) if registry else _json
         self._turn = threading.Lock()
         self._connected: tuple[AdminClient, Consumer] | None = None
 
@@ -84,7 +86,7 @@ class BrokerTail:
         with self._turn:
             messages = self._read(starts)
         complete = not taken.pending and all(start <= offsets.get(number, 0) for number, start in starts.items())
-        return Tail(tuple(_wanted(messages, trades)), complete)
+        return Tail(tuple(_wanted(messages, trades, self._decode)), complete)
 
     def close(self) -> None:
         """Leave the broker."""
@@ -167,7 +169,7 @@ class BrokerTail:
         return self._connected
 
 
-def _wanted(messages: Iterable[Message], trades: Trades) -> Iterable[TradeRow]:
+def _wanted(messages: Iterable[Message], trades: Trades, decode: Callable[[bytes], TradeRow]) -> Iterable[TradeRow]:
     """The messages that are trades of this kind; what cannot be decoded is the consumer's to report."""
     symbol = trades.symbol.encode() if trades.symbol is not None else None
     for message in messages:
@@ -175,14 +177,61 @@ def _wanted(messages: Iterable[Message], trades: Trades) -> Iterable[TradeRow]:
         if value is None or (symbol is not None and key not in (None, symbol)):
             continue
         try:
-            row = _row(trade.decode(value))
+            row = decode(value)
         except (msgspec.MsgspecError, ValueError):
             continue
         if trades.take(row):
             yield row
 
 
-def _row(made: trade.Trade) -> TradeRow:
+def _avro(registry: str, topic: str) -> Callable[[bytes], TradeRow]:
+    """What decodes messages in the registry's frame. A request does not wait until a registry is back."""
+    from k2run.k2.platform import schemas
+    from k2run.k2.platform.avro_rows import Writers, read_trade
+    from k2run.k2.platform.registry_client import RegistryClient, StoppedError
+
+    at_once = threading.Event()
+    at_once.set()
+    writers = Writers(RegistryClient(registry, at_once), topic, schemas.TRADE)
+
+    def decode(value: bytes) -> TradeRow:
+        try:
+            return _of_record(read_trade(writers, value))
+        except StoppedError as problem:
+            raise TailUnreadableError(
+                "no schema registry answers, and the trades' schema is not known yet"
+            ) from problem
+
+    return decode
+
+
+def _of_record(one: Record) -> TradeRow:
+    from k2run.k2.platform.avro_trades import ASSET_CLASSES, SIDES
+
+    return TradeRow(
+        one.message_id,
+        one.trade_id.decode(),
+        one.symbol.decode(),
+        one.exchange.decode(),
+        ASSET_CLASSES[one.asset_class],
+        _EPOCH + timedelta(microseconds=one.timestamp),
+        int.from_bytes(one.price, "big", signed=True) / _SCALE,
+        int.from_bytes(one.quantity, "big", signed=True) / _SCALE,
+        one.currency.decode(),
+        SIDES[one.side],
+        one.trade_conditions.decode(),
+        one.source_sequence,
+        _EPOCH + timedelta(microseconds=one.ingestion_timestamp),
+        one.platform_sequence,
+        None if one.vendor_data is None else one.vendor_data.decode(),
+    )
+
+
+_SCALE = 10**8
+
+
+def _json(value: bytes) -> TradeRow:
+    made = trade.decode(value)
     return TradeRow(
         made.message_id,
         made.trade_id,

@@ -11,7 +11,7 @@ import msgspec
 import pyarrow as pa
 from pyiceberg.io.pyarrow import schema_to_pyarrow
 
-from k2run.k2.platform import reference, table, trade
+from k2run.k2.platform import avro_trades, reference, table, trade
 from k2run.k2.platform.commit_ledger import Deferred
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class SpillFile:
 TRADES_ROWS: pa.Schema = schema_to_pyarrow(table.TRADES_SCHEMA, include_field_ids=False)
 REFERENCE_ROWS: pa.Schema = schema_to_pyarrow(table.REFERENCE_DATA_SCHEMA, include_field_ids=False)
 
-Record = trade.Trade | reference.ReferenceData
+Record = trade.Trade | reference.ReferenceData | avro_trades.Record
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ class Form:
     topic: str
     table: str
     data_type: str
-    decode: Callable[[bytes], Record]
+    read: Callable[[Sequence[Taken]], Read]
     columns: Callable[[Sequence[Any], Mapping[str, str]], pa.Table]
 
 
@@ -102,20 +102,23 @@ class Read:
         return Read([self.records[at] for at in chosen], [self.messages[at] for at in chosen], self.rejected)
 
 
-def read(form: Form, messages: Sequence[Taken]) -> Read:
-    """Decode message bodies."""
-    decode = form.decode
-    try:
-        return Read([decode(message.value) for message in messages], list(messages))
-    except (msgspec.MsgspecError, UnicodeError):
-        return _read_one_by_one(form, messages)
+def json_reader(decode: Callable[[bytes], Record]) -> Callable[[Sequence[Taken]], Read]:
+    """What reads messages whose bodies are JSON."""
+
+    def read(messages: Sequence[Taken]) -> Read:
+        try:
+            return Read([decode(message.value) for message in messages], list(messages))
+        except (msgspec.MsgspecError, UnicodeError):
+            return _read_one_by_one(decode, messages)
+
+    return read
 
 
-def _read_one_by_one(form: Form, messages: Sequence[Taken]) -> Read:
+def _read_one_by_one(decode: Callable[[bytes], Record], messages: Sequence[Taken]) -> Read:
     found = Read()
     for message in messages:
         try:
-            found.records.append(form.decode(message.value))
+            found.records.append(decode(message.value))
         except (msgspec.MsgspecError, UnicodeError) as problem:
             found.rejected.append(Rejected(message, problem))
         else:
@@ -158,7 +161,7 @@ def trade_columns(trades: Sequence[trade.Trade], names: Mapping[str, str]) -> pa
         [_enriched(t, named) for t in trades] if named else [_text(t.vendor_data) for t in trades],
         [False] * len(trades),
     )
-    return _table(columns, TRADES_ROWS)
+    return laid_out(columns, TRADES_ROWS)
 
 
 def reference_columns(records: Sequence[reference.ReferenceData], names: Mapping[str, str]) -> pa.Table:  # noqa: ARG001  reference data is what others are enriched with
@@ -168,10 +171,11 @@ def reference_columns(records: Sequence[reference.ReferenceData], names: Mapping
         [_text(r.vendor_data) for r in records] if name in kept else [getattr(r, name) for r in records]
         for name in REFERENCE_ROWS.names
     ]
-    return _table(columns, REFERENCE_ROWS)
+    return laid_out(columns, REFERENCE_ROWS)
 
 
-def _table(columns: Iterable[Sequence[object] | pa.Array], schema: pa.Schema) -> pa.Table:
+def laid_out(columns: Iterable[Sequence[object] | pa.Array], schema: pa.Schema) -> pa.Table:
+    """Columns, in the schema's order, as a table of it."""
     arrays = [
         values if isinstance(values, pa.Array) else pa.array(values, kind.type)
         for values, kind in zip(columns, schema, strict=True)
@@ -192,5 +196,8 @@ def _enriched(one: trade.Trade, named: Mapping[str, str]) -> str | None:
     return text[:-1] + addition
 
 
-TRADES = Form(trade.TOPIC, table.TRADES, "trades", trade.decode, trade_columns)
-REFERENCE_DATA = Form(reference.TOPIC, table.REFERENCE_DATA, "reference_data", reference.decode, reference_columns)
+TRADES = Form(trade.TOPIC, table.TRADES, "trades", json_reader(trade.decode), trade_columns)
+REFERENCE_DATA = Form(
+    reference.TOPIC, table.REFERENCE_DATA, "reference_data", json_reader(reference.decode), reference_columns
+)
+"""Both for messages that are JSON; `avro_rows.forms` are those of messages in the registry's frame."""

@@ -7,15 +7,16 @@ import itertools
 import threading
 import time
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from confluent_kafka import KafkaError, KafkaException, Producer
 
 from k2run.k2.platform import reference, topics, trade
 from k2run.k2.platform.program import LOOPBACK, give_up, log, require_free_port, serve_metrics, stop_signal, wait_until
+from k2run.k2.platform.registry_client import RefusedError, RegistryClient, StoppedError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from confluent_kafka import Message
 
@@ -152,6 +153,12 @@ def arguments() -> argparse.ArgumentParser:
     """The program's options."""
     parser = argparse.ArgumentParser(prog="k2run.k2.platform.stream", description=__doc__)
     parser.add_argument("--bootstrap", default="127.0.0.1:19092", help="the broker (default: 127.0.0.1:19092)")
+    parser.add_argument(
+        "--registry",
+        default="",
+        metavar="URLS",
+        help="comma-separated schema registry nodes; without any, JSON is sent",
+    )
     parser.add_argument("--metrics-port", type=int, default=19091, help="port of /metrics (default: 19091)")
     parser.add_argument("--host", default=LOOPBACK, help="address that /metrics listens on (default: this host alone)")
     parser.add_argument("--rate", type=float, default=200.0, help="trades a second (default: 200)")
@@ -167,6 +174,47 @@ def arguments() -> argparse.ArgumentParser:
     return parser
 
 
+class Form(NamedTuple):
+    """How messages are written."""
+
+    trade: Callable[[trade.Trade], bytes]
+    reference: Callable[[reference.ReferenceData], bytes]
+
+
+def json_form(leave_out: str = "") -> Form:
+    """Messages as JSON, trades without that field."""
+
+    def trade_without(sent: trade.Trade) -> bytes:
+        fields = trade.fields(sent)
+        fields.pop(leave_out, None)
+        return trade.encode(fields)
+
+    return Form(trade_without if leave_out else trade.encode, reference.encode)
+
+
+def avro_form(client: RegistryClient, leave_out: str = "") -> Form:
+    """Messages as Avro in the registry's frame, their schemas registered; trades without that field.
+
+    Raises:
+        RefusedError: The registry does not take a schema.
+        StoppedError: The program was told to end while no registry answered.
+    """
+    from k2run.k2.platform import schemas
+    from k2run.k2.platform.avro_trades import Writer
+
+    trades = schemas.without(schemas.TRADE, leave_out) if leave_out else schemas.TRADE
+    writers = []
+    for topic, kind, schema in (
+        (trade.TOPIC, "trades", trades),
+        (reference.TOPIC, "reference_data", schemas.REFERENCE_DATA),
+    ):
+        ids = {subject: client.register(subject, schema) for subject in schemas.subjects(topic, kind)}
+        number = ids[f"{topic}-value"]
+        log("schema_registered", topic=topic, schema_id=number, subjects=",".join(ids))
+        writers.append(Writer(schema, number))
+    return Form(writers[0].trade, writers[1].reference)
+
+
 class Stream:
     """Moves trades from a source into the broker and keeps count."""
 
@@ -176,10 +224,10 @@ class Stream:
         producer: TradeProducer,
         metrics: StreamMetrics,
         stopping: threading.Event,
-        leave_out: str = "",
+        form: Form,
     ) -> None:
         self._source = source
-        self._leave_out = leave_out
+        self._form = form
         self._producer = producer
         self._metrics = metrics
         self._stopping = stopping
@@ -209,12 +257,12 @@ class Stream:
             if now >= reference_until:
                 reference_until = now + REFERENCE_EVERY_S
                 record = reference.describe(next(described), time.time_ns() // 1000)
-                self._producer.send(reference.TOPIC, record.company_id, reference.encode(record))
+                self._producer.send(reference.TOPIC, record.company_id, self._form.reference(record))
             self._stopping.wait(TICK_S)
 
     def _send(self, trades: list[trade.Trade], progress_every: int) -> None:
         for sent in trades:
-            self._producer.send(trade.TOPIC, sent.symbol, self._encode(sent))
+            self._producer.send(trade.TOPIC, sent.symbol, self._form.trade(sent))
             self._streamed += 1
             if self._streamed % progress_every == 0:
                 self._report(sent)
@@ -223,13 +271,6 @@ class Stream:
             self._metrics.received[symbol].inc(sum(1 for sent in trades if sent.symbol == symbol))
         if trades:
             self._metrics.newest.set(time.time())
-
-    def _encode(self, sent: trade.Trade) -> bytes:
-        if not self._leave_out:
-            return trade.encode(sent)
-        fields = trade.fields(sent)
-        fields.pop(self._leave_out, None)
-        return trade.encode(fields)
 
     def _report(self, last: trade.Trade) -> None:
         log(
@@ -244,6 +285,15 @@ class Stream:
             f"Streamed {self._streamed} trades (errors: {self._producer.errors}) | Last: {last.symbol} @ {last.price}",
             flush=True,
         )
+
+
+def _form(options: argparse.Namespace, stopping: threading.Event) -> Form:
+    if not options.registry:
+        return json_form(options.leave_out)
+    try:
+        return avro_form(RegistryClient(options.registry, stopping), options.leave_out)
+    except RefusedError as refused:
+        give_up(f"the schema registry does not take the stream's schema: {refused}")
 
 
 def main() -> None:
@@ -266,7 +316,11 @@ def main() -> None:
         return
     keeper.watch()
     producer = TradeProducer(options.bootstrap, keeper, metrics)
-    stream = Stream(source, producer, metrics, stopping, options.leave_out)
+    try:
+        form = _form(options, stopping)
+    except StoppedError:
+        return
+    stream = Stream(source, producer, metrics, stopping, form)
     log("stream_started", source=options.source, symbols=options.symbols, rate=options.rate)
     if options.backfill and isinstance(source, Synthetic):
         stream.backfill(source.history(options.backfill, HISTORY_S))

@@ -114,6 +114,7 @@ class Written:
     rows: int
     duplicates: int
     rejected: int
+    why: str
     duration_s: float
 
 
@@ -174,7 +175,7 @@ class TableWriter:
 
     def _put(self, messages: Sequence[Taken], target: Ledger, names: Mapping[str, str]) -> Written:
         started = time.monotonic()
-        found = rows.read(self.form, messages)
+        found = self.form.read(messages)
         fresh = self._seen.fresh([record.message_id for record in found.records])
         new = found if fresh is None else found.only(fresh)
         laid_out = rows.lay_out(self.form, new, names)
@@ -186,6 +187,7 @@ class TableWriter:
             laid_out.num_rows,
             len(found.records) - len(new.records),
             len(new.rejected),
+            str(new.rejected[0].error) if new.rejected else "",
             time.monotonic() - started,
         )
 

@@ -80,6 +80,22 @@ class Program:
         return sum(samples) if samples else None
 
 
+@dataclass
+class Registry(Program):
+    """A node of the schema registry; its metrics are on the port that it answers on."""
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.metrics_port}"
+
+
+def answers(url: str) -> bool:
+    try:
+        return httpx.get(url, timeout=2).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
 class Sandbox:
     """A broker and whatever a test puts around it."""
 
@@ -112,6 +128,19 @@ class Sandbox:
     def consumer(self, *options: object) -> Program:
         where = ("--bootstrap", self.bootstrap, "--warehouse", self.warehouse)
         return self.run("consumer", *where, *options, metrics_port=free_port())
+
+    @property
+    def registry_state(self) -> Path:
+        return self.directory / "registry" / "schemas.db"
+
+    def registry(self, *options: object, wait: bool = True) -> Registry:
+        """A node of the schema registry; all of them share one state."""
+        port = free_port()
+        program = self.run("registry", "--port", port, "--state", self.registry_state, *options)
+        node = Registry(program.process, program.log_path, port)
+        if wait:
+            wait_for(lambda: answers(f"{node.url}/subjects"), 20, "a registry answers")
+        return node
 
     def backlog(self, count: int) -> None:
         """Produce `count` trades and nothing after them."""
