@@ -6,15 +6,13 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from k2run.actions.action import Blast, Effect, Result, action
 from k2run.actions.deadline import Deadline
-from k2run.adapters._documents import MISREAD
 from k2run.adapters.iceberg.catalog import Iceberg, open_table
 from k2run.adapters.kafka import consumer as reading
 from k2run.adapters.kafka import offsets
 from k2run.adapters.kafka.client import Kafka, Link
+from k2run.adapters.schema_registry.avro import FieldReader
 from k2run.errors import Refused, Unknown
 
 if TYPE_CHECKING:
@@ -93,7 +91,7 @@ def topic(
     more (a broker that forgets) cannot be seen here.
 
     Args:
-        topic: Name of the topic; its messages are JSON objects.
+        topic: Name of the topic; its messages are JSON objects, or Avro that the stack's schema registry explains.
         table: Name of the table.
         column: The field of the message, and column of the table, with the id.
         after: Leave out what is before these offsets, by partition, such as `before.high` of kafka.watermarks.
@@ -138,12 +136,11 @@ def _ids(link: Link, topic: str, spans: Mapping[int, offsets.Span], column: str)
     count = sum(span.high - span.low for span in spans.values())
     if count > _MOST:
         raise Refused(f"{count:,} messages are too many to compare", hint="leave out older ones with `after`")
-    form = msgspec.defstruct("Identified", [("id", Any)], rename={"id": column})
-    decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(form)  # ten times as fast as reading all fields
+    reader = FieldReader(link.kafka.registry, link.deadline, column)
     found: Counter[str] = Counter()
     unreadable = 0
     for message in reading.between(link, topic, spans) if spans else ():
-        one = _id(message, decoder)
+        one = _id(message, reader)
         if one is None:
             unreadable += 1
         else:
@@ -151,11 +148,8 @@ def _ids(link: Link, topic: str, spans: Mapping[int, offsets.Span], column: str)
     return found, unreadable
 
 
-def _id(message: Message, decoder: msgspec.json.Decoder[Any]) -> str | None:
-    try:
-        one = decoder.decode(message.value() or b"").id
-    except MISREAD:
-        return None
+def _id(message: Message, reader: FieldReader) -> str | None:
+    one = reader.read(message.value() or b"")
     return None if one is None else str(one)
 
 
@@ -186,7 +180,7 @@ def resend(
     the table does not have them. Messages after the group's offsets are on their way and left alone.
 
     Args:
-        topic: Name of the topic; its messages are JSON objects.
+        topic: Name of the topic; its messages are JSON objects, or Avro that the stack's schema registry explains.
         table: Name of the table.
         group: The consumer group that fills the table.
         column: The field of the message, and column of the table, with the id.
@@ -224,12 +218,10 @@ def _missing(
     count = sum(span.high - span.low for span in spans.values())
     if count > _MOST:
         raise Refused(f"{count:,} messages are too many to compare", hint="rebuild the table from its source instead")
-    decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(
-        msgspec.defstruct("Identified", [("id", Any)], rename={"id": column})
-    )
+    reader = FieldReader(link.kafka.registry, link.deadline, column)
     found: dict[str, Message] = {}
     for message in reading.between(link, topic, spans) if spans else ():
-        one = _id(message, decoder)
+        one = _id(message, reader)
         if one is not None and one not in stored:
             found[one] = message
     return found, count

@@ -20,13 +20,14 @@ from k2run.adapters.kafka import offsets
 from k2run.adapters.kafka import producer as load
 from k2run.adapters.kafka.client import Kafka, Link
 from k2run.adapters.kafka.topics import create_topic, delete_topic
+from k2run.adapters.schema_registry import avro
 from k2run.atomic_write import rewritten
 from k2run.errors import Refused, Unknown
 from k2run.language.quantities import Duration
 from k2run.stack.services import Services
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 Written = tuple[bytes | None, bytes]
 
@@ -153,11 +154,12 @@ def change_schema(
 ) -> Striking[Troubled]:
     """Write the newest messages again in another form, as a producer with a new schema does.
 
-    What is no JSON object among them, such as an unreadable message of another fault, is passed over. Undone when the
-    group is past them. Blast radius: every reader of the topic; the messages stay in it.
+    What is neither a JSON object nor Avro among them, such as an unreadable message of another fault, is passed over.
+    Avro comes with a schema of its own, which is registered under a subject of its own. Undone when the group is past
+    them. Blast radius: every reader of the topic; the messages stay in it.
 
     Args:
-        topic: Name of the topic; its messages are JSON objects.
+        topic: Name of the topic; its messages are JSON objects, or Avro in the framing of the stack's registry.
         group: Consumer group that has to get past them.
         count: How many of the newest messages are taken.
         rename: Fields and their new names.
@@ -166,19 +168,19 @@ def change_schema(
 
     Raises:
         Unknown: The topic holds no messages.
-        Refused: None of them is a JSON object.
+        Refused: None of them is a JSON object or a record.
     """
-    changed = []
-    for key, value in _newest(kafka, deadline, topic, count):
-        try:
-            before = msgspec.json.decode(value, type=dict[str, Any])
-        except MISREAD:
-            continue
-        after = {rename.get(name, name): entry for name, entry in before.items() if name not in drop}
-        changed.append((key, msgspec.json.encode({**after, **set})))
+
+    def change(before: dict[str, Any]) -> dict[str, Any]:
+        return {rename.get(name, name): entry for name, entry in before.items() if name not in drop} | set
+
+    link = Link(kafka, deadline)
+    found = [(key, _changed(link, topic, value, change)) for key, value in _newest(kafka, deadline, topic, count)]
+    changed = [(key, value) for key, value in found if value is not None]
     if not changed:
         raise Refused(
-            f"none of the newest messages of {topic!r} is a JSON object", hint="topic.poison breaks any kind of topic"
+            f"none of the newest messages of {topic!r} is a JSON object, or Avro whose schema is known",
+            hint="topic.poison breaks any kind of topic",
         )
     return (yield from trouble(kafka, deadline, topic, group, changed))
 
@@ -352,6 +354,17 @@ def trouble(
         trade_id_prefix=prefix,
         source=link.source,
     )
+
+
+def _changed(link: Link, topic: str, value: bytes, change: Callable[[dict[str, Any]], dict[str, Any]]) -> bytes | None:
+    """A message in another form; None for what is no record."""
+    registry = link.kafka.registry
+    try:
+        if registry is not None and avro.framed_id(value) is not None:
+            return avro.changed(registry, link.deadline, value, f"{topic}-changed", change)
+        return msgspec.json.encode(change(msgspec.json.decode(value, type=dict[str, Any])))
+    except (*MISREAD, Refused, Unknown):
+        return None
 
 
 def _newest(kafka: Kafka, deadline: Deadline, topic: str, count: int) -> list[Written]:

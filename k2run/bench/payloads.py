@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
-from k2run.adapters.kafka.form import template_of
+from k2run.adapters.kafka.framing import made_up
 from k2run.adapters.kafka.producer import given
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ class Payloads(Struct, frozen=True, kw_only=True):
 
     Attributes:
         template: Of synthetic messages; empty for `values` or `size`.
+        frame: Id of the Avro schema of synthetic messages; 0 for JSON.
         prefix: Of the ids of synthetic messages.
         symbols: The keys of synthetic messages.
         values: They take turns.
@@ -33,6 +34,7 @@ class Payloads(Struct, frozen=True, kw_only=True):
     """
 
     template: str = ""
+    frame: int = 0
     prefix: str = ""
     symbols: list[str] = []
     values: list[bytes] = []
@@ -43,7 +45,7 @@ class Payloads(Struct, frozen=True, kw_only=True):
     def messages(self) -> Iterator[dict[str, Any]]:
         """The messages, as librdkafka's client takes them; none comes again before many others have."""
         if self.template:
-            made = template_of(self.template).messages(self.prefix, self.seed, self.symbols)
+            made = made_up(self.template, self.prefix, self.seed, self.symbols, self.frame)
             return ({"key": key, "value": value} for key, value in made)
         length = POOL - POOL % (len(self.keys) or 1) or len(self.keys)  # so that keys go on evenly
         pool = [{"key": key, "value": value} for key, value in islice(given(self._values(), self.keys), length)]

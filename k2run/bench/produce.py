@@ -6,11 +6,14 @@ import json
 import os
 from typing import TYPE_CHECKING, Any, Literal
 
+from msgspec import structs
+
 from k2run.actions.action import Blast, Effect, action
 from k2run.actions.deadline import Deadline
 from k2run.adapters.kafka import offsets
 from k2run.adapters.kafka.client import Kafka, Link, Setting
 from k2run.adapters.kafka.form import Template, refuse_other_form, template_of
+from k2run.adapters.kafka.framing import frame_for
 from k2run.adapters.kafka.topics import create_topic
 from k2run.bench.baseline import NO_RUNS, Baselines, fingerprint
 from k2run.bench.pace import NONE, TEN_SECONDS, paced
@@ -161,10 +164,15 @@ def produce(
         raise AuthorError("bench.produce: `waiting` and `processes` must be above 0")
     if template and not symbols:
         symbols = [*template_of(template).symbols]
+    payloads = _payloads(size, template, values, keys, symbols, seed)
+    if partitions:
+        _make(kafka, deadline, topic, partitions)
+    link = Link(kafka, deadline)
+    offsets.partitions(link, topic)  # a mistyped name must not become a new topic
     plan = Writing(
         kafka=kafka,
         topic=topic,
-        payloads=_payloads(size, template, values, keys, symbols, seed),
+        payloads=structs.replace(payloads, frame=frame_for(link, topic, template) if template else 0),
         rate=rate or 0.0,
         seconds=pace.seconds,
         iterations=pace.iterations,
@@ -175,10 +183,6 @@ def produce(
         timeout=message_timeout,
         settings=_complete(settings),
     )
-    if partitions:
-        _make(kafka, deadline, topic, partitions)
-    link = Link(kafka, deadline)
-    offsets.partitions(link, topic)  # a mistyped name must not become a new topic
     refuse_other_form(link, topic, next(plan.payloads.messages())["value"])
     with Watch(services, watch) as watched:
         outcomes, lost = together(write, split(plan, processes), dask, deadline)

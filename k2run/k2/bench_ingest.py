@@ -16,6 +16,7 @@ from k2run.adapters.iceberg.catalog import Iceberg, judged, open_catalog, open_t
 from k2run.adapters.kafka import offsets
 from k2run.adapters.kafka.client import Kafka, Link
 from k2run.adapters.kafka.form import refuse_other_form
+from k2run.adapters.kafka.framing import frame_for
 from k2run.bench.payloads import Payloads
 from k2run.bench.produce import id_prefix
 from k2run.bench.watch import Used, Watch
@@ -122,9 +123,9 @@ def ingest(
     pipeline = Pipeline(link, topic, group, iceberg, table)
     before = pipeline.look(pipeline.ends())
     prefix = id_prefix()
-    written = _write(
-        kafka, topic, Payloads(template="trade", prefix=prefix, symbols=symbols, seed=seed), backlog, deadline
-    )
+    frame = frame_for(link, topic, "trade") if backlog else 0
+    payloads = Payloads(template="trade", frame=frame, prefix=prefix, symbols=symbols, seed=seed)
+    written = _write(kafka, topic, payloads, backlog, deadline)
     with Watch(services, watch) as watched:
         drained = pipeline.drain(pipeline.ends(), every, deadline)
     if not drained.first.left:

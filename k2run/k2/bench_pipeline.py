@@ -12,6 +12,7 @@ from k2run.adapters.iceberg.catalog import Iceberg
 from k2run.adapters.kafka import offsets
 from k2run.adapters.kafka.client import Kafka, Link
 from k2run.adapters.kafka.form import refuse_other_form
+from k2run.adapters.kafka.framing import frame_for, made_up
 from k2run.bench.baseline import NO_RUNS, Baselines, fingerprint
 from k2run.bench.latency import Spread, in_ms
 from k2run.bench.pace import NONE, paced
@@ -20,7 +21,6 @@ from k2run.bench.result import Measured, judge
 from k2run.bench.thresholds import Threshold
 from k2run.bench.watch import Used, Watch
 from k2run.errors import AuthorError
-from k2run.k2.trade_generator import trades
 from k2run.language.quantities import Duration, Rate
 from k2run.stack.services import Services
 
@@ -155,7 +155,8 @@ def pipeline(
         raise AuthorError("bench.pipeline needs a `service`, a `url` or a `table`, and `rate` and `every` above 0")
     link = Link(kafka, deadline)
     offsets.partitions(link, topic)  # a mistyped name must not become a new topic
-    refuse_other_form(link, topic, next(trades(id_prefix(), seed, [symbol]))[1])
+    frame = frame_for(link, topic, "trade")
+    refuse_other_form(link, topic, next(made_up("trade", id_prefix(), seed, [symbol], frame))[1])
     if table:
         sight: InAnswers | InTable = InTable(Iceberg.of(services.stack), table, id, deadline)
     else:
@@ -169,6 +170,7 @@ def pipeline(
         rate=rate,
         every=every,
         patience=visible_within,
+        frame=frame,
         seed=seed,
         seconds=pace.seconds,
         iterations=pace.iterations,

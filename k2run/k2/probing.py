@@ -24,7 +24,7 @@ from k2run.bench.latency import Latencies
 from k2run.bench.pace import Pace
 from k2run.bench.tally import Tally
 from k2run.errors import ActionError, K2runError, Refused
-from k2run.k2.trade_generator import trades
+from k2run.k2.trade_generator import framed_trades, trades
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -138,6 +138,7 @@ class Probing(Pace, frozen=True, kw_only=True):
         rate: Probes a second, on average.
         every: Seconds from the beginning of one look to that of the next, or to the end of a look that takes longer.
         patience: Seconds after which a probe that was not seen counts as lost.
+        frame: Id of the probes' Avro schema; 0 for JSON.
     """
 
     kafka: Kafka
@@ -147,6 +148,7 @@ class Probing(Pace, frozen=True, kw_only=True):
     rate: float
     every: float
     patience: float
+    frame: int = 0
     seed: int = 1
 
 
@@ -270,7 +272,8 @@ class Sender(threading.Thread):
             for number, due in enumerate(self._moments()):
                 if not self._await(producer, due):
                     return
-                name, key, value = made_up(f"{self._plan.prefix}{number}-", self._plan.seed + number, self._plan.symbol)
+                plan = self._plan
+                name, key, value = made_up(f"{plan.prefix}{number}-", plan.seed + number, plan.symbol, plan.frame)
                 self._probes.sent(name, due)
                 producer.produce(self._plan.topic, value, key, on_delivery=partial(self._probes.told, name, due))
             while len(producer) and not self.stop.is_set():
@@ -342,8 +345,11 @@ class _Watching:
         return Probed(outcome, probes.acknowledged, self._looks, self._errors, self._failed, self._why)
 
 
-def made_up(prefix: str, seed: int, symbol: str) -> tuple[str, bytes, bytes]:
+def made_up(prefix: str, seed: int, symbol: str, frame: int) -> tuple[str, bytes, bytes]:
     """One trade of this moment: its message_id, key and value."""
-    key, value = next(trades(prefix, seed, [symbol]))
-    name: str = msgspec.json.decode(value)["message_id"]
+    key, value = next(framed_trades(prefix, seed, [symbol], frame) if frame else trades(prefix, seed, [symbol]))
+    name: str = value[_ID].decode() if frame else msgspec.json.decode(value)["message_id"]
     return name, key, value
+
+
+_ID = slice(6, 42)  # after the frame and a length

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import random
 from itertools import islice
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from k2run.actions.action import Blast, Striking, fault
 from k2run.actions.deadline import Deadline
-from k2run.adapters.kafka.client import Kafka
+from k2run.adapters.kafka.client import Kafka, Link
+from k2run.adapters.kafka.framing import frame_for, made_up, schema_for
+from k2run.adapters.schema_registry.avro import Encoder
 from k2run.adapters.topic import Troubled, bounded, trouble
 from k2run.k2.trade_generator import SYMBOLS, trades
 from k2run.language.quantities import Duration
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 A_MINUTE = Duration(60)
 
@@ -40,13 +46,13 @@ def disorder(
     """
     shuffled = random.Random(seed)  # noqa: S311 - an order, not a secret
     prefix = f"K2RUN-late-{shuffled.getrandbits(24):06x}-"
-    made = trades(prefix, seed, SYMBOLS)
+    link = Link(kafka, deadline)
+    write = _writer(link, topic)
     messages = []
-    for _ in range(bounded(count)):
-        key, value = next(made)
+    for key, value in islice(trades(prefix, seed, SYMBOLS), bounded(count)):
         trade = msgspec.json.decode(value)
         trade["timestamp"] -= int(shuffled.random() * late * 1e6)
-        messages.append((key, msgspec.json.encode(trade)))
+        messages.append((key, write(trade)))
     return (yield from trouble(kafka, deadline, topic, group, messages, prefix))
 
 
@@ -65,5 +71,14 @@ def flood(
         seed: The same seed gives the same market, with new ids.
     """
     prefix = f"K2RUN-flood-{random.getrandbits(24):06x}-"
-    messages = islice(trades(prefix, seed, SYMBOLS), count)
+    frame = frame_for(Link(kafka, deadline), topic, "trade")
+    messages = islice(made_up("trade", prefix, seed, SYMBOLS, frame), count)
     return (yield from trouble(kafka, deadline, topic, group, messages, prefix))
+
+
+def _writer(link: Link, topic: str) -> Callable[[Any], bytes]:
+    """What writes a trade for the readers of the topic."""
+    registry = link.kafka.registry
+    if registry is None or schema_for(link, topic) is None:
+        return msgspec.json.encode
+    return Encoder(registry, link.deadline, f"{topic}-value").encode

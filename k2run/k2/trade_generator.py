@@ -1,4 +1,4 @@
-"""Synthetic trades in the fifteen fields of K2's TradeV2, as JSON, at several hundred thousand a second."""
+"""Synthetic trades in the fifteen fields of K2's TradeV2, as JSON or Avro, at several hundred thousand a second."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 from k2run.adapters.kafka.form import MessageTemplate
+from k2run.k2.platform import schemas
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -60,6 +61,71 @@ def trades(prefix: str, seed: int, symbols: Sequence[str]) -> Iterator[tuple[byt
             number += 1
 
 
+def framed_trades(prefix: str, seed: int, symbols: Sequence[str], schema_id: int) -> Iterator[tuple[bytes, bytes]]:
+    """The trades of `trades`, as Avro in the frame of a schema's id.
+
+    Args:
+        prefix: Every trade id is this and a number that counts from 0.
+        seed: Of the market.
+        symbols: Currency pairs; the first trades most.
+        schema_id: The id of TradeV2 in the registry.
+    """
+    market = random.Random(seed)  # noqa: S311 - a synthetic market, not a secret
+    bits = market.getrandbits
+    pairs = [(_pair(symbol), _texts(symbol.encode(), b"BINANCE") + _CRYPTO) for symbol in symbols]
+    weights = [1 / (rank + 1) for rank in range(len(pairs))]
+    ids, start, number = _identity(), prefix.encode(), 0
+    head = b"\0" + schema_id.to_bytes(4, "big") + _number(36)
+    while True:
+        us = time.time_ns() // 1000
+        at, ends = _number(us), _ends(us, [pair for pair, _ in pairs])
+        for (symbol, _, _, price), where in market.choices(pairs, weights, k=_BATCH):
+            end = ends[symbol, bits(1)]
+            whole, places, quantity = price + bits(3), bits(_FRACTION), bits(_FRACTION)
+            trade_id = b"%s%d" % (start, number)
+            yield (
+                symbol,
+                b"%s%s%012x%s%s%s%s\x10%s\x10%s%s"
+                % (
+                    *(head, ids, number, _number(len(trade_id)), trade_id, where, at),
+                    *((whole * _PLACES + places).to_bytes(8, "big"), quantity.to_bytes(8, "big"), end),
+                ),
+            )
+            number += 1
+
+
+_PLACES = 10**8
+_CRYPTO = b"\x02"  # the second symbol of the enum
+
+
+def _ends(us: int, pairs: Sequence[tuple[bytes, bytes, bytes, int]]) -> dict[tuple[bytes, int], bytes]:
+    """What follows the quantity, for each symbol and side: the same for all trades of one moment."""
+    ms = b"%d" % (us // 1000)
+    found = {}
+    for symbol, base, quote, _ in pairs:
+        for side, (_, maker) in enumerate(_SIDES):
+            vendor = _texts(
+                *(b"event_type", b"trade", b"is_buyer_maker", maker, b"event_time", ms, b"trade_time", ms),
+                *(b"base_asset", base, b"quote_asset", quote, b"is_best_match", b"true"),
+            )
+            # side; no conditions; no sequence; the time; no sequence; seven entries of vendor data, and their end
+            found[symbol, side] = b"%s%c\0\0%s\0\x02\x0e%s\0" % (_texts(quote), side * 2, _number(us), vendor)
+    return found
+
+
+def _texts(*values: bytes) -> bytes:
+    return b"".join(_number(len(value)) + value for value in values)
+
+
+def _number(value: int) -> bytes:
+    """A number that is not negative as Avro writes it: seven bits a byte, the lowest first."""
+    left, written = value << 1, b""
+    while left > 0x7F:  # noqa: PLR2004 - seven bits
+        written += bytes((left & 0x7F | 0x80,))
+        left >>= 7
+    return written + bytes((left,))
+
+
 def _identity() -> bytes:
     """The first 24 characters of UUIDs of version 4 that are unique; twelve digits are left to count."""
     drawn = os.urandom(7).hex()
@@ -73,5 +139,9 @@ def _pair(symbol: str) -> tuple[bytes, bytes, bytes, int]:
     return symbol.encode(), base.encode(), (quote or "USDT").encode(), _OPENING.get(symbol, 10)
 
 
-TRADE = MessageTemplate(symbols=SYMBOLS, messages=trades)
+def _fits(schema: object) -> bool:
+    return schemas.written_alike(schema, schemas.TRADE)
+
+
+TRADE = MessageTemplate(symbols=SYMBOLS, messages=trades, framed=framed_trades, fits=_fits)
 """`template: trade` of a step."""

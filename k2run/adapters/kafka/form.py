@@ -10,6 +10,7 @@ from contextlib import suppress
 from enum import StrEnum
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
+from weakref import WeakKeyDictionary
 
 from k2run.adapters.kafka import consumer as reading
 from k2run.adapters.kafka import offsets
@@ -53,6 +54,19 @@ def form_of(value: bytes) -> Form:
     return Form.OTHER
 
 
+_seen: WeakKeyDictionary[Link, dict[str, list[bytes]]] = WeakKeyDictionary()
+"""What was in topics when a step first asked: a link is one step's."""
+
+
+def newest_values(link: Link, topic: str) -> list[bytes]:
+    """What is in the newest messages of a topic, which has to be there; tombstones are left out."""
+    known = _seen.setdefault(link, {})
+    if topic not in known:
+        newest = reading.newest(link, topic, offsets.spans(link, topic), _NEWEST)
+        known[topic] = [found for raw in newest if isinstance(found := raw.value(), bytes) and found]
+    return known[topic]
+
+
 def refuse_other_form(link: Link, topic: str, value: bytes) -> None:
     """Refuse to write what the topic's readers could not read: its newest messages show what they read.
 
@@ -66,8 +80,7 @@ def refuse_other_form(link: Link, topic: str, value: bytes) -> None:
     Raises:
         Refused: None of the newest messages has the form of this one.
     """
-    newest = reading.newest(link, topic, offsets.spans(link, topic), _NEWEST)
-    values = [found for raw in newest if isinstance(found := raw.value(), bytes) and found]
+    values = newest_values(link, topic)
     forms = [form_of(found) for found in values]
     own = form_of(value)
     if not forms or own in forms:
@@ -86,11 +99,15 @@ class MessageTemplate(NamedTuple):
 
     Attributes:
         symbols: The keys of the messages, unless a step names others.
-        messages: Makes endless messages, as (key, value), from a prefix of their ids, a seed and the keys.
+        messages: Makes endless messages, as (key, value), from a prefix of their ids, a seed and the keys; in JSON.
+        framed: The same in the schema registry's framing, from the id of the schema besides; None if it cannot.
+        fits: Whether a schema is the one by which `framed` writes.
     """
 
     symbols: Sequence[str]
     messages: Callable[[str, int, Sequence[str]], Iterator[tuple[bytes, bytes]]]
+    framed: Callable[[str, int, Sequence[str], int], Iterator[tuple[bytes, bytes]]] | None = None
+    fits: Callable[[Any], bool] = lambda _: False
 
 
 class Template(str, Notation):

@@ -16,19 +16,22 @@ from k2run.actions.action import Blast, Effect, action
 from k2run.actions.deadline import Deadline
 from k2run.adapters._documents import refuse_violations
 from k2run.adapters.kafka import consumer as reading
-from k2run.adapters.kafka import offsets
+from k2run.adapters.kafka import framing, offsets
 from k2run.adapters.kafka import producer as load
 from k2run.adapters.kafka import results as r
 from k2run.adapters.kafka.client import Kafka, Link
 from k2run.adapters.kafka.form import Template, refuse_other_form, template_of
 from k2run.adapters.kafka.topics import create_topic
 from k2run.adapters.schema_registry import avro
+from k2run.adapters.schema_registry.client import latest
 from k2run.errors import AuthorError, NotApplicable, Refused, Unknown
 from k2run.language.json_schema import JsonSchema
 from k2run.language.quantities import Duration, Rate
 
 if TYPE_CHECKING:
     from confluent_kafka import Message as Raw
+
+    from k2run.adapters.schema_registry.client import SchemaRegistry
 
 PROBE_TOPIC = "k2run.probe"
 TEN_SECONDS = Duration(10)
@@ -42,7 +45,7 @@ def produce(
     count: int = 1,
     template: Template | None = None,
     values: list[Any] = [],
-    format: Literal["json", "avro", "raw"] = "json",
+    format: Literal["auto", "json", "avro", "raw"] = "auto",
     subject: str = "",
     keys: list[str] = [],
     symbols: list[str] = [],
@@ -60,10 +63,11 @@ def produce(
         topic: Name of the topic; it must be there.
         count: Number of messages.
         template: Makes up messages: `trade` those of a market, each with a message_id of its own, keyed by symbol.
-        values: Instead of a template: the values, over and over; with `format: json` text is written as it is.
+        values: Instead of a template: the values, over and over; as JSON, text is written as it is.
         format: How a value is written: as JSON, as Avro by the newest schema of `subject` in the registry's framing,
-            or raw, from hexadecimal digits.
-        subject: With `format: avro`: the schema's subject; without it the topic's name and `-value`.
+            or raw, from hexadecimal digits. `auto` is Avro for a template or mappings where the newest messages of
+            the topic are, or where it has none and the registry has the subject; otherwise JSON.
+        subject: For Avro: the schema's subject; without it the topic's name and `-value`.
         keys: The keys, over and over, for `values`; without any the broker's client spreads the messages.
         symbols: With `template: trade`: the currency pairs, of which the first trades most (three by default).
         rate: Messages a second, such as `500/s`; without it as fast as it goes.
@@ -79,9 +83,11 @@ def produce(
     link = Link(kafka, deadline)
     offsets.partitions(link, topic)  # a mistyped name must not become a new topic
     prefix = f"K2RUN-{re.sub(r'[^A-Za-z0-9.-]', '-', tag) or 'load'}-{os.urandom(3).hex()}-" if template else ""
-    write = _writer(link, format, subject or f"{topic}-value")
-    written = [write(each) for each in values]
-    messages = _made_up(write, template, prefix, seed, symbols) if template else load.given(written, keys)
+    messages = (
+        _made_up(link, topic, template, prefix, seed=seed, symbols=symbols, format=format, subject=subject)
+        if template
+        else load.given(_written(link, topic, values, format, subject), keys)
+    )
     return _produced(link, topic, messages, prefix, count=count, rate=rate or 0, allow_failed=allow_failed)
 
 
@@ -182,18 +188,58 @@ def round_trip(kafka: Kafka, deadline: Deadline, topic: str = PROBE_TOPIC) -> r.
     )
 
 
-def _writer(link: Link, format: str, subject: str) -> Callable[[Any], bytes]:
-    """What turns one value into bytes."""
+def _written(link: Link, topic: str, values: list[Any], format: str, subject: str) -> list[bytes]:
+    """Values as they are written to the topic."""
     if format == "raw":
-        return _from_digits
-    if format == "json":
-        return _as_json
+        return [_from_digits(value) for value in values]
+    if format == "avro" or (
+        format == "auto" and isinstance(values[0], dict) and framing.schema_for(link, topic, subject) is not None
+    ):
+        return [*map(_encoder(link, subject or f"{topic}-value"), values)]
+    return [_as_json(value) for value in values]
+
+
+def _encoder(link: Link, subject: str) -> Callable[[Any], bytes]:
+    return avro.Encoder(_registry(link), link.deadline, subject).encode
+
+
+def _registry(link: Link) -> SchemaRegistry:
     if link.kafka.registry is None:
         raise NotApplicable(
             "`format: avro` needs a schema registry, and this stack has none",
             hint="add `connections: {schema_registry: {url: …}}` to its stack file",
         )
-    return avro.Encoder(link.kafka.registry, link.deadline, subject).encode
+    return link.kafka.registry
+
+
+def _made_up(
+    link: Link,
+    topic: str,
+    template: Template,
+    prefix: str,
+    *,
+    seed: int,
+    symbols: list[str],
+    format: str,
+    subject: str,
+) -> Iterator[framing.Made]:
+    """The messages of a template, as they are written to the topic."""
+    maker = template_of(template)
+    chosen = symbols or maker.symbols
+    plain = maker.messages(prefix, seed, chosen)
+    if format == "raw":
+        return ((key, _from_digits(value)) for key, value in plain)
+    schema = None
+    if format == "avro":
+        schema = latest(_registry(link), link.deadline, subject or f"{topic}-value")
+    elif format == "auto":
+        schema = framing.schema_for(link, topic, subject)
+    if schema is None:
+        return plain
+    if framing.writes(maker, schema):
+        return framing.made_up(template, prefix, seed, chosen, schema.id)
+    encode = _encoder(link, subject or f"{topic}-value")
+    return ((key, encode(json.loads(value))) for key, value in plain)
 
 
 def _produced(
@@ -238,14 +284,6 @@ def _from_digits(value: Any) -> bytes:
         return bytes.fromhex(value)
     except (ValueError, TypeError) as error:
         raise AuthorError(f"a raw value is written in hexadecimal digits, not {value!r}") from error
-
-
-def _made_up(
-    write: Callable[[Any], bytes], template: Template, prefix: str, seed: int, symbols: list[str]
-) -> Iterator[tuple[bytes | None, bytes]]:
-    maker = template_of(template)
-    made = maker.messages(prefix, seed, symbols or maker.symbols)
-    return made if write is _as_json else ((key, write(json.loads(value))) for key, value in made)
 
 
 def _sample(link: Link, topic: str, newest_first: Sequence[Raw]) -> r.Sample:

@@ -12,13 +12,13 @@ import msgspec
 from msgspec import Struct
 
 from k2run.actions.connection import Connection
+from k2run.actions.deadline import Deadline
 from k2run.adapters._documents import MISREAD
 from k2run.adapters.http.endpoint import TRUSTING_THE_SYSTEM, Tls
 from k2run.adapters.http.json_api import Api, basic
-from k2run.errors import ActionError, Unknown, Unreachable
+from k2run.errors import ActionError, TimedOut, Unknown, Unreachable
 
 if TYPE_CHECKING:
-    from k2run.actions.deadline import Deadline
     from k2run.adapters.http.client import Answer
 
 MEDIA_TYPE = "application/vnd.schemaregistry.v1+json"
@@ -26,6 +26,8 @@ SchemaType = Literal["AVRO", "JSON", "PROTOBUF"]
 _ABSENT = {40401: "subject", 40402: "version", 40403: "schema", 40408: "compatibility level of its own"}
 _STORE = {50001, 50002, 50003}
 _MOST_KEPT = 1000
+_NODE_S = 2.0
+"""How long a node may take to answer while another one could be asked."""
 
 
 class SchemaRegistry(Connection, frozen=True, kw_only=True, key="schema_registry"):
@@ -87,18 +89,33 @@ def path(*parts: str | int) -> str:
 def call(
     registry: SchemaRegistry, deadline: Deadline, where: str, kind: Any, *, method: str = "GET", sent: Any = None
 ) -> Any:
-    """Ask the registry and read its answer as `kind`.
+    """Ask the registry, one node after the other, and read the first answer as `kind`.
 
     Raises:
         Unreachable: Nothing answers, or the registry cannot reach its own storage.
         Refused: It says no, or it is no schema registry.
         Unknown: There is no such subject, version or schema.
     """
-    api = registry.api()
-    answer = api.ask(deadline, where, method=method, sent=sent, media_type=MEDIA_TYPE)
-    if answer.status != 200:  # noqa: PLR2004 - OK
-        raise _failure(api, answer, f"{method} {where}")
-    return api.read(answer, kind)
+    urls = [registry.url, *registry.nodes]
+    for left, url in zip(range(len(urls) - 1, -1, -1), urls, strict=True):
+        api = registry.api(url)
+        try:
+            answer = api.ask(_share(deadline, left), where, method=method, sent=sent, media_type=MEDIA_TYPE)
+            if answer.status == 200:  # noqa: PLR2004 - OK
+                return api.read(answer, kind)
+            failed = _failure(api, answer, f"{method} {where}")
+            if not (left and isinstance(failed, Unreachable)):
+                raise failed
+        except (Unreachable, TimedOut):
+            if not left:
+                raise
+            deadline.remaining()  # over is over, also when there is another node
+    raise AssertionError("a registry has a node")
+
+
+def _share(deadline: Deadline, left: int) -> Deadline:
+    """The time for one node, when so many others can be asked after it."""
+    return Deadline(min(_NODE_S, deadline.remaining() / (left + 1)), deadline.stop) if left else deadline
 
 
 def _failure(api: Api, answer: Answer, doing: str) -> ActionError:
@@ -134,3 +151,24 @@ def latest(registry: SchemaRegistry, deadline: Deadline, subject: str, version: 
     """A version of a subject, the newest by default."""
     found: Schema = call(registry, deadline, path("subjects", subject, "versions", version), Schema)
     return found
+
+
+_newest: dict[tuple[str, str], Schema] = {}
+"""What `latest_known` falls back on."""
+
+
+def latest_known(registry: SchemaRegistry, deadline: Deadline, subject: str) -> Schema:
+    """The newest version of a subject; while no node answers, the one that was the newest when last asked for.
+
+    Raises:
+        Unknown: There is no such subject.
+        Unreachable: No node answers, and none was asked for it before.
+    """
+    key = (registry.url, subject)
+    try:
+        _newest[key] = latest(registry, deadline, subject)
+    except (Unreachable, TimedOut):
+        if key not in _newest:
+            raise
+        deadline.remaining()
+    return _newest[key]

@@ -200,7 +200,10 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--warehouse", type=Path, required=True, help="directory of the catalog and the tables")
     parser.add_argument("--bootstrap", default="127.0.0.1:19092", help="the broker (default: 127.0.0.1:19092)")
     parser.add_argument(
-        "--registry", default="", metavar="URLS", help="comma-separated schema registry nodes; without any, JSON is read"
+        "--registry",
+        default="",
+        metavar="URLS",
+        help="comma-separated schema registry nodes; without any, JSON is read",
     )
     parser.add_argument("--api-key", default="k2-dev-api-key-2026", help="what X-API-Key must say on /v1")
     return parser
