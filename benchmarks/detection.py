@@ -19,21 +19,11 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from sandbox_programs import free_ports
+sys.path.append(str(Path(__file__).parents[1] / "tests" / "components"))
+from moved_ports import moved_ports, variables
 
 MARGIN_S = 0.2
 K2RUN = [sys.executable, "-m", "k2run"]
-PORTS = (
-    "KAFKA",
-    "API",
-    "API_BEHIND",
-    "NETWORK",
-    "STREAM_LINK",
-    "CONSUMER_LINK",
-    "PROMETHEUS",
-    "STREAM_METRICS",
-    "CONSUMER_METRICS",
-)
 
 FAULTS = {
     "the API is killed": ("service.kill: {service: api}", "service.probe: {service: api}", "not result.answered"),
@@ -111,9 +101,7 @@ class Sandbox:
 
     @classmethod
     def in_folder(cls, folder: Path) -> Sandbox:
-        free = free_ports(len(PORTS))
-        ports = {f"K2RUN_{name}_PORT": str(port) for name, port in zip(PORTS, free, strict=True)}
-        return cls(folder, {**os.environ, **ports, "K2RUN_HOME": str(folder / "home")})
+        return cls(folder, {**os.environ, **variables(moved_ports()), "K2RUN_HOME": str(folder / "home")})
 
     def k2run(self, *words: str) -> None:
         done = subprocess.run(

@@ -15,6 +15,7 @@ NAMES = (
     "sandbox_ingest",
     "sandbox_api",
     "detection",
+    "alert_chain",
     "demo_day",
     "web_latency",
     "history",

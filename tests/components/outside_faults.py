@@ -23,13 +23,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
+from moved_ports import moved_ports, variables
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 K2RUN = Path(sys.executable).parent / "k2run"
-NAMES = ("KAFKA", "API", "API_BEHIND", "NETWORK", "STREAM_LINK", "CONSUMER_LINK", "PROMETHEUS")
-NAMES += ("STREAM_METRICS", "CONSUMER_METRICS")
 TOPIC = "market.crypto.trades.binance"
 SERVICES = ("broker", "network", "stream", "consumer", "api", "prometheus")
 WELL_S = 90.0
@@ -47,9 +46,8 @@ class Sandbox:
         self.home = folder / "home"
         self.state = self.home / "stacks" / "sandbox"
         self.warehouse = self.state / "warehouse"
-        self.ports = dict(zip(NAMES, _free_ports(len(NAMES)), strict=True))
-        ports = {f"K2RUN_{name}_PORT": str(port) for name, port in self.ports.items()}
-        self.environment = {**os.environ, **ports, "K2RUN_HOME": str(self.home)}
+        self.ports = moved_ports(_free_ports)
+        self.environment = {**os.environ, **variables(self.ports), "K2RUN_HOME": str(self.home)}
         self.own_disk = os.geteuid() == 0
 
     def k2run(self, *words: str, timeout: float = 400) -> tuple[int, str]:

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
+from moved_ports import moved_ports as every_port_moved
+from moved_ports import variables
 
 from k2run.actions.catalogue import Catalogue
 from k2run.actions.deadline import Deadline
@@ -85,9 +87,7 @@ def free_ports(count: int) -> list[int]:
 @pytest.fixture
 def moved_ports() -> dict[str, str]:
     """Environment variables that move the embedded stack to ports that are free."""
-    named = ("KAFKA", "API", "PROMETHEUS", "STREAM_METRICS", "CONSUMER_METRICS")
-    named += ("NETWORK", "STREAM_LINK", "CONSUMER_LINK", "API_BEHIND")
-    return {f"K2RUN_{name}_PORT": str(port) for name, port in zip(named, free_ports(len(named)), strict=True)}
+    return variables(every_port_moved())
 
 
 @dataclass

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from moved_ports import moved_ports, variables
 
 from k2run.engine.events import StepFinished
 from k2run.engine.journal import read_journal
@@ -20,8 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 RUNBOOKS = Path(__file__).parents[2] / "runbooks"
-PORTS = ("KAFKA", "API", "API_BEHIND", "NETWORK", "STREAM_LINK", "CONSUMER_LINK", "PROMETHEUS")
-PORTS += ("STREAM_METRICS", "CONSUMER_METRICS")
 FOREIGN = """\
 stack: 1
 name: foreign
@@ -49,11 +46,9 @@ services:
 def foreign(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable]:
     """Runs k2run beside the embedded platform as one that others run: every service is external, the stream unseen."""
     folder = tmp_path_factory.mktemp("foreign")
-    with ExitStack() as held:
-        free = [held.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1] for _ in PORTS]
-    ports = dict(zip(PORTS, free, strict=True))
+    ports = moved_ports()
     home = folder / "home"
-    environment = {f"K2RUN_{name}_PORT": str(port) for name, port in ports.items()} | {"K2RUN_HOME": str(home)}
+    environment = variables(ports) | {"K2RUN_HOME": str(home)}
     (folder / "stacks").mkdir()
     (folder / "stacks" / "foreign.yaml").write_text(FOREIGN.format(runbooks=RUNBOOKS, home=home, **ports))
 

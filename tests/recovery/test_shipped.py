@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
-from contextlib import ExitStack
 from pathlib import Path
 
 import msgspec
 import pytest
+from moved_ports import moved_ports, variables
 
 from k2run.actions.catalogue import Catalogue
 from k2run.language.loader import load_runbook
@@ -18,8 +17,6 @@ from k2run.language.model import Kind
 from k2run.recovery.drill import Choice, Round, choose
 
 SHIPPED = Path(__file__).parents[2] / "runbooks" / "recovery"
-PORTS = ("KAFKA", "API", "API_BEHIND", "NETWORK", "STREAM_LINK", "CONSUMER_LINK", "PROMETHEUS")
-PORTS += ("STREAM_METRICS", "CONSUMER_METRICS")
 
 
 @pytest.fixture(scope="module")
@@ -54,9 +51,7 @@ def test_each_fault_of_the_drill_names_a_recovery_with_symptoms(shipped):
 
 @pytest.mark.slow
 def test_a_fault_on_the_sandbox_is_found_and_repaired_and_nothing_is_lost(tmp_path):
-    with ExitStack() as held:
-        free = [held.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1] for _ in PORTS]
-    ports = {f"K2RUN_{name}_PORT": str(port) for name, port in zip(PORTS, free, strict=True)}
+    ports = variables(moved_ports())
     done = subprocess.run(
         [str(Path(sys.executable).parent / "k2run"), "drill", "--seed", "2"],
         cwd=tmp_path,

@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from moved_ports import moved_ports, variables
 
 from k2run.engine.events import Bound, ClockStopped
 from k2run.engine.journal import read_journal
@@ -23,8 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-PORTS: tuple[str, ...] = ("KAFKA", "API", "API_BEHIND", "NETWORK", "STREAM_LINK", "CONSUMER_LINK", "PROMETHEUS")
-PORTS += ("STREAM_METRICS", "CONSUMER_METRICS")
 WELL_S = 60.0
 K2RUN = Path(sys.executable).parent / "k2run"
 
@@ -35,9 +32,7 @@ class Sandbox:
     """A sandbox of its own, and k2run commands on it."""
 
     def __init__(self, folder: Path) -> None:
-        with ExitStack() as held:
-            free = [held.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1] for _ in PORTS]
-        ports = {f"K2RUN_{name}_PORT": str(port) for name, port in zip(PORTS, free, strict=True)}
+        ports = variables(moved_ports())
         self._folder = folder
         self._environment = {**os.environ, **ports, "K2RUN_HOME": str(folder / "home")}
         self.store = Store(folder / "home")
