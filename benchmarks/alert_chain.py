@@ -4,7 +4,7 @@
 
 Services are killed in turn, the next one when the last incident is closed. The recovery that is chosen waits for
 approval, as shipped, and gets it at once. Bars: chosen within 50 s (`for: 30s`, a scrape and an evaluation each 15 s),
-one incident for a kill, and for each incident a message that it opened, one that it waits (unless it was approved before
+one incident for a kill, and for each a message that it opened, one that it waits (unless it was approved before
 that was told), one that it recovered: none twice.
 """
 
