@@ -1,4 +1,7 @@
-"""The events of a run, as they stand in its journal: one JSON line each, in order. Views are made from these alone."""
+"""The events of a run, as they stand in its journal: one JSON line each, in order. Views are made from these alone.
+
+Long because it is one vocabulary: every reader of a journal finds all that can stand in one on this page.
+"""
 
 from __future__ import annotations
 

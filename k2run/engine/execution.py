@@ -126,7 +126,6 @@ class Execution:
         options: How the run was asked for.
         stop: Set when the run is asked to end.
         past: What an earlier part of this run has done.
-
         cleanup: Set when even what runs at the end is asked to end.
         delegates: Finds other stacks.
         sources: Where its secrets are read again.
@@ -152,7 +151,15 @@ class Execution:
         failures: What a rescue may know of the steps that failed, by their paths.
         limits: Hard limits of what is around, the outermost first.
         tags: What its sections inherit from the step that runs its runbook.
+        guided: Who decides before each step of a guided run.
     """
+
+    tags: frozenset[str] = frozenset()
+    limits: tuple[Limit, ...] = ()
+    ended_early = ended_well = unproven = lacking = ""
+    prefix = section = ""
+    around: Execution | None = None
+    guided: Guided | None = None
 
     def __init__(  # noqa: PLR0913 - the parts of a run meet here and nowhere else
         self,
@@ -199,18 +206,9 @@ class Execution:
         self.absences: dict[str, str] = {}
         self.changes: set[str] = set()
         self.unconfirmed: set[str] = set()
-        self.tags: frozenset[str] = frozenset()
-        self.limits: tuple[Limit, ...] = ()
         self.first_fault = past.first_fault
-        self.ended_early = ""
-        self.ended_well = ""
-        self.unproven = self.lacking = ""
         self.late: list[str] = []
-        self.prefix = ""
-        self.section = ""
-        self.around: Execution | None = None
         self.before = steps_before(runbook, options.start_at)
-        self.guided: Guided | None = None
 
     def stand_on(self, past: Past) -> None:
         """Some of what an earlier part has done does not count any more: this does."""

@@ -76,19 +76,13 @@ def judge_run(  # noqa: PLR0913 - the end of a run looks at all of it
     broken = top_level([step for step in steps if critical_failure(step)])
     critical = {step.name: went_wrong(step.name, step.outcome) for step in broken}
     not_stopped = unmet_clocks(events)
-    objectives = (
-        [] if isinstance(stopped, Interrupted) else list(judge_objectives(runbook, seconds, figures, not_stopped))
-    )
-    short = {Bound.MISSED} if lacking else {Bound.MISSED, Bound.NOT_MEASURED}
-    missed = [_against(entry) for entry in objectives if entry.bound in short]
+    objectives = [] if stopped is not None else judge_objectives(runbook, seconds, figures, not_stopped)
+    missed = _missed(objectives, lacking)
     part = part_of(runbook, everything)
     scored = _scored(runbook, steps, events, critical) if runbook.score and not part else None
-    ended = [str(stopped)] if stopped is not None and not isinstance(stopped, Interrupted) else []
-    if ended:
-        objectives, missed = [], []
     failed = [went_wrong(step.name, step.outcome) for step in broken]
     against = [
-        *ended,
+        *([str(stopped)] if stopped is not None and not isinstance(stopped, Interrupted) else []),
         *failed,
         *missed,
         *(f"not recovered: {why}" for why in not_stopped.values() if not missed),
@@ -103,8 +97,7 @@ def judge_run(  # noqa: PLR0913 - the end of a run looks at all of it
         outcome, code, objectives = Outcome.NOT_APPLICABLE, NOT_APPLICABLE_CODE, []
         against = [lacking if pointless else _nothing(everything)]
     unchanged = outcome is Outcome.PASSED and runbook.kind is Kind.RECOVERY and not changed
-    if unchanged:
-        remark = "; ".join(filter(None, [CHANGED_NOTHING, remark]))
+    remark = "; ".join(filter(None, [CHANGED_NOTHING if unchanged else "", remark]))
     aside = f"not applicable: {lacking}" if lacking and outcome is not Outcome.NOT_APPLICABLE else ""
     return Judgement(
         objectives=objectives,
@@ -230,11 +223,16 @@ def judge_objectives(
     return found
 
 
-def _against(entry: Objected) -> str:
-    """A promise that was not measured is not kept."""
-    if entry.bound is Bound.MISSED:
-        return f"objective missed: {entry.objective} ({entry.value})"
-    return f"objective not measured: {entry.objective}"
+def _missed(objectives: Sequence[Objected], lacking: str) -> list[str]:
+    """The promises that were not kept; one that was not measured is none, unless something does not apply."""
+    kept = {Bound.MET, Bound.NOT_MEASURED} if lacking else {Bound.MET}
+    return [
+        f"objective missed: {each.objective} ({each.value})"
+        if each.bound is Bound.MISSED
+        else f"objective not measured: {each.objective}"
+        for each in objectives
+        if each.bound not in kept
+    ]
 
 
 def _limit(name: str, limit: float, value: Any, why_not: str = "") -> Objected:

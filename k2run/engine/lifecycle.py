@@ -113,15 +113,7 @@ def _begin(
 ) -> Execution:
     """Open the journal and make what the parts of the run share."""
     runbook, stack, options = request.runbook, request.stack, request.options
-    wall = Wall(folder, stack.redact)
-    journal = Journal(
-        folder,
-        request.observers,
-        redact=stack.redact,
-        after=past,
-        wall=wall,
-        copy=request.store.undo_copy(stack.name),
-    )
+    journal = _journal(request, folder, past)
     sources = Sources(runbook.source, runbook.home, stack, inputs)
     done = past_of(sources.recalled(past))
     if past:
@@ -157,6 +149,18 @@ def _begin(
     if runbook.kind is Kind.RECOVERY:
         execution.fault_began(-_known_for(options, past) - _away(journal, past))
     return execution
+
+
+def _journal(request: Request, folder: Path, past: Sequence[AnyEvent]) -> Journal:
+    stack = request.stack
+    return Journal(
+        folder,
+        request.observers,
+        redact=stack.redact,
+        after=past,
+        wall=Wall(folder, stack.redact),
+        copy=request.store.undo_copy(stack.name),
+    )
 
 
 def _known_for(options: Options, past: Sequence[AnyEvent]) -> float:

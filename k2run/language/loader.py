@@ -114,17 +114,8 @@ class _RunbookReader:
         scope = Scope({**dict.fromkeys(FACTS, Any), **{entry.name: shape_of(entry) for entry in inputs}})
         variables, inner = read_vars(reading, fields.get("vars", {}), ("vars",), scope)
         scope = Scope({**scope.shared, **inner.own})
-        sections = SectionReader(reading, self._steps, self._points, kind)
         requires = reading.texts(fields.get("requires", []), ("requires",), "`requires`")
-        apart = ("preconditions", "symptoms")  # looked at apart from the run
-        parts = {key: self._listed_steps(key, fields, scope.apart()) for key in apart}
-        parts["steady_state"] = self._listed_steps("steady_state", fields, scope)
-        check_symptoms(reading, parts["symptoms"], ("symptoms",))
-        check_steady_state(reading, parts["steady_state"], ("steady_state",))
-        parts["sections"] = (
-            sections.read_all(fields.get("sections", []), ("sections",), scope) if "sections" in fields else ()
-        )
-        parts["always"] = self._listed_steps("always", fields, scope)
+        parts = self._parts(fields, scope, kind)
         outputs = self._outputs(fields.get("outputs", {}), scope)
         score = read_score(reading, fields["score"], ("score",)) if "score" in fields else None
         self._points.check(score)
@@ -160,6 +151,19 @@ class _RunbookReader:
             **parts,
             **self._triggers(fields, inputs),
         )
+
+    def _parts(self, fields: dict[str, Any], scope: Scope, kind: Kind) -> dict[str, Any]:
+        """All that has steps."""
+        reading = self._reading
+        apart = ("preconditions", "symptoms")  # looked at apart from the run
+        parts: dict[str, Any] = {key: self._listed_steps(key, fields, scope.apart()) for key in apart}
+        parts["steady_state"] = self._listed_steps("steady_state", fields, scope)
+        check_symptoms(reading, parts["symptoms"], ("symptoms",))
+        check_steady_state(reading, parts["steady_state"], ("steady_state",))
+        sections = SectionReader(reading, self._steps, self._points, kind)
+        parts["sections"] = sections.read_all(fields["sections"], ("sections",), scope) if "sections" in fields else ()
+        parts["always"] = self._listed_steps("always", fields, scope)
+        return parts
 
     def _fields(self) -> dict[str, Any]:
         reading, data = self._reading, self._document.data
