@@ -93,6 +93,7 @@ ROLES: dict[str, Role] = {
     "probe": Role(Probe, "How a probe message is made; declaring it allows recoveries to write one."),
     "level": Role(Metric, "Level of degradation; 0 is normal."),
     "level_seconds": Role(Metric, "Seconds spent at each level, by the label `level`."),
+    "produced": Role(Metric, "Messages that the producer has written so far."),
     "shed": Role(Metric, "Messages shed so far."),
     "rows_written": Role(Metric, "Rows written to the table so far."),
     "committed_at": Role(Metric, "Unix time of the last commit to the table."),

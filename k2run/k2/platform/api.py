@@ -22,6 +22,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from k2run.k2.platform import api_answers as say
+from k2run.k2.platform import as_is as original
 from k2run.k2.platform import commit_ledger
 from k2run.k2.platform.api_answers import HealthCheck
 from k2run.k2.platform.api_metrics import Measurements, Observed
@@ -206,28 +207,31 @@ def arguments() -> argparse.ArgumentParser:
         help="comma-separated schema registry nodes; without any, JSON is read",
     )
     parser.add_argument("--api-key", default="k2-dev-api-key-2026", help="what X-API-Key must say on /v1")
+    parser.add_argument("--as-is", action="store_true", help="answer with the defects of the original K2")
     return parser
 
 
-def application(warehouse: Path, bootstrap: str, api_key: str, registry: str = "") -> Starlette:
+def application(warehouse: Path, bootstrap: str, api_key: str, registry: str = "", *, as_is: bool = False) -> Starlette:
     """The API over one warehouse and one broker, neither of which need be there yet."""
     table, tail, measurements = TableFiles(warehouse, TABLE), BrokerTail(bootstrap, registry), Measurements(VERSION)
     queries = Queries(table)
     threading.Thread(target=_warm_up, args=(queries, table), daemon=True).start()
     ends = Endpoints(queries, tail, HealthCheck(VERSION, queries, table, tail), measurements)
     locked = _Lock(api_key)
+    paced = original.slowly if as_is else _as_it_is
+    routes = [
+        _route("/", ends.root),
+        _route("/health", ends.health),
+        _route("/metrics", ends.metrics),
+        _route("/v1/trades", locked(paced(ends.trades)), cache="private, max-age=5"),
+        _route("/v1/trades/recent", locked(ends.recent)),  # K2 lets it be kept 5 s, which is not recent
+        _route("/v1/symbols", locked(paced(ends.symbols)), cache="private, max-age=300"),
+        _route("/v1/summary/{symbol}/{date}", locked(paced(ends.summary)), cache="private, max-age=60"),
+        _route("/v1/stats", locked(ends.stats), cache="private, max-age=30"),
+        _route("/v1/snapshots", locked(ends.snapshots), cache="private, max-age=10"),
+    ]
     return Starlette(
-        routes=[
-            _route("/", ends.root),
-            _route("/health", ends.health),
-            _route("/metrics", ends.metrics),
-            _route("/v1/trades", locked(ends.trades), cache="private, max-age=5"),
-            _route("/v1/trades/recent", locked(ends.recent)),  # K2 lets it be kept 5 s, which is not recent
-            _route("/v1/symbols", locked(ends.symbols), cache="private, max-age=300"),
-            _route("/v1/summary/{symbol}/{date}", locked(ends.summary), cache="private, max-age=60"),
-            _route("/v1/stats", locked(ends.stats), cache="private, max-age=30"),
-            _route("/v1/snapshots", locked(ends.snapshots), cache="private, max-age=10"),
-        ],
+        routes=original.replace(routes, _route, locked) if as_is else routes,
         middleware=[Middleware(Observed, measurements=measurements)],
         exception_handlers={
             say.RefusedError: lambda _, error: say.refusal(error),
@@ -239,6 +243,10 @@ def application(warehouse: Path, bootstrap: str, api_key: str, registry: str = "
             Exception: _failed,
         },
     )
+
+
+def _as_it_is(endpoint: Callable[[Request], Response]) -> Callable[[Request], Response]:
+    return endpoint
 
 
 class _Lock:
@@ -289,7 +297,7 @@ def main() -> None:
     require_free_port(options.port)
     import uvicorn
 
-    app = application(options.warehouse, options.bootstrap, options.api_key, options.registry)
+    app = application(options.warehouse, options.bootstrap, options.api_key, options.registry, as_is=options.as_is)
     config = uvicorn.Config(
         app,
         host=options.host,
