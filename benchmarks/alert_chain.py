@@ -103,7 +103,7 @@ class Chain:
 
 
 def _one_kill(chain: Chain, service: str) -> tuple[float, list[str]]:
-    """Kill a service; seconds until its runbook was chosen, and what was not as it should be."""
+    """Kill a service; seconds until its runbook was chosen, and what was wrong."""
     known = {one.id for one in chain.incidents.all()}
 
     def opened() -> list[Incident]:

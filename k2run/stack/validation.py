@@ -233,7 +233,7 @@ def _own_commands(document: Document, trail: Trail, form: dict[str, Any], run: A
                 "K202", f"k2run runs this service itself: `{key}` has no use", (*trail, key), key=True, hint=hint
             )
     elif {"start", "stop"} & form.keys() and not {"status", "ready", "ports"} & form.keys():
-        hint = "without one of them nobody can see whether it was started"
+        hint = "without one of them no one can see whether it was started"
         yield document.problem(
             "K202", "`start` and `stop` need a `status` command or `ready`", trail, key=True, hint=hint
         )

@@ -155,7 +155,7 @@ def test_what_does_not_run_or_is_not_ours_is_not_broken(services: Services, name
     fault = getattr(actions, name)
     with pytest.raises(Refused, match="sleeper is not running; cannot inject"):
         next(fault(services, soon(), "sleeper"))
-    with pytest.raises(NotApplicable, match="k2run does not run it"):
+    with pytest.raises(NotApplicable, match="k2run does not run far"):
         next(fault(services, soon(), "far"))
     with pytest.raises(NotApplicable, match="no-such-program is not installed"):
         next(fault(services, soon(), "graphs"))

@@ -109,7 +109,7 @@ def call(
         except (Unreachable, TimedOut):
             if not left:
                 raise
-            deadline.remaining()  # over is over, also when there is another node
+            deadline.remaining()  # the deadline holds, also when there is another node
     raise AssertionError("a registry has a node")
 
 

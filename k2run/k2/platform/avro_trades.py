@@ -27,7 +27,7 @@ _LONG_OR_NEGATIVE = 0x81  # of a length's first byte: it goes on, or it is odd, 
 _MICROS = 8
 """Bytes of a time in microseconds, from 1987 to 2112."""
 _MORE = 0x0080808080808080  # bits that are set in such a time, and
-_END = 0x8080808080808080  # that are looked at
+_END = 0x8080808080808080  # that are tested
 _ESCAPED = bytes([*range(32), *b'"\\'])  # what JSON does not take as it stands
 
 

@@ -132,7 +132,7 @@ class Store:
                 raise StateError(f"{self._path}: {problem}") from problem
 
     def _refuse_another_file(self) -> None:
-        """A file that was deleted can still be read and written by whoever has it open, and by nobody after that."""
+        """A file that was deleted can still be read and written by whoever has it open, and by no one after that."""
         known = getattr(self, "_file", None)
         if known is None:
             return

@@ -159,7 +159,7 @@ def test_the_only_stack_beside_the_server_is_looked_at_and_of_several_none_on_it
     (stacks / "other.yaml").write_text("stack: 1\nname: other\n")
     receiver.post(receiver.delivery("two", receiver.alert("Down", topic="trades")))
     two = until(receiver, lambda each: each.id != one.id and each.chosen is not None, worker)
-    assert "which of the 2 stacks here is not said" in two.diagnosed.lines[0]
+    assert "there are 2 stacks here, and none was chosen" in two.diagnosed.lines[0]
     assert (two.chosen.stack, two.chosen.automatic, two.ordered) == ("", False, None)
     assert "not said on which stack" in two.chosen.why
 
