@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple
 from urllib.parse import urlsplit, urlunsplit
 
 import msgspec
+from msgspec.structs import asdict
 
 from k2run.actions.action import Effect, action
 from k2run.actions.deadline import Deadline
@@ -192,10 +193,7 @@ def http(
         ),
         workers=workers or (MOST_AT_ONCE if rate else 1),
         rate=rate or 0.0,
-        seconds=pace.seconds,
-        iterations=pace.iterations,
-        warm_up=pace.warm_up,
-        limits=pace.limits,
+        **asdict(pace),
         think=think,
         most_errors=most_errors,
         timeout=request_timeout,

@@ -134,9 +134,7 @@ def consume(
         topic=topic,
         shares=dealt(filled, min(workers, len(filled))),
         settings=settings,
-        seconds=pace.seconds,
-        iterations=pace.iterations,
-        warm_up=pace.warm_up,
+        **structs.asdict(pace),
     )
     with Watch(services, watch) as watched:
         found, lost = together(read, split(plan, min(processes, len(plan.shares))), dask, deadline)
