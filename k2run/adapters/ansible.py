@@ -177,10 +177,10 @@ def _words(
 ) -> list[str]:
     program = shutil.which(PROGRAM) or shutil.which(PROGRAM, path=str(Path(sys.executable).parent))
     if program is None:
-        hint = "pip install ansible-core, or give it a place on PATH"
+        hint = "pip install ansible-core, or put it on PATH"
         raise Unreachable(f"{PROGRAM} is not installed on this machine", hint=hint)
     if not (Path(cwd) / path).is_file():
-        raise Refused(f"{Path(cwd) / path} is no file on this machine", hint="give the path of the playbook")
+        raise Refused(f"{Path(cwd) / path} is not a file on this machine", hint="give the path of the playbook")
     given = {"inventory": inventory, "limit": limit, "tags": ",".join(tags), "skip-tags": ",".join(skip_tags)}
     given["vault-password-file"] = vault
     return [program, *(f"--{name}={value}" for name, value in given.items() if value), path]
@@ -193,7 +193,7 @@ def _played(deadline: Deadline, words: Sequence[str], variables: dict[str, Any],
         if ended.code:
             said = ending(ended.said, QUOTED)
             raise Refused(f"{PROGRAM} exited {ended.code} on {path}: {said}", hint=f"{PROGRAM} --syntax-check {path}")
-        raise Unknown(f"{path} was played on no host", hint="do its hosts match the inventory and the limit?")
+        raise Unknown(f"{path} ran on no host", hint="do its hosts match the inventory and the limit?")
     found = _result(recap, [line for line in ended.lines if "task" in line], path, ended.elapsed_s)
     if ended.code:
         raise _failure(found, ended, path)
@@ -227,7 +227,7 @@ def _failure(found: Played, ended: _Ended, path: str) -> Refused | Unreachable:
         return Unreachable(
             f"{path}: {found.unreachable} of {len(found.hosts)} hosts: {told}{more}", hint=hint, result=found
         )
-    hint = "the tasks before it were done and are not undone; mend the cause and play it again"
+    hint = "completed tasks are not undone; fix the cause and run the playbook again"
     return Refused(f"{path}: {found.failed} tasks failed: {told}{more}", hint=hint, result=found)
 
 
@@ -247,8 +247,8 @@ def _run(deadline: Deadline, words: Sequence[str], variables: dict[str, Any], cw
         except TimedOut as error:
             child.end()
             raise TimedOut(
-                f"{PROGRAM} was not done within {deadline.seconds:g}s, in {_last(_lines(events))}",
-                hint="what it has done stays done; raise the step's timeout, or see what that host waits for",
+                f"{PROGRAM} did not finish within {deadline.seconds:g}s, in {_last(_lines(events))}",
+                hint="completed tasks are not undone; raise the step's timeout, or check what that host waits for",
             ) from error
         except BaseException:
             child.end()

@@ -187,7 +187,7 @@ def record(
     where = target(services, service, path, url)
     place = _prepared(file)
     if seconds <= 0:
-        raise AuthorError("browser.record needs some seconds")
+        raise AuthorError("browser.record needs `seconds` above 0")
 
     async def look(page: Page, _: Visit) -> Video:
         frames = await recorded(page, seconds, place)
@@ -212,7 +212,7 @@ def _prepared(file: str) -> Path:
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise Refused(f"{place.parent} cannot be made: {error.strerror}") from error
+        raise Refused(f"cannot create {place.parent}: {error.strerror}") from error
     return place
 
 
@@ -256,15 +256,15 @@ def visit(target: Target, window: Window, deadline: Deadline, look: Callable[[Pa
     require("browser", "playwright")
     program = next(filter(None, map(shutil.which, PROGRAMS)), None)
     if program is None:
-        raise NotApplicable("there is no Chromium on this machine", hint="install the package chromium")
+        raise NotApplicable("Chromium is not installed", hint="install the package chromium")
     from playwright.async_api import Error
 
     try:
         return punctually(_visit(program, target, window, deadline, look), deadline)
     except TimedOut as error:
         raise TimedOut(
-            f"{target.url} was not done within {deadline.seconds:g}s",
-            hint="is it up and well? or raise the step's timeout",
+            f"{target.url} did not finish loading within {deadline.seconds:g}s",
+            hint="is it up and healthy? or raise the step's timeout",
         ) from error
     except Error as error:
         said = error.message.splitlines()[0]
@@ -375,9 +375,7 @@ async def recorded(page: Page, seconds: float, file: Path) -> int:
         NotApplicable: ffmpeg is not installed.
     """
     if shutil.which("ffmpeg") is None:
-        raise NotApplicable(
-            "ffmpeg is not installed, and it puts the video together", hint="install the package ffmpeg"
-        )
+        raise NotApplicable("ffmpeg is not installed; it encodes the video", hint="install the package ffmpeg")
     with tempfile.TemporaryDirectory(prefix="k2run-video-") as folder:
         recorder = Recorder(Path(folder))
         await recorder.record(page, seconds)

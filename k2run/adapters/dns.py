@@ -245,9 +245,7 @@ def _ask(dns: Dns, deadline: Deadline, name: str, kind: str) -> _Reply:
     try:
         query = make_query(name, kind)
     except (DNSException, ValueError) as error:
-        raise AuthorError(
-            f"{name} {kind} cannot be asked for: {error}", hint="such as name: a.example, type: A"
-        ) from error
+        raise AuthorError(f"cannot query {name} {kind}: {error}", hint="such as name: a.example, type: A") from error
     failed: ActionError | None = None
     for number, server in enumerate(servers):
         share = Deadline(deadline.remaining() / (len(servers) - number), deadline.stop)
@@ -255,14 +253,14 @@ def _ask(dns: Dns, deadline: Deadline, name: str, kind: str) -> _Reply:
             return _reply(server, apart(lambda at=server, until=share: _exchange(query, at, until), share))  # type: ignore[misc]
         except TimedOut:
             message = f"{server} has not answered within {share.seconds:.3g}s"
-            failed = failed or Unreachable(message, hint=f"is it up, and UDP let through? {_SETTING}")
+            failed = failed or Unreachable(message, hint=f"is it up, and does UDP get through? {_SETTING}")
         except OSError as error:
             failed = failed or Unreachable(f"{server} does not answer: {error.strerror or error}", hint=_SETTING)
         except DNSException as error:
             failed = failed or Refused(f"{server} does not speak DNS: {error}", hint=_SETTING)
         except Refused as error:
             failed = failed or error
-    raise failed or Unreachable("no DNS server is known", hint=f"this machine names none; {_SETTING}")
+    raise failed or Unreachable("no DNS server is known", hint=f"this machine configures none; {_SETTING}")
 
 
 def _exchange(query: Message, server: str, deadline: Deadline) -> Message:
@@ -315,5 +313,5 @@ def _place(server: str) -> tuple[str, int]:
     if not colon or (":" in host and not host.startswith("[")):
         return server.strip("[]"), PORT
     if not port.isdecimal():
-        raise Refused(f"{server!r} is no server's address", hint=f"such as 10.0.0.2 or 127.0.0.1:5353; {_SETTING}")
+        raise Refused(f"{server!r} is not a server address", hint=f"such as 10.0.0.2 or 127.0.0.1:5353; {_SETTING}")
     return host.strip("[]"), int(port)

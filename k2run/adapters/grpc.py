@@ -80,7 +80,7 @@ def health(
     if status in {"UNKNOWN", "SERVICE_UNKNOWN"}:
         raise Unknown(f"{what} does not know its own health: {status}", hint=place.hint, result=found)
     if not found.serving and not allow_not_serving:
-        raise Refused(f"{what} says {status}", hint="look at its log; or set allow_not_serving: true", result=found)
+        raise Refused(f"{what} says {status}", hint="check its log; or set allow_not_serving: true", result=found)
     return found
 
 
@@ -88,7 +88,7 @@ def _place(services: Services, service: str, address: str, *, secure: bool) -> _
     if bool(service) == bool(address):
         raise AuthorError("grpc.health needs either a service or an address", hint="such as address: 127.0.0.1:50051")
     if address:
-        return _Place(address, secure, "is the step's address right?")
+        return _Place(address, secure, "check the step's address")
     url = services.find(service).url
     if not url:
         raise NotApplicable(

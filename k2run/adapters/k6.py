@@ -86,7 +86,7 @@ def run(
         program: The k6 program.
     """
     if not Path(script).is_file():
-        raise Refused(f"{script} is no file on this machine", hint="give the path of the script")
+        raise Refused(f"{script} is not a file on this machine", hint="give the path of the script")
     found = shutil.which(program)
     if found is None:
         raise Unreachable(
@@ -101,7 +101,9 @@ def run(
         code, said = _ended([*words, script], env, deadline)
         content = summary.read_bytes() if summary.exists() else b""
     if code not in {0, THRESHOLDS_MISSED}:
-        raise Refused(f"k6 exited {code} on {script}: {ending(said, QUOTED)}", hint="run it by hand: the script fails")
+        raise Refused(
+            f"k6 exited {code} on {script}: {ending(said, QUOTED)}", hint="the script fails: run it with k6 alone"
+        )
     return _report(content, code, script, time.monotonic() - started)
 
 
@@ -113,7 +115,7 @@ def _ended(words: list[str], env: Mapping[str, str], deadline: Deadline) -> tupl
     except TimedOut as error:
         child.end()
         hint = "a test takes as long as its script says: raise the step's timeout, or give a shorter duration"
-        raise TimedOut(f"k6 was not done within {deadline.seconds:g}s", hint=hint) from error
+        raise TimedOut(f"k6 did not finish within {deadline.seconds:g}s", hint=hint) from error
     except BaseException:
         child.end()
         raise
@@ -132,7 +134,7 @@ def _report(content: bytes, code: int, script: str, elapsed_s: float) -> Report:
         ]
     except (Unreadable, KeyError, TypeError, AttributeError) as error:
         hint = "does the script define handleSummary, which replaces the summary? k6 --version says which k6 it is"
-        raise Unknown(f"k6 left no summary of {script} that can be read: {error}", hint=hint) from error
+        raise Unknown(f"k6 left no readable summary of {script}: {error}", hint=hint) from error
     missed = sum(not one.met for one in objectives)
     if bool(missed) != (code == THRESHOLDS_MISSED):
         raise Unknown(
@@ -141,7 +143,7 @@ def _report(content: bytes, code: int, script: str, elapsed_s: float) -> Report:
         )
     iterations = _count(figures, "iterations", "count")
     if not iterations:
-        raise Unknown(f"{script} was run, and no iteration of it was finished", hint="is its duration long enough?")
+        raise Unknown(f"{script} ran, but finished no iteration", hint="is its duration long enough?")
     checks = figures.get("checks", {})
     failed = figures.get("http_req_failed", {})
     requests = _count(figures, "http_reqs", "count")

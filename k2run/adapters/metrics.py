@@ -140,7 +140,8 @@ def sample(
     """
     if every <= 0 or during < every:
         raise Refused(
-            f"to watch for {during} every {every} gives no two samples", hint="`during` must be longer than `every`"
+            f"{during} with a sample every {every} gives fewer than two samples",
+            hint="`during` must be longer than `every`",
         )
     seen: dict[str, list[float]] = {metric: [] for metric in metrics}
     times: list[float] = []

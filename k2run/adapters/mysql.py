@@ -125,7 +125,7 @@ class Replication(Result, frozen=True, kw_only=True):
             return f"no replica, {self.replicas} replicas of its own"
         broken = [one for one in self.channels if not (one.receiving and one.applying)]
         if broken:
-            return f"replication from {broken[0].source} has stopped: {broken[0].last_error or 'no error is told'}"
+            return f"replication from {broken[0].source} has stopped: {broken[0].last_error or 'no error reported'}"
         behind = "unknown" if self.seconds_behind is None else f"{self.seconds_behind:g} s behind"
         return f"replicates from {', '.join(one.source for one in self.channels)}, {behind}"
 
@@ -262,7 +262,7 @@ def ask(
     except TimedOut as error:
         raise TimedOut(
             f"{mysql.address} has not answered within {deadline.seconds:g}s",
-            hint=f"is it up and well, and the query quick? {_SETTING}, or raise the step's timeout",
+            hint=f"is it up, and is the query fast enough? {_SETTING}, or raise the step's timeout",
         ) from error
     except (MySQLError, OSError, ValueError, KeyError, TypeError, IndexError) as error:
         raise _judge(mysql, error, deadline) from error
@@ -273,7 +273,7 @@ def _refuse_changes(sql: str) -> None:
     bare = _COMMENT.sub("", sql)
     if not _ASKS.match(bare) or _WRITES_A_FILE.search(bare):
         raise Refused(
-            f"`{' '.join(bare.split())[:60]}` may change something, and a query only reads",
+            f"`{' '.join(bare.split())[:60]}` may change data; a query only reads",
             hint="write a SELECT or SHOW, or use mysql.execute",
         )
 

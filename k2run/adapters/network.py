@@ -219,7 +219,7 @@ def fail(network: Network, deadline: Deadline, link: str, percent: float = 100, 
         Refused: HTTP is not spoken on the link.
     """
     if not 400 <= status <= 599:  # noqa: PLR2004 - what HTTP calls an error
-        raise Refused(f"{status} is not the status of an error", hint="between 400 and 599")
+        raise Refused(f"{status} is not an error status", hint="between 400 and 599")
     toxic = {"attributes": {"percent": percent, "status": float(status)}}
     yield from _poison(network, deadline, link, "error", toxic, ("upstream",))
     return _known(network, deadline, link)

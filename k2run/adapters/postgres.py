@@ -291,7 +291,7 @@ def ask(
     except TimedOut as error:
         raise TimedOut(
             f"{postgres.address} has not answered within {deadline.seconds:g}s",
-            hint="is it up and well, and the query quick? or raise the step's timeout",
+            hint="is it up, and is the query fast enough? or raise the step's timeout",
         ) from error
     except psycopg.Error as error:
         raise _judge(postgres, error) from error

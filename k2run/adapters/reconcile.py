@@ -104,7 +104,7 @@ def topic(
     link = Link(kafka, deadline)
     expected, unreadable = _ids(link, topic, _spans(link, topic, after), column)
     if not expected:
-        raise Unknown(f"there are no messages in {topic!r} to look for", hint="is anybody writing to it?")
+        raise Unknown(f"there are no messages in {topic!r} to look for", hint="is a producer running?")
     stored, late = _settled(iceberg, deadline, table, column, expected, wait=wait)
     lost = [one for one in expected if one not in stored]
     messages = expected.total()
@@ -200,7 +200,7 @@ def resend(
     missing, messages = _missing(link, topic, past, column, stored)
     failed = _write(link, topic, list(missing.values())) if missing else 0
     if failed:
-        raise Refused(f"{failed:,} of {len(missing):,} messages were not acknowledged", hint="do this step again")
+        raise Refused(f"{failed:,} of {len(missing):,} messages were not acknowledged", hint="run this step again")
     return Resent(
         messages=messages, resent=len(missing), ids=list(missing)[:SHOWN], source=f"{link.source}, {iceberg.source}"
     )

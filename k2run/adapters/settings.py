@@ -75,7 +75,7 @@ def change(
         command=_with(found.command, {name: str(value) for name, value in options.items()}),
         env={**found.env, **env},
     )
-    yield Undo(action="settings.restore", args={"service": service}, says=f"give {service} its own settings again")
+    yield Undo(action="settings.restore", args={"service": service}, says=f"restore the settings of {service}")
     return _start_as(services, deadline, other, settle)
 
 
@@ -101,7 +101,7 @@ def skew_clock(
         "FAKETIME": f"{'-' if behind else '+'}{float(by):.3f}s",
         "FAKETIME_DONT_FAKE_MONOTONIC": "1",
     }
-    yield Undo(action="settings.restore", args={"service": service}, says=f"set the clock of {service} right")
+    yield Undo(action="settings.restore", args={"service": service}, says=f"correct the clock of {service}")
     return _start_as(services, deadline, structs.replace(found, env={**found.env, **env}), TWO_SECONDS)
 
 
@@ -153,7 +153,7 @@ def crash_loop(
         raise Refused(f"{service} is not running, or k2run does not run it")
     burden = name_of("crash")
     yield Undo(action="service.start", args={"service": service}, says=f"start {service}")
-    yield relief(burden, f"let {service} live")
+    yield relief(burden, f"stop crashing {service}")
     stack = services.stack
     home = Path(stack.state).parents[1]
     return begin(services, deadline, burden, [str(stack.path), str(home), service, str(float(every))], at_most)

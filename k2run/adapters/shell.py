@@ -140,7 +140,7 @@ def _finished(
 def _start(command: str | list[str], extra: Mapping[str, str], cwd: str, stdin: bytes) -> Child:
     argv = ["/bin/sh", "-c", command] if isinstance(command, str) else command
     if not argv or not argv[0]:
-        raise Refused("the command has no program", hint="what gave its name? a template can fill in nothing")
+        raise Refused("the command has no program", hint="check what gives its name: a template may be empty")
     env = {**os.environ, **extra} if extra else None
     try:
         program = _without_shell(command, extra.get("PATH")) if isinstance(command, str) else None

@@ -79,7 +79,7 @@ def _asked(names: Sequence[str], files: Mapping[str, str]) -> dict[str, list[str
         file, _, table = name.partition(".")
         if file not in files:
             raise AuthorError(
-                f"the query asks {file}, and `files` names {', '.join(files)}", hint="name each file once"
+                f"the query reads {file}, but `files` has only {', '.join(files)}", hint="name each file once"
             )
         asked.setdefault(file, []).extend([table] if table else [])
     return asked
@@ -96,7 +96,7 @@ def _open(database: DuckDBPyConnection, name: str, path: str, tables: Sequence[s
         return []
     reader = next((reader for ending, reader in _READERS.items() if paths[0].lower().endswith(ending)), None)
     if reader is None:
-        raise Refused(f"what {paths[0]} is, its ending does not say", hint=f"one of {', '.join(_READERS)}, or SQLite")
+        raise Refused(f"unknown file type: {paths[0]}", hint=f"one of {', '.join(_READERS)}, or SQLite")
     listed = ", ".join(quoted(each) for each in paths)
     database.execute(f"CREATE VIEW {_named(name)} AS SELECT * FROM {reader}([{listed}])")  # noqa: S608 - quoted
     return paths
@@ -115,9 +115,7 @@ def _is_sqlite(path: str) -> bool:
         with Path(path).open("rb") as file:
             return file.read(len(_SQLITE)) == _SQLITE
     except OSError as error:
-        raise Unreachable(
-            f"{path} cannot be read: {error.strerror}", hint="is it a file, and readable for us?"
-        ) from error
+        raise Unreachable(f"{path} cannot be read: {error.strerror}", hint="is it a readable file?") from error
 
 
 def _copy(database: DuckDBPyConnection, path: str, schema: str, table: str, deadline: Deadline) -> None:
@@ -131,7 +129,7 @@ def _copy(database: DuckDBPyConnection, path: str, schema: str, table: str, dead
         while batch := cursor.fetchmany(BATCH):
             rows += batch
             if len(rows) > MOST_ROWS:
-                hint = "export the part that you ask for to Parquet"
+                hint = "export what you need to Parquet"
                 raise Refused(f"{path} has more than {MOST_ROWS:,} rows in {table}", hint=hint)
     values = list(zip(*rows, strict=True)) if rows else [()] * len(columns)
     copied = pa.table(dict(zip(columns, map(_column, values), strict=True)))
@@ -163,7 +161,7 @@ def _reading(path: str, deadline: Deadline) -> Iterator[sqlite3.Connection]:
     except sqlite3.Error as error:
         deadline.remaining()
         raise Refused(
-            f"{path} cannot be asked: {error}", hint=f"it has {', '.join(_tables(path)) or 'no table'}"
+            f"cannot query {path}: {error}", hint=f"it has {', '.join(_tables(path)) or 'no table'}"
         ) from error
 
 

@@ -114,7 +114,7 @@ def damage(services: Services, path: str, content: str = "damaged by k2run\n") -
     """
     place, kept = _places(services, path)
     if not place.is_file():
-        raise Refused(f"{place} is no file", hint="storage.hide takes folders")
+        raise Refused(f"{place} is not a file", hint="storage.hide takes folders")
     yield _put_back(path)
     place.rename(kept)
     place.write_text(content, encoding="utf-8")
@@ -136,7 +136,7 @@ def put_back(services: Services, path: str) -> Returned:
     kept, displaced = _beside(place, KEPT), _beside(place, DISPLACED)
     if not kept.exists():
         if not place.exists():
-            raise Unknown(f"neither {place} nor {kept.name} is there", hint="bring it back from a copy of your own")
+            raise Unknown(f"neither {place} nor {kept.name} is there", hint="restore it from a backup")
         return Returned(path=str(place), changed=False, source=str(place.parent))
     in_the_way = place.exists()
     if in_the_way:
@@ -180,7 +180,9 @@ def allow_writing(services: Services, deadline: Deadline, path: str, except_for:
             f"{place} is on a file system that is mounted read-only",
             hint="find out why (the kernel's log; a disk that fails is mounted so), then mount it for writing",
         )
-    raise Refused(f"{place} cannot be written by this user", hint="who owns it? `ls -ld` and `lsattr -d` show it")
+    raise Refused(
+        f"{place} cannot be written by this user", hint="`ls -ld` and `lsattr -d` show its owner and attributes"
+    )
 
 
 @fault("storage.lock", blast=Blast.DATA, undone_by="host.relieve")
@@ -232,13 +234,13 @@ def fill(
     if place.stat().st_dev == Path(services.stack.state).stat().st_dev:
         raise NotApplicable(
             f"{place} is on the disk on which k2run keeps its own records",
-            hint="only a disk that the folder has for itself is filled: mount one there (a tmpfs, a volume)",
+            hint="only a disk of the folder's own is filled: mount one there (a tmpfs, a volume)",
         )
     size = Size(shutil.disk_usage(place).total)
     if size > largest:
-        raise NotApplicable(f"the disk of {place} has {size}, more than {largest}", hint="`largest` takes a larger one")
+        raise NotApplicable(f"the disk of {place} has {size}, more than {largest}", hint="raise `largest`")
     burden = name_of("fill")
-    yield relief(burden, f"give back the room on the disk of {place.name}")
+    yield relief(burden, f"free the disk of {place.name}")
     return begin(services, deadline, burden, [str(place)], at_most)
 
 
@@ -261,13 +263,13 @@ def forbid_writing(services: Services, deadline: Deadline, path: str) -> Strikin
     if not place.is_dir():
         raise Unknown(f"there is no folder {place}")
     if not os.access(place, os.W_OK):
-        raise Refused(f"{place} cannot be written already", hint=f"storage.allow_writing: {{path: {path}}}")
+        raise Refused(f"{place} is already read-only", hint=f"storage.allow_writing: {{path: {path}}}")
     folders = [place, *_folders(place)]
     lacking = [str(folder) for folder in folders if not folder.stat().st_mode & stat.S_IWUSR]
     yield Undo(
         action="storage.allow_writing",
         args={"path": path, "except_for": lacking},
-        says=f"give back the right to write in {place.name}",
+        says=f"allow writing in {place.name}",
     )
     for folder in reversed(folders):
         folder.chmod(folder.stat().st_mode & ~(stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH))
@@ -345,7 +347,7 @@ def _allow(folder: Path) -> bool:
 
 
 def _put_back(path: str) -> Undo:
-    return Undo(action="storage.put_back", args={"path": path}, says=f"put back {Path(path).name}")
+    return Undo(action="storage.put_back", args={"path": path}, says=f"restore {Path(path).name}")
 
 
 def _places(services: Services, path: str) -> tuple[Path, Path]:
@@ -358,9 +360,9 @@ def _places(services: Services, path: str) -> tuple[Path, Path]:
     place = _place(services, path)
     kept = _beside(place, KEPT)
     if kept.exists():
-        raise Refused(f"{place} is put aside already", hint=f"storage.put_back: {{path: {path}}}")
+        raise Refused(f"{place} is already put aside", hint=f"storage.put_back: {{path: {path}}}")
     if not place.exists():
-        raise Unknown(f"there is nothing at {place}")
+        raise Unknown(f"{place} does not exist")
     return place, kept
 
 

@@ -262,12 +262,12 @@ def _run(words: Sequence[str], deadline: Deadline) -> _command.Ended:
             f"{words[0]} cannot be run: {error.strerror}", hint="is this a machine with systemd?"
         ) from error
     except TimedOut as error:
-        message = f"`{' '.join(words[:3])}` was not done within {deadline.seconds:g}s"
+        message = f"`{' '.join(words[:3])}` did not finish within {deadline.seconds:g}s"
         raise TimedOut(message, hint="`systemctl list-jobs` says what waits; or raise the step's timeout") from error
 
 
 def _refusal(what: str, code: int, said: str) -> ActionError:
-    cause = " ".join(said.split())[:300] or "no reason is told"
+    cause = " ".join(said.split())[:300] or "no reason given"
     if any(text in cause for text in _NO_SYSTEMD):
         return Unreachable(
             f"systemd does not answer: {cause}", hint="is this a machine (or a container) that systemd runs?"
@@ -275,7 +275,7 @@ def _refusal(what: str, code: int, said: str) -> ActionError:
     denied = any(text in cause.lower() for text in _DENIED)
     return Refused(
         f"{what} exited {code}: {cause}",
-        hint="run k2run as a user who may do that" if denied else "its journal says why",
+        hint="run k2run as a user with that permission" if denied else "its journal says why",
     )
 
 

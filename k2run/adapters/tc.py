@@ -103,19 +103,19 @@ def shape(
         rate: Bytes a second that leave at most; any number when 0.
 
     Raises:
-        Refused: It is shaped already, or nothing is to be wrong.
+        Refused: It is shaped already, or there is nothing to inject.
         Unknown: There is no such interface.
         NotApplicable: The kernel cannot do it, or k2run may not.
     """
     if queue(deadline, interface, namespace).shaped:
-        raise Refused(f"{interface} is shaped already", hint=f"tc.clear: {{interface: {interface}}}")
+        raise Refused(f"{interface} is already shaped", hint=f"tc.clear: {{interface: {interface}}}")
     if reorder and not latency:
-        raise Refused("packets are only out of order when others wait", hint="give it a latency")
+        raise Refused("reordering needs a delay", hint="give it a latency")
     wanted = _netem(latency, jitter, loss, duplicate, reorder)
     if rate:
         wanted = [*wanted, "rate", _bits(rate)] if wanted else _bucket(rate)
     if not wanted:
-        raise Refused("nothing is to be wrong", hint="latency, loss, duplicate or rate")
+        raise Refused("there is nothing to inject", hint="latency, loss, duplicate or rate")
     args = {"interface": interface, "namespace": namespace}
     yield Undo(action="tc.clear", args=args, says=f"clear the queue of {interface}")
     _tc(deadline, namespace, ["qdisc", "add", "dev", interface, "root", *wanted])
@@ -172,9 +172,7 @@ def _tc(deadline: Deadline, namespace: str, words: Sequence[str]) -> str:
     said = done.stderr.strip().splitlines()
     why = said[-1] if said else f"it ended with exit code {done.exit_code}"
     if any(sign in done.stderr for sign in _IMPOSSIBLE):
-        raise NotApplicable(
-            f"packets cannot be shaped here: {why}", hint="needs CAP_NET_ADMIN, and sch_netem or sch_tbf"
-        )
+        raise NotApplicable(f"cannot shape packets here: {why}", hint="needs CAP_NET_ADMIN, and sch_netem or sch_tbf")
     if "Cannot find device" in done.stderr or "Cannot open network namespace" in done.stderr:
         raise Unknown(f"there is no such interface: {why}")
     raise Refused(f"tc: {why}")

@@ -177,7 +177,7 @@ def file(path: str) -> Certificate:
         links = load_pem_x509_certificates(Path(path).read_bytes())
     except OSError as error:
         raise Unreachable(
-            f"{path} cannot be read: {error.strerror}", hint="is it there, and readable for us?"
+            f"{path} cannot be read: {error.strerror}", hint="does it exist, and is it readable?"
         ) from error
     except ValueError as error:
         raise Refused(
@@ -192,7 +192,7 @@ def _place(services: Services, service: str, address: str, name: str) -> _Place:
             "tls.certificate needs either a service or an address", hint="such as address: api.example:443"
         )
     if address:
-        parts, hint = urlsplit(f"//{address}"), "is the step's address right?"
+        parts, hint = urlsplit(f"//{address}"), "check the step's address"
     else:
         url = services.find(service).url
         if not url:

@@ -226,7 +226,7 @@ def configure(kafka: Kafka, deadline: Deadline, topic: str, settings: dict[str, 
     before = _settings(link, topic)
     old = {name: before.get(name, "") for name in settings}
     yield Undo(
-        action="topic.reconfigure", args={"topic": topic, "settings": old}, says=f"give {topic} its old settings"
+        action="topic.reconfigure", args={"topic": topic, "settings": old}, says=f"restore the settings of {topic}"
     )
     _alter(link, topic, {name: str(value) for name, value in settings.items()})
     return Configured(topic=topic, settings=_settings(link, topic), source=link.source)
@@ -266,7 +266,7 @@ def delete(services: Services, kafka: Kafka, deadline: Deadline, topic: str, gro
     yield Undo(
         action="topic.make_again",
         args={"topic": topic, "partitions": len(numbers), "settings": _settings(link, topic)},
-        says=f"make the topic {topic} again",
+        says=f"create the topic {topic} again",
     )
     kept.parent.mkdir(parents=True, exist_ok=True)
     rewritten(kept, msgspec.json.encode(unread))
@@ -324,7 +324,7 @@ def _unread(link: Link, topic: str, group: str) -> list[Written]:
     unread = {number: span._replace(low=starts[number]) for number, span in spans.items() if starts[number] < span.high}
     count = sum(span.high - span.low for span in unread.values())
     if count > _MOST:
-        raise Refused(f"{group} has still to read {count:,} messages of {topic}", hint=f"at most {_MOST:,} are kept")
+        raise Refused(f"{group} still has to read {count:,} messages of {topic}", hint=f"at most {_MOST:,} can be kept")
     found = reading.between(link, topic, unread) if unread else ()
     return [(_bytes(raw.key()), _bytes(raw.value()) or b"") for raw in found]
 
@@ -382,7 +382,7 @@ def _bytes(value: Any) -> bytes | None:
 def bounded(count: int) -> int:
     """Refuse to write no message, or more than 100,000."""
     if not 0 < count <= _MOST:
-        raise Refused(f"{count:,} messages cannot be made that way", hint=f"between 1 and {_MOST:,}")
+        raise Refused(f"cannot write {count:,} such messages", hint=f"between 1 and {_MOST:,}")
     return count
 
 

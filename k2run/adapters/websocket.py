@@ -109,7 +109,7 @@ class _Stream:
         except TimedOut as error:
             raise TimedOut(
                 f"{self._url}: {len(self._arrived)} of {count} messages within {self._deadline.seconds:g}s",
-                hint="is it up and well? or raise the step's timeout",
+                hint="is it up and healthy? or raise the step's timeout",
             ) from error
         except InvalidURI as error:
             raise Refused(
@@ -120,7 +120,7 @@ class _Stream:
                 f"{self._url} does not answer like a web server: {error}", hint="is the service up, and its url right?"
             ) from error
         except InvalidHandshake as error:
-            raise Refused(f"{self._url} refused to open a stream: {error}", hint="is that its path?") from error
+            raise Refused(f"{self._url} refused to open a stream: {error}", hint="check its path") from error
         except OSError as error:
             raise Unreachable(
                 f"{self._url} does not answer: {error.strerror or error}", hint="is the service up, and its url right?"

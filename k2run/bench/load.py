@@ -243,7 +243,7 @@ class Load(ABC):
             return await self._connect()
         except ssl.SSLCertVerificationError as error:
             raise Refused(
-                f"the certificate of {address} is not trusted: {error.verify_message}", hint="look at tls: {ca, verify}"
+                f"the certificate of {address} is not trusted: {error.verify_message}", hint="check tls: {ca, verify}"
             ) from error
         except OSError as error:
             raise Unreachable(

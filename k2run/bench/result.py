@@ -103,7 +103,7 @@ class Measured(Result, frozen=True, kw_only=True):
         if not good.samples:
             raise Unknown(
                 f"nothing asked of {source} got a good answer: {_how(outcome, requests)}",
-                hint="is it up and well? its address is under services or connections in the stack file",
+                hint="is it up and healthy? its address is under services or connections in the stack file",
             )
         p50, p90, p95, p99, p999 = (good.value(name) for name in QUANTILES)
         return cls(

@@ -118,7 +118,7 @@ def test_tags_and_limit_choose_and_no_host_is_unknown(write, tmp_path):
     inventory = config(tmp_path)
     assert [task.task for task in ansible.playbook(soon(), book, inventory=inventory, tags=["a"]).tasks] == ["One"]
     assert [task.task for task in ansible.check(soon(), book, inventory=inventory, skip_tags=["a"]).tasks] == ["Two"]
-    with pytest.raises(Unknown, match="played on no host"):
+    with pytest.raises(Unknown, match="ran on no host"):
         ansible.playbook(soon(), write("- debug: {msg: x}", hosts="databases"), inventory=inventory)
     with pytest.raises(Refused, match=r"exited 1"):
         ansible.playbook(soon(), write("- debug: {msg: x}"), inventory=inventory, limit="nobody-at-all")
@@ -127,7 +127,7 @@ def test_tags_and_limit_choose_and_no_host_is_unknown(write, tmp_path):
 def test_what_is_wrong_with_a_playbook_is_quoted(write, tmp_path):
     with pytest.raises(Refused, match=r"(?s)exited [14] on .*no_such_module.*--syntax-check"):
         ansible.playbook(soon(), write("- no_such_module: {a: 1}"), inventory=config(tmp_path))
-    with pytest.raises(Refused, match="is no file on this machine"):
+    with pytest.raises(Refused, match="is not a file on this machine"):
         ansible.playbook(soon(), str(tmp_path / "gone.yaml"))
 
 
@@ -150,7 +150,7 @@ def test_it_ends_with_the_step_and_hears_a_request_to_stop(write, tmp_path):
         assert time.monotonic() < end
         time.sleep(0.05)
     started = time.monotonic()
-    with pytest.raises(TimedOut, match=r"not done within 8s, in the task after \"Begin\" on localhost"):
+    with pytest.raises(TimedOut, match=r"did not finish within 8s, in the task after \"Begin\" on localhost"):
         ansible.playbook(soon(8), book, inventory=config(tmp_path))
     assert time.monotonic() - started < 10
 

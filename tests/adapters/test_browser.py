@@ -82,7 +82,7 @@ def test_a_page_that_is_not_there_and_one_that_never_comes_are_told_and_leave_no
         browser.open_(services(""), Deadline(40), url=f"{web.url}/missing")
     silent = speaker(lambda _: time.sleep(60))
     started = time.monotonic()
-    with pytest.raises(TimedOut, match="was not done within 6s"):
+    with pytest.raises(TimedOut, match="did not finish loading within 6s"):
         browser.open_(services(""), Deadline(6), url=silent)
     assert time.monotonic() - started < 6.5
     deadline = Deadline(60)

@@ -243,13 +243,13 @@ def test_what_cannot_be_copied_is_told_and_leaves_nothing(
     name = contain("uncopied").name
     with pytest.raises(NotApplicable, match="no /nowhere in"):
         actions.copy_from(docker, soon(), name, "/nowhere", str(tmp_path / "a"))
-    with pytest.raises(Refused, match="no regular file"):
+    with pytest.raises(Refused, match="not a regular file"):
         actions.copy_from(docker, soon(), name, "/bin", str(tmp_path / "a"))
     with pytest.raises(OperatorError, match="cannot be read"):
         actions.copy_to(docker, soon(), name, str(tmp_path / "missing"), "/bin/a")
     (tmp_path / "small").write_text("x")
     with pytest.raises(NotApplicable, match="no folder /nowhere in"):
         actions.copy_to(docker, soon(), name, str(tmp_path / "small"), "/nowhere/a")
-    with pytest.raises(Refused, match="names a folder"):
+    with pytest.raises(Refused, match="is a folder"):
         actions.copy_to(docker, soon(), name, str(tmp_path / "small"), "/bin/")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["small"]

@@ -44,7 +44,7 @@ def test_rows_are_appended_in_the_tables_own_types(iceberg):
         ([row(3, venue="x")], "no column venue"),
         ([row(3, price="dear")], "does not fit"),
         ([row(3, timestamp="noon")], "does not fit"),
-        ([], "needs some rows"),
+        ([], "needs rows"),
     ):
         with pytest.raises(AuthorError, match=says):
             actions.append(iceberg, soon(), "trades", rows=wrong)

@@ -106,7 +106,7 @@ def test_it_is_told_how_long_and_how_many_and_no_value_stands_on_the_command_lin
 
 
 @pytest.mark.parametrize(
-    ("what", "says"), [("silent", "left no summary"), ("idle", "no iteration"), ("lying", "exited 0")]
+    ("what", "says"), [("silent", "left no readable summary"), ("idle", "no iteration"), ("lying", "exited 0")]
 )
 def test_what_cannot_be_known_is_unknown(script, program, what, says):
     script.write_text(what)
@@ -118,7 +118,7 @@ def test_a_broken_script_a_missing_one_and_a_missing_program_say_what_to_do(scri
     script.write_text("broken")
     with pytest.raises(Refused, match=r"k6 exited 107 on .*load\.js: .*SyntaxError"):
         k6.run(soon(), str(script), program=program)
-    with pytest.raises(Refused, match=r"gone\.js is no file"):
+    with pytest.raises(Refused, match=r"gone\.js is not a file"):
         k6.run(soon(), str(tmp_path / "gone.js"), program=program)
     with pytest.raises(Unreachable, match="is not installed on this machine"):
         k6.run(soon(), str(script), program=str(tmp_path / "no-k6"))
@@ -127,7 +127,7 @@ def test_a_broken_script_a_missing_one_and_a_missing_program_say_what_to_do(scri
 def test_it_ends_with_the_step(script, program):
     script.write_text("slow")
     started = time.monotonic()
-    with pytest.raises(TimedOut, match=r"not done within 1s.*shorter duration"):
+    with pytest.raises(TimedOut, match=r"did not finish within 1s.*shorter duration"):
         k6.run(soon(1), str(script), program=program)
     assert time.monotonic() - started < 3
     assert str(script) not in os.popen("ps -eo args").read()

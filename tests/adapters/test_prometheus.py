@@ -99,7 +99,7 @@ def test_several_series_give_a_value_only_when_summed(real):
 
 @pytest.mark.parametrize("query", ["k2_degradation_level", "vector(0) / 0", "up == 7"])
 def test_nothing_is_unknown_and_never_zero(real, query):
-    with pytest.raises(Unknown, match="has nothing for"):
+    with pytest.raises(Unknown, match="has no data for"):
         prometheus.query(real, Deadline(5), query=query)
 
 

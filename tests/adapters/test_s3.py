@@ -65,7 +65,7 @@ def test_a_file_that_is_no_text_goes_in_and_comes_back(s3, bucket, tmp_path):
     got = actions.get(s3, soon(), bucket, "bytes", file=str(tmp_path / "out"))
     assert (got.bytes, got.text) == (256_000, "")
     assert (tmp_path / "out").read_bytes() == (tmp_path / "in").read_bytes()
-    with pytest.raises(Unknown, match="nothing at"):
+    with pytest.raises(Unknown, match="does not exist"):
         actions.put(s3, soon(), bucket, "bytes", file=str(tmp_path / "missing"))
     with pytest.raises(AuthorError, match="either"):
         actions.put(s3, soon(), bucket, "bytes", text="a", file="b")

@@ -152,7 +152,7 @@ def test_a_command_ends_there_with_all_that_it_started(ssh, tmp_path, line):
 
 def test_a_step_does_not_wait_past_its_deadline(ssh):
     started = time.monotonic()
-    with pytest.raises(TimedOut, match=r"127\.0\.0\.1:\d+ was not done within 2s"):
+    with pytest.raises(TimedOut, match=r"127\.0\.0\.1:\d+ did not finish within 2s"):
         actions.run(ssh, soon(2), "db1", "sleep 300")
     assert time.monotonic() - started < 4
 
@@ -209,7 +209,7 @@ def test_a_copy_that_fails_leaves_what_was_there(ssh, tmp_path):
         actions.copy_from(ssh, soon(), "db1", str(tmp_path / "gone"), str(back))
     with pytest.raises(Refused, match=r"does the path exist there"):
         actions.copy_to(ssh, soon(), "db1", str(ours), str(tmp_path / "no-folder" / "there"))
-    with pytest.raises(Refused, match="is no file on this machine"):
+    with pytest.raises(Refused, match="is not a file on this machine"):
         actions.copy_to(ssh, soon(), "db1", str(tmp_path / "gone"), "/tmp/there")
     assert back.read_text() == "kept"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["back", "ours"]
@@ -222,7 +222,7 @@ def test_what_keeps_us_out_is_told_with_what_to_check(ssh, sshd, tmp_path):
     open_ = structs.replace(ssh, private_key=locked, passphrase="open sesame")
     assert actions.run(open_, soon(), "db1", "true").exit_code == 0
     cases = {
-        r"does not let us in.*connections\.ssh": {"private_key": str(tmp_path / "other")},
+        r"denies access.*connections\.ssh": {"private_key": str(tmp_path / "other")},
         r"key for .* cannot be used": {"private_key": locked, "passphrase": "wrong-secret"},
         r"is not known here.*ssh-keyscan -p \d+ 127\.0\.0\.1": {"known_hosts": str(tmp_path / "empty")},
         r"gone.* is missing on this machine": {"private_key": str(tmp_path / "gone")},

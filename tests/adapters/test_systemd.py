@@ -208,7 +208,7 @@ def test_a_restart_that_fails_is_refused_or_hangs_says_so(machine):
         systemd.restart(soon(), "bad")
     with pytest.raises(Refused, match=r"Access denied.*as a user who may"):
         systemd.restart(soon(), "shut")
-    with pytest.raises(TimedOut, match=r"was not done within 2s.*list-jobs"):
+    with pytest.raises(TimedOut, match=r"did not finish within 2s.*list-jobs"):
         systemd.restart(soon(2), "slow")
     with pytest.raises(Refused, match=r"brief\.service is inactive after `systemctl restart`"):
         systemd.restart(soon(), "brief")

@@ -113,7 +113,7 @@ def test_requests_fail_only_where_http_is_spoken(healed: Faulty) -> None:
 
 
 def test_a_status_that_is_no_error_is_refused(faulty: Faulty) -> None:
-    with pytest.raises(Refused, match="204 is not the status of an error"):
+    with pytest.raises(Refused, match="204 is not an error status"):
         faulty.call("network.fail", link="page", status=204)
 
 

@@ -101,7 +101,7 @@ FAULTS = {
     "a data file is missing": Fault(file_of_the_table("missing"), {"data-file-missing-or-corrupt"}, "missing"),
     "a data file is cut off": Fault(file_of_the_table("cut off"), {"data-file-missing-or-corrupt"}, "bytes instead of"),
     "a data file is overwritten": Fault(
-        file_of_the_table("overwritten"), {"data-file-missing-or-corrupt"}, "no Parquet file"
+        file_of_the_table("overwritten"), {"data-file-missing-or-corrupt"}, "no longer a Parquet file"
     ),
     "the table's metadata file is missing": Fault(metadata_gone, {"data-file-missing-or-corrupt"}, "missing"),
     "the topic is deleted": Fault(topic_deleted(held=True), {"topic-deleted"}, "does not know the topic"),

@@ -106,7 +106,7 @@ def exec_(
         code = engine.api.exec_inspect(made["Id"])["ExitCode"]
     said = ending((stderr.text() or stdout.text()).strip(), 300)
     if code not in ok_codes:
-        raise Refused(f"{command[0]} in {container} ended with {code}: {said}", hint=f"allowed are {ok_codes}")
+        raise Refused(f"{command[0]} in {container} ended with {code}: {said}", hint=f"`ok_codes` allows {ok_codes}")
     elapsed = round((time.perf_counter() - began) * 1000, 3)
     return Executed(
         container=container,
@@ -160,7 +160,7 @@ def copy_to(docker: Docker, deadline: Deadline, container: str, outside: str, in
 
     folder, _, name = inside.rpartition("/")
     if not name:
-        raise Refused(f"{inside} names a folder", hint="name the file: /folder/file")
+        raise Refused(f"{inside} is a folder", hint="name the file: /folder/file")
     with _container(docker, deadline, container) as (_, found):
         packed, content = pack(Path(outside), name, deadline)
         with packed:
@@ -266,7 +266,7 @@ def limit(
             args |= {"memory": before["Memory"], "swap": before["MemorySwap"]}
         if cpus is not None:
             args["cpus"] = _cores(before)
-        yield Undo(action="docker.set_limits", args=args, says=f"give {container} its old limits")
+        yield Undo(action="docker.set_limits", args=args, says=f"restore the limits of {container}")
         _limit(engine, found, memory, memory, cpus)
         return _limited(container, found)
 
@@ -367,7 +367,7 @@ def _limit(engine: DockerClient, found: Container, memory: int | None, swap: int
     url = f"{engine.api.base_url}/v{engine.api.api_version}/containers/{found.id}/update"
     answer = engine.api.post(url, json=wanted, timeout=engine.api.timeout)
     if not answer.ok:
-        raise Refused(f"the engine does not take these limits: {answer.json().get('message')}", hint=f"asked {wanted}")
+        raise Refused(f"the engine rejects these limits: {answer.json().get('message')}", hint=f"asked {wanted}")
     found.reload()
 
 

@@ -46,7 +46,7 @@ def pack(file: Path, name: str, deadline: Deadline) -> tuple[IO[bytes], Content]
     try:
         size = file.stat().st_size
         if not file.is_file() or size > LARGEST:
-            raise Refused(f"{file} is no regular file of at most {LARGEST >> 20} MiB")
+            raise Refused(f"{file} is not a regular file of at most {LARGEST >> 20} MiB")
         packed = tempfile.TemporaryFile()  # noqa: SIM115 - the caller closes it
         with file.open("rb") as reader, tarfile.open(fileobj=packed, mode="w") as archive:
             entry = tarfile.TarInfo(name)
@@ -78,7 +78,7 @@ def unpack(chunks: Iterable[bytes], file: Path, deadline: Deadline) -> Content:
             entry = archive.next()
             held = archive.extractfile(entry) if entry is not None and entry.isfile() else None
             if held is None:
-                raise Refused("it is no regular file", hint="copy files one by one, or pack them with docker.exec")
+                raise Refused("it is not a regular file", hint="copy files one by one, or pack them with docker.exec")
             counted = _Counted(held, deadline)
             return _write(counted, file)
 

@@ -300,7 +300,7 @@ def _look(path: str, *, to_read: bool = False) -> tuple[str, os.stat_result]:
     try:
         seen = place.stat()
     except FileNotFoundError:
-        raise Unknown(f"there is nothing at {place}") from None
+        raise Unknown(f"{place} does not exist") from None
     except OSError as error:
         raise Refused(f"{place} cannot be read: {error.strerror}") from error
     if to_read and not stat.S_ISREG(seen.st_mode):

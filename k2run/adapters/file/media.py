@@ -58,7 +58,7 @@ def dimensions(head: bytes) -> tuple[str, int, int]:
         if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
             return ("webp", *_webp(head))
     except (struct.error, IndexError) as error:
-        raise ValueError("its header breaks off") from error
+        raise ValueError("its header is truncated") from error
     raise ValueError("neither PNG nor JPEG, GIF or WebP")
 
 
@@ -97,7 +97,7 @@ def probed(path: str, deadline: Deadline) -> Probed:
     try:
         done = run(command, deadline)
     except TimedOut as error:
-        raise TimedOut(f"ffprobe was not done with {path} within {deadline.seconds:g}s") from error
+        raise TimedOut(f"ffprobe did not finish {path} within {deadline.seconds:g}s") from error
     try:
         return msgspec.json.decode(done.stdout, type=Probed)
     except MISREAD as error:

@@ -127,7 +127,7 @@ def call(
     api = grafana.api()
     answer = api.ask(deadline, path, method=method, sent=sent)
     if answer.status == _ABSENT:
-        raise Unknown(f"cannot {doing}: {grafana.url} has none such", hint="check the uid")
+        raise Unknown(f"cannot {doing}: not found at {grafana.url}", hint="check the uid")
     if answer.status != _OK:
         raise api.refusal(answer, doing)
     return api.read(answer, kind)

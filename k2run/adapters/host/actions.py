@@ -62,9 +62,9 @@ def hog_cpu(
     """
     cores = os.cpu_count() or 1
     if workers < 0 or workers > 4 * cores:
-        raise Refused(f"{workers} busy processes on {cores} cores", hint=f"at most {4 * cores}")
+        raise Refused(f"{workers} busy processes are too many for {cores} cores", hint=f"at most {4 * cores}")
     burden = name_of("cpu")
-    yield relief(burden, "leave the processor alone")
+    yield relief(burden, "end the processor load")
     return begin(services, deadline, burden, [str(workers or cores)], at_most)
 
 
@@ -85,9 +85,9 @@ def hog_memory(services: Services, deadline: Deadline, size: Size, at_most: Dura
 
     free = psutil.virtual_memory().available
     if size > free - KEPT_FREE:
-        raise Refused(f"{size} cannot be taken: {Size(free)} are free", hint=f"{KEPT_FREE} have to be left")
+        raise Refused(f"cannot take {size}: {Size(free)} is free", hint=f"{KEPT_FREE} must stay free")
     burden = name_of("memory")
-    yield relief(burden, f"give back {size} of memory")
+    yield relief(burden, f"release {size} of memory")
     return begin(services, deadline, burden, [str(int(size))], at_most)
 
 
@@ -117,7 +117,7 @@ def take_port(
     if busy_port(wanted):
         raise Refused(f"something listens on port {wanted} already", hint=f"stop {service} first: service.kill")
     burden = name_of("port")
-    yield relief(burden, f"let port {wanted} of {service} go")
+    yield relief(burden, f"release port {wanted} of {service}")
     return begin(services, deadline, burden, [str(wanted)], at_most)
 
 
@@ -148,15 +148,15 @@ def fill_disk(services: Services, size: Size, name: str = "fill") -> Striking[Fi
     path.parent.mkdir(parents=True, exist_ok=True)
     free = _free(path.parent)
     if size > free - KEPT_FREE:
-        raise Refused(f"{size} cannot be filled: {Size(free)} are free", hint=f"{KEPT_FREE} have to be left")
+        raise Refused(f"cannot fill {size}: {Size(free)} is free", hint=f"{KEPT_FREE} must stay free")
     if path.exists():
-        raise Refused(f"{path} is there already", hint="give the scratch file another name")
+        raise Refused(f"{path} already exists", hint="choose another name for the scratch file")
     yield Undo(action="host.free_disk", args={"name": name}, says=f"delete the scratch file {path.name}")
     try:
         with path.open("wb") as file:
             os.posix_fallocate(file.fileno(), 0, int(size))
     except OSError as error:
-        raise Refused(f"{path} cannot be filled: {error.strerror}") from error
+        raise Refused(f"cannot fill {path}: {error.strerror}") from error
     return Filled(path=str(path), bytes=int(size), free=_free(path.parent), source=str(path.parent))
 
 
@@ -175,7 +175,7 @@ def free_disk(services: Services, name: str = "fill") -> Emptied:
 
 def _scratch(services: Services, name: str) -> Path:
     if not name or Path(name).name != name:
-        raise Refused(f"{name!r} is no name of a file", hint="a name without a folder")
+        raise Refused(f"{name!r} is not a file name", hint="give a name without a folder")
     return Path(services.stack.state) / SCRATCH / f"{name}.k2run"
 
 

@@ -141,7 +141,7 @@ def disk(path: str = "/") -> Disk:
     try:
         total, _, free = shutil.disk_usage(path)
     except FileNotFoundError:
-        raise Unknown(f"there is nothing at {path}") from None
+        raise Unknown(f"{path} does not exist") from None
     return Disk(
         path=path,
         total_bytes=total,
@@ -254,7 +254,7 @@ def clock(deadline: Deadline, server: str) -> Clock:
 
 def _clock(server: str, answer: bytes, sent: float, back: float) -> Clock:
     if len(answer) < _NTP_PACKET or answer[0] & 7 != 4 or not answer[1]:  # noqa: PLR2004 - the mode of a server
-        raise Refused(f"{server} does not answer like a time server that is in step")
+        raise Refused(f"{server} does not answer like a synchronised time server")
     received, answered = (_ntp_time(answer, at) for at in (32, 40))
     skew = ((sent - received) + (back - answered)) / 2
     return Clock(
@@ -280,7 +280,7 @@ def _connects(deadline: Deadline, host: str, port: int, count: int) -> Iterator[
         try:
             socket.create_connection((host, port), deadline.at_most(patience)).close()
         except socket.gaierror as error:
-            raise Unknown(f"the name {host} is not known: {error.strerror}") from error
+            raise Unknown(f"unknown host {host}: {error.strerror}") from error
         except OSError:
             continue
         yield (time.perf_counter() - started) * 1000

@@ -98,11 +98,11 @@ def begin(services: Services, deadline: Deadline, burden: str, arguments: Sequen
     except TimedOut:
         end(services, burden)
         raise TimedOut(
-            f"{kind} has not begun within {deadline.seconds:g}s", hint="is the machine overloaded?"
+            f"{kind} did not start within {deadline.seconds:g}s", hint="is the machine overloaded?"
         ) from None
     if b"ready" not in said[0]:
         words = child.communicate()[1].decode(errors="replace").strip().splitlines()
-        raise Refused(f"{kind} cannot begin: {words[-1] if words else 'it ended'}")
+        raise Refused(f"cannot start {kind}: {words[-1] if words else 'it ended'}")
     return Burdened(burden=burden, pid=child.pid, ends_in_s=float(at_most), source=services.stack.name)
 
 

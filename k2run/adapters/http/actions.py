@@ -394,6 +394,6 @@ def _answers(request: Request, deadline: Deadline, during: Duration, every: Dura
         except (Unreachable, TimedOut):
             status = 0
         if 400 <= status < _BAD:  # noqa: PLR2004 - the request's fault, not the server's
-            raise Refused(f"{request.address} answers {status}", hint="path, parameters or key are wrong")
+            raise Refused(f"{request.address} answers {status}", hint="check the path, the parameters and the key")
         yield status, time.monotonic() - began
         deadline.sleep(every)

@@ -117,7 +117,7 @@ def send(request: Request, deadline: Deadline) -> Answer:
         except TimedOut as error:
             raise TimedOut(
                 f"{request.address} has not answered within {deadline.seconds:g}s",
-                hint="is it up and well? or raise the step's timeout",
+                hint="is it up and healthy? or raise the step's timeout",
             ) from error
         except Unreachable:
             if not left:
@@ -183,7 +183,7 @@ def _sendable(headers: dict[str, str]) -> dict[str, str]:
     """
     for name, value in headers.items():
         if not (name + value).isascii() or set(name + value) & set("\r\n\0"):
-            raise ValueError(f"the header {name!r} has a character that HTTP does not take")
+            raise ValueError(f"the header {name!r} has a character that HTTP does not allow")
     return headers
 
 

@@ -95,7 +95,7 @@ def trust(tls: Tls) -> ssl.SSLContext:
             context.load_cert_chain(tls.certificate, tls.private_key or None)
     except OSError as error:
         raise Refused(
-            f"the TLS files cannot be used: {error}", hint="look at tls: {ca, certificate, private_key}"
+            f"the TLS files cannot be used: {error}", hint="check tls: {ca, certificate, private_key}"
         ) from error
     if not tls.verify:
         context.check_hostname = False

@@ -188,7 +188,7 @@ def _only_catalog(catalog: SqlCatalog) -> str:
     if len(found) > 1:
         raise Refused(
             f"the database has {len(found)} catalogs: {', '.join(sorted(found))}",
-            hint="say which one as connections.iceberg.catalog in the stack file",
+            hint="set connections.iceberg.catalog in the stack file",
         )
     return found[0] if found else ""
 
@@ -276,7 +276,7 @@ def catalog_lock(iceberg: Iceberg, deadline: Deadline, patience: Duration = PATI
         patience: A lock that is released within this time is the short one of a commit.
 
     Raises:
-        NotApplicable: The catalog is no SQLite database.
+        NotApplicable: The catalog is not a SQLite database.
     """
     path = database_of(iceberg)
     if not path.is_file():
@@ -307,7 +307,7 @@ def database_of(iceberg: Iceberg) -> Path:
     """
     kind = urlsplit(iceberg.uri).scheme.partition("+")[0]
     if iceberg.type != "sql" or kind != "sqlite":
-        raise NotApplicable(f"the catalog at {iceberg.address} is no SQLite database")
+        raise NotApplicable(f"the catalog at {iceberg.address} is not a SQLite database")
     return Path(iceberg.uri.partition(":///")[2].partition("?")[0])
 
 

@@ -128,7 +128,7 @@ def _together(iceberg: Iceberg, found: list[Intact], tables: int) -> Intact:
     damaged = [one for one in found if one.damaged]
     if len(found) < tables and not damaged:
         raise Unknown(
-            f"{tables - len(found)} of {tables} tables were not checked: no time was left",
+            f"{tables - len(found)} of {tables} tables were not checked in time",
             hint="give the step more time, or name a table",
         )
     return Intact(
@@ -259,7 +259,7 @@ def _footer_wrong(table: Table, file: DataFile) -> str:
             stream.seek(0)
             head = stream.read(len(_MAGIC))
         if magic != _MAGIC or head != _MAGIC:
-            return "is no Parquet file any more"
+            return "is no longer a Parquet file"
         if length + 2 * _TAIL > size:
             return "its footer is damaged"
         return _unparsable(table, file)

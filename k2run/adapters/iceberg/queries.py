@@ -81,9 +81,7 @@ def table_names(sql: str) -> list[str]:
     with _parser().cursor() as database, _judged():
         statements = database.extract_statements(sql)
         if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
-            raise Refused(
-                "only a single SELECT may be asked of a table", hint="write one query that starts with SELECT"
-            )
+            raise Refused("only a single SELECT is allowed", hint="write one query that starts with SELECT")
         # `get_table_names` would bind the query, which fails on a placeholder and on `JOIN … USING`.
         row = database.execute("SELECT json_serialize_sql($1::VARCHAR)", [sql]).fetchone()
     nodes = list(_nodes(json.loads(row[0]))) if row else []

@@ -35,7 +35,7 @@ def append(iceberg: Iceberg, deadline: Deadline, table: str, rows: list[dict[str
             column is null.
     """
     if not rows:
-        raise AuthorError("iceberg.append needs some rows")
+        raise AuthorError("iceberg.append needs rows")
     found = open_table(iceberg, deadline, table)
     content = _typed(found, rows)
     with judged(iceberg, f"append to {table}"):
@@ -193,7 +193,7 @@ class Dropped(Result, frozen=True, kw_only=True):
         if not self.changed:
             return "nothing to do"
         back = "rolled back; " if self.rolled_back else ""
-        return f"{back}{self.files:,} files with {self.rows:,} rows are out of the table"
+        return f"{back}{self.files:,} files with {self.rows:,} rows were dropped from the table"
 
 
 @action("iceberg.drop_damaged", effect=Effect.CHANGES, blast=Blast.DATA)
@@ -262,7 +262,7 @@ def _roll_back(table: Table, wrong: Wrong) -> None:
         changes = {"current_snapshot_id": snapshot.snapshot_id}
         table.metadata = table.metadata.model_copy(update=changes)
         return
-    raise Refused(f"{wrong.path} is {wrong.why}, and no earlier snapshot can be read", hint="bring a backup back")
+    raise Refused(f"{wrong.path} is {wrong.why}, and no earlier snapshot can be read", hint="restore a backup")
 
 
 def _registered(iceberg: Iceberg, deadline: Deadline, table: str, wrong: Wrong) -> Table:
@@ -280,7 +280,7 @@ def _registered(iceberg: Iceberg, deadline: Deadline, table: str, wrong: Wrong) 
         with judged(iceberg, f"register {file.name} as the table {name}"):
             catalog.drop_table(name)
             return catalog.register_table(name, file.as_uri())
-    raise Refused(f"the table's own metadata is {wrong.why}: {wrong.path}", hint="bring its disk or a backup back")
+    raise Refused(f"the table's own metadata is {wrong.why}: {wrong.path}", hint="restore its disk or a backup")
 
 
 def _is_whole(file: Path) -> bool:
@@ -309,7 +309,7 @@ def _require_little(lost: int, total: int, at_most_percent: float, wrong: Sequen
     if total and 100 * lost / total > at_most_percent:
         raise Refused(
             f"{lost:,} of {total:,} rows are in files that are missing or damaged, such as {wrong[0].path}",
-            hint="is the disk of the warehouse there? `at_most_percent` gives up more",
+            hint="is the warehouse's disk mounted? a larger `at_most_percent` gives up more rows",
         )
 
 

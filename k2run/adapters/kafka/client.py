@@ -68,7 +68,7 @@ class Complaints:
             )
         if state in {"APIVERSION_QUERY", "UP"}:
             return Unreachable(
-                f"Kafka at {address} hangs up when it is asked: {said}",
+                f"Kafka at {address} closes the connection: {said}",
                 hint=f"is it a Kafka broker, and does it want TLS or a login? {_SEE}: security.protocol",
             )
         return None
@@ -301,4 +301,4 @@ def nearest(name: str, known: Iterable[str]) -> str:
     close = get_close_matches(name, names, n=1)
     if close:
         return f"did you mean {close[0]!r}?"
-    return f"there are: {', '.join(names[:8])}" if names else "there is none at all"
+    return f"there are: {', '.join(names[:8])}" if names else "there are none"

@@ -106,7 +106,7 @@ def between(link: Link, topic: str, spans: Mapping[int, Span]) -> Iterator[Raw]:
                 if error is not None or offset >= spans[number].high - 1:
                     open_.discard(number)
             if time.monotonic() > quiet:
-                raise Unreachable(f"{len(open_)} partitions of {topic!r} at {link.kafka.bootstrap} send no messages")
+                raise Unreachable(f"{len(open_)} partitions of {topic!r} at {link.kafka.bootstrap} return no messages")
 
 
 def shown(raw: Raw) -> Message:

@@ -40,7 +40,7 @@ class Form(StrEnum):
 _WAYS_OUT = {
     Form.FRAMED: "write it with `format: avro` (`subject:` names the schema)",
     Form.JSON: "write it with `format: json`",
-    Form.OTHER: "write it as those who read the topic expect it",
+    Form.OTHER: "write it in the form that the topic's readers expect",
 }
 
 
@@ -89,8 +89,8 @@ def refuse_other_form(link: Link, topic: str, value: bytes) -> None:
     schema = f" (schema id {', '.join(map(str, ids))})" if ids else ""
     raise Refused(
         f"nothing was written: the newest messages of {topic!r} are {forms[0]}{schema}, and this would be {own}, "
-        "which those who read the topic cannot read",
-        hint=f"{_WAYS_OUT[forms[0]]}, or give it a topic of its own",
+        "which the topic's readers cannot read",
+        hint=f"{_WAYS_OUT[forms[0]]}, or use another topic",
     )
 
 

@@ -154,7 +154,7 @@ def consume(
         if len(seen) == count:
             return _conforming(_sample(link, topic, seen[::-1]), conforms_to)
     raise Unknown(
-        f"{len(seen)} of {count} messages came to {topic!r} at {kafka.bootstrap} within {within:g}s",
+        f"{len(seen)} of {count} messages arrived in {topic!r} at {kafka.bootstrap} within {within:g}s",
         hint="is something writing to it?",
     )
 

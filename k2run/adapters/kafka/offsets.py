@@ -238,7 +238,7 @@ def _complain(link: Link, at: Iterable[TopicPartition], doing: str) -> None:
     for partition in at:
         if partition.error is not None:
             error: ActionError = link.judge(partition.error, f"{doing}, partition {partition.partition}")
-            error.hint = error.hint or "a group can be set only while it has no members: stop its consumers"
+            error.hint = error.hint or "offsets can be set only while the group has no members: stop its consumers"
             raise error
 
 

@@ -74,7 +74,7 @@ def create_topic(
     link = Link(kafka, deadline)
     there = offsets.topic_names(link).get(topic)
     if there is not None and there != partitions:
-        raise Refused(f"the topic {topic!r} is there already, with {there} partitions instead of {partitions}")
+        raise Refused(f"the topic {topic!r} already exists with {there} partitions instead of {partitions}")
     if there is None:
         text = {name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in settings.items()}
         made = link.ask(link.admin.create_topics, [NewTopic(topic, partitions, replicas, config=text)])

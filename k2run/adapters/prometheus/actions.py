@@ -197,8 +197,8 @@ def query(prometheus: Prometheus, deadline: Deadline, query: str, sum: bool = Fa
     series = [one for one in series if not math.isnan(one.value)]
     if not series:
         raise Unknown(
-            f"Prometheus at {prometheus.url} has nothing for {query}",
-            hint="is the metric scraped, and its name right? (NaN counts as nothing)",
+            f"Prometheus at {prometheus.url} has no data for {query}",
+            hint="is the metric scraped, and its name right? (NaN counts as no data)",
         )
     value = math.fsum(one.value for one in series) if sum or len(series) == 1 else None
     return Vector(source=prometheus.url, query=query, value=value, series=series, count=len(series), warnings=warnings)
@@ -232,7 +232,7 @@ def query_range(
         if (points := [(at, float(value)) for at, value in one.values if not math.isnan(float(value))])
     ]
     if not series:
-        raise Unknown(f"Prometheus at {prometheus.url} has nothing for {query} in the last {last}")
+        raise Unknown(f"Prometheus at {prometheus.url} has no data for {query} in the last {last}")
     values = [value for one in series for _, value in one.points]
     return Range(
         source=prometheus.url,
@@ -286,7 +286,7 @@ def targets(prometheus: Prometheus, deadline: Deadline, job: str = "") -> Target
     ]
     if not seen:
         of_job = f" of job {job!r}" if job else ""
-        raise Unknown(f"Prometheus at {prometheus.url} has no targets{of_job}", hint="look at its scrape_configs")
+        raise Unknown(f"Prometheus at {prometheus.url} has no targets{of_job}", hint="check its scrape_configs")
     up, down = (sum(one.health == health for one in seen) for health in ("up", "down"))
     return Targets(source=prometheus.url, up=up, down=down, unknown=len(seen) - up - down, targets=seen)
 

@@ -158,7 +158,7 @@ def whole(prometheus: Prometheus, warnings: list[str]) -> None:
     if missing:
         raise Unknown(
             f"Prometheus at {prometheus.url} gave a partial answer: {'; '.join(missing)}",
-            hint="repair what it could not read, or set `partial: true` to judge what there is",
+            hint="repair what it could not read, or set `partial: true` to judge what could be read",
         )
 
 
@@ -176,5 +176,5 @@ def asked(
     except (*MISREAD, KeyError, TypeError) as error:
         raise Refused(
             f"{prometheus.url} does not answer like Prometheus ({answer.status_line}): {error}",
-            hint="look at connections.prometheus.url",
+            hint="check connections.prometheus.url",
         ) from error

@@ -66,7 +66,7 @@ def ask(redis: Redis, deadline: Deadline, work: Callable[[Client], Coroutine[Any
         return punctually(_session(redis, deadline, work), deadline)
     except TimedOut as error:
         message = f"{redis.address} has not answered within {deadline.seconds:g}s"
-        raise TimedOut(message, hint=f"is it up and well? {_SETTING}, or raise the step's timeout") from error
+        raise TimedOut(message, hint=f"is it up and healthy? {_SETTING}, or raise the step's timeout") from error
     except (RedisError, OSError, ValueError) as error:
         raise _judge(redis, error) from error
 

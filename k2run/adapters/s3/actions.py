@@ -139,7 +139,7 @@ def create_bucket(s3: S3, deadline: Deadline, bucket: str) -> Buckets:
         bucket: Its name.
     """
     if bucket not in (known := buckets(s3, deadline)).names:
-        ask(s3, deadline, place(bucket), method="PUT", doing=f"make the bucket {bucket!r}")
+        ask(s3, deadline, place(bucket), method="PUT", doing=f"create the bucket {bucket!r}")
         return buckets(s3, deadline)
     return known
 
@@ -226,7 +226,7 @@ def delete(s3: S3, deadline: Deadline, bucket: str, key: str, missing_ok: bool =
     """
     where = place(bucket, key)
     try:
-        ask(s3, deadline, where, method="HEAD", doing=f"look at {bucket}/{key}")
+        ask(s3, deadline, where, method="HEAD", doing=f"inspect {bucket}/{key}")
     except Unknown:
         if missing_ok:
             return Deleted(bucket=bucket, key=key, deleted=False, source=s3.source)
@@ -272,7 +272,7 @@ def _read(file: str) -> bytes:
     try:
         return place.read_bytes()
     except FileNotFoundError:
-        raise Unknown(f"there is nothing at {place}") from None
+        raise Unknown(f"{place} does not exist") from None
     except OSError as error:
         raise Refused(f"{place} cannot be read: {error.strerror}") from error
 

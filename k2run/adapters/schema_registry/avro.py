@@ -239,7 +239,7 @@ def _parsed(found: Schema, called: str) -> Any:
     try:
         return parse_schema(json.loads(found.schema))
     except (SchemaParseException, UnknownType, ValueError) as error:
-        raise Refused(f"{called} is no Avro schema: {error}") from error
+        raise Refused(f"{called} is not an Avro schema: {error}") from error
 
 
 def _logical(kind: Any) -> str:

@@ -63,7 +63,7 @@ class Revived(Result, frozen=True, kw_only=True):
     def headline(self) -> str:
         """Such as `consumer ready in 3.2s`."""
         if not self.changed:
-            return f"{self.service} ran already"
+            return f"{self.service} was already running"
         return f"{self.service} {'ready' if self.ready else 'runs'} in {Duration(self.seconds)}"
 
 
@@ -123,7 +123,7 @@ def pause(services: Services, deadline: Deadline, service: str) -> Striking[Stru
     """
     backend, before = _running(services, service, "pause")
     if before.state is State.PAUSED:
-        raise Refused(f"{service} is paused already", hint="resume it first")
+        raise Refused(f"{service} is already paused", hint="resume it first")
     yield Undo(action="service.resume", args={"service": service}, says=f"resume {service}")
     began = time.monotonic()
     backend.pause(deadline)

@@ -172,7 +172,7 @@ def clocks(services: Services, deadline: Deadline, tolerance: Duration = TOLERAN
         read = dict(zip(asked, threads.map(lambda url: _offset(url, patience), asked.values()), strict=True))
     offsets = {name: offset for name, offset in read.items() if offset is not None}
     if not offsets:
-        raise Unknown("no service told the time", hint="do they run?")
+        raise Unknown("no service told the time", hint="are they running?")
     return Clocks(
         offsets_s=offsets,
         wrong=[name for name, offset in offsets.items() if abs(offset) > tolerance],

@@ -121,7 +121,7 @@ def copy_to(ssh: Ssh, deadline: Deadline, host: str, outside: str, inside: str) 
         inside: Path to write to on the host; its folder must be there.
     """
     if not Path(outside).is_file():
-        raise Refused(f"{outside} is no file on this machine", hint="is the path right? folders are not copied")
+        raise Refused(f"{outside} is not a file on this machine", hint="is the path right? folders are not copied")
 
     async def work(link: SSHClientConnection) -> int:
         async with link.start_sftp_client() as files:
@@ -211,7 +211,7 @@ async def _run(link: SSHClientConnection, line: str, stdin: str, host: str, wher
     if process.exit_signal is not None:
         raise Refused(f"`{_shown(line)}` was ended by SIG{process.exit_signal[0]} on {where}")
     if process.exit_status is None:
-        raise Unknown(f"{where} does not say how `{_shown(line)}` ended", hint="did the connection break?")
+        raise Unknown(f"{where} does not say how `{_shown(line)}` ended", hint="was the connection lost?")
     return Finished(
         host=host,
         exit_code=process.exit_status,

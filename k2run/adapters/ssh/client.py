@@ -82,9 +82,9 @@ def session(
     try:
         return punctually(_session(ssh, there, deadline, work), deadline)
     except TimedOut as error:
-        message = f"{shown(there)} was not done within {deadline.seconds:g}s"
+        message = f"{shown(there)} did not finish within {deadline.seconds:g}s"
         raise TimedOut(
-            message, hint=f"is it up, and the work quick? {_SETTING}, or raise the step's timeout"
+            message, hint=f"is it up, and is the work fast enough? {_SETTING}, or raise the step's timeout"
         ) from error
     except (asyncssh.Error, asyncssh.KeyImportError, OSError, ValueError) as error:
         raise _judge(ssh, host, there, error) from error
@@ -148,7 +148,7 @@ def _judge(ssh: Ssh, host: str, there: Host, error: Exception) -> ActionError:
             advice = f"compare the host's key, then add it: ssh-keyscan -p {there.port} {there.address}; {hint}"
             verdict: ActionError = Refused(f"{where} is not known here: {cause}", hint=advice)
         case asyncssh.PermissionDenied():
-            verdict = Refused(f"{where} does not let us in: {cause}", hint=f"user, key, password: {hint}")
+            verdict = Refused(f"{where} denies access: {cause}", hint=f"user, key, password: {hint}")
         case asyncssh.KeyImportError() | asyncssh.KeyEncryptionError():
             verdict = Refused(f"the key for {where} cannot be used: {cause}", hint=f"private_key, passphrase: {hint}")
         case asyncssh.SFTPError():
@@ -158,7 +158,9 @@ def _judge(ssh: Ssh, host: str, there: Host, error: Exception) -> ActionError:
         case FileNotFoundError() if error.filename:
             verdict = Refused(f"{error.filename} is missing on this machine", hint=hint)
         case asyncssh.ConnectionLost() | asyncssh.DisconnectError() | OSError():
-            verdict = Unreachable(f"{where} does not answer: {cause}", hint=f"is it up, and is that SSH? {hint}")
+            verdict = Unreachable(
+                f"{where} does not answer: {cause}", hint=f"is it up, and is that its SSH port? {hint}"
+            )
         case _:
             verdict = Refused(f"{where} refuses: {cause}", hint=hint)
     return verdict
