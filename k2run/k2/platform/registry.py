@@ -6,15 +6,19 @@ https://docs.confluent.io/platform/current/schema-registry/develop/api.html
 from __future__ import annotations
 
 import argparse
+import fcntl
 import signal
 import sys
 import time
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from k2run.k2.platform.program import LOOPBACK, give_up, log, require_free_port
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from k2run.k2.platform.registry_store import Store
 
 _STOP_WITHIN_S = 1
@@ -31,19 +35,44 @@ def arguments() -> argparse.ArgumentParser:
 
 
 def open_state(path: Path) -> Store:
-    """Open the state, or end with one line that says what is wrong with it and what can be done."""
+    """Open the state. One that cannot be read is moved aside, which is told, and the registry begins empty.
+
+    Whoever writes registers its schemas when it starts; a consumer waits until the subject of its topic is there.
+    """
     from k2run.k2.platform.registry_store import StateError, Store
 
     try:
-        store = Store(path)
-    except StateError as problem:
-        give_up(
-            f"{problem}. Move the file aside and start the registry again: it begins empty, and whoever writes "
-            "registers its schemas when it starts"
-        )
+        with _alone(path):
+            try:
+                store = Store(path)
+            except StateError as problem:
+                aside = _moved_aside(path)
+                log("registry_state_moved_aside", "error", problem=problem, moved_to=aside)
+                store = Store(path)
+    except (OSError, StateError) as problem:
+        give_up(f"the registry's state cannot be opened: {problem}")
     if store.created:
         log("registry_state_created", "warning", file=path, subjects=0)
     return store
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """No other node opens the state meanwhile."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_suffix(".lock").open("w", encoding="utf-8") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        yield
+
+
+def _moved_aside(path: Path) -> Path:
+    """Where the state is now, its log beside it."""
+    aside = path.with_name(f"{path.name}.unreadable-{time.time_ns()}")
+    path.rename(aside)
+    for more in ("-wal", "-shm"):
+        with suppress(FileNotFoundError):
+            path.with_name(path.name + more).rename(aside.with_name(aside.name + more))
+    return aside
 
 
 def main() -> None:

@@ -101,15 +101,16 @@ _PRIMITIVE = {"null", "boolean", "int", "long", "float", "double", "bytes", "str
 
 
 def _bare_one(schema: Schema, namespace: str) -> Any:
-    space = schema.get("namespace", namespace)
     if set(schema) == {"type"}:
         return schema["type"]
     found = {name: value for name, value in schema.items() if name not in {*_WORDS, "namespace", "fields"}}
+    space = schema.get("namespace", namespace)
+    if "name" in schema:
+        whole = schema["name"] if "." in schema["name"] or not space else f"{space}.{schema['name']}"
+        found["name"], space = whole, whole.rpartition(".")[0]
     if "fields" in schema:
         found["fields"] = [(field["name"], _bare(field["type"], space)) for field in schema["fields"]]
     for part in ("items", "values"):
         if part in schema:
             found[part] = _bare(schema[part], space)
-    if "name" in schema and "." not in schema["name"] and space:
-        found["name"] = f"{space}.{schema['name']}"
     return found

@@ -192,10 +192,12 @@ def test_a_state_that_is_lost_or_damaged_is_told(sandbox):
     for left in sandbox.registry_state.parent.iterdir():
         left.unlink()  # SQLite would bring the state back from its write-ahead log
     sandbox.registry_state.write_bytes(b"not a database" * 1000)
-    broken = sandbox.registry(wait=False)
-    assert broken.process.wait(20) == 1
-    assert "Move the file aside" in broken.log
-    assert str(sandbox.registry_state) in broken.log
+    again = sandbox.registry()
+    assert "registry_state_moved_aside" in again.log
+    assert httpx.get(f"{again.url}/subjects").json() == []
+    [aside] = sandbox.registry_state.parent.glob("schemas.db.unreadable-*")
+    assert aside.read_bytes().startswith(b"not a database")
+    assert sandbox.registry().log.count("moved_aside") == 0
 
 
 def test_a_state_of_another_form_is_refused(tmp_path: Path):
