@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from k2run.language.model import Kind
 from k2run.recovery.order import Order
-from k2run.recovery.symptoms import LOOK_S, Presence, Sighting, look, look_along
+from k2run.recovery.symptoms import LOOK_S, Presence, Sighting, believed, look, look_along
 from k2run.stack import lifecycle
 from k2run.stack.backend import State
 from k2run.stack.causes import EFFECTS, causes_of
@@ -234,7 +234,7 @@ def diagnose(
     with ThreadPoolExecutor(2) as beside:
         looked = beside.submit(lifecycle.status, stack, patience=LOOK_S)
         path = beside.submit(look_along, stack, catalogue, stop or threading.Event())
-        sightings = look(known, stack, catalogue, stop or threading.Event())
+        sightings = believed(look(known, stack, catalogue, stop or threading.Event()), path.result())
         looks = [seen for seen in looked.result() if not stack.absent(seen.service.name)]
     down = {seen.service.name for seen in looks if _is_down(seen)}
     order = Order(known, stack, catalogue)

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 LOOK_S = 4.0
 """Seconds that one probe may take when its symptom sets no `timeout`."""
+TOO_SLOW = "no answer within"
+"""What a probe says that had no answer in its time."""
 AT_ONCE = 24
 """Probes wait for answers most of their time."""
 
@@ -57,6 +59,8 @@ class Sighting(Struct, frozen=True, kw_only=True):
         step: Its path in the runbook; the turns of a loop share one.
         failed: The look itself failed: the system refused, or gave no answer. Of a data path that is an answer.
         precondition: It must be so for the symptoms to tell anything, and is no evidence itself.
+        service: The service that was asked; empty where no one service was.
+        slow: That service took longer than it was waited for; nothing more is known of it.
     """
 
     runbook: str
@@ -69,6 +73,8 @@ class Sighting(Struct, frozen=True, kw_only=True):
     step: str = ""
     failed: bool = False
     precondition: bool = False
+    service: str = ""
+    slow: bool = False
 
     @property
     def broken(self) -> bool:
@@ -140,6 +146,17 @@ def look_along(stack: Stack, catalogue: Catalogue, stop: threading.Event) -> lis
     runbook = load_runbook(stack.data_path, catalogue)
     steps = tuple(step for section in runbook.sections for step in section.steps)
     return look([replace(runbook, preconditions=(), symptoms=steps)], stack, catalogue, stop)
+
+
+def believed(sightings: Sequence[Sighting], path: Sequence[Sighting]) -> list[Sighting]:
+    """The same sightings; a service that was only slow, and had answered on the data path meanwhile, is not silent."""
+    answered = {one.service for one in path if one.presence is Presence.PRESENT}
+    return [
+        replace(one, presence=Presence.UNSEEN, evidence=f"{one.evidence}, and an answer on the data path meanwhile")
+        if one.slow and one.service in answered and one.presence is Presence.PRESENT
+        else one
+        for one in sightings
+    ]
 
 
 # --- what is to be asked ----------------------------------------------------------------------------------------------
@@ -263,4 +280,6 @@ def _sighting(question: _Question, attempt: Attempt, weight: float) -> Sighting:
         step=step.path,
         failed=isinstance(attempt.result, _FAILURES),
         precondition=question.precondition,
+        service=str(question.args.get("service", "")) if isinstance(question.args, dict) else "",
+        slow=TOO_SLOW in str(getattr(attempt.result, "detail", "")),
     )

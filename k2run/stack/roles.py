@@ -145,7 +145,7 @@ class Roles(Mapping[str, Any]):
         """Why a runbook cannot ask for a role here; empty when it can."""
         if name in self._declared:
             return ""
-        near = did_you_mean(name, self._declared)
+        near = "" if name in ROLES else did_you_mean(name, self._declared)
         return f"cannot say: the stack {self._stack!r} declares no role {name!r}{near and f'; {near}'}"
 
 

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from k2run.app.diagnose import checked
 from k2run.errors import RunbookInvalid
 from k2run.recovery.diagnosis import Verdict
-from k2run.recovery.symptoms import Presence
+from k2run.recovery.symptoms import Presence, Sighting, believed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -201,3 +201,24 @@ def test_a_command_that_only_observes_may_be_a_symptom(site, tmp_path):
             log.write_text(text)
         [suspect] = site.diagnose(site.symptoms("noisy", look)).suspects
         assert [sighting.presence for sighting in suspect.sightings] == [presence]
+
+
+def test_a_service_that_was_slow_and_answered_on_the_data_path_is_not_silent() -> None:
+    def seen(presence: Presence, service: str, *, slow: bool = False) -> Sighting:
+        return Sighting(
+            runbook="api-down",
+            symptom="it does not answer",
+            presence=presence,
+            evidence="api not ready: no answer within 2s",
+            expected="not result.answered",
+            decisive=True,
+            weight=1.0,
+            service=service,
+            slow=slow,
+        )
+
+    path = [seen(Presence.PRESENT, "api")]
+    slow, refused = seen(Presence.PRESENT, "api", slow=True), seen(Presence.PRESENT, "api")
+    other = seen(Presence.PRESENT, "stream", slow=True)
+    assert [one.presence for one in believed([slow, refused, other], path)] == ["unseen", "present", "present"]
+    assert believed([slow], [seen(Presence.ABSENT, "api")]) == [slow]

@@ -1,0 +1,185 @@
+"""What each built-in runbook finds, or cannot say, on the platform with the defects of the original."""
+
+from __future__ import annotations
+
+import csv
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+from wheel_programs import free_ports
+
+from k2run.actions.catalogue import Catalogue
+from k2run.actions.deadline import Deadline
+from k2run.engine.dispatch import Caller
+from k2run.engine.outline import steps_within
+from k2run.engine.prompts import Nobody
+from k2run.language.expressions import roles_in
+from k2run.language.loader import load_runbook
+from k2run.language.model import Kind
+from k2run.recovery.diagnosis import Verdict, diagnose
+from k2run.stack import lifecycle
+from k2run.stack.probes import readiness
+from k2run.stack.stack import load_stack
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from k2run.actions.action import Undo
+    from k2run.language.model import Runbook, Step
+    from k2run.stack.stack import Stack
+
+ROOT = Path(__file__).parents[2]
+TABLE = Path(__file__).with_name("as_is.csv")
+STACKS = ROOT / "runbooks" / "stacks"
+SHIPPED = sorted(
+    file for file in (ROOT / "runbooks").rglob("*.yaml") if file.parent != STACKS and file.name != "data-path.yaml"
+)
+
+
+def expected() -> dict[str, dict[str, str]]:
+    with TABLE.open(encoding="utf-8", newline="") as file:
+        return {row["runbook"]: row for row in csv.DictReader(file)}
+
+
+def as_is(home: Path) -> Stack:
+    return load_stack(str(STACKS / "as-is.yaml"), near=None, home=home, overrides={})
+
+
+def outcome(runbook: Runbook, stack: Stack) -> tuple[str, str]:
+    """What the stack file alone says about a runbook: whether it applies, and whether it can see what decides it."""
+    absent = next(filter(None, map(stack.absent, runbook.requires)), "")
+    if absent:
+        return "not applicable", absent
+    if runbook.kind is Kind.RECOVERY:
+        decide = [step for step in runbook.symptoms if step.severity.value == "critical" and _asked(step, stack)]
+        hidden = [_hidden(step, stack) for step in decide]
+        if decide and all(hidden):  # one that is seen, and not there on a healthy platform, rules the failure out
+            return "cannot say", hidden[0]
+    return "applies", ""
+
+
+def _asked(step: Step, stack: Stack) -> bool:
+    return step.when is None or bool(step.when.evaluate({"stack": stack.facts(), "roles": stack.roles}))
+
+
+def _hidden(step: Step, stack: Stack) -> str:
+    absent = next(filter(None, map(stack.absent, step.requires)), "")
+    undeclared = [stack.absent(f"roles.{role}") for role in sorted(roles_in(step.args)) if role not in stack.roles]
+    service = step.args.get("service")
+    blind = (
+        step.action == "service.probe"
+        and isinstance(service, str)
+        and service in stack.services
+        and readiness(stack.services[service]) is None
+    )
+    return next(filter(None, [absent, *undeclared, f"{service} has no probe" if blind else ""]), "")
+
+
+def _steps(runbook: Runbook) -> Iterator[Step]:
+    yield from (*runbook.preconditions, *runbook.symptoms, *runbook.steady_state)
+    for section in runbook.sections:
+        yield from steps_within(section.steps)
+
+
+@pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.stem)
+def test_the_table_says_what_becomes_of_each_runbook_and_why(file: Path, tmp_path: Path) -> None:
+    runbook = load_runbook(file, Catalogue())
+    row = expected()[str(file.relative_to(ROOT / "runbooks"))]
+    assert outcome(runbook, as_is(tmp_path)) == (row["outcome"], row["why"])
+
+
+def test_the_table_has_no_runbook_that_does_not_ship() -> None:
+    assert expected().keys() == {str(file.relative_to(ROOT / "runbooks")) for file in SHIPPED}
+
+
+NAMES = ("market.crypto", "market_data.", "k2-iceberg-writer", "k2_")
+
+
+@pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.stem)
+def test_no_runbook_knows_a_topic_a_table_a_group_or_a_metric_by_name(file: Path) -> None:
+    runbook = load_runbook(file, Catalogue())
+    known = {name for step in _steps(runbook) for name in NAMES if name in _texts(step.args)}
+    known |= {name for entry in runbook.inputs for name in NAMES if name in str(entry.default)}
+    assert known <= ({"k2_"} if file.stem == "backup" else set())  # a picture of the metrics page
+
+
+def _texts(value: Any) -> str:
+    if isinstance(value, dict):
+        return " ".join(map(_texts, value.values()))
+    if isinstance(value, list | tuple):
+        return " ".join(map(_texts, value))
+    return str(value)
+
+
+def test_every_stack_of_the_platform_says_which_runbooks_it_cannot_serve(tmp_path: Path) -> None:
+    """The original's own stack file lacks nothing that the profile with its defects has."""
+    original = load_stack(str(STACKS / "k2.yaml"), near=None, home=tmp_path, overrides={})
+    assert original.roles.keys() == as_is(tmp_path).roles.keys()
+
+
+@pytest.fixture(scope="module")
+def as_is_platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """The platform with the defects, up on free ports, with its first rows in the table."""
+    data = yaml.safe_load((STACKS / "as-is.yaml").read_text(encoding="utf-8"))
+    names = [name for name in data["vars"] if name.endswith("port")]
+    ports = dict(zip(names, map(str, free_ports(len(names))), strict=True))
+    home = tmp_path_factory.mktemp("as-is") / "home"
+    stack = load_stack(str(STACKS / "as-is.yaml"), near=None, home=home, overrides=ports)
+    try:
+        lifecycle.start(stack, None, Deadline(240))
+        ends = time.monotonic() + 120
+        while diagnose([], stack, Catalogue()).broken_path and time.monotonic() < ends:
+            time.sleep(1)
+        yield stack
+    finally:
+        lifecycle.stop(stack)
+
+
+def verdicts(found: Any) -> Mapping[str, Verdict]:
+    return {suspect.runbook: suspect.verdict for suspect in found.suspects}
+
+
+SAID = {"not applicable": Verdict.NOT_APPLICABLE, "cannot say": Verdict.CANNOT_SAY, "applies": Verdict.RULED_OUT}
+
+
+@pytest.mark.slow
+def test_a_healthy_platform_with_the_defects_has_no_failure_and_is_healthy_as_far_as_seen(
+    as_is_platform: Stack,
+) -> None:
+    recoveries = [load_runbook(file, Catalogue()) for file in SHIPPED if file.parent.name == "recovery"]
+    found = diagnose(recoveries, as_is_platform, Catalogue())
+    table = {Path(name).stem: row for name, row in expected().items()}
+    assert {
+        name: verdict for name, verdict in verdicts(found).items() if verdict is not SAID[table[name]["outcome"]]
+    } == {}
+    assert found.word == "HEALTHY AS FAR AS SEEN"
+
+
+FAULTS = {
+    "broker-down": ("service.pause", "broker"),
+    "stream-down": ("service.kill", "stream"),
+    "consumer-crashed": ("service.kill", "consumer"),
+    "consumer-stuck": ("service.pause", "consumer"),
+    "api-down": ("service.kill", "api"),
+    "network-proxy-down": ("service.kill", "network"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("failure", FAULTS)
+def test_a_failure_that_can_be_seen_there_is_found(as_is_platform: Stack, failure: str) -> None:
+    recoveries = [load_runbook(file, Catalogue()) for file in SHIPPED if file.parent.name == "recovery"]
+    caller = Caller(Catalogue(), as_is_platform, lambda _step: Nobody())
+    action, service = FAULTS[failure]
+    undos: list[Undo] = []
+    try:
+        caller.call(action, {"service": service}, Deadline(60), plan=undos.append)
+        found = diagnose(recoveries, as_is_platform, Catalogue())
+    finally:
+        for undo in undos:
+            caller.call(undo.action, dict(undo.args), Deadline(120))
+    assert failure in {suspect.runbook for suspect in found.matches}
+    assert found.word == "UNHEALTHY"
