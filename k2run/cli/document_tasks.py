@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 TEMPLATES = "documents"
 """Folder beside the runbooks with the templates of documents."""
 BACKUP = "backup"
+REHEARSAL = "rehearsal"
+"""The runbook whose sections and talking points are the walkthrough."""
 SHOWN = "demo-day"
 """The runbook whose last run is kept as a cast."""
 
@@ -73,8 +75,9 @@ def document(
     },
 )
 def backup(c: Context, into: str = "reference", stack: str = "", plain: bool = False) -> int:
-    """Write a presenter's backup: documents, a cast, the executed notebook, screenshots, a video."""
+    """Write a presenter's backup: documents, a cast, the executed notebook, screenshots, a video of the walkthrough."""
     from k2run.app.launch import launch
+    from k2run.cli import backup as materials
     from k2run.daemon.notify.messenger import heralds
     from k2run.engine.execution import Options
     from k2run.engine.store import Store
@@ -85,8 +88,17 @@ def backup(c: Context, into: str = "reference", stack: str = "", plain: bool = F
     shown = [run for run in History(store.home).runs(name=SHOWN, last=50) if run.outcome]
     if shown:
         write_cast(store.home / "runs" / shown[-1].run, Path(into) / f"{SHOWN}.cast")
-    options = Options(extra={"materials": into})
-    ended = launch(BACKUP, stack=stack, options=options, mode="plain" if plain else "auto", heralds=heralds)
+    about, _ = _stack_of(stack, store, History(store.home))
+    rehearsal = next((each for each in _runbooks() if each.name == REHEARSAL), None)
+    shown_run = materials.last_run(store, SHOWN, about)
+    if not shown_run[0]:
+        print(f"  {SHOWN} has not run on {about}: its charts and its replay are missing", file=sys.stderr)
+    with materials.served() as page:
+        if rehearsal is not None:
+            materials.write_scenes(rehearsal, Path(into), page, about, shown_run)
+        given = {"materials": into, "page": page, "shown": shown_run[0], "moment": materials.middle(shown_run[1])}
+        options = Options(extra=given)
+        ended = launch(BACKUP, stack=stack, options=options, mode="plain" if plain else "auto", heralds=heralds)
     _write_documents("all", into=into, stack=stack, max_age="")  # which quote the run's drill
     return ended.exit_code
 

@@ -12,7 +12,7 @@ from starlette.routing import BaseRoute, Route
 
 from k2run.errors import K2runError
 from k2run.stack.redactor import unsecret
-from k2run.web import forms, incidents, pages, stack_pages, trend_pages
+from k2run.web import forms, incidents, pages, replays, stack_pages, trend_pages
 from k2run.web.guard import READING, UNAUTHORIZED, Guard, Limits
 from k2run.web.runs import NotFound
 from k2run.web.site import Denied, Site, site_of
@@ -52,6 +52,7 @@ def create_app(
             Route("/favicon.ico", icon),
             *pages.ROUTES,
             *trend_pages.routes(),
+            *replays.routes(replays.Journals()),
             *stack_pages.routes(StackWatches(site.store)),
             *forms.ROUTES,
             *incidents.ROUTES,

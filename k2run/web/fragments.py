@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from markupsafe import Markup
 
@@ -18,11 +18,11 @@ from k2run.web.templating import draw
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from k2run.evidence.measurements import Series
     from k2run.evidence.step_view import SectionView, StepView
     from k2run.evidence.view import RunView
-    from k2run.web.feed import FollowedRun
 
 RUN, PRESENTER, ON_CALL = "run", "presenter", "oncall"
 PANELS = {
@@ -37,6 +37,26 @@ MOST_CHARTS = 6
 Rows = dict[str, tuple[tuple[int, ...], str]]
 """Steps by their path: which of their events were drawn, and the picture."""
 _NO_ID = re.compile(r"[^0-9A-Za-z]+")
+
+
+class ShownRun(Protocol):
+    """A run as its panels ask for it: as far as its journal has been read, or as it was at a moment."""
+
+    @property
+    def folder(self) -> Path:
+        """Its folder."""
+
+    @property
+    def view(self) -> RunView:
+        """What happened."""
+
+    @property
+    def now(self) -> float:
+        """Seconds since it started."""
+
+    @property
+    def state(self) -> str:
+        """`running`, `died` or `ended`."""
 
 
 @dataclass(slots=True)
@@ -80,7 +100,7 @@ class Drawing:
             )
         return parts
 
-    def changes(self, followed: FollowedRun) -> dict[str, str]:
+    def changes(self, followed: ShownRun) -> dict[str, str]:
         """Draw everything; returns the parts that differ from the last drawing."""
         first, self.drawn = not self.drawn, True
         panels = dict(self._draw_panels(followed))
@@ -90,12 +110,12 @@ class Drawing:
             changed |= self._changed_sections(followed)
         return self.whole() if first else changed
 
-    def _draw_panels(self, followed: FollowedRun) -> Iterator[tuple[str, str]]:
+    def _draw_panels(self, followed: ShownRun) -> Iterator[tuple[str, str]]:
         values = panel_values(followed)
         for name in PANELS[self._layout]:
             yield f"p-{name}", draw(f"parts/{name}.html", csrf=self._csrf, layout=self._layout, **values)
 
-    def _changed_sections(self, followed: FollowedRun) -> dict[str, str]:
+    def _changed_sections(self, followed: ShownRun) -> dict[str, str]:
         """The steps and heads that differ; a whole section where steps came or went, all where sections did."""
         before, now = self._sections, {key: self._section(followed, key) for key in followed.view.sections}
         self._sections = now
@@ -112,20 +132,20 @@ class Drawing:
             changed |= {name: html for name, html in section.rows.items() if earlier.rows[name] != html}
         return changed
 
-    def _section(self, followed: FollowedRun, key: str) -> DrawnSection:
+    def _section(self, followed: ShownRun, key: str) -> DrawnSection:
         section = followed.view.sections[key]
         name = id_of(key)
         head = draw("parts/head.html", id=f"{name}-head", section=section, **moment_of(followed))
         return DrawnSection(name, head, dict(self._entry(followed, entry) for entry in listed(section.in_order())))
 
-    def _entry(self, followed: FollowedRun, entry: StepView | MoreTurns) -> tuple[str, str]:
+    def _entry(self, followed: ShownRun, entry: StepView | MoreTurns) -> tuple[str, str]:
         """The id and the picture of a step, or of the many turns of a loop that passed like those before them."""
         if isinstance(entry, MoreTurns):
             name = f"at-line-{entry.first}"
             return name, draw("parts/more.html", id=name, more=entry)
         return id_of(entry.path), self._row(followed, entry)
 
-    def _row(self, followed: FollowedRun, step: StepView) -> str:
+    def _row(self, followed: ShownRun, step: StepView) -> str:
         """A step; drawn again only after one of its events, or when the run ends."""
         live = step.standing is not Standing.RUNNING or followed.state == "running"
         state = (*(event.seq if event is not None else 0 for event in _events_of(step)), int(live))
@@ -150,12 +170,12 @@ def id_of(path: str) -> str:
     return "at-" + _NO_ID.sub("-", path).strip("-")
 
 
-def moment_of(followed: FollowedRun) -> dict[str, Any]:
+def moment_of(followed: ShownRun) -> dict[str, Any]:
     """What clocks need to know."""
     return {"live": followed.state == "running", "now": followed.now}
 
 
-def panel_values(followed: FollowedRun) -> dict[str, Any]:
+def panel_values(followed: ShownRun) -> dict[str, Any]:
     """What the panels of any layout show."""
     view = followed.view
     running = view.running() if followed.state == "running" else []

@@ -1,4 +1,4 @@
-"""The metrics of a stack over time: looked at every second while its page is open, or asked of Prometheus."""
+"""The metrics of a stack over time: read every second while its page is open, or asked of Prometheus."""
 
 from __future__ import annotations
 

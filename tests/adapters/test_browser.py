@@ -7,12 +7,14 @@ import socket
 import threading
 import time
 
+import msgspec
 import psutil
 import pytest
 
 from k2run.actions.deadline import Deadline
-from k2run.adapters import browser
-from k2run.adapters.browser import PROGRAMS
+from k2run.adapters.browser import actions as browser
+from k2run.adapters.browser.client import PROGRAMS
+from k2run.adapters.browser.film import Scene, captions
 from k2run.adapters.file import actions as file
 from k2run.errors import Interrupted, Refused, TimedOut, Unknown, Unreachable
 from k2run.language.quantities import Duration
@@ -97,3 +99,58 @@ def test_a_page_that_is_not_there_and_one_that_never_comes_are_told_and_leave_no
     assert browsers() == []
     with pytest.raises(Unknown):
         file.image(Deadline(1), "/nowhere.png")
+
+
+SMALL = """<title>K2</title><body style="font: 30px sans-serif; margin: 0">Large enough
+<svg viewBox="0 0 100 50" width="800" height="400"><text y="20" style="font-size: 2px">in a drawing</text></svg>
+<p style="display: none; font-size: 5px">not shown</p><p style="margin-top: 3000px; font-size: 6px">below</p>"""
+
+
+def test_the_smallest_letters_in_view_are_measured_as_they_are_drawn(web, services, tmp_path):
+    url = web.page("/", SMALL, Content_Type="text/html")
+    target = str(tmp_path / "01.png")
+    found = browser.screenshot(services(""), Deadline(40), file=target, url=url)
+    assert found.smallest_px == 16  # two units of a drawing that is eight times as large as its units
+    assert found.letters == len("Large enough") + len("in a drawing")
+    assert found.ink > 0.0005
+    with pytest.raises(Refused, match=r"has letters of 16 px, below 28: 'in a drawing'"):
+        browser.screenshot(services(""), Deadline(40), file=target, url=url, letters_px=28)
+
+
+def test_a_blank_page_has_no_ink_and_no_letters(web, services, tmp_path):
+    url = web.page("/", "<title>K2</title><body style='background: #fdfdfd'>", Content_Type="text/html")
+    found = browser.screenshot(services(""), Deadline(40), file=str(tmp_path / "01.png"), url=url)
+    assert (found.ink < 0.001, found.letters, found.smallest_px) == (True, 0, None)
+
+
+SCENES = [
+    Scene(chapter="1 Begin", url="", seconds=2.0, caption="First --> words", note="now"),
+    Scene(chapter="1 Begin", url="", seconds=1.5, caption="First --> words", note="now"),
+    Scene(chapter="2 End; = #", url="", seconds=1.5, caption="Last <b>", note="then"),
+]
+
+
+def test_captions_follow_the_scenes():
+    assert captions(SCENES).splitlines() == [
+        *["WEBVTT", "", "00:00:00.000 --> 00:00:03.500", "First → words", ""],
+        *["00:00:03.500 --> 00:00:05.000", "Last <b>"],
+    ]
+
+
+@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is not installed (Debian: ffmpeg)")
+def test_a_film_has_a_chapter_for_each_part_and_lasts_as_long_as_its_scenes(web, tmp_path):
+    url = web.page("/", PAGE, Content_Type="text/html")
+    scenes, target = tmp_path / "scenes.json", tmp_path / "film.mp4"
+    scenes.write_bytes(msgspec.json.encode([msgspec.structs.replace(scene, url=url) for scene in SCENES]))
+    made = browser.film(Deadline(120), scenes=str(scenes), file=str(target))
+    assert (made.scenes, made.seconds, made.chapters) == (3, 5.0, ["1 Begin", "2 End; = #"])
+    seen = file.video(Deadline(10), str(target))
+    assert (seen.width, seen.height, seen.chapters) == (1920, 1080, made.chapters)
+    assert seen.seconds == pytest.approx(5, abs=0.5)
+    assert (tmp_path / "film.vtt").read_text().startswith("WEBVTT")
+
+
+def test_without_scenes_there_is_no_film(tmp_path):
+    (tmp_path / "scenes.json").write_text("[]")
+    with pytest.raises(Refused, match="holds no scenes"):
+        browser.film(Deadline(5), scenes=str(tmp_path / "scenes.json"), file=str(tmp_path / "film.mp4"))

@@ -89,7 +89,7 @@ def test_a_note_that_no_operator_read_is_not_confirmed(tmp_path: Path) -> None:
     assert view.finished.verdict == "passed, subject to 2 items for a person"
     [talk] = [section.finished for section in view.sections.values()]
     assert talk is not None
-    assert talk.objective is Bound.NOT_MEASURED  # no one has talked for ten seconds
+    assert talk.objective is Bound.NOT_MEASURED  # no operator has talked for ten seconds
 
 
 def attended(folder: Path, name: str, *, yes: bool) -> Path:

@@ -15,7 +15,7 @@ from k2run.actions.action import Result, action
 from k2run.actions.deadline import Deadline
 from k2run.adapters._documents import Unreadable, conforming, read_json, reason
 from k2run.adapters.file.media import dimensions, probed
-from k2run.errors import Refused, RunbookInvalid, Unknown
+from k2run.errors import NotApplicable, Refused, RunbookInvalid, Unknown
 from k2run.language.document import read_document
 from k2run.language.json_schema import JsonSchema
 
@@ -119,6 +119,7 @@ class Video(Result, frozen=True, kw_only=True):
         width: In pixels; None for sound alone.
         height: Likewise.
         audio: Whether it has sound.
+        chapters: The titles of its parts, in order.
     """
 
     format: str
@@ -127,6 +128,7 @@ class Video(Result, frozen=True, kw_only=True):
     height: int | None
     audio: bool
     bytes: int
+    chapters: list[str] = []
 
     def headline(self) -> str:
         """Such as `11.2 min, 1920 x 1080, with sound`."""
@@ -135,14 +137,20 @@ class Video(Result, frozen=True, kw_only=True):
 
 
 @action("file.exists")
-def exists(path: str, kind: Literal["file", "directory", "any"] = "any") -> Existing:
+def exists(path: str, kind: Literal["file", "directory", "any"] = "any", optional: bool = False) -> Existing:
     """Something is there, and of the right kind.
 
     Args:
         path: The path; `~` is the home directory.
         kind: What it has to be.
+        optional: What is missing is not applicable, and with it the steps that use this result; else it is unknown.
     """
-    place, seen = _look(path)
+    try:
+        place, seen = _look(path)
+    except Unknown as error:
+        if not optional:
+            raise
+        raise NotApplicable(error.message, hint=error.hint) from error
     found: Literal["file", "directory", "other"] = (
         "file" if stat.S_ISREG(seen.st_mode) else "directory" if stat.S_ISDIR(seen.st_mode) else "other"
     )
@@ -289,6 +297,7 @@ def video(deadline: Deadline, path: str) -> Video:
         height=picture.height if picture else None,
         audio=any(stream.codec_type == "audio" for stream in found.streams),
         bytes=seen.st_size,
+        chapters=[chapter.tags.get("title", "") for chapter in found.chapters],
     )
 
 

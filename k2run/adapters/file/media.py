@@ -28,6 +28,12 @@ class Stream(Struct):
     height: int | None = None
 
 
+class Chapter(Struct):
+    """A part of a video."""
+
+    tags: dict[str, str] = {}
+
+
 class Container(Struct):
     """The file as a whole; `duration` is in seconds."""
 
@@ -40,6 +46,7 @@ class Probed(Struct):
 
     format: Container
     streams: list[Stream]
+    chapters: list[Chapter] = []
 
 
 def dimensions(head: bytes) -> tuple[str, int, int]:
@@ -93,7 +100,7 @@ def probed(path: str, deadline: Deadline) -> Probed:
     """
     if shutil.which("ffprobe") is None:
         raise NotApplicable("ffprobe is not installed", hint="install the package ffmpeg")
-    command = ["ffprobe", "-v", "error", "-of", "json", "-show_format", "-show_streams", "-i", path]
+    command = ["ffprobe", "-v", "error", "-of", "json", "-show_format", "-show_streams", "-show_chapters", "-i", path]
     try:
         done = run(command, deadline)
     except TimedOut as error:

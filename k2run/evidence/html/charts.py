@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 MOST_POINTS = 400
 BINS = 36
 TICKS = 4
-LABEL_SHARE = 0.14
+LABEL_SHARE, FAR_SHARE = 0.14, 0.26
 """Share of a chart's width that a label needs."""
 _MARGINS = (62, 14, 18, 22)
 LEVEL_MARGIN, FAR_LEVEL_MARGIN, FAR_MARGIN = 120, 176, 70
@@ -95,7 +95,7 @@ class Form(Struct, frozen=True, kw_only=True):
     def frame(self) -> tuple[int, int, tuple[int, int, int, int]]:
         """Width, height and margins."""
         if self.far:
-            return self.width, 132, (FAR_LEVEL_MARGIN if self.levels else FAR_MARGIN, 16, 12, 27)
+            return self.width, 132, (FAR_LEVEL_MARGIN if self.levels else FAR_MARGIN, 16, 22, 27)
         margins = (LEVEL_MARGIN, *_MARGINS[1:]) if self.levels else _MARGINS
         return self.width, 190 if self.width > 600 else 150, margins  # noqa: PLR2004 - of a whole page
 
@@ -242,8 +242,7 @@ def _load(load: Load) -> Html:
         tag("h3", load.step),
         tag(
             "div",
-            _histogram(load, f"Answers by latency: {told}"),
-            _curve(load, f"Latency by percentile: {told}"),
+            *load_pictures(load),
             class_="pair",
         ),
         tag(
@@ -257,14 +256,27 @@ def _load(load: Load) -> Html:
     )
 
 
-def _histogram(load: Load, says: str) -> Html:
+def load_pictures(load: Load, *, far: bool = False) -> tuple[Html, Html]:
+    """The pictures of a load: how many answers took how long, and the latency by percentile.
+
+    Args:
+        load: There are answers.
+        far: Read from afar: the style sheet gives it large letters, and they need more room.
+    """
+    told = load.says()
+    return _histogram(load, f"Answers by latency: {told}", far=far), _curve(load, f"Latency by percentile: {told}")
+
+
+def _histogram(load: Load, says: str, *, far: bool = False) -> Html:
     """Bars over a logarithmic scale of milliseconds."""
     low, high = log10(load.counts[0][0]), log10(load.counts[-1][0])
     wide = (high - low) / BINS or 0.1
     bins = [0] * BINS
     for value, number in load.counts:
         bins[min(BINS - 1, int((log10(value) - low) / wide))] += number
-    frame = Frame(width=420, x_from=low, x_to=low + BINS * wide, y_to=max(bins) * 1.1)
+    width, height, margins = Form(width=420, far=True).frame if far else (420, 190, _MARGINS)
+    ends = (low, low + BINS * wide)
+    frame = Frame(width=width, height=height, x_from=ends[0], x_to=ends[1], y_to=max(bins) * 1.1, margins=margins)
     bars = [
         tag(
             "rect",
@@ -278,11 +290,12 @@ def _histogram(load: Load, says: str) -> Html:
         if number
     ]
     shown = {name: value for name, value in load.percentiles.items() if name in {"p50", "p99"}}
-    marks = [Mark(at=log10(value), word=name, kind="percentile") for name, value in shown.items()]
-    return picture(frame, says, axes(frame, _milliseconds(low, low + BINS * wide), short), *bars, *_marks(frame, marks))
+    marks = [Mark(at=log10(value), word="" if far else name, kind="percentile") for name, value in shown.items()]
+    across = _milliseconds(*ends, FAR_SHARE if far else LABEL_SHARE)
+    return picture(frame, says, axes(frame, across, short), *bars, *_marks(frame, marks))
 
 
-def _milliseconds(low: float, high: float) -> list[tuple[float, str]]:
+def _milliseconds(low: float, high: float, share: float) -> list[tuple[float, str]]:
     """Round latencies on a logarithmic scale; every 1, 2, 5 where there is room."""
     decades = range(int(low) - 1, int(high) + 2)
     fine = [(decade, digit) for decade in decades for digit in (1, 2, 5)]
@@ -290,7 +303,7 @@ def _milliseconds(low: float, high: float) -> list[tuple[float, str]]:
     inside = [(at, label) for at, label in places if low <= at <= high]
     coarse = [(at, label) for at, label in inside if label.lstrip("0.").startswith("1")]
     chosen = coarse if len(inside) > 6 and len(coarse) > 1 else inside  # noqa: PLR2004 - labels that fit
-    return _apart(chosen, (high - low) * LABEL_SHARE)
+    return _apart(chosen, (high - low) * share)
 
 
 def _apart(labels: list[tuple[float, str]], least: float) -> list[tuple[float, str]]:

@@ -1,0 +1,1 @@
+"""A browser: the client, recordings and the actions."""

@@ -1,0 +1,115 @@
+"""What `k2run backup` prepares before its runbook runs: k2run's own page, and the scenes of the walkthrough."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from k2run.errors import K2runError, OperatorError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from k2run.engine.store import Store
+    from k2run.evidence.view import RunView
+    from k2run.language.model import Runbook
+
+SCENES = "walkthrough.json"
+SLIDES = "market-data-demo.html"
+RESILIENCE = "Resilience"
+"""The section whose middle is photographed."""
+_GRACE_S = 5
+
+
+@contextmanager
+def served() -> Iterator[str]:
+    """k2run's own page on a free port, for as long as the block lasts; gives its address.
+
+    Raises:
+        OperatorError: It does not start.
+    """
+    command = [sys.executable, "-m", "k2run", "serve", "--port", "0"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        said = process.stdout.readline() if process.stdout is not None else ""
+        if not said.startswith("serving"):
+            raise OperatorError(f"k2run's page does not start: {said.strip()}", hint="`k2run serve` says more")
+        yield said.split()[1].rstrip("/")
+    finally:
+        process.terminate()
+        try:
+            process.wait(_GRACE_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def last_run(store: Store, name: str, stack: str) -> tuple[str, RunView | None]:
+    """The newest whole run of a runbook, preferably one whose resilience passed; nothing without one."""
+    from k2run.engine.journal import read_journal
+    from k2run.evidence.history import History
+    from k2run.evidence.view import view_of
+
+    newest: tuple[str, RunView | None] = ("", None)
+    for run in reversed(History(store.home).runs(name=name, stack=stack, last=20)):
+        try:
+            view = view_of(read_journal(store.home / "runs" / run.run))
+        except K2runError:
+            continue
+        if view.finished is None or view.finished.partial:
+            continue
+        newest = newest if newest[0] else (run.run, view)
+        if any(each.name == RESILIENCE and _passed(each) for each in view.sections.values()):
+            return run.run, view
+    return newest
+
+
+def _passed(section: object) -> bool:
+    finished = getattr(section, "finished", None)
+    return finished is not None and finished.outcome == "passed"
+
+
+def middle(view: RunView | None) -> float:
+    """Seconds into a run at which it is in the middle of its resilience; its end without that section."""
+    if view is None:
+        return 0.0
+    for section in view.sections.values():
+        if section.name == RESILIENCE and section.started and section.finished:
+            return round(section.started.t + 0.75 * (section.finished.t - section.started.t), 2)
+    return view.seconds
+
+
+def write_scenes(rehearsal: Runbook, into: Path, page: str, stack: str, shown: tuple[str, RunView | None]) -> None:
+    """Write the scenes of the video.
+
+    Raises:
+        OperatorError: They cannot be written.
+    """
+    from k2run.evidence.walkthrough import Sources, scenes
+
+    run, view = shown
+    sources = Sources(
+        page=page,
+        stack=stack,
+        notebook=(into / SLIDES).absolute().as_uri(),
+        titles=_titles(rehearsal),
+        run=run,
+        view=view,
+        now=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    )
+    try:
+        into.mkdir(parents=True, exist_ok=True)
+        (into / SCENES).write_bytes(msgspec.json.format(msgspec.json.encode(scenes(rehearsal, sources))) + b"\n")
+    except OSError as error:
+        raise OperatorError(f"cannot write {into / SCENES}: {error.strerror}", hint="choose `--into`") from error
+
+
+def _titles(rehearsal: Runbook) -> list[str]:
+    """The headings of the notebook's pages: `## 3. Storage` is that of the section `3 Storage`."""
+    return [each.name.replace(" ", ". ", 1) for each in rehearsal.sections if each.name[:1].isdecimal()]

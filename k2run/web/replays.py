@@ -1,0 +1,177 @@
+"""A run as it was at a moment, and its charts alone: what a presenter shows when the run itself has ended."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+from starlette.responses import HTMLResponse, Response
+from starlette.routing import Route
+
+from k2run.app.launch import open_stack
+from k2run.bench.latency import figure
+from k2run.engine.events import RunFinished
+from k2run.engine.journal import JOURNAL, read_journal
+from k2run.errors import K2runError
+from k2run.evidence.html.charts import Form, load_pictures, marks_of, over_time
+from k2run.evidence.view import view_of
+from k2run.evidence.wording import clean, moment
+from k2run.web.fragments import PRESENTER, Drawing, drawn, is_watched
+from k2run.web.site import Denied, site_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+    from markupsafe import Markup
+    from starlette.requests import Request
+
+    from k2run.engine.events import AnyEvent
+    from k2run.evidence.measurements import Series
+    from k2run.evidence.view import RunView
+    from k2run.stack.model import Chart
+    from k2run.web.site import Site
+
+FAR_WIDTH, WIDTH = 420, 560
+MOST_FAR = 4
+KEPT = 4
+"""Journals that are kept in memory."""
+PERCENTILES = ("p50", "p95", "p99")
+"""Those that stand beside the chart of a load."""
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """A run up to a moment, as the panels of its page ask for it."""
+
+    folder: Path
+    view: RunView
+    now: float
+    state: str
+
+    @classmethod
+    def of(cls, folder: Path, events: Sequence[AnyEvent], at: float) -> Moment:
+        """The run at so many seconds after its start, and not later than its end."""
+        known = [event for event in events if event.t <= at]
+        over = any(isinstance(event, RunFinished) for event in known)
+        last = events[-1].t if events else 0.0
+        return cls(folder, view_of(known), min(at, last), "ended" if over else "running")
+
+    @property
+    def clock(self) -> str:
+        """The time of day of that moment."""
+        begun = self.view.started
+        if begun is None:
+            return ""
+        at = datetime.fromisoformat(begun.at) + timedelta(seconds=self.now - begun.t)
+        return moment(at.isoformat(timespec="seconds"))
+
+
+class Journals:
+    """The journals of runs, read again when they have grown."""
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[Path, tuple[int, list[AnyEvent]]] = OrderedDict()
+
+    def of(self, folder: Path) -> list[AnyEvent]:
+        """The events of a run."""
+        size = (folder / JOURNAL).stat().st_size
+        known = self._known.pop(folder, None)
+        if known is None or known[0] != size:
+            known = (size, list(read_journal(folder)))
+        self._known[folder] = known
+        if len(self._known) > KEPT:
+            self._known.popitem(last=False)
+        return known[1]
+
+
+def routes(journals: Journals) -> list[Route]:
+    """The routes of these pages.
+
+    Args:
+        journals: Where they come from.
+    """
+
+    def replay(request: Request) -> Response:
+        """The presenter's view of a run at a moment: `?at=SECONDS` after its start."""
+        site = site_of(request)
+        who = site.reader(request)
+        folder = site.runs.folder(request.path_params["run"])
+        shown = Moment.of(folder, journals.of(folder), _seconds(request.query_params.get("at", "")))
+        if shown.view.started is None:
+            raise Denied(404, "The run had not started at that moment")
+        parts = Drawing(PRESENTER, "", {}).changes(shown)
+        values = {"run": folder.name, "view": shown.view, "shown": shown, "parts": _marked(parts)}
+        return HTMLResponse(site.page("replay.html", who, **values))
+
+    def charts(request: Request) -> Response:
+        """What a run measured, as charts alone: `?show=WORD` of those with a word in their titles, `?far` large."""
+        site = site_of(request)
+        who = site.reader(request)
+        folder = site.runs.folder(request.path_params["run"])
+        view = view_of(journals.of(folder))
+        if view.started is None:
+            raise Denied(404, "The run has not started yet", "try again in a moment")
+        far = "far" in request.query_params
+        word = request.query_params.get("show", "").lower()
+        made = list(_charts(view, _known(site, view), far=far))
+        found = [each for each in made if word in each[0].lower() or word == each[3]]
+        values = {"run": folder.name, "view": view, "far": far, "charts": found[:MOST_FAR] if far else found}
+        return HTMLResponse(site.page("run_charts.html", who, **values))
+
+    return [Route("/runs/{run}/replay", replay), Route("/runs/{run}/charts", charts)]
+
+
+def _marked(parts: dict[str, str]) -> dict[str, Markup]:
+    return {key: drawn(html) for key, html in parts.items()}
+
+
+def _seconds(text: str) -> float:
+    try:
+        return max(0.0, float(text))
+    except ValueError:
+        raise Denied(400, "?at= is a number of seconds after the start of the run") from None
+
+
+def _known(site: Site, view: RunView) -> list[Chart]:
+    """How the run's stack names what it measures; nothing where its file cannot be read any more."""
+    try:
+        return open_stack(view.started.stack, store=site.store).charts if view.started is not None else []
+    except K2runError:
+        return []
+
+
+def named(series: Series, known: Iterable[Chart]) -> tuple[str, list[str]]:
+    """A title for people, and the names of its levels: those of the stack's chart of the same metric."""
+    words = series.title.replace(",", " ").split()
+    for chart in known:
+        if chart.metric in words:
+            return chart.title, chart.levels
+    return series.title.partition(",")[0], []
+
+
+def _charts(view: RunView, known: list[Chart], *, far: bool) -> Iterable[tuple[str, str, Markup, str]]:
+    """Title, what it says, picture and kind of each chart; what a demo is about comes first."""
+    width = FAR_WIDTH if far else WIDTH
+    marks = [each for each in marks_of(view) if not far or each.kind != "undone"]
+    series = [each for each in view.measured.all() if each.moves]
+    begin, end = _span(series)
+    for each in sorted(series, key=is_watched, reverse=True):
+        title, levels = named(each, known)
+        form = Form(width=width, far=far, levels=levels)
+        most = levels[int(each.most)] if levels and each.most in range(len(levels)) else figure(each.most, 4)
+        said = f"up to {most} {each.unit}".strip()
+        yield title, said, drawn(over_time(each, marks, form=form, begin=begin, end=end)), "series"
+    for load in (each for each in view.loads() if each.counts):
+        shown = [f"{name} {figure(value)} ms" for name, value in load.percentiles.items() if name in PERCENTILES]
+        yield clean(load.step), ", ".join(shown), drawn(load_pictures(load, far=far)[0]), "loads"
+
+
+def _span(series: Sequence[Series]) -> tuple[float | None, float | None]:
+    """From the first to the last measurement of what people watch, so that its charts have one scale of time."""
+    watched = [each for each in series if is_watched(each)]
+    if not watched:
+        return None, None
+    return min(each.points[0][0] for each in watched), max(each.points[-1][0] for each in watched)
