@@ -113,3 +113,10 @@ def test_the_page_on_the_architecture_names_every_folder() -> None:
         line.split("/")[0].strip() for line in page.splitlines() if line.startswith("  ") and "/" in line.split()[0]
     }
     assert {*LAYERS, "k2"} <= named
+
+
+def test_the_page_on_the_architecture_names_modules_that_there_are() -> None:
+    page = (ROOT.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`(\w[\w/]*/\w+\.py)`", page)) - {"tests/test_import_cycles.py"}
+    assert named
+    assert not [name for name in sorted(named) if not (ROOT / name).is_file()]
