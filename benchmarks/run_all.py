@@ -14,6 +14,7 @@ NAMES = (
     "sandbox_start",
     "sandbox_ingest",
     "sandbox_api",
+    "avro_decode",
     "detection",
     "alert_chain",
     "demo_day",
