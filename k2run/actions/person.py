@@ -27,7 +27,13 @@ class Answer(Struct, frozen=True, kw_only=True):
 
 
 class Person(ABC):
-    """Someone who can be asked; the engine supplies it to the actions that want one."""
+    """Someone who can be asked; the engine supplies it to the actions that want one.
+
+    Attributes:
+        is_there: An operator is there; without one, defaults are taken.
+    """
+
+    is_there: bool = True
 
     def about(self, folder: Path, question: int) -> Person:  # noqa: ARG002 - for those who are not asked face to face
         """The person, told where the run keeps its files and which line of its journal the question will be."""

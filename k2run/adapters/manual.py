@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from k2run.actions.action import Result, action
 from k2run.actions.deadline import Deadline
+from k2run.actions.desktop import open_on_desktop
 from k2run.actions.person import Answer, Person
-from k2run.errors import NotConfirmed, Refused
+from k2run.errors import AuthorError, NotConfirmed, Refused, Unknown
 
 YES, NO = "yes", "no"
 
@@ -97,3 +100,48 @@ def note(person: Person, deadline: Deadline, text: str, assignee: str = "") -> R
     if not answer.by:
         raise NotConfirmed("no operator was there to read it", hint="run it on a terminal")
     return Reply(answer=answer.text, by=answer.by, source="a person")
+
+
+class Shown(Result, frozen=True, kw_only=True):
+    """A page that was brought to a screen.
+
+    Attributes:
+        url: The page.
+        opened: It was opened here; otherwise the operator opened it.
+        by: Who saw it.
+    """
+
+    url: str
+    opened: bool
+    by: str
+
+    def headline(self) -> str:
+        """What was opened, and who saw it."""
+        return f"{self.url} ({self.by})"
+
+
+@action("manual.show")
+def show(person: Person, deadline: Deadline, url: str = "", file: str = "", assignee: str = "") -> Shown:
+    """Open a page or a file on the operator's screen, and wait until they see it; `within` times the switch.
+
+    It is opened where this machine has a desktop; elsewhere the operator is told what to open.
+
+    Args:
+        url: The page.
+        file: A file, instead of a page.
+        assignee: Who should see it; shown with the question.
+    """
+    if bool(url) == bool(file):
+        raise AuthorError("manual.show needs either a url or a file")
+    place = Path(file).expanduser().absolute() if file else None
+    if place is not None and not place.exists():
+        raise Unknown(f"there is nothing at {place}")
+    address = place.as_uri() if place is not None else url
+    if not person.is_there:
+        raise NotConfirmed("no operator was there to see it", hint="run it on a terminal")
+    opened = open_on_desktop(address)
+    question = f"{address} is opened: is it on the screen?" if opened else f"Open {address}: is it on the screen?"
+    answer = _ask(person, deadline, question, [YES, NO], None, assignee)
+    if answer.text != YES:
+        raise Refused(f"{answer.by} answered {answer.text}")
+    return Shown(url=address, opened=opened, by=answer.by, source="a person")

@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from k2run.actions.desktop import open_on_desktop
+from k2run.engine.events import RunStarted
 from k2run.errors import K2runError, OperatorError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from k2run.engine.events import AnyEvent
     from k2run.engine.store import Store
     from k2run.evidence.view import RunView
     from k2run.language.model import Runbook
@@ -48,6 +51,28 @@ def served() -> Iterator[str]:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+class PresenterOpener:
+    """Opens the presenter's view as soon as a run has an id.
+
+    Args:
+        page: Address of k2run's page.
+        on_desktop: Open it on the desktop; its address is told in any case.
+    """
+
+    def __init__(self, page: str, *, on_desktop: bool) -> None:
+        self._page = page
+        self._on_desktop = on_desktop
+
+    def see(self, event: AnyEvent) -> None:
+        """Wait for the start of the run."""
+        if not isinstance(event, RunStarted):
+            return
+        address = f"{self._page}/runs/{event.run}/presenter"
+        print(f"presenter's view  {address}", file=sys.stderr, flush=True)
+        if self._on_desktop:
+            open_on_desktop(address)
 
 
 def last_run(store: Store, name: str, stack: str) -> tuple[str, RunView | None]:
@@ -101,7 +126,7 @@ def write_scenes(rehearsal: Runbook, into: Path, page: str, stack: str, shown: t
         titles=_titles(rehearsal),
         run=run,
         view=view,
-        now=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        now=datetime.now(UTC).strftime("%Y-%m-%d"),
     )
     try:
         into.mkdir(parents=True, exist_ok=True)

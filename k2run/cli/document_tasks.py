@@ -103,6 +103,34 @@ def backup(c: Context, into: str = "reference", stack: str = "", plain: bool = F
     return ended.exit_code
 
 
+@command(
+    help={
+        "into": "the folder with the materials of `backup`",
+        "stack": "path or name of the stack to show",
+        "unattended": "never prompt, even on a terminal",
+    },
+)
+def rehearse(c: Context, into: str = "reference", stack: str = "", unattended: bool = False) -> int:
+    """Rehearse the demo against the clock: opens the presenter's view, shows what to say, switches to the backup."""
+    from k2run.app.launch import is_attended, launch
+    from k2run.cli import backup as materials
+    from k2run.daemon.notify.messenger import heralds
+    from k2run.engine.execution import Options
+
+    attended = is_attended() and not unattended
+    options = Options(extra={"materials": into}, attended=attended)
+    with materials.served() as page:
+        opener = materials.PresenterOpener(page, on_desktop=attended)
+        ended = launch(
+            REHEARSAL,
+            stack=stack,
+            options=options,
+            mode="auto",
+            heralds=lambda store, run: (opener, *heralds(store, run)),
+        )
+    return ended.exit_code
+
+
 def write_cast(run: Path, file: Path) -> None:
     """Write a run as a terminal recording.
 
@@ -221,4 +249,4 @@ def _write_document(made: Document, folder: Path, *, tell: bool) -> None:
         print(f"  {made.heading.file}: {problem}", file=sys.stderr)
 
 
-TASKS = (report, document, backup)
+TASKS = (report, document, backup, rehearse)

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 class Nobody(Person):
     """An unattended run: the declared default is taken, without an operator's name."""
 
+    is_there = False
+
     def ask(self, question: str, *, choices: Sequence[str], default: str | None, deadline: Deadline) -> Answer | None:  # noqa: ARG002
         """Answer with the default, or not at all."""
         return None if default is None else Answer(text=default)
@@ -46,6 +48,7 @@ class Recorded(Person):
     """
 
     def __init__(self, person: Person, journal: Journal, step: str, ending: threading.Event) -> None:
+        self.is_there = person.is_there
         self._person = person
         self._journal = journal
         self._step = step
