@@ -25,7 +25,6 @@ FOR_TYPES = {
     ("language.nodes", "language.document"): "nodes are built for a document",
     ("language.yaml_faults", "language.document"): "faults are explained with the text of a document",
     ("recovery.diagnosis", "recovery.order"): "a diagnosis has the order of its repairs",
-    ("web.feed", "web.fragments"): "a feed sends fragments, which show its rows",
 }
 """Imports for types alone that would close a circle: importer, imported, and why neither can be moved."""
 
