@@ -8,8 +8,7 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from k2run.atomic_write import rewritten
-from k2run.owned import open_own, own_folder, read_own
+from k2run.files import open_own, own_folder, read_own, rewritten
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from k2run.owned import account_name
+from k2run.files import account_name
 
 NAMELESS = 54_321
 NAMES = ("LOGNAME", "USER", "LNAME", "USERNAME")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from k2run.atomic_write import created, drafted
+from k2run.files import created, drafted
 
 if TYPE_CHECKING:
     from pathlib import Path

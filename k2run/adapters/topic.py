@@ -21,8 +21,8 @@ from k2run.adapters.kafka import producer as load
 from k2run.adapters.kafka.client import Kafka, Link
 from k2run.adapters.kafka.topics import create_topic, delete_topic
 from k2run.adapters.schema_registry import avro
-from k2run.atomic_write import rewritten
 from k2run.errors import Refused, Unknown
+from k2run.files import rewritten
 from k2run.language.quantities import Duration
 from k2run.stack.services import Services
 

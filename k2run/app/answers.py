@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from k2run.actions.person import Answer, Person
-from k2run.atomic_write import created
 from k2run.engine.variables import convert, recorded_input
 from k2run.errors import TimedOut, UsageError
+from k2run.files import created
 from k2run.language.document import read_file
 from k2run.stack.secrets import as_written
 

@@ -20,8 +20,8 @@ from k2run.engine.wall import aside
 from k2run.errors import UsageError
 from k2run.evidence.reports import write_reports
 from k2run.evidence.wording import count
+from k2run.files import account_name
 from k2run.language.loader import load_runbook
-from k2run.owned import account_name
 from k2run.recovery.drill import Choice, Drill, Plan, Round, choose, table
 from k2run.terminal.safe_stream import complain, say
 

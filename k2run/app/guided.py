@@ -17,7 +17,7 @@ from k2run.engine.outline import STEADY_AFTER
 from k2run.engine.prompts import Decision, Guide, Move, Planned
 from k2run.evidence.view import RunView
 from k2run.evidence.wording import MARKS, clean, span, standing, standing_of, timed
-from k2run.owned import account_name
+from k2run.files import account_name
 from k2run.recovery.isolated_proof import REPAIRED
 from k2run.terminal.face import Face
 from k2run.terminal.lines import text_of

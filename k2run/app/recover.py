@@ -27,9 +27,9 @@ from k2run.engine.wall import aside
 from k2run.errors import Interrupted, Protected, UsageError
 from k2run.evidence.reports import write_reports
 from k2run.evidence.wording import clean, moment
+from k2run.files import account_name
 from k2run.language.loader import load_runbook
 from k2run.language.model import Kind
-from k2run.owned import account_name
 from k2run.recovery.diagnosis import Diagnosis, Verdict, diagnose_settled, suspicion
 from k2run.recovery.repairs import Clocks, Repair, Repairs
 from k2run.recovery.timeline import write_timeline

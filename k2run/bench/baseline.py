@@ -11,7 +11,6 @@ import msgspec
 from msgspec import Struct, structs
 
 from k2run.actions.connection import Connection, Site
-from k2run.atomic_write import drafted
 from k2run.bench.latency import Percentile
 from k2run.bench.regression import RATE, Sample, sample_of, sample_of_rate
 from k2run.bench.thresholds import LAST_GREEN
@@ -19,6 +18,7 @@ from k2run.engine.events import Outcome, RunFinished, RunStarted, StepFinished
 from k2run.engine.journal import JOURNAL, read_journal
 from k2run.engine.store import began
 from k2run.errors import UsageError
+from k2run.files import drafted
 from k2run.language.problems import did_you_mean
 from k2run.language.quantities import encode_quantity
 from k2run.names import RUN, checked

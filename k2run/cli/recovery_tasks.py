@@ -76,7 +76,7 @@ def abort(c: Context, run_id: str = "") -> int:
     """Abort a run in progress, and watch it undo its faults."""
     from k2run.app.abort import abort_and_watch
     from k2run.engine.store import Store
-    from k2run.owned import account_name
+    from k2run.files import account_name
 
     return 0 if abort_and_watch(Store(), run_id, account_name()) else 1
 

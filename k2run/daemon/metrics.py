@@ -15,7 +15,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 import k2run
-from k2run.daemon.alerts.hook_secret import bears
+from k2run.daemon.alerts.delivery import bears
 from k2run.daemon.alerts.store import IncidentStore
 from k2run.daemon.schedule.ledger import DATABASE, State, open_ledger
 from k2run.engine.events import (

@@ -16,8 +16,8 @@ from k2run.engine.events import AnyEvent, Event, Noted, RunFinished, RunStarted,
 from k2run.engine.masking import masked
 from k2run.engine.wall import Wall
 from k2run.errors import JournalLost, UsageError
+from k2run.files import open_own
 from k2run.language.quantities import encode_quantity
-from k2run.owned import open_own
 from k2run.stack.redactor import Redactor
 
 if TYPE_CHECKING:

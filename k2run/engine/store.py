@@ -11,11 +11,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from k2run.atomic_write import rewritten
 from k2run.engine.journal import JOURNAL
 from k2run.errors import JournalLost, StackBusy, UsageError
+from k2run.files import open_own, own_folder, read_own, refuse_foreign, rewritten
 from k2run.names import LONGEST_RUN, RUN, checked, objection
-from k2run.owned import open_own, own_folder, read_own, refuse_foreign
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

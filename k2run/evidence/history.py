@@ -16,11 +16,11 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from k2run.atomic_write import drafted
 from k2run.engine.journal import JOURNAL
 from k2run.engine.store import running
 from k2run.errors import UsageError
 from k2run.evidence.journal_sql import harvest
+from k2run.files import drafted
 from k2run.language.problems import did_you_mean
 
 if TYPE_CHECKING:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from k2run.atomic_write import drafted
 from k2run.engine.events import Bound, Outcome
 from k2run.engine.journal import read_journal
 from k2run.engine.store import running
@@ -16,6 +15,7 @@ from k2run.evidence.report_markdown import report_markdown
 from k2run.evidence.verdict import open_ended
 from k2run.evidence.view import RunView, view_of
 from k2run.evidence.wording import Standing
+from k2run.files import drafted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

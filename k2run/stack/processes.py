@@ -17,9 +17,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from k2run.actions.deadline import Deadline
-from k2run.atomic_write import rewritten
 from k2run.errors import Interrupted, Refused, StackUnavailable, TimedOut, Unknown
-from k2run.owned import account_name
+from k2run.files import account_name, rewritten
 from k2run.stack.backend import LogLine, ServiceStatus, State, Usage
 from k2run.stack.logfile import has_times, read_tail
 from k2run.stack.model import missing_program

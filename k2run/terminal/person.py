@@ -52,7 +52,7 @@ class TerminalPerson(Person):
             except (TimedOut, _Gone):
                 self._say(f"\n  no answer; {f'taking {default!r}' if default is not None else 'left unconfirmed'}\n")
                 return None if default is None else Answer(text=default)
-        from k2run.owned import account_name
+        from k2run.files import account_name
 
         return Answer(text=text, by=account_name())
 

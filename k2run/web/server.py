@@ -8,7 +8,7 @@ import socket
 import sys
 from typing import TYPE_CHECKING
 
-from k2run.daemon.alerts.hook_secret import hooks_secret
+from k2run.daemon.alerts.delivery import hooks_secret
 from k2run.daemon.alerts.hooks import hook_routes
 from k2run.daemon.alerts.messages import open_messages
 from k2run.daemon.alerts.worker import Worker

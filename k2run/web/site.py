@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, cast
 
 from k2run.daemon.alerts.store import IncidentStore
-from k2run.owned import open_own, own_folder
+from k2run.files import open_own, own_folder
 from k2run.web.catalogue import SiteCatalogue
 from k2run.web.diagnoses import Diagnoses
 from k2run.web.feed import Feed, FollowedRun

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from k2run.errors import OperatorError
-from k2run.owned import account_name, look_private, make_private
+from k2run.files import account_name, look_private, make_private
 from k2run.used_once import Spent
 
 if TYPE_CHECKING:

@@ -20,8 +20,8 @@ from k2run.engine.events import Answered, Asked, Noted, RunFinished, StepFinishe
 from k2run.engine.journal import read_journal
 from k2run.engine.store import Store
 from k2run.errors import UsageError
+from k2run.files import account_name
 from k2run.language.loader import load_runbook, parse_runbook
-from k2run.owned import account_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -21,7 +21,7 @@ from k2run.adapters import storage
 from k2run.adapters.host import actions as host
 from k2run.adapters.service import actions as service
 from k2run.errors import StackUnavailable
-from k2run.owned import account_name
+from k2run.files import account_name
 from k2run.stack import lifecycle
 from k2run.stack.backend import State
 from k2run.stack.causes import Kind, causes_of, kind_of

@@ -12,8 +12,8 @@ from contextlib import suppress
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from k2run.adapters._command import Kept
-from k2run.atomic_write import drafted
 from k2run.errors import Interrupted, OperatorError, Refused, TimedOut
+from k2run.files import drafted
 
 if TYPE_CHECKING:
     import socket

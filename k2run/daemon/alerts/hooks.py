@@ -9,8 +9,16 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from k2run.daemon.alerts.delivery import read_alertmanager, read_plain
-from k2run.daemon.alerts.hook_secret import SIGNATURE, TIME, WINDOW_S, bears, is_timely, signed
+from k2run.daemon.alerts.delivery import (
+    SIGNATURE,
+    TIME,
+    WINDOW_S,
+    bears,
+    is_timely,
+    read_alertmanager,
+    read_plain,
+    signed,
+)
 from k2run.errors import JournalLost, UsageError
 from k2run.used_once import Spent
 

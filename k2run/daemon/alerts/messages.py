@@ -12,7 +12,7 @@ from k2run.daemon.notify.outbox import GIVE_UP_S, LOG, Outbox
 from k2run.engine.store import Store
 from k2run.errors import K2runError
 from k2run.evidence.wording import clean, span
-from k2run.owned import account_name
+from k2run.files import account_name
 from k2run.terminal.safe_stream import complain, say, say_json
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec.structs import replace
 
-from k2run.daemon.alerts.hook_secret import SIGNATURE, TIME, signature_of
+from k2run.daemon.alerts.delivery import SIGNATURE, TIME, signature_of
 from k2run.errors import OperatorError, UsageError
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 from msgspec import Struct
 
-from k2run.atomic_write import created, drafted
 from k2run.errors import StackUnavailable, UsageError
+from k2run.files import created, drafted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

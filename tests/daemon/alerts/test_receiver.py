@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
-from k2run.daemon.alerts.delivery import read_alertmanager, read_plain
-from k2run.daemon.alerts.hook_secret import bears, hooks_secret, signature_of, signed
+from k2run.daemon.alerts.delivery import bears, hooks_secret, read_alertmanager, read_plain, signature_of, signed
 from k2run.daemon.alerts.incident import Diagnosed
 from k2run.daemon.alerts.store import IncidentStore
 from k2run.daemon.alerts.worker import Worker
