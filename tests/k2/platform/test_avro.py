@@ -14,7 +14,7 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.schema_registry import SchemaRegistryClient
 from confluent_kafka.schema_registry.avro import AvroDeserializer, AvroSerializer
 from confluent_kafka.serialization import MessageField, SerializationContext
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from k2run.k2.platform import avro_rows, avro_trades, rows, schemas, trade
@@ -78,6 +78,10 @@ def table_of(values: Sequence[bytes], client: Any) -> tuple[list[dict[str, Any]]
     return laid_out.to_pylist(), [str(one.error) for one in found.rejected]
 
 
+SLOWLY = settings(suppress_health_check=[HealthCheck.too_slow], deadline=None, max_examples=15)
+
+
+@SLOWLY
 @given(
     st.lists(
         st.builds(
@@ -106,6 +110,7 @@ def test_whatever_is_a_trade_becomes_the_row_that_a_general_decoder_gives(trades
         assert avro_trades.micros(row["timestamp"].replace(tzinfo=avro_trades.UTC)) == one["timestamp"]
 
 
+@SLOWLY
 @given(st.binary(max_size=60), st.integers(0, 200))
 def test_whatever_bytes_come_the_trades_beside_them_are_read(noise, cut):
     good = written(a_trade())
