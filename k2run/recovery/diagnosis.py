@@ -367,10 +367,10 @@ def _verdict(sightings: list[Sighting], share: float) -> Verdict:
     }
     if Presence.ABSENT in {one.presence for one in decisive if one.decisive}:
         return Verdict.RULED_OUT
+    if blind:  # looking again could not help, whatever else is not seen just now
+        return Verdict.CANNOT_SAY
     if Presence.UNSEEN in found:
         return Verdict.UNSEEN
-    if blind:
-        return Verdict.CANNOT_SAY
     decided = any(one.decisive for one in telling)  # all of them are present here; what supports only weighs
     return Verdict.MATCHES if decided or share >= ENOUGH else Verdict.RULED_OUT
 
