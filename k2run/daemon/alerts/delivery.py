@@ -1,4 +1,4 @@
-"""Deliveries of alerts: Alertmanager's webhook or a plain form, and the secret by which their senders prove themselves."""
+"""Deliveries of alerts: Alertmanager's webhook or a plain form, and the secret that proves their senders."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import repeat
 from typing import TYPE_CHECKING, Any
@@ -46,10 +47,21 @@ class Known:
 
 
 class Writers:
-    """The schemas that messages of one topic were written with, by id; each is asked for once."""
+    """The schemas that messages of one topic were written with, by id; each is asked for once.
 
-    def __init__(self, client: RegistryClient, topic: str, reader: schemas.Schema) -> None:
+    Args:
+        client: Asks the registry.
+        topic: Whose messages they are.
+        reader: The reader's own schema.
+        beside: Readers of other topics. When one has to ask, all learn their newest schema, so that a topic whose first
+            message comes while the registry is down does not hold up the others.
+    """
+
+    def __init__(
+        self, client: RegistryClient, topic: str, reader: schemas.Schema, beside: Sequence[Writers] = ()
+    ) -> None:
         self._client = client
+        self._beside = beside
         self._subject = f"{topic}-value"
         self._reader = reader
         self._known: dict[int, Known] = {}
@@ -78,6 +90,18 @@ class Writers:
         if schema is None:
             self._unknown[number] = time.monotonic()
             raise UnknownSchemaError(f"the registry has no schema {number}")
+        known = self._keep(number, schema)
+        for other in self._beside:
+            other.learn()
+        return known
+
+    def learn(self) -> None:
+        """Ask for the newest schema of the topic, unless one is known; without waiting."""
+        if not self._known and (newest := self._client.newest(self._subject)) is not None:
+            with suppress(UnknownSchemaError):
+                self._keep(*newest)
+
+    def _keep(self, number: int, schema: Any) -> Known:
         own = schemas.written_alike(schema, self._reader)
         try:
             self._known[number] = Known(avro_trades.parsed(schema), own)
@@ -216,8 +240,10 @@ def _reference(writers: Writers, value: bytes) -> reference.ReferenceData:
 
 def forms(client: RegistryClient) -> list[rows.Form]:
     """How the topics' messages become rows, when they are Avro in the registry's frame."""
-    trades = Writers(client, trade.TOPIC, schemas.TRADE)
-    described = Writers(client, reference.TOPIC, schemas.REFERENCE_DATA)
+    every: list[Writers] = []
+    trades = Writers(client, trade.TOPIC, schemas.TRADE, every)
+    described = Writers(client, reference.TOPIC, schemas.REFERENCE_DATA, every)
+    every += [trades, described]
     return [
         rows.Form(trade.TOPIC, table.TRADES, "trades", trade_reader(trades), trade_columns),
         rows.Form(

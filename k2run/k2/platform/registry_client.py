@@ -80,6 +80,14 @@ class RegistryClient:
                 raise
             return None
 
+    def newest(self, subject: str) -> tuple[int, Any] | None:
+        """The newest schema of a subject with its id; None when no node has it, or none answers: it does not wait."""
+        try:
+            answer = self._one("GET", f"/subjects/{quote(subject, safe='')}/versions/latest")
+        except (RegistryDownError, RefusedError):
+            return None
+        return int(answer["id"]), json.loads(answer["schema"])
+
     def _patiently(self, verb: str, path: str, body: Any = None, lost: str = "") -> Any:
         told = 0.0
         while True:
