@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from k2run.evidence.html.charts import measurements
 from k2run.evidence.html.element import Html, tag
+from k2run.evidence.html.measurements import measurements
 from k2run.evidence.html.record import environment, journal, people, remarks, steps, undos
 from k2run.evidence.html.summary import AGAINST_LAST, header, last_time, objectives, score, verdict_box, went_wrong
 from k2run.evidence.html.timeline import timeline
