@@ -195,11 +195,6 @@ class Document:
         line = bisect_right(self._starts, offset)
         return Place(self.file, line, offset - self._starts[line - 1] + 1)
 
-    def offset_in(self, path: Trail, at: int) -> int:
-        """The offset in the text of the character at offset `at` of the text value at `path`."""
-        node = self._node(path, key=False)
-        return inside(self.text, node, at) if isinstance(node, ScalarNode) else node.start_mark.index
-
     @cached_property
     def _starts(self) -> list[int]:
         """Offset of the first character of every line."""

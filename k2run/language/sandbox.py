@@ -54,16 +54,6 @@ class Missing(StrictUndefined):
     def __getitem__(self, _key: Any) -> Any:
         return self
 
-    @property
-    def missing_name(self) -> str:
-        """The name that was asked for."""
-        return str(self._undefined_name)
-
-    @property
-    def missing_from(self) -> Any:
-        """What it was asked of; `jinja2.utils.missing` for a name of the scope."""
-        return self._undefined_obj
-
 
 class Sandbox(ImmutableSandboxedEnvironment):
     """Jinja2's sandbox, with its open doors closed: big products, formatting, calls of anything but known words."""

@@ -11,9 +11,6 @@ from msgspec import Struct
 if TYPE_CHECKING:
     from k2run.language.document import Trail
 
-CONSTANTS = frozenset({"true", "false", "none"})
-"""Names that are values; `True`, `False` and `None` are the same."""
-
 RESERVED_FUNCTIONS = frozenset({"range", "min", "max", "len", "now"})
 """Functions whose names a runbook cannot give to its own values."""
 
