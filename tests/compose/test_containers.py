@@ -30,7 +30,6 @@ PREFIX = "k2run-test"
 LIMIT_S = 400.0
 NOT_THERE = {
     "C09 Grafana answers and its database is ok",
-    "Schema registry knows the trades",
     "C13 The notebook runs from start to finish without errors",
     "The backup materials are made (`invoke backup` makes them; without them C21, C25 and C27 do not apply)",
     "C21 The quick reference fits two pages",
@@ -63,7 +62,7 @@ sections:
       - {name: The disk is fuller, host.fill_disk: {size: 50MiB}}
       - name: All is as broken as it should be
         docker.ps: {name: "PREFIX-*"}
-        expect: result.running == 2
+        expect: result.running == 4
       - name: The broker is limited
         docker.inspect: {container: PREFIX-kafka}
         expect: [result.memory_limit == 900 * 1024 * 1024, result.cpu_limit == 0.8]
@@ -135,7 +134,7 @@ def namespace() -> Iterator[tuple[str, ...]]:
 
 @pytest.fixture(scope="module")
 def platform(namespace: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
-    """Kafka, Prometheus, stream, consumer and API, brought up by `k2run up`."""
+    """Kafka, registries, Prometheus, stream, consumer and API, brought up by `k2run up`."""
     build_missing()
     folder, local = tmp_path_factory.mktemp("platform"), ROOT / "tests" / "compose" / "local.yml"
     with engine(namespace) as host:
