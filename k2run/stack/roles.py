@@ -97,6 +97,7 @@ ROLES: dict[str, Role] = {
     "shed": Role(Metric, "Messages shed so far."),
     "rows_written": Role(Metric, "Rows written to the table so far."),
     "committed_at": Role(Metric, "Unix time of the last commit to the table."),
+    "awaits_schema": Role(Metric, "1 while the consumer waits for a schema that no registry gives it, else 0."),
     "dead_letters": Role(Metric, "Messages set aside because they could not be read."),
 }
 """The roles of built-in runbooks. A stack may declare more, for runbooks of its own."""
