@@ -50,6 +50,7 @@ def pytest_configure(config: pytest.Config) -> None:
         signal.signal(signal.SIGHUP, lambda *_: None)
     if not hasattr(config, "workerinput"):  # the processes of xdist inherit it
         os.environ[ALONE] = tempfile.mkdtemp(prefix="k2run-tests-")
+        os.environ.setdefault("K2RUN_NOTIFY_GIVE_UP", "30s")  # no messenger outlives the tests by much
         config.add_cleanup(lambda: shutil.rmtree(os.environ.pop(ALONE), ignore_errors=True))
 
 

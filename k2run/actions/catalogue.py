@@ -140,7 +140,10 @@ class Catalogue:
                 for _, function in inspect.getmembers(module, inspect.isfunction):
                     mark = getattr(function, "__k2run__", None)
                     if mark is not None and mark.name.partition(".")[0] == adapter:
-                        yield self._found.get(mark.name) or self._found.setdefault(mark.name, describe(function, mark))  # type: ignore[misc]
+                        known = self._found.get(mark.name)
+                        if known is None:
+                            known = self._found[mark.name] = describe(function, mark)
+                        yield known
 
     def connections(self) -> dict[str, type[Connection]]:
         """What a stack file may have under `connections:`, by its key; imports every adapter."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from k2run.actions.catalogue import Catalogue
 from k2run.authoring.lint_subject import Subject, open_subject
-from k2run.authoring.validate import files_below, is_stack, show_problems
+from k2run.authoring.validate import files_below, is_stack, show_problems, starts_unseen
 from k2run.errors import RunbookInvalid
 from k2run.language.expressions import Template
 from k2run.language.inputs import SECRET_SOURCES
@@ -69,6 +69,10 @@ def recovery_without_symptom(subject: Subject) -> Iterator[Problem]:
     if subject.runbook.kind is Kind.RECOVERY and not subject.runbook.symptoms:
         hint = "add `symptoms:`, the probes that pass when this is the failure at hand"
         yield subject.finding("L103", "this recovery does not say how to recognise its failure", ("kind",), hint=hint)
+    for index in starts_unseen(subject.runbook):
+        message = "an alert starts nothing by itself without `symptoms`: approval is asked for"
+        hint = "add `symptoms:`, the probes that pass when this is the failure at hand"
+        yield subject.finding("L103", message, ("alerts", index, "start"), hint=hint)
 
 
 def no_objective(subject: Subject) -> Iterator[Problem]:

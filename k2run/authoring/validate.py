@@ -12,6 +12,7 @@ from k2run.authoring.explain import every_explanation
 from k2run.errors import K2runError, RunbookInvalid, UsageError
 from k2run.language.document import read_file
 from k2run.language.loader import load_runbook
+from k2run.language.model import Start
 from k2run.language.references import stack_files
 from k2run.stack.stack import load_stack
 from k2run.terminal.safe_stream import complain, say
@@ -19,6 +20,7 @@ from k2run.terminal.safe_stream import complain, say
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from k2run.language.model import Runbook
     from k2run.language.problems import Explanation, Problem
 
 Form = Literal["text", "json", "sarif"]
@@ -113,8 +115,17 @@ def _check(file: Path, catalogue: Catalogue) -> None:
             raise RunbookInvalid(problems)
         if stack.data_path is not None:
             load_runbook(stack.data_path, catalogue)
-    else:
-        load_runbook(file, catalogue)
+    elif starts_unseen(load_runbook(file, catalogue)):
+        complain(
+            f"warning: {file}: `start: automatic` without `symptoms` asks for approval (`k2run lint` has more)", ""
+        )
+
+
+def starts_unseen(runbook: Runbook) -> list[int]:
+    """Which of its alerts are to start it automatically, although no symptom can confirm what they say."""
+    if runbook.symptoms:
+        return []
+    return [index for index, rule in enumerate(runbook.alerts) if rule.start is Start.AUTOMATIC]
 
 
 def _encoded(problems: Sequence[Problem], form: Form) -> str:

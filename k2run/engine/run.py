@@ -18,7 +18,7 @@ from k2run.engine.request import check_allowed
 from k2run.engine.store import hold
 from k2run.engine.undo import leftover
 from k2run.engine.variables import resolve_inputs, restore_inputs
-from k2run.errors import Unsettled, UsageError
+from k2run.errors import StackBusy, Unsettled, UsageError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -45,11 +45,15 @@ def run(request: Request) -> RunFinished:
     inputs = resolve_inputs(request.runbook, request.options.extra, request.stack)
     store, stack = request.store, request.stack
     folder = store.new_run(request.runbook.name, request.runbook.source, trial=bool(request.options.check))
-    with StopRequest() as signals, hold(store.stack_folder(stack.name), stack.name, folder.name):
-        settle_or_refuse(store, stack.name)
-        if not request.options.check:
-            store.mark_open(stack.name, folder.name)
-        return play(request, folder, inputs, signals, past=())
+    try:
+        with StopRequest() as signals, hold(store.stack_folder(stack.name), stack.name, folder.name):
+            settle_or_refuse(store, stack.name)
+            if not request.options.check:
+                store.mark_open(stack.name, folder.name)
+            return play(request, folder, inputs, signals, past=())
+    except (StackBusy, Unsettled):
+        store.drop_unused(folder)
+        raise
 
 
 def run_inside(request: Request, signals: StopRequest) -> RunFinished:

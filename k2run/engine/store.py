@@ -83,6 +83,14 @@ class Store:
             ) from error
         return folder
 
+    def drop_unused(self, folder: Path) -> None:
+        """Remove the folder of a run that never began; one with a journal stays."""
+        if (folder / JOURNAL).exists():
+            return
+        with suppress(OSError):
+            (folder / RUNBOOK_COPY).unlink(missing_ok=True)
+            folder.rmdir()
+
     def runs(self) -> list[Path]:
         """The folders of all runs, oldest first."""
         folder = self.home / "runs"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from k2run.engine.journal import JOURNAL
 from k2run.engine.store import Store
 
 if TYPE_CHECKING:
@@ -19,3 +20,12 @@ def test_runs_of_one_second_are_in_the_order_in_which_they_began(tmp_path: Path)
     store = Store(tmp_path)
     assert [run.name for run in store.runs()] == runs
     assert store.find_run("last").name == runs[-1]
+
+
+def test_a_run_that_never_began_leaves_no_folder_and_one_with_a_journal_stays(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    refused, begun = store.new_run("a", "runbook: 1"), store.new_run("a", "runbook: 1")
+    (begun / JOURNAL).touch()
+    store.drop_unused(refused)
+    store.drop_unused(begun)
+    assert (refused.exists(), begun.exists()) == (False, True)

@@ -71,6 +71,17 @@ def _told() -> bool:
         return False
 
 
+def _patience() -> float:
+    """Seconds after which a message is given up: those of K2RUN_NOTIFY_GIVE_UP, else 15 minutes."""
+    from k2run.daemon.notify.outbox import GIVE_UP_S
+    from k2run.language.quantities import Duration
+
+    try:
+        return float(Duration.parse(os.environ["K2RUN_NOTIFY_GIVE_UP"]))
+    except (KeyError, ValueError):
+        return GIVE_UP_S
+
+
 def _exported() -> bool:
     return any(os.environ.get(name) for name in ENDPOINTS)
 
@@ -83,7 +94,7 @@ def follow(store: Store, folder: Path) -> None:
 
     settings = read_settings() if _told() else Settings()
     telling = Telling(settings.link, failed_before=_failed_before(store, folder))
-    outbox = Outbox(settings.notifications, folder / LOG)
+    outbox = Outbox(settings.notifications, folder / LOG, give_up=_patience())
     events: list[AnyEvent] = []
     over = False
     while not over:
