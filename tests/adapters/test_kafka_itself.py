@@ -128,7 +128,7 @@ def test_a_topic_from_its_making_to_its_end(cluster):
     assert all(message.value["trade_id"].startswith("K2RUN-real-") for message in sampled.messages)
     assert actions.rate(kafka, soon(), "trades", window=Duration(0.3)).messages == 0
     assert actions.round_trip(kafka, soon()).total_ms > 0
-    with pytest.raises(Unknown, match="0 of 1 messages came"):
+    with pytest.raises(Unknown, match="0 of 1 messages arrived"):
         actions.consume(kafka, soon(), "trades", within=Duration(0.5))
     assert actions.delete_topic(kafka, soon(), "trades").deleted
 

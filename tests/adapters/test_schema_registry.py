@@ -225,7 +225,7 @@ kafka.produce(Kafka(bootstrap={broker.bootstrap!r}), Deadline(10), {topic!r}, co
     found = kafka.consume(cluster, soon(), topic, count=2, within=Duration(12), contains="new")
     process.wait()
     assert [message.value for message in found.messages] == ["new", "new"]
-    with pytest.raises(Unknown, match="0 of 1 messages came"):
+    with pytest.raises(Unknown, match="0 of 1 messages arrived"):
         kafka.consume(cluster, soon(), topic, within=Duration(0.3))
 
 

@@ -178,6 +178,7 @@ def test_the_deadline_ends_a_load(serve, nothing):
         assert time.monotonic() - started < 1
 
 
+@pytest.mark.alone  # it ends within a second
 def test_a_request_to_stop_ends_a_load(serve, nothing):
     deadline = Deadline(30)
     threading.Timer(0.3, deadline.stop.set).start()
