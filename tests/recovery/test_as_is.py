@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ from k2run.engine.prompts import Nobody
 from k2run.language.expressions import roles_in
 from k2run.language.loader import load_runbook
 from k2run.language.model import Kind
-from k2run.recovery.diagnosis import Verdict, diagnose
+from k2run.recovery.diagnosis import Verdict, diagnose, diagnose_settled
 from k2run.stack import lifecycle
 from k2run.stack.probes import readiness
 from k2run.stack.stack import load_stack
@@ -150,7 +151,7 @@ def test_a_healthy_platform_with_the_defects_has_no_failure_and_is_healthy_as_fa
     as_is_platform: Stack,
 ) -> None:
     recoveries = [load_runbook(file, Catalogue()) for file in SHIPPED if file.parent.name == "recovery"]
-    found = diagnose(recoveries, as_is_platform, Catalogue())
+    found = diagnose_settled(recoveries, as_is_platform, Catalogue(), threading.Event())
     table = {Path(name).stem: row for name, row in expected().items()}
     assert {
         name: verdict for name, verdict in verdicts(found).items() if verdict is not SAID[table[name]["outcome"]]
