@@ -60,7 +60,8 @@ def without(data: dict[str, Any], hidden: tuple[str, ...]) -> dict[str, Any]:
         if not (isinstance(role, dict) and role.get("service") in hidden)
     }
     connections = {name: each for name, each in (data.get("connections") or {}).items() if name not in hidden}
-    return {**data, "services": services, "roles": roles, "connections": connections}
+    charts = [each for each in data.get("charts") or [] if each.get("service") not in hidden]
+    return {**data, "services": services, "roles": roles, "connections": connections, "charts": charts}
 
 
 class Platform:
