@@ -28,7 +28,7 @@ SPACE = (
 )
 _ESCAPED = (r"%[0-9A-Fa-f]{2}", r"\\[nrtfv]", r"\\x[0-9A-Fa-f]{2}", r"\\u[0-9A-Fa-f]{4}")
 """What may end in a letter or a digit right before a word, and belongs to no word."""
-_RUN = re.compile(r"^(\(\?:\\\\\{\d+),\d+\}")
+_RUN = re.compile(r"^\(\?:\\\\\{(\d+),(\d+)\}")
 """Begins the pattern of backslashes: `(?:\\\\{2,16}`."""
 _SHORT = {"\0": "0", "\a": "a", "\b": "b", "\x1b": "e"}
 _QUOTES = {
@@ -55,11 +55,11 @@ def units(secret: str) -> list[str]:
 def opening(steps: list[str]) -> str:
     """The pattern of some characters, for the beginning of a search.
 
-    A run at its beginning is as short as it may be: otherwise a long run of spaces or backslashes in a text would be
-    read to its end from each of its places.
+    A run at its beginning is as short as it may be, or begins where the text's run does: otherwise a long run of spaces
+    or backslashes in a text would be read to its end from each of its places.
     """
     first, *rest = steps
-    first = SPACE if first == SPACE + "+" else _RUN.sub(r"\1}", first)
+    first = SPACE if first == SPACE + "+" else _RUN.sub(r"(?:(?<!\\\\)\\\\{\1,\2}|\\\\{\1}", first)
     return "".join((first, *rest))
 
 

@@ -101,6 +101,7 @@ def test_a_stack_without_secrets_redacts_nothing(make_stack: Make) -> None:
 
 @settings(deadline=None)
 @example(secret="\x800000\U000127d3", before=b"", after=b"")
+@example(secret="\\000", before=b"", after=b"")
 @given(secret=SECRETS, before=st.binary(max_size=7), after=st.binary(max_size=7))
 def test_a_secret_is_found_in_every_form(secret: str, before: bytes, after: bytes) -> None:
     redact = Redactor()
