@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from k2run.k2.platform import topics
-from k2run.k2.platform.program import log
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,8 +24,6 @@ if TYPE_CHECKING:
 _QUEUED_KIB = 48 * 1024  # fetched ahead; more would only fill the memory budget
 _AT_ONCE = 10_000
 _CLOSE_S = 1.0
-_BEFORE = 1000
-"""How many offsets before a gap its partition is read again: more than a batch has."""
 
 
 class ConsumerClient:
@@ -70,15 +67,6 @@ class ConsumerClient:
                 marks = reading.get_watermark_offsets(TopicPartition(topic, partition), cached=True)
                 self.fetched_ends[topic, partition] = marks[1] if marks else 0
         return messages
-
-    def read_again(self, topic: str, partition: int, offset: int) -> None:
-        """Continue from an offset that was passed over.
-
-        In a topic that was just made again, Tansu writes batches whose offsets overlap, and a fetch that begins inside
-        of one leaves it out. So the fetch begins well before.
-        """
-        log("offsets_passed_over", "warning", topic=topic, partition=partition, offset=offset)
-        self._open.seek(TopicPartition(topic, partition, max(0, offset - _BEFORE)))
 
     def commit(self, topic: str, offsets: Mapping[int, int]) -> None:
         """Tell the group how far the table is."""

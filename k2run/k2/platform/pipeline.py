@@ -131,8 +131,6 @@ def lag(asked: Mapping[tuple[str, int], int], fetched: Mapping[tuple[str, int], 
 
 
 _TAKE_S = 0.1
-_GAP_TRIES = 5
-"""How often the offsets of a gap are asked for again before they are taken as empty."""
 _REFERENCE_PATIENCE = 5  # reference data may be this many times later than trades; its commits cost as much
 
 
@@ -158,28 +156,21 @@ class Lane:
         self._most = batch
         self._interval = interval
         self.batch = Batch()
-        self.gaps: dict[int, int] = {}
-        self._tries: Counter[tuple[int, int]] = Counter()
-        self._has_gaps = False
 
     def add(self, messages: Iterable[Message], level: Level) -> Counter[Shed]:
         """Take messages in, each on the side the level says; how many are shed, and why.
 
-        A message from before the offset that was reached has been taken already and is left out. So is one that leaves
-        offsets out: `gaps` then says where its partition is to be read again. Gaps that stay are real (a compacted
-        topic, the marks of transactions), and from then on none is asked for again.
+        A message from before the offset that was reached has been taken already and is left out.
         """
         reasons: Counter[Shed] = Counter()
         if not len(self.batch):
             self.batch.began = time.monotonic()
         batch, committed = self.batch, self.sink.ledger.offsets
         all_kept = cascade.sheds_nothing(level, self.topic)
-        self.gaps = {}
         for message in messages:
             partition: int = message.partition()  # type: ignore[assignment]  # only an error is nowhere
             offset: int = message.offset()  # type: ignore[assignment]
-            reached = batch.offsets.get(partition, committed.get(partition, 0))
-            if offset < reached or (offset > reached > 0 and self._is_gap(partition, reached)):
+            if offset < batch.offsets.get(partition, committed.get(partition, 0)):
                 continue
             batch.offsets[partition] = offset + 1
             taken = Taken(partition, offset, message.value() or b"")
@@ -190,18 +181,6 @@ class Lane:
                 batch.shed.append(taken)
                 reasons[why] += 1
         return reasons
-
-    def _is_gap(self, partition: int, reached: int) -> bool:
-        """Whether the offsets from `reached` on are to be asked for again."""
-        if self._has_gaps or partition in self.gaps:
-            return not self._has_gaps
-        self._tries[partition, reached] += 1
-        if self._tries[partition, reached] > _GAP_TRIES:
-            self._has_gaps = True
-            log("offsets_missing", "warning", topic=self.topic, partition=partition, offset=reached)
-            return False
-        self.gaps[partition] = reached
-        return True
 
     def is_due(self) -> bool:
         """Whether it is time for a commit."""
@@ -282,10 +261,7 @@ class Pipeline:
                 log("consumer_error", "warning", error=error.str())
         for topic, messages in arrived.items():
             if messages:
-                lane = self._lanes[topic]
-                self._metrics.shed(lane.add(messages, level))
-                for partition, offset in lane.gaps.items():
-                    self._intake.read_again(topic, partition, offset)
+                self._metrics.shed(self._lanes[topic].add(messages, level))
 
     def _commit(self, lane: Lane) -> None:
         batch, sink = lane.start_batch(), lane.sink
