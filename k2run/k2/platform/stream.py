@@ -27,9 +27,17 @@ _CHECK_S = 0.5
 LINGER_MS = 100
 """The real platform's is 10. Each fetch from Tansu looks through all batches there are, so these are few and large."""
 _PURGED = (KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT)  # noqa: SLF001  librdkafka names local errors with _
-_FORGOTTEN = (KafkaError._FATAL, KafkaError.UNKNOWN_PRODUCER_ID)  # noqa: SLF001
-"""The broker that came back does not know the producer, which then sends nothing more. What it had on its way is sent
-again by another one: the consumer writes each trade once, whatever reached the broker twice."""
+_FORGOTTEN = (
+    KafkaError._FATAL,  # noqa: SLF001
+    KafkaError.UNKNOWN_PRODUCER_ID,
+    KafkaError.PRODUCER_FENCED,
+    KafkaError.INVALID_PRODUCER_EPOCH,
+    KafkaError.OUT_OF_ORDER_SEQUENCE_NUMBER,
+    KafkaError.UNKNOWN,
+)
+"""The broker does not know the producer any more: it came back, or has another topic of that name. What the producer
+had on its way is sent again by another one, refused or not: Tansu may show a message later that it has refused. The
+consumer writes each trade once, whatever reached the broker twice."""
 
 
 class TopicKeeper:
