@@ -22,6 +22,7 @@ RUNBOOKS = Path(__file__).parents[2] / "runbooks"
 FOREIGN = """\
 stack: 1
 name: foreign
+platform: k2
 data_path: {runbooks}/data-path.yaml
 vars: {{warehouse: "{home}/stacks/sandbox/warehouse"}}
 connections:
