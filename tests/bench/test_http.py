@@ -116,6 +116,7 @@ def test_a_statuses_that_is_wanted_is_good(serve, nothing):
             http(nothing, Deadline(30), url=server.url, iterations=20)
 
 
+@pytest.mark.alone
 def test_requests_that_take_too_long_are_errors(serve, nothing):
     with serve("--delay", "5", "--stall-at", "30", "--stall", "1") as server:
         result = http(
@@ -170,6 +171,7 @@ def test_a_load_longer_than_its_timeout_is_refused_before_it_begins(nothing):
         http(nothing, Deadline(10), url="http://127.0.0.1:1/", during=Duration(30))
 
 
+@pytest.mark.alone
 def test_the_deadline_ends_a_load(serve, nothing):
     with serve("--delay", "5") as server:
         started = time.monotonic()
@@ -237,6 +239,7 @@ def test_a_connection_that_expired_while_idle_is_no_error_of_the_service(nothing
     assert (hurried.samples, hurried.errors) == (1, 1)
 
 
+@pytest.mark.alone
 def test_a_load_with_too_many_errors_is_given_up(serve, nothing):
     with serve("--delay", "5", "--status", "500", "--every", "2") as server:
         started = time.monotonic()
