@@ -18,7 +18,7 @@ from k2run.adapters.http.endpoint import Target
 from k2run.errors import NotApplicable, Refused, TimedOut, Unknown, Unreachable
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
     from playwright.async_api import CDPSession, Page
 
@@ -166,20 +166,35 @@ class Recorder:
         # ffmpeg forgets the duration of the last entry unless it is named once more.
         content = "\n".join(["ffconcat version 1.0", *listed, f"file {self._shown[-1][0]}"])
         (self._folder / "frames").write_text(content, encoding="utf-8")
-        process = await asyncio.create_subprocess_exec(
-            *["ffmpeg", "-y", "-loglevel", "error", "-f", "concat", "-i", str(self._folder / "frames")],
-            *["-vf", "fps=25,pad=ceil(iw/2)*2:ceil(ih/2)*2", "-pix_fmt", "yuv420p", "--", str(file)],
-            stdin=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.PIPE,
-        )
-        try:
-            _, said = await process.communicate()
-        except asyncio.CancelledError:
-            process.kill()
-            raise
-        if process.returncode:
-            raise Refused(f"{file} cannot be written: {said.decode(errors='replace').strip().splitlines()[-1:]}")
+        options = ["-vf", "fps=25,pad=ceil(iw/2)*2:ceil(ih/2)*2", "-pix_fmt", "yuv420p"]
+        await encode(self._folder / "frames", options, file)
         return len(self._shown)
+
+
+async def encode(frames: Path, options: Sequence[str], file: Path) -> None:
+    """Have ffmpeg write a video.
+
+    Args:
+        frames: What is shown for how long, in its ffconcat format.
+        options: How, in the words of ffmpeg.
+        file: Its ending says the format.
+
+    Raises:
+        Refused: ffmpeg cannot write it.
+    """
+    process = await asyncio.create_subprocess_exec(
+        *["ffmpeg", "-y", "-loglevel", "error", "-f", "concat", "-i", str(frames), *options, "--", str(file)],
+        stdin=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        _, said = await process.communicate()
+    except asyncio.CancelledError:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        raise
+    if process.returncode:
+        raise Refused(f"{file} cannot be written: {said.decode(errors='replace').strip().splitlines()[-1:]}")
 
 
 async def recorded(page: Page, seconds: float, file: Path) -> int:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import html
 import shutil
 import tempfile
@@ -14,6 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from msgspec import Struct
 
+from k2run.adapters.browser.client import encode
 from k2run.errors import NotApplicable, Refused
 
 if TYPE_CHECKING:
@@ -155,19 +154,7 @@ def _clock(seconds: float) -> str:
 
 
 async def _put_together(folder: Path, file: Path) -> None:
-    process = await asyncio.create_subprocess_exec(
-        *["ffmpeg", "-y", "-loglevel", "error", "-f", "concat", "-i", str(folder / "frames")],
-        *["-i", str(folder / "chapters"), "-map_metadata", "1", "-map_chapters", "1"],
-        *["-vf", f"fps={FRAMES_PER_S}", "-c:v", "libx264", "-preset", "veryfast", "-tune", "stillimage", "-crf", "27"],
-        *["-pix_fmt", "yuv420p", "-movflags", "+faststart", "--", str(file)],
-        stdin=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    try:
-        _, said = await process.communicate()
-    except asyncio.CancelledError:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        raise
-    if process.returncode:
-        raise Refused(f"{file} cannot be written: {said.decode(errors='replace').strip().splitlines()[-1:]}")
+    options = ["-i", str(folder / "chapters"), "-map_metadata", "1", "-map_chapters", "1"]
+    options += ["-vf", f"fps={FRAMES_PER_S}", "-c:v", "libx264", "-preset", "veryfast", "-tune", "stillimage"]
+    options += ["-crf", "27", "-pix_fmt", "yuv420p", "-movflags", "+faststart"]
+    await encode(folder / "frames", options, file)
