@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import hmac
-import signal
 import threading
 from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
@@ -26,7 +25,7 @@ from k2run.k2.platform import as_is as original
 from k2run.k2.platform import commit_ledger
 from k2run.k2.platform.api_answers import HealthCheck
 from k2run.k2.platform.api_metrics import Measurements, Observed
-from k2run.k2.platform.program import log, require_free_port
+from k2run.k2.platform.program import log, require_free_port, web_server
 from k2run.k2.platform.queries import Queries, Trades
 from k2run.k2.platform.queries_files import TableFiles, TableMissingError, TableUnreadableError
 from k2run.k2.platform.queries_tail import BrokerTail, TailUnreadableError
@@ -190,7 +189,6 @@ def _day(text: str) -> date:
 
 TABLE = "market_data.trades_v2"
 _NO_STORE = "no-store"
-_STOP_WITHIN_S = 1
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -295,22 +293,8 @@ def main() -> None:
     """Serve until told to stop."""
     options = arguments().parse_args()
     require_free_port(options.port)
-    import uvicorn
-
     app = application(options.warehouse, options.bootstrap, options.api_key, options.registry, as_is=options.as_is)
-    config = uvicorn.Config(
-        app,
-        host=options.host,
-        port=options.port,
-        log_level="warning",
-        access_log=False,
-        lifespan="off",
-        timeout_graceful_shutdown=_STOP_WITHIN_S,
-    )
-    server = uvicorn.Server(config)
-    # uvicorn stops cleanly on a signal and then raises it again: this program has ended as it should, with 0.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: setattr(server, "should_exit", True))
+    server = web_server(app, options.port, options.host)
     log("api_listening", url=f"http://{options.host}:{options.port}", warehouse=options.warehouse)
     server.run()
     log("api_stopped")

@@ -18,8 +18,14 @@ from k2run.signals import listen
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import uvicorn
+    from starlette.applications import Starlette
+
 DEPENDENCY_WAIT_S = 30.0
 LOOPBACK = "127.0.0.1"
+
+
+_STOP_WITHIN_S = 1
 
 
 def log(event: str, level: str = "info", **fields: object) -> None:
@@ -89,6 +95,28 @@ def serve_metrics(port: int, host: str = LOOPBACK) -> None:
         start_http_server(port, addr=host)
     except OSError as problem:
         give_up(_port_problem(port, problem))
+
+
+def web_server(application: Starlette, port: int, host: str) -> uvicorn.Server:
+    """A server that ends at SIGTERM and SIGINT, within a second, with exit code 0.
+
+    uvicorn by itself would raise the signal again after it has stopped.
+    """
+    import uvicorn
+
+    config = uvicorn.Config(
+        application,
+        host=host,
+        port=port,
+        log_level="warning",
+        access_log=False,
+        lifespan="off",
+        timeout_graceful_shutdown=_STOP_WITHIN_S,
+    )
+    server = uvicorn.Server(config)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: setattr(server, "should_exit", True))
+    return server
 
 
 def _port_problem(port: int, problem: OSError) -> str:

@@ -7,21 +7,18 @@ from __future__ import annotations
 
 import argparse
 import fcntl
-import signal
 import sys
 import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from k2run.k2.platform.program import LOOPBACK, give_up, log, require_free_port
+from k2run.k2.platform.program import LOOPBACK, give_up, log, require_free_port, web_server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from k2run.k2.platform.registry_store import Store
-
-_STOP_WITHIN_S = 1
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -81,26 +78,13 @@ def main() -> None:
     require_free_port(options.port, options.host)
     started = time.monotonic()
 
-    import uvicorn
-
     from k2run.k2.platform.registry_api import application
     from k2run.k2.platform.registry_rules import LEVELS
 
     level = options.compatibility.upper()
     if level not in LEVELS:
         give_up(f"--compatibility {options.compatibility}: expected one of {', '.join(LEVELS)}")
-    config = uvicorn.Config(
-        application(open_state(options.state), level),
-        host=options.host,
-        port=options.port,
-        log_level="warning",
-        access_log=False,
-        lifespan="off",
-        timeout_graceful_shutdown=_STOP_WITHIN_S,
-    )
-    server = uvicorn.Server(config)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: setattr(server, "should_exit", True))
+    server = web_server(application(open_state(options.state), level), options.port, options.host)
     log(
         "registry_listening",
         url=f"http://{options.host}:{options.port}",
