@@ -8,7 +8,7 @@ WORKDIR /src
 COPY pyproject.toml ./
 # An environment of its own: the system's Python may refuse packages from elsewhere. pip compiles what it installs.
 RUN python3 -m venv /opt/k2run \
-    && python3 -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb')); broker = [need for need in p['project']['optional-dependencies']['sandbox'] if not need.startswith('k2run')]; print(*p['project']['dependencies'], *broker, *p['build-system']['requires'], sep='\n')" > requirements.txt \
+    && python3 -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb')); broker = [need for need in p['project']['optional-dependencies']['sandbox'] if not need.startswith('k2run')] + p['project']['optional-dependencies']['postgres']; print(*p['project']['dependencies'], *broker, *p['build-system']['requires'], sep='\n')" > requirements.txt \
     && /opt/k2run/bin/pip install --no-cache-dir -r requirements.txt
 
 FROM requirements AS build
@@ -19,7 +19,7 @@ COPY schemas schemas
 RUN /opt/k2run/bin/pip install --no-cache-dir --no-deps --no-build-isolation .
 
 FROM ${BASE}
-RUN useradd --create-home --uid 10001 k2
+RUN useradd --create-home --uid 10001 k2 && install -d -o k2 /home/k2/consumer
 COPY --from=build /opt/k2run /opt/k2run
 USER k2
 WORKDIR /home/k2

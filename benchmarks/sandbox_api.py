@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import httpx
-from sandbox_programs import KEY, Programs, free_port, programs
+from sandbox_programs import KEY, Programs, Storage, free_port, programs, start_storage
 
 from k2run.k2.platform.trade import Market
 
@@ -34,11 +34,11 @@ BAR_MS = 50.0
 NOBODY = "127.0.0.1:9"
 
 
-def write_table(warehouse: Path, rows: int) -> None:
+def write_table(storage: Storage, rows: int) -> None:
     from k2run.k2.platform import table
     from k2run.k2.platform.rows import trade_columns
 
-    trades = table.open_table(table.open_catalog(warehouse), table.TRADES)
+    trades = table.open_table(table.open_catalog(storage.catalog, storage.s3_endpoint), table.TRADES)
     market, end = Market(SYMBOLS, seed=7, first_trade=1), time.time_ns() // 1000
     span = 20 * 60 * 1_000_000 // COMMITS
     for commit in range(COMMITS):
@@ -47,13 +47,13 @@ def write_table(warehouse: Path, rows: int) -> None:
     print(f"wrote {trades.current_snapshot().summary['total-records']} rows")  # type: ignore[union-attr,index]
 
 
-def start_live(run: Programs, warehouse: Path, rows: int) -> str:
+def start_live(run: Programs, storage: Storage, rows: int) -> str:
     """A broker with a backlog of `rows`, 200 trades a second after it, and the consumer."""
     bootstrap = f"127.0.0.1:{free_port()}"
     run.start("broker", "--port", bootstrap.rpartition(":")[2])
     where = ("--bootstrap", bootstrap, "--metrics-port")
     run.start("stream", *where, free_port(), "--backfill", rows, "--rate", 200)
-    run.start("consumer", *where, free_port(), "--warehouse", warehouse)
+    run.start("consumer", *where, free_port(), *storage.options, "--state", run.directory / "consumer")
     return bootstrap
 
 
@@ -107,11 +107,12 @@ def main() -> None:
     parser.add_argument("--live", action="store_true", help="measure beside a running stream and consumer")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="k2-api-") as name, programs(Path(name)) as run:
-        warehouse, port = Path(name) / "warehouse", free_port()
-        bootstrap = start_live(run, warehouse, options.rows) if options.live else NOBODY
+        storage, port = start_storage(run), free_port()
+        bootstrap = start_live(run, storage, options.rows) if options.live else NOBODY
         if not options.live:
-            write_table(warehouse, options.rows)
-        run.start("api", "--port", port, "--warehouse", warehouse, "--bootstrap", bootstrap)
+            write_table(storage, options.rows)
+        where = ("--bootstrap", bootstrap, *storage.options, "--cache", run.directory / "cache")
+        run.start("api", "--port", port, *where)
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=KEY, timeout=10) as client:
             deadline = time.monotonic() + 180
             while stats(client)["trades_count"] < options.rows:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
+from sandbox_programs import Programs, Storage, programs, start_storage
 
 from k2run.k2.platform import table
 
@@ -58,12 +59,13 @@ def commits(log: Path) -> list[tuple[datetime, int]]:
     return [(datetime.fromisoformat(at), int(rows)) for at, rows in found]
 
 
-def message_ids(warehouse: Path) -> pa.ChunkedArray:
-    found = table.open_catalog(warehouse).load_table(table.TRADES)
+def message_ids(storage: Storage) -> pa.ChunkedArray:
+    found = table.open_catalog(storage.catalog, storage.s3_endpoint).load_table(table.TRADES)
     return found.scan(selected_fields=("message_id",)).to_arrow()["message_id"]
 
 
-def measure(directory: Path, backlog: int, kill: bool, running: list[subprocess.Popen[bytes]]) -> None:
+def measure(run: Programs, backlog: int, kill: bool, running: list[subprocess.Popen[bytes]]) -> None:
+    directory, storage = run.directory, start_storage(run)
     bootstrap = f"127.0.0.1:{free_port()}"
     stream_log, log = directory / "stream.log", directory / "consumer.log"
     broker = start("broker", directory / "broker.log", "--port", bootstrap.split(":")[1])
@@ -77,7 +79,15 @@ def measure(directory: Path, backlog: int, kill: bool, running: list[subprocess.
     assert produced
     print(f"produced            {backlog:,} in {float(produced[1]):.2f} s = {backlog / float(produced[1]):,.0f}/s")
 
-    where = ("--bootstrap", bootstrap, "--warehouse", str(directory / "warehouse"), "--metrics-port", free_port())
+    where = (
+        "--bootstrap",
+        bootstrap,
+        *storage.options,
+        "--state",
+        str(directory / "state"),
+        "--metrics-port",
+        free_port(),
+    )
     began = time.time()
     running.append(start("consumer", log, *where))
     if kill:
@@ -102,7 +112,7 @@ def measure(directory: Path, backlog: int, kill: bool, running: list[subprocess.
         "levels              "
         + "; ".join(re.findall(r"System \w+ old_level=\w+ new_level=\w+ lag=\d+", log.read_text()))
     )
-    ids = message_ids(directory / "warehouse")
+    ids = message_ids(storage)
     verdict = "exactly once" if len(ids) == len(ids.unique()) == backlog else "WRONG"
     print(f"rows, distinct ids  {len(ids):,}, {len(ids.unique()):,} ({verdict})")
 
@@ -113,9 +123,9 @@ def main() -> None:
     parser.add_argument("--kill", action="store_true")
     options = parser.parse_args()
     running: list[subprocess.Popen[bytes]] = []
-    with tempfile.TemporaryDirectory() as directory:
+    with tempfile.TemporaryDirectory() as directory, programs(Path(directory)) as run:
         try:
-            measure(Path(directory), options.backlog, options.kill, running)
+            measure(run, options.backlog, options.kill, running)
         finally:
             for process in running:
                 process.kill()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import subprocess
 import sys
 import time
 from contextlib import ExitStack, contextmanager, suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import httpx
 
@@ -51,6 +52,55 @@ class Programs:
             with suppress(subprocess.TimeoutExpired):
                 process.wait(5)
             process.kill()
+
+
+CREDENTIALS = {"AWS_ACCESS_KEY_ID": "admin", "AWS_SECRET_ACCESS_KEY": "password", "PGPASSWORD": "iceberg"}
+
+
+class Storage(NamedTuple):
+    """Where the catalog and the object store of a run are."""
+
+    catalog: str
+    s3_endpoint: str
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """As consumer and API take them."""
+        return "--catalog", self.catalog, "--s3-endpoint", self.s3_endpoint
+
+
+def start_storage(run: Programs, wait: bool = True) -> Storage:
+    """PostgreSQL, object store and REST catalog, each a process of its own."""
+    database, store, metrics, catalog = free_ports(4)
+    found = Storage(f"http://127.0.0.1:{catalog}", f"http://127.0.0.1:{store}")
+    os.environ.update(CREDENTIALS)
+    run.start("postgres", "--port", database, "--data", run.directory / "postgres")
+    run.start("object_store", "--port", store, "--metrics-port", metrics, "--data", run.directory / "object-store")
+    where = (
+        "--database",
+        f"postgresql://iceberg@127.0.0.1:{database}/iceberg_catalog",
+        "--warehouse",
+        "s3://warehouse",
+    )
+    run.start("iceberg_rest", "--port", catalog, *where, "--s3-endpoint", found.s3_endpoint)
+    if wait:
+        for address, path in ((found.catalog, "/v1/config"), (found.s3_endpoint, "/")):
+            until_answered(address + path)
+    return found
+
+
+def until_answered(url: str) -> None:
+    """Ask again and again, for at most 60 s, until a server answers, whatever it says."""
+    end = time.monotonic() + 60
+    while True:
+        try:
+            httpx.get(url, timeout=2)
+        except httpx.TransportError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.1)
+        else:
+            return
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
     python benchmarks/sandbox_start.py [--runs 5]
 
-The bar is 8 s on two cores. Every run starts in an empty directory; Prometheus is started too when it is installed.
+The bar is 10 s on two cores. Every run starts in an empty directory; Prometheus is started too when it is installed.
 """
 
 from __future__ import annotations
@@ -16,21 +16,23 @@ import time
 from pathlib import Path
 
 import httpx
-from sandbox_programs import KEY, free_port, programs, rows_answered
+from sandbox_programs import KEY, free_port, programs, rows_answered, start_storage
 
-BAR_S = 8.0
+BAR_S = 10.0
 
 
 def start_once(directory: Path) -> float:
     """Seconds from the first process to the first row."""
     broker, stream, consumer, api = (free_port() for _ in range(4))
-    bootstrap, warehouse = f"127.0.0.1:{broker}", directory / "warehouse"
+    bootstrap = f"127.0.0.1:{broker}"
     with programs(directory) as run, httpx.Client(base_url=f"http://127.0.0.1:{api}", headers=KEY, timeout=5) as client:
         started = time.monotonic()
+        storage = start_storage(run, wait=False)
         run.start("broker", "--port", broker)
-        run.start("stream", "--bootstrap", bootstrap, "--metrics-port", stream)
-        run.start("consumer", "--bootstrap", bootstrap, "--warehouse", warehouse, "--metrics-port", consumer)
-        run.start("api", "--port", api, "--bootstrap", bootstrap, "--warehouse", warehouse)
+        where = ("--bootstrap", bootstrap)
+        run.start("stream", *where, "--metrics-port", stream)
+        run.start("consumer", *storage.options, *where, "--metrics-port", consumer, "--state", directory / "consumer")
+        run.start("api", *storage.options, *where, "--port", api, "--cache", directory / "cache")
         if shutil.which("prometheus"):
             run.start(
                 "prometheus", "--port", free_port(), "--storage", directory, "--target", f"k2-api=127.0.0.1:{api}"

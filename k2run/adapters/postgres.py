@@ -1,4 +1,7 @@
-"""PostgreSQL: queries, who is busy and who waits for whom, ending sessions, and whether it really answers."""
+"""PostgreSQL: queries, who is busy and who waits for whom, ending sessions, and whether it really answers.
+
+Long because every action on PostgreSQL is on this page.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct, convert
 
-from k2run.actions.action import Effect, Result, action
+from k2run.actions.action import Blast, Effect, Result, Striking, action, fault
 from k2run.actions.deadline import Deadline
 from k2run.adapters._clients import punctually
 from k2run.adapters._sql import Answer, Changed, Rows, Server, answer, plain
-from k2run.errors import ActionError, AuthorError, Refused, TimedOut, Unreachable
+from k2run.adapters.host.stress import LONGEST, Burdened, begin, name_of, relief
+from k2run.errors import ActionError, AuthorError, Refused, TimedOut, Unknown, Unreachable
 from k2run.language.quantities import Duration
+from k2run.stack.services import Services
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
@@ -27,6 +32,19 @@ _HEALTH = """
 SELECT current_setting('server_version') AS version, pg_is_in_recovery() AS in_recovery,
        extract(epoch FROM now() - pg_postmaster_start_time()) AS uptime_s
 """
+PATIENCE = Duration(1.5)
+_HOLDERS = """
+SELECT DISTINCT sessions.pid, coalesce(sessions.application_name, '') AS application, coalesce(sessions.state, '')
+       AS state,
+       extract(epoch FROM clock_timestamp() - sessions.xact_start) AS held_s
+FROM pg_locks AS locks JOIN pg_stat_activity AS sessions USING (pid)
+WHERE locks.relation = to_regclass(%(table)s) AND locks.granted AND locks.database =
+      (SELECT oid FROM pg_database WHERE datname = current_database())
+  AND locks.mode IN ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
+  AND clock_timestamp() - sessions.xact_start > make_interval(secs => %(patience)s)
+ORDER BY held_s DESC
+"""
+_EXISTS = "SELECT to_regclass(%(table)s) IS NOT NULL AS found"
 _SESSIONS = """
 SELECT pid, coalesce(usename, '') AS user, coalesce(application_name, '') AS application,
        coalesce(state, '') AS state, left(regexp_replace(coalesce(query, ''), '\\s+', ' ', 'g'), 200) AS query,
@@ -140,6 +158,80 @@ class Health(Result, frozen=True, kw_only=True):
         """Such as `15.18, up 3,600 s, 4.1 ms`."""
         standby = ", in recovery" if self.in_recovery else ""
         return f"{self.version}, up {self.uptime_s:,.0f} s, {self.elapsed_ms:.1f} ms{standby}"
+
+
+class Locked(Result, frozen=True, kw_only=True):
+    """Whether a table can be written to.
+
+    Attributes:
+        locked: A session holds a lock on it that keeps every other from writing.
+        holders: Those sessions, the one that has held it for longest first.
+        held_s: For how long that one has; 0 when none does.
+    """
+
+    table: str
+    locked: bool
+    holders: list[str]
+    held_s: float
+
+    def headline(self) -> str:
+        """Such as `locked for 41 s by pid 4711 (psql, idle in transaction)`."""
+        if not self.locked:
+            return "not locked"
+        return f"locked for {self.held_s:.0f} s by {', '.join(self.holders)}"
+
+
+@action("postgres.locked")
+def locked(postgres: Postgres, deadline: Deadline, table: str, patience: Duration = PATIENCE) -> Locked:
+    """Whether a session holds a lock on a table that keeps others from writing: a backup, a forgotten shell.
+
+    Args:
+        table: Its name, with its schema where it is in another than the first of the search path.
+        patience: A lock held for no longer than this is the short one of a change.
+
+    Raises:
+        Unknown: There is no such table.
+    """
+    (there,) = ask(postgres, deadline, _EXISTS, {"table": table}).rows
+    if not there["found"]:
+        raise Unknown(f"there is no table {table} in {postgres.address}", hint="check its name and schema")
+    found = ask(postgres, deadline, _HOLDERS, {"table": table, "patience": float(patience)}).rows
+    return Locked(
+        table=table,
+        locked=bool(found),
+        holders=[f"pid {one['pid']} ({one['application'] or 'no name'}, {one['state']})" for one in found],
+        held_s=float(found[0]["held_s"]) if found else 0.0,
+        source=postgres.source,
+    )
+
+
+@fault("postgres.lock", blast=Blast.DATA, undone_by="host.relieve")
+def lock(
+    services: Services, postgres: Postgres, deadline: Deadline, table: str, at_most: Duration = LONGEST
+) -> Striking[Burdened]:
+    """Hold a lock on a table that keeps everybody else from writing to it, not from reading. Undone by letting it go.
+
+    Blast radius: every session that writes to the table waits, and gives up in the end.
+
+    Args:
+        table: Its name.
+        at_most: When the lock is released by itself.
+
+    Raises:
+        Unknown: There is no such table.
+    """
+    (there,) = ask(postgres, deadline, _EXISTS, {"table": table}).rows
+    if not there["found"]:
+        raise Unknown(f"there is no table {table} in {postgres.address}", hint="check its name and schema")
+    burden = name_of("table")
+    yield relief(burden, f"unlock {table}")
+    address = [postgres.host, str(postgres.port), postgres.database, postgres.user, table]
+    return begin(services, deadline, burden, address, at_most, {"PGPASSWORD": postgres.password, **_libpq(postgres)})
+
+
+def _libpq(postgres: Postgres) -> dict[str, str]:
+    """Settings of libpq as its environment has them."""
+    return {f"PG{name.upper()}": value for name, value in postgres.options.items()}
 
 
 @action("postgres.health")

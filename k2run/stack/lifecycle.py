@@ -18,7 +18,7 @@ from k2run.stack.probes import Probe, probe, readiness
 from k2run.stack.services import backend_of, stranger_at
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from k2run.stack.backend import Backend, LogLine
     from k2run.stack.stack import Stack
@@ -148,7 +148,7 @@ def await_ready(
             seconds = min(limit.seconds, deadline.seconds)
             raise StackUnavailable(
                 f"{service.name} was not ready within {seconds:g}s: "
-                + stack.redact(f"{ready.tcp or ready.http}: {detail}{_quote(backend)}"),
+                + stack.redact(f"{ready.tcp or ready.postgres or ready.http}: {detail}{_quote(backend)}"),
                 hint=f"`k2run logs {service.name}` shows more; `ready: {{within: …}}` in the stack file gives time",
             ) from None
 
@@ -156,7 +156,7 @@ def await_ready(
 def stop(
     stack: Stack, names: Iterable[str] | None = None, deadline: Deadline | None = None, *, failed: bool = False
 ) -> list[str]:
-    """Stop services side by side; what does not end by itself is killed at the deadline.
+    """Stop services side by side, each after those that need it; what does not end by itself is killed at the deadline.
 
     Args:
         stack: The stack.
@@ -185,8 +185,26 @@ def stop(
             forget(who=failed)
         return ran
 
-    ran = _side_by_side(chosen, end)
-    return [name for name, did in zip(chosen, ran, strict=True) if did]
+    ran: set[str] = set()
+    problems: list[K2runError] = []
+    for wave in _needed_last(stack, chosen):
+        try:
+            ran |= {name for name, did in zip(wave, _side_by_side(wave, end), strict=True) if did}
+        except K2runError as problem:  # the others are stopped all the same
+            problems.append(problem)
+    if problems:
+        raise problems[0]
+    return [name for name in chosen if name in ran]
+
+
+def _needed_last(stack: Stack, names: Sequence[str]) -> Iterator[list[str]]:
+    """The services in waves: whatever another one needs comes after it, so that it can still finish its work."""
+    left = list(names)
+    while left:
+        needed = {need for name in left for need in stack.services[name].needs if need != name}
+        wave = [name for name in left if name not in needed] or left
+        yield wave
+        left = [name for name in left if name not in wave]
 
 
 def status(stack: Stack, names: Iterable[str] | None = None, patience: float = _LOOK_S) -> list[Look]:

@@ -36,6 +36,7 @@ class Ready(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     Attributes:
         tcp: `host:port`.
+        postgres: `host:port` of a PostgreSQL, which must answer a greeting: paused, it still takes connections.
         http: A URL that must answer `status`.
         status: The HTTP status that it must answer with.
         body: Values that the JSON body must have, such as `{status: healthy}`.
@@ -44,6 +45,7 @@ class Ready(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """
 
     tcp: str = ""
+    postgres: str = ""
     http: str = ""
     status: int = 200
     body: dict[str, Any] = {}
@@ -90,6 +92,7 @@ class Service(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         run: Who runs it.
         command: For a process: the program and its arguments.
         program: For a process: a program that must be on PATH; without it the service is "not applicable".
+        package: For a process: a Python package that brings its program; without it the service is "not applicable".
         stop_signal: For a process: the signal that asks it to end; SIGTERM when missing.
         cwd: For a process: its working directory; the state folder of the stack when missing.
         env: For a process: environment variables beside those of k2run itself.
@@ -113,6 +116,7 @@ class Service(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     title: str = ""
     command: list[str] = []
     program: str = ""
+    package: str = ""
     stop_signal: StopSignal = StopSignal.TERM
     cwd: str = ""
     env: dict[str, str] = {}
@@ -132,9 +136,22 @@ class Service(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 def missing_program(service: Service) -> str:
     """Why a process cannot be run on this machine; empty when it can."""
-    if service.run is not RunBy.PROCESS or not service.program:
+    if service.run is not RunBy.PROCESS:
+        return ""
+    if service.package and not _is_installed(service.package):
+        return f"no wheel of {service.package} is installed here"
+    if not service.program:
         return ""
     from shutil import which
 
     found = which(service.program, path=service.env.get("PATH"))
     return "" if found else f"{service.program} is not installed"
+
+
+def _is_installed(package: str) -> bool:
+    from importlib.metadata import PackageNotFoundError, distribution
+
+    try:
+        return bool(distribution(package))
+    except PackageNotFoundError:
+        return False

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 HANG_UP_S = 0.05
 """How long an accepted connection is watched: a proxy accepts for a service that does not listen, and then hangs up."""
+SSL_REQUEST = (8).to_bytes(4) + (80877103).to_bytes(4)
+"""PostgreSQL's protocol, 54.7: length and code."""
 BODY_BYTES = 2**20
 """At most this much of an answer is read."""
 
@@ -63,9 +65,9 @@ def probe(ready: Ready, timeout: float, headers: dict[str, str] | None = None) -
         headers: Sent with an HTTP request, beside those of `ready`.
     """
     began = time.perf_counter()
-    address = ready.tcp or ready.http
+    address = ready.tcp or ready.postgres or ready.http
     try:
-        wrong = _connect(ready.tcp, timeout) if ready.tcp else _ask(ready, timeout, headers or {})
+        wrong = _look(ready, timeout, headers or {})
         seen = Probe(ready=not wrong, answered=True, address=address, detail=wrong)
     except TimeoutError:
         seen = Probe(ready=False, answered=False, address=address, detail=f"no answer within {timeout:.3g}s")
@@ -77,11 +79,33 @@ def probe(ready: Ready, timeout: float, headers: dict[str, str] | None = None) -
     return msgspec.structs.replace(seen, elapsed_ms=elapsed)
 
 
-def _connect(address: str, timeout: float) -> str:
+def _look(ready: Ready, timeout: float, headers: dict[str, str]) -> str:
+    """What is wrong, or ""."""
+    if ready.tcp:
+        return _connect(ready.tcp, timeout)
+    return _greet(ready.postgres, timeout) if ready.postgres else _ask(ready, timeout, headers)
+
+
+def _opened(address: str, timeout: float) -> socket.socket:
     host, _, port = address.rpartition(":")
     if not port.isdigit():
         raise ValueError(f"{address!r} is not HOST:PORT")
-    with socket.create_connection((host.strip("[]"), int(port)), timeout) as connection:
+    return socket.create_connection((host.strip("[]"), int(port)), timeout)
+
+
+def _greet(address: str, timeout: float) -> str:
+    """Ask a PostgreSQL whether it takes encrypted connections, which it answers before it asks who one is."""
+    with _opened(address, timeout) as connection:
+        connection.settimeout(timeout)
+        connection.sendall(SSL_REQUEST)
+        said = connection.recv(1)
+    if not said:
+        raise OSError("closed the connection without an answer")
+    return "" if said in b"SN" else "not an answer of PostgreSQL"
+
+
+def _connect(address: str, timeout: float) -> str:
+    with _opened(address, timeout) as connection:
         connection.settimeout(min(timeout, HANG_UP_S))
         try:
             gone = connection.recv(1, socket.MSG_PEEK) == b""

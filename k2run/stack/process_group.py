@@ -135,18 +135,28 @@ def is_stopped(process: psutil.Process) -> bool:
         return False
 
 
+_WHOLE = frozenset({signal.SIGSTOP, signal.SIGCONT, signal.SIGKILL})
+
+
 def signal_group(leader: Leader, number: signal.Signals) -> None:
     """Send a signal to the whole group; nothing happens when it is gone.
+
+    What no process can refuse (to stand still, to go on, to be killed) also reaches those below it that left the group,
+    as PostgreSQL's servers of one connection do: paused means that nothing of it works.
 
     Raises:
         Refused: It belongs to another user.
     """
+    others = _descendants_outside(leader.pid) if number in _WHOLE else []
     try:
         os.killpg(leader.pid, number)
     except ProcessLookupError:
         return
     except PermissionError as error:
         raise Refused(f"pid {leader.pid} belongs to another user", hint="run k2run as that user") from error
+    for pid in others:
+        with suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, number)
 
 
 def is_gone(leader: Leader) -> bool:

@@ -146,7 +146,8 @@ class Stack:
     def unusable(self, connection: str) -> str:
         """Why nothing can answer on a declared connection: the service that it belongs to is absent; mostly empty."""
         declared: Mapping[str, Any] = self._document.data.get("services") or {}
-        for name in (name for name, written in declared.items() if "program" in written):  # others are never absent
+        mays = [name for name, written in declared.items() if written.keys() & {"program", "package"}]
+        for name in mays:  # others are never absent
             reason = self._missing(self.services[name])
             if reason and (name == connection or self._is_at(connection, self.services[name])):
                 return reason

@@ -205,9 +205,13 @@ def _service(document: Document, trail: Trail, form: dict[str, Any], others: Ite
     ready = form.get("ready")
     if isinstance(ready, dict):
         yield from _unknown_keys(document, (*trail, "ready"), ready, Ready.__struct_fields__, "`ready`")
-        if ("tcp" in ready) == ("http" in ready):
+        if len(ready.keys() & {"tcp", "http", "postgres"}) != 1:
             yield document.problem(
-                "K202", "`ready` needs either `tcp` or `http`", (*trail, "ready"), key=True, expected="{tcp: HOST:PORT}"
+                "K202",
+                "`ready` needs one of `tcp`, `http` and `postgres`",
+                (*trail, "ready"),
+                key=True,
+                expected="{tcp: HOST:PORT}",
             )
         yield from _ready_url(document, (*trail, "ready", "http"), ready.get("http"), form.get("url"))
     yield from _wrong_types(document, trail, form)

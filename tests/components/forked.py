@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 IMPORTED = (
+    *("pyiceberg.catalog.rest", "k2run.k2.platform.iceberg_rest"),
     *("k2run.k2.platform.broker", "k2run.k2.platform.stream", "k2run.k2.platform.consumer", "k2run.k2.platform.api"),
     *(
         "k2run.k2.platform.pipeline",

@@ -9,20 +9,19 @@ from __future__ import annotations
 import json
 import os
 import resource
-import shutil
 import signal
 import socket
-import sqlite3
 import subprocess
 import sys
 import threading
 import time
 import urllib.request
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
+import psycopg
 from moved_ports import moved_ports, variables
 
 if TYPE_CHECKING:
@@ -30,12 +29,13 @@ if TYPE_CHECKING:
 
 K2RUN = Path(sys.executable).parent / "k2run"
 TOPIC = "market.crypto.trades.binance"
-SERVICES = ("broker", "network", "stream", "consumer", "api", "prometheus")
+SERVICES = ("broker", "network", "postgres", "object-store", "iceberg-rest")
+SERVICES += ("stream", "consumer", "api", "prometheus")
 WELL_S = 90.0
 
 
 class Sandbox:
-    """A sandbox of its own on ports of its own, with its warehouse on a small disk of its own where one can be mounted.
+    """A sandbox of its own on ports of its own, its object store on a small disk of its own where one can be mounted.
 
     Args:
         folder: Where its home is.
@@ -45,7 +45,7 @@ class Sandbox:
         self.folder = folder
         self.home = folder / "home"
         self.state = self.home / "stacks" / "sandbox"
-        self.warehouse = self.state / "warehouse"
+        self.store = self.state / "object-store"
         self.ports = moved_ports(_free_ports)
         self.environment = {**os.environ, **variables(self.ports), "K2RUN_HOME": str(self.home)}
         self.own_disk = os.geteuid() == 0
@@ -67,9 +67,9 @@ class Sandbox:
 
     def up(self) -> None:
         """Start it."""
-        self.warehouse.mkdir(parents=True)
+        self.store.mkdir(parents=True)
         if self.own_disk:
-            subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256m", "tmpfs", str(self.warehouse)], check=True)
+            subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512m", "tmpfs", str(self.store)], check=True)
         code, said = self.k2run("up")
         assert code == 0, said
 
@@ -77,7 +77,7 @@ class Sandbox:
         """Stop it, and give its disk back."""
         self.k2run("down")
         if self.own_disk:
-            subprocess.run(["umount", "-l", str(self.warehouse)], check=False)
+            subprocess.run(["umount", "-l", str(self.store)], check=False)
 
     def look(self, *words: str) -> dict[str, Any]:
         """A diagnosis."""
@@ -106,15 +106,38 @@ class Sandbox:
             with suppress(psutil.Error):
                 psutil.Process(self.pid(service)).wait(5)
 
-    def data_files(self) -> list[Path]:
-        """The data files of the trades, newest first."""
-        with closing(sqlite3.connect(self.warehouse / "catalog.db", timeout=5)) as database:
+    def database(self) -> psycopg.Connection[Any]:
+        """A connection with the catalog's database; each statement is a transaction of its own."""
+        address = f"postgresql://iceberg:iceberg@127.0.0.1:{self.ports['POSTGRES']}/iceberg_catalog"
+        return psycopg.connect(address, autocommit=True, connect_timeout=10)
+
+    def metadata_location(self) -> str:
+        """The metadata file of the trades."""
+        with self.database() as database:
             [[at]] = database.execute("SELECT metadata_location FROM iceberg_tables WHERE table_name = 'trades_v2'")
+        return str(at)
+
+    def objects(self) -> Any:
+        """The object store, as a file system of Arrow."""
+        from pyarrow.fs import S3FileSystem
+
+        address = f"http://127.0.0.1:{self.ports['OBJECT_STORE']}"
+        return S3FileSystem(endpoint_override=address, access_key="admin", secret_key="password", region="us-east-1")
+
+    def data_files(self) -> list[Any]:
+        """The data files of the trades, newest first, each with its path in the object store and its size."""
         from pyiceberg.table import StaticTable
 
-        table = StaticTable.from_metadata(at)
-        files = [Path(task.file.file_path.removeprefix("file://")) for task in table.scan().plan_files()]
-        return sorted(files, key=lambda file: file.stat().st_mtime_ns, reverse=True)
+        properties = {
+            "s3.endpoint": f"http://127.0.0.1:{self.ports['OBJECT_STORE']}",
+            "s3.access-key-id": "admin",
+            "s3.secret-access-key": "password",
+            "s3.region": "us-east-1",
+            "s3.force-virtual-addressing": "false",
+        }
+        table = StaticTable.from_metadata(self.metadata_location(), properties)
+        paths = [task.file.file_path.removeprefix("s3://") for task in table.scan().plan_files()]
+        return sorted(self.objects().get_file_info(paths), key=lambda file: file.mtime_ns, reverse=True)
 
 
 def _free_ports(count: int) -> list[int]:
@@ -136,8 +159,8 @@ def _free_ports(count: int) -> list[int]:
 
 @contextmanager
 def disk_full(sandbox: Sandbox) -> Iterator[None]:
-    """The disk of the warehouse is filled to the last byte."""
-    filler = sandbox.warehouse / "core.12345"
+    """The disk of the object store is filled to the last byte."""
+    filler = sandbox.store / "core.12345"
     with suppress(OSError), filler.open("wb") as file:
         while True:
             file.write(b"\0" * 2**16)
@@ -150,8 +173,8 @@ def disk_full(sandbox: Sandbox) -> Iterator[None]:
 
 @contextmanager
 def mounted_read_only(sandbox: Sandbox) -> Iterator[None]:
-    """The disk of the warehouse is mounted read-only by force, as the kernel does after an error."""
-    options = ["mount", "-o", "remount,{}", str(sandbox.warehouse)]
+    """The disk of the object store is mounted read-only by force, as the kernel does after an error."""
+    options = ["mount", "-o", "remount,{}", str(sandbox.store)]
     _remount_read_only(sandbox, options)
     try:
         yield
@@ -166,7 +189,7 @@ def _remount_read_only(sandbox: Sandbox, options: list[str]) -> None:
             return
         for process in psutil.process_iter():
             with suppress(psutil.Error):
-                if any(Path(file.path).is_relative_to(sandbox.warehouse) for file in process.open_files()):
+                if any(Path(file.path).is_relative_to(sandbox.store) for file in process.open_files()):
                     process.kill()
                     process.wait(5)
     raise AssertionError("the disk cannot be mounted read-only")
@@ -174,19 +197,15 @@ def _remount_read_only(sandbox: Sandbox, options: list[str]) -> None:
 
 @contextmanager
 def catalog_locked(sandbox: Sandbox) -> Iterator[None]:
-    """A forgotten transaction holds the catalog."""
-    program = (
-        "import sqlite3, sys, time; c = sqlite3.connect(sys.argv[1], timeout=20, isolation_level=None);"
-        " c.execute('BEGIN IMMEDIATE'); print('held', flush=True); time.sleep(600)"
-    )
-    command = [sys.executable, "-c", program, str(sandbox.warehouse / "catalog.db")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as holder:
-        assert holder.stdout is not None
-        holder.stdout.readline()
+    """A forgotten transaction holds the catalog's table."""
+    with sandbox.database() as holder:
+        holder.execute("BEGIN")
+        holder.execute("LOCK TABLE iceberg_tables IN SHARE MODE")
         try:
             yield
         finally:
-            holder.kill()
+            with suppress(psycopg.Error):  # a recovery may have ended it
+                holder.execute("ROLLBACK")
 
 
 @contextmanager
@@ -290,16 +309,18 @@ def file_of_the_table(how: str) -> Callable[[Sandbox], Any]:
 
     @contextmanager
     def damaged(sandbox: Sandbox) -> Iterator[None]:
-        files = sandbox.data_files()
-        file = min(files[:6], key=lambda one: one.stat().st_size)  # the large ones are more than a quarter of the rows
-        whole = file.read_bytes()
+        files, objects = sandbox.data_files(), sandbox.objects()
+        file = min(files[:6], key=lambda one: one.size)  # the large ones are more than a quarter of the rows
         match how:
             case "missing":
-                file.unlink()
+                objects.delete_file(file.path)
             case "cut off":
-                file.write_bytes(whole[: len(whole) // 2])
+                whole = objects.open_input_file(file.path).read()
+                with objects.open_output_stream(file.path) as out:
+                    out.write(whole[: len(whole) // 2])
             case _:
-                file.write_bytes(os.urandom(len(whole)))
+                with objects.open_output_stream(file.path) as out:
+                    out.write(os.urandom(file.size))
         yield
 
     return damaged
@@ -307,22 +328,16 @@ def file_of_the_table(how: str) -> Callable[[Sandbox], Any]:
 
 @contextmanager
 def catalog_gone(sandbox: Sandbox) -> Iterator[None]:
-    """The catalog was moved away, and is brought back."""
-    names = ["catalog.db", "catalog.db-wal", "catalog.db-shm"]
-    away = sandbox.warehouse / "moved"  # on the same disk, so that whoever has it open still writes to it
-    away.mkdir(exist_ok=True)
-    for name in names:
-        with suppress(FileNotFoundError):
-            shutil.move(sandbox.warehouse / name, away / name)
+    """The table has another name in the catalog, and is given its own back."""
+    rename = "UPDATE iceberg_tables SET table_name = %s WHERE table_name = %s"
+    with sandbox.database() as database:
+        database.execute(rename, ("moved", "trades_v2"))
     try:
         yield
     finally:
-        for name in names:
-            with suppress(FileNotFoundError):
-                (sandbox.warehouse / name).unlink()
-        for name in names:
-            with suppress(FileNotFoundError):
-                shutil.move(away / name, sandbox.warehouse / name)
+        with sandbox.database() as database:
+            database.execute("DELETE FROM iceberg_tables WHERE table_name = 'trades_v2'")  # a consumer made a new one
+            database.execute(rename, ("trades_v2", "moved"))
 
 
 def topic_deleted(*, held: bool) -> Callable[[Sandbox], Any]:
@@ -345,9 +360,7 @@ def topic_deleted(*, held: bool) -> Callable[[Sandbox], Any]:
 @contextmanager
 def metadata_gone(sandbox: Sandbox) -> Iterator[None]:
     """The table's own metadata file is deleted."""
-    with closing(sqlite3.connect(sandbox.warehouse / "catalog.db", timeout=5)) as database:
-        [[at]] = database.execute("SELECT metadata_location FROM iceberg_tables WHERE table_name = 'trades_v2'")
-    Path(at.removeprefix("file://")).unlink()
+    sandbox.objects().delete_file(sandbox.metadata_location().removeprefix("s3://"))
     yield
 
 

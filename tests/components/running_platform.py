@@ -19,13 +19,19 @@ stack: 1
 name: benched
 connections:
   kafka: {{bootstrap: "127.0.0.1:{broker}"}}
-  iceberg: {{type: sql, uri: "sqlite:///{warehouse}/catalog.db", warehouse: "{warehouse}"}}
+  iceberg: {{type: rest, uri: "http://127.0.0.1:{catalog}"}}
 services:
   broker:
     run: process
     command: [python, -m, k2run.k2.platform.broker, --port, {broker}]
     stop_signal: SIGINT
     ready: {{tcp: "127.0.0.1:{broker}"}}
+  iceberg-rest:
+    run: process
+    command:
+      [python, -m, k2run.k2.platform.iceberg_rest, --port={catalog}, "--database=sqlite:///{folder}/catalog.db",
+      "--warehouse={folder}/warehouse"]
+    ready: {{http: "http://127.0.0.1:{catalog}/v1/config", within: 60s}}
   stream:
     run: process
     command: [python, -m, k2run.k2.platform.stream, "--bootstrap=127.0.0.1:{broker}",
@@ -35,15 +41,15 @@ services:
   consumer:
     run: process
     command:
-      [python, -m, k2run.k2.platform.consumer, "--bootstrap=127.0.0.1:{broker}", "--warehouse={warehouse}",
-      --metrics-port={consumer}, --interval=0.2]
+      [python, -m, k2run.k2.platform.consumer, "--bootstrap=127.0.0.1:{broker}", "--catalog=http://127.0.0.1:{catalog}",
+      "--state={folder}/state", --metrics-port={consumer}, --interval=0.2]
     ready: {{http: "http://127.0.0.1:{consumer}/metrics"}}
-    needs: [broker]
+    needs: [broker, iceberg-rest]
   api:
     run: process
     command:
-      [python, -m, k2run.k2.platform.api, --port={api}, "--warehouse={warehouse}", "--bootstrap=127.0.0.1:{broker}",
-      --api-key=tested]
+      [python, -m, k2run.k2.platform.api, --port={api}, "--catalog=http://127.0.0.1:{catalog}",
+      "--cache={folder}/cache", "--bootstrap=127.0.0.1:{broker}", --api-key=tested]
     url: "http://127.0.0.1:{api}"
     headers: {{X-API-Key: tested}}
     ready: {{http: "http://127.0.0.1:{api}/health", body: {{status: healthy}}}}
@@ -70,12 +76,13 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
     from k2run.stack.stack import load_stack
 
     folder = tmp_path_factory.mktemp("sandbox")
-    probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(4)]
-    ports = dict(zip(("broker", "stream", "consumer", "api"), (each.getsockname()[1] for each in probes), strict=True))
+    probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(5)]
+    names = ("broker", "stream", "consumer", "api", "catalog")
+    ports = dict(zip(names, (each.getsockname()[1] for each in probes), strict=True))
     for each in probes:
         each.close()
     path = folder / "stack.yaml"
-    path.write_text(SANDBOX.format(**ports, warehouse=folder / "warehouse"))
+    path.write_text(SANDBOX.format(**ports, folder=folder))
     stack = load_stack(str(path), near=None, home=folder / ".k2run", overrides={})
     try:
         lifecycle.start(stack, None, Deadline(90))

@@ -18,7 +18,7 @@ from k2run.stack.stack import load_stack
 
 ROOT = Path(__file__).parent.parent.parent
 DEPLOY = ROOT / "deploy" / "compose"
-ONCE = {"minio-init", "warehouse-init"}
+ONCE = {"minio-init"}
 """Services that do something and end."""
 
 
@@ -50,7 +50,7 @@ def made(docker_host: str, container: str) -> str:
 
 
 def test_compose_reads_the_file(project: dict) -> None:
-    assert len(project["services"]) == 14
+    assert len(project["services"]) == 13
 
 
 def test_every_long_running_service_has_a_health_check_and_a_name(project: dict) -> None:

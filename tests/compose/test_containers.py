@@ -153,9 +153,7 @@ def platform(namespace: tuple[str, ...], tmp_path_factory: pytest.TempPathFactor
             "K2_BASE": BASE,
             "K2_BUILD_NETWORK": "host",
             "K2_PREFIX": PREFIX,
-            "K2_WAREHOUSE": str(folder / "warehouse"),
         }
-        (folder / "warehouse").mkdir()
         found = Platform(host, namespace, folder, environment)
         compose = shutil.which("docker-compose", path=environment["PATH"])
         if compose is None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
+import psycopg
 import pytest
 from moved_ports import moved_ports as every_port_moved
 from moved_ports import variables
@@ -54,6 +55,8 @@ name: faulty
 connections:
   kafka: {{bootstrap: "127.0.0.1:{broker}"}}
   network: {{url: "http://127.0.0.1:{control}"}}
+  postgres: {{port: {database}, database: iceberg_catalog, user: iceberg, password: iceberg}}
+  s3: {{endpoint: "http://127.0.0.1:{objects}", access_key: admin, secret_key: password}}
 services:
   broker:
     run: process
@@ -73,6 +76,26 @@ services:
     ports: [{control}, {link}, {page}]
   reader: {{run: process, command: [python, "{folder}/reader.py", "127.0.0.1:{link}"]}}
   worker: {{run: process, command: [sleep, "600"]}}
+  database:
+    run: process
+    command: [python, -m, k2run.k2.platform.postgres, --port={database}, "--data={folder}/database"]
+    env: {{POSTGRES_PASSWORD: iceberg}}
+    stop_signal: SIGINT
+    ports: [{database}]
+    ready: {{postgres: "127.0.0.1:{database}", within: 60s}}
+  objects:
+    run: process
+    command:
+      - python
+      - -m
+      - k2run.k2.platform.object_store
+      - --port={objects}
+      - --metrics-port={metrics}
+      - "--data={folder}/objects"
+      - --bucket=spare
+    env: {{AWS_ACCESS_KEY_ID: admin, AWS_SECRET_ACCESS_KEY: password}}
+    ports: [{objects}]
+    ready: {{http: "http://127.0.0.1:{objects}/healthz", within: 60s}}
 """
 
 
@@ -96,12 +119,14 @@ class Faulty:
 
     Attributes:
         page: Port of a link that leads to an HTTP server (the control of the network itself).
+        postgres: Port of PostgreSQL.
         namespace: A network namespace whose packets may be shaped; empty where none may be made.
         small: A folder on a small disk of its own; empty where none may be mounted.
     """
 
     folder: Path
     page: int
+    postgres: int
     namespace: str
     small: str = ""
 
@@ -187,11 +212,33 @@ class Faulty:
             "topics": sorted(self.call("kafka.topics").topics),
             "kept": self.call("kafka.watermarks", topic="spare").total,
             "writable": _writable(self.state / "data" / "catalog.db"),
+            "unlocked": self.can_insert(),
+            "objects": {
+                one.key: self.call("s3.get", bucket="spare", key=one.key).sha256
+                for one in self.call("s3.list", bucket="spare").objects
+            },
             "burdens": [process.pid for process in psutil.process_iter() if self._is_burden(process)],
             "queue": self.namespace and self.call("tc.queue", interface="lo", namespace=self.namespace).kind,
             "settings": self.call("kafka.describe_topic", topic="ticks").settings,
             "unread": self.call("topic.await_read", 15.0, topic="ticks", group="readers") and 0,
         }
+
+    def database(self) -> psycopg.Connection[Any]:
+        return psycopg.connect(
+            f"postgresql://iceberg:iceberg@127.0.0.1:{self.postgres}/iceberg_catalog", connect_timeout=10
+        )
+
+    def can_insert(self) -> bool:
+        """Whether PostgreSQL's table can be written to."""
+        with self.database() as database:
+            database.execute("SET lock_timeout = '1s'")
+            try:
+                database.execute("INSERT INTO spare VALUES ('one')")
+            except psycopg.errors.LockNotAvailable:
+                return False
+            finally:
+                database.rollback()
+        return True
 
     def _processes(self) -> dict[str, psutil.Process]:
         looks = lifecycle.status(self.stack())
@@ -238,12 +285,21 @@ def namespace() -> Iterator[str]:
 @pytest.fixture(scope="session")
 def faulty(tmp_path_factory: pytest.TempPathFactory, namespace: str) -> Iterator[Faulty]:
     folder = tmp_path_factory.mktemp("faulty")
-    broker, control, link, page = free_ports(4)
+    broker, control, link, page, database, objects, metrics = free_ports(7)
     (folder / "reader.py").write_text(READER)
     (folder / "stack.yaml").write_text(
-        STACK.format(broker=broker, control=control, link=link, page=page, folder=folder)
+        STACK.format(
+            broker=broker,
+            control=control,
+            link=link,
+            page=page,
+            database=database,
+            objects=objects,
+            metrics=metrics,
+            folder=folder,
+        )
     )
-    found = Faulty(folder, page, namespace)
+    found = Faulty(folder, page, database, namespace)
     small = found.state / "small"
     small.mkdir(parents=True)
     if (
@@ -264,7 +320,11 @@ def faulty(tmp_path_factory: pytest.TempPathFactory, namespace: str) -> Iterator
         found.call("kafka.create_topic", topic="spare", partitions=2, settings={})
         found.call("kafka.produce", topic="spare", count=5, template="trade")
         found.call("kafka.produce", topic="ticks", count=20, template="trade")
-        lifecycle.start(found.stack(), None, Deadline(20), lambda _text: None)
+        lifecycle.start(found.stack(), None, Deadline(60), lambda _text: None)
+        with found.database() as opened:
+            opened.execute("CREATE TABLE spare (name TEXT)")
+        _wait(lambda: "spare" in found.call("s3.buckets").names)
+        found.call("s3.put", bucket="spare", key="one.txt", text="probe")
         _wait(lambda: "readers" in found.call("kafka.groups").groups)
         yield found
     finally:

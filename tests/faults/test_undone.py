@@ -31,6 +31,8 @@ FAULTS = {
     "storage.lock": "{path: data/catalog.db}",
     "storage.forbid_writing": "{path: data}",
     "storage.fill": "{path: SMALL}",
+    "postgres.lock": "{table: spare}",
+    "s3.hide": "{location: 's3://spare/one.txt'}",
     "network.cut": "{link: reader, how: refused}",
     "network.delay": "{link: reader, latency: 50ms, jitter: 10ms}",
     "network.lose": "{link: reader, percent: 5}",

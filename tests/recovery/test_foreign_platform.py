@@ -24,10 +24,17 @@ stack: 1
 name: foreign
 platform: k2
 data_path: {runbooks}/data-path.yaml
-vars: {{warehouse: "{home}/stacks/sandbox/warehouse"}}
 connections:
   kafka: {{bootstrap: "127.0.0.1:{KAFKA}"}}
-  iceberg: {{type: sql, uri: "sqlite:///{{{{ warehouse }}}}/catalog.db", warehouse: "{{{{ warehouse }}}}"}}
+  iceberg:
+    type: rest
+    uri: "http://127.0.0.1:{ICEBERG}"
+    properties:
+      s3.endpoint: "http://127.0.0.1:{OBJECT_STORE}"
+      s3.access-key-id: admin
+      s3.secret-access-key: password
+      s3.region: us-east-1
+      s3.force-virtual-addressing: "false"
 services:
   broker: {{run: external, ready: {{tcp: "127.0.0.1:{KAFKA}"}}}}
   stream: {{run: external}}

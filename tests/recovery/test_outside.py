@@ -84,7 +84,7 @@ FAULTS = {
     "the warehouse is mounted read-only": Fault(
         mounted_read_only, {"warehouse-read-only"}, "mounted read-only", root=True
     ),
-    "the catalog is locked": Fault(catalog_locked, {"catalog-locked"}, r"locked by pid \d+"),
+    "the catalog is locked": Fault(catalog_locked, {"catalog-locked"}, r"locked for [\d.]+ s by pid \d+"),
     "the catalog was moved away": Fault(catalog_gone, {"table-unavailable"}),
     "the consumer's port is taken": Fault(
         impostor("consumer", "CONSUMER_METRICS"), {"port-taken"}, r"port \d+ of consumer: pid \d+"

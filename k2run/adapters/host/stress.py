@@ -16,7 +16,7 @@ from k2run.errors import Refused, TimedOut
 from k2run.language.quantities import Duration
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     import psutil
 
@@ -64,7 +64,14 @@ def relief(burden: str, says: str) -> Undo:
     return Undo(action="host.relieve", args={"burden": burden}, says=says)
 
 
-def begin(services: Services, deadline: Deadline, burden: str, arguments: Sequence[str], at_most: Duration) -> Burdened:
+def begin(
+    services: Services,
+    deadline: Deadline,
+    burden: str,
+    arguments: Sequence[str],
+    at_most: Duration,
+    environment: Mapping[str, str] | None = None,
+) -> Burdened:
     """Start a burden and wait until it weighs.
 
     Args:
@@ -73,6 +80,7 @@ def begin(services: Services, deadline: Deadline, burden: str, arguments: Sequen
         burden: Its name, which begins with its kind.
         arguments: Its arguments.
         at_most: When it ends by itself.
+        environment: Variables for it alone, such as a password, which no list of processes is to show.
 
     Raises:
         Refused: It cannot begin; the message says why.
@@ -83,7 +91,7 @@ def begin(services: Services, deadline: Deadline, burden: str, arguments: Sequen
     kind = burden.partition("-")[0]
     child = start_apart(
         [sys.executable, "-m", "k2run.adapters.host.stress_process", kind, str(float(at_most)), *arguments],
-        env={**os.environ, MARK: _mark(services, burden)},
+        env={**os.environ, **(environment or {}), MARK: _mark(services, burden)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )

@@ -55,6 +55,20 @@ def lock(path: str) -> Iterator[None]:
             time.sleep(_REST_S)
 
 
+def table(host: str, number: str, database: str, user: str, name: str) -> Iterator[None]:
+    """Hold a lock on a table of PostgreSQL that keeps everybody else from writing to it; the password is libpq's."""
+    import psycopg
+    from psycopg.sql import SQL, Identifier
+
+    address = {"host": host, "port": int(number), "dbname": database, "user": user}
+    with psycopg.connect(**address, connect_timeout=10, application_name="k2run lock") as session:  # type: ignore[arg-type]
+        session.execute("SET lock_timeout = '8s'")
+        session.execute(SQL("LOCK TABLE {} IN SHARE MODE").format(Identifier(*name.split("."))))
+        while True:
+            yield
+            time.sleep(_REST_S)
+
+
 def fill(folder: str) -> Iterator[None]:
     """Take all room of a disk with a file that has no name, so that its end gives the room back whatever ends it."""
     with tempfile.TemporaryFile(dir=folder) as file:
@@ -122,6 +136,7 @@ KINDS: dict[str, Callable[..., Iterator[None]]] = {
     "cpu": cpu,
     "memory": memory,
     "lock": lock,
+    "table": table,
     "fill": fill,
     "port": port,
     "crash": crash,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
 import socket
 import sqlite3
 from contextlib import closing
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 ANSWER_S = 5.0
 CONNECT_S = 3.0
+_LOST = re.compile(r"NotFoundException: Location does not exist: (\S+)")
 _SETTING = "see connections.iceberg in the stack file"
 
 
@@ -86,7 +88,7 @@ def open_table(iceberg: Iceberg, deadline: Deadline, name: str, snapshot: int = 
     Raises:
         Unknown: There is no such table (the hint names the nearest), or it has no such snapshot.
     """
-    from pyiceberg.exceptions import NoSuchNamespaceError, NoSuchTableError
+    from pyiceberg.exceptions import NoSuchNamespaceError, NoSuchTableError, ServerError
 
     catalog = open_catalog(iceberg, deadline)
     full = iceberg.full_name(name)
@@ -94,7 +96,11 @@ def open_table(iceberg: Iceberg, deadline: Deadline, name: str, snapshot: int = 
         try:
             found = catalog.load_table(full)
             return _as_of(found, snapshot) if snapshot else found
-        except (NoSuchTableError, NoSuchNamespaceError) as error:
+        except (NoSuchTableError, NoSuchNamespaceError, ServerError) as error:
+            if lost := _LOST.search(str(error)):  # as REST catalogs say it, Iceberg's own with 404
+                raise FileNotFoundError(2, "no such file", lost[1]) from error
+            if isinstance(error, ServerError):
+                raise
             hint = _nearest(full, table_names(catalog))
             raise Unknown(f"there is no table {full} in the catalog at {iceberg.address}", hint=hint) from error
 

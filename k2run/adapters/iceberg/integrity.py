@@ -42,7 +42,7 @@ class Intact(Result, frozen=True, kw_only=True):
         damaged: How many are missing or not what they should be; metadata files count too.
         rows: Rows in the data files that are missing or damaged.
         says: A few of them, each with what is wrong.
-        newest: The newest data file, where it is on this machine.
+        newest: The newest data file: its path on this machine, or its location in a store.
         tables: How many tables were checked.
         damaged_tables: Those with damaged or missing files.
     """
@@ -182,7 +182,7 @@ def looked(table: Table, deadline: Deadline, footers: int | None) -> Seen:
     seen = Seen()
     files = list(files_of(table, seen))
     seen.files = len(files)
-    seen.newest = local_path(files[0].file_path) or "" if files else ""
+    seen.newest = (local_path(files[0].file_path) or files[0].file_path) if files else ""
     rest = range(NEWEST, len(files))
     sampled = set(rest) if footers is None else set(random.sample(rest, min(len(rest), max(0, footers - NEWEST))))
     try:

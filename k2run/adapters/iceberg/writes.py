@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     import pyarrow as pa
+    from pyiceberg.catalog import Catalog
     from pyiceberg.manifest import DataFile
     from pyiceberg.table import Table
     from pyiceberg.table.snapshots import Snapshot
@@ -242,10 +243,23 @@ def drop_damaged(iceberg: Iceberg, deadline: Deadline, table: str, at_most_perce
 
 
 def _without(table: Table, files: Sequence[DataFile]) -> None:
-    """Commit a snapshot that does not name these files."""
-    with table.transaction() as transaction, transaction.update_snapshot().overwrite() as overwrite:
-        for file in files:
-            overwrite.delete_data_file(file)
+    """Commit a snapshot that does not name these files, again where another commit came first."""
+    from pyiceberg.exceptions import CommitFailedException
+
+    for last in (*[False] * _CONFLICTS, True):
+        try:
+            with table.transaction() as transaction, transaction.update_snapshot().overwrite() as overwrite:
+                for file in files:
+                    overwrite.delete_data_file(file)
+        except CommitFailedException:
+            if last:
+                raise
+            table.refresh()
+        else:
+            return
+
+
+_CONFLICTS = 10
 
 
 def _roll_back(table: Table, wrong: Wrong) -> None:
@@ -269,26 +283,42 @@ def _registered(iceberg: Iceberg, deadline: Deadline, table: str, wrong: Wrong) 
     """Point the catalog to the newest metadata file of a table that can be read and whose manifests can be.
 
     Raises:
-        Refused: There is none on this machine.
+        Refused: There is none.
     """
-    path = local_path(wrong.path)
-    beside = Path(path).parent.glob("*.metadata.json") if path is not None else ()
-    for file in sorted(beside, key=lambda one: one.stat().st_mtime_ns, reverse=True):
-        if not _is_whole(file):
+    catalog, name = open_catalog(iceberg, deadline), iceberg.full_name(table)
+    with judged(iceberg, f"look for metadata of {name}"):
+        beside = _metadata_files(catalog, wrong.path)
+    for location in beside:
+        if not _is_whole(location, catalog):
             continue
-        catalog, name = open_catalog(iceberg, deadline), iceberg.full_name(table)
-        with judged(iceberg, f"register {file.name} as the table {name}"):
+        with judged(iceberg, f"register {location.rpartition('/')[2]} as the table {name}"):
             catalog.drop_table(name)
-            return catalog.register_table(name, file.as_uri())
-    raise Refused(f"the table's own metadata is {wrong.why}: {wrong.path}", hint="restore its disk or a backup")
+            return catalog.register_table(name, location)
+    raise Refused(f"the table's own metadata is {wrong.why}: {wrong.path}", hint="bring its disk or a backup back")
 
 
-def _is_whole(file: Path) -> bool:
+def _metadata_files(catalog: Catalog, location: str) -> list[str]:
+    """The metadata files beside this one, the newest first."""
+    path = local_path(location)
+    if path is not None:
+        files = sorted(Path(path).parent.glob("*.metadata.json"), key=lambda one: one.stat().st_mtime_ns, reverse=True)
+        return [file.as_uri() for file in files]
+    from pyarrow.fs import FileSelector
+    from pyiceberg.io.pyarrow import PyArrowFileIO
+
+    scheme, _, key = location.partition("://")
+    store = PyArrowFileIO(catalog.properties).fs_by_scheme(scheme, key.partition("/")[0])
+    found = store.get_file_info(FileSelector(key.rpartition("/")[0]))
+    newest_first = sorted(found, key=lambda one: one.mtime_ns or 0, reverse=True)
+    return [f"{scheme}://{one.path}" for one in newest_first if one.path.endswith(".metadata.json")]
+
+
+def _is_whole(location: str, catalog: Catalog) -> bool:
     """Whether a metadata file can be read, and the manifests that it names."""
     from pyiceberg.table import StaticTable
 
     try:
-        found = StaticTable.from_metadata(str(file))
+        found = StaticTable.from_metadata(location, catalog.properties)
         seen = Seen()
         list(files_of(found, seen))
     except Exception:  # noqa: BLE001 - see `files_of`

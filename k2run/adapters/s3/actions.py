@@ -9,13 +9,15 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from k2run.actions.action import Blast, Effect, Result, action
+from k2run.actions.action import Blast, Effect, Result, Striking, Undo, action, fault
 from k2run.actions.deadline import Deadline
 from k2run.adapters.http.client import Request, send
 from k2run.adapters.s3.client import S3, ask, document, pages, place
 from k2run.errors import AuthorError, Refused, Unknown
 from k2run.language.quantities import Size
 
+KEPT = ".k2run-kept"
+"""Added to the key of what is put aside."""
 LARGEST_IN_JOURNAL = 64 * 1024
 """Bytes of an object that its result still shows."""
 
@@ -233,6 +235,86 @@ def delete(s3: S3, deadline: Deadline, bucket: str, key: str, missing_ok: bool =
         raise
     ask(s3, deadline, where, method="DELETE", doing=f"delete {bucket}/{key}")
     return Deleted(bucket=bucket, key=key, deleted=True, source=s3.source)
+
+
+class Hidden(Result, frozen=True, kw_only=True):
+    """An object is not where it was; `kept` is the key under which it is meanwhile."""
+
+    bucket: str
+    key: str
+    kept: str
+    bytes: int
+
+
+class Returned(Result, frozen=True, kw_only=True):
+    """An object is where it belongs; `changed` is whether it was not before."""
+
+    bucket: str
+    key: str
+    changed: bool
+
+
+@fault("s3.hide", blast=Blast.DATA, undone_by="s3.put_back")
+def hide(s3: S3, deadline: Deadline, location: str) -> Striking[Hidden]:
+    """Take an object away, as if the store had lost it. Undone by putting it back.
+
+    Blast radius: everything that reads the object.
+
+    Args:
+        location: `s3://BUCKET/KEY`.
+
+    Raises:
+        Unknown: There is no such object.
+        Refused: It is hidden already.
+    """
+    bucket, key = _split(location)
+    kept = key + KEPT
+    if _is_there(s3, deadline, bucket, kept):
+        raise Refused(f"{location} is put aside already", hint=f"s3.put_back: {{location: {location}}}")
+    content = ask(s3, deadline, place(bucket, key), doing=f"read {bucket}/{key}").content
+    yield Undo(action="s3.put_back", args={"location": location}, says=f"put back {location}")
+    ask(s3, deadline, place(bucket, kept), method="PUT", content=content, doing=f"write {bucket}/{kept}")
+    ask(s3, deadline, place(bucket, key), method="DELETE", doing=f"delete {bucket}/{key}")
+    return Hidden(bucket=bucket, key=key, kept=kept, bytes=len(content), source=s3.source)
+
+
+@action("s3.put_back", effect=Effect.CHANGES, blast=Blast.DATA)
+def put_back(s3: S3, deadline: Deadline, location: str) -> Returned:
+    """Put back an object that was hidden; nothing happens when it was not.
+
+    Args:
+        location: `s3://BUCKET/KEY`.
+
+    Raises:
+        Unknown: It is neither in its place nor beside it.
+    """
+    bucket, key = _split(location)
+    kept = key + KEPT
+    if not _is_there(s3, deadline, bucket, kept):
+        if not _is_there(s3, deadline, bucket, key):
+            raise Unknown(f"neither {location} nor {kept} is there", hint="bring it back from a copy of your own")
+        return Returned(bucket=bucket, key=key, changed=False, source=s3.source)
+    content = ask(s3, deadline, place(bucket, kept), doing=f"read {bucket}/{kept}").content
+    ask(s3, deadline, place(bucket, key), method="PUT", content=content, doing=f"write {bucket}/{key}")
+    ask(s3, deadline, place(bucket, kept), method="DELETE", doing=f"delete {bucket}/{kept}")
+    return Returned(bucket=bucket, key=key, changed=True, source=s3.source)
+
+
+def _split(location: str) -> tuple[str, str]:
+    """Bucket and key of a location."""
+    scheme, _, rest = location.partition("://")
+    bucket, _, key = rest.partition("/")
+    if scheme not in {"s3", "s3a", "s3n"} or not bucket or not key:
+        raise AuthorError(f"{location!r} is no object of an S3 store", hint="expected: s3://BUCKET/KEY")
+    return bucket, key
+
+
+def _is_there(s3: S3, deadline: Deadline, bucket: str, key: str) -> bool:
+    try:
+        ask(s3, deadline, place(bucket, key), method="HEAD", doing=f"look at {bucket}/{key}")
+    except Unknown:
+        return False
+    return True
 
 
 @action("s3.health")

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import argparse
 import hmac
+import sys
 import threading
-from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,13 +22,14 @@ from starlette.routing import Route
 
 from k2run.k2.platform import api_answers as say
 from k2run.k2.platform import as_is as original
-from k2run.k2.platform import commit_ledger
+from k2run.k2.platform import commit_ledger, storage_options
 from k2run.k2.platform.api_answers import HealthCheck
 from k2run.k2.platform.api_metrics import Measurements, Observed
 from k2run.k2.platform.program import log, require_free_port, web_server
 from k2run.k2.platform.queries import Queries, Trades
-from k2run.k2.platform.queries_files import TableFiles, TableMissingError, TableUnreadableError
+from k2run.k2.platform.queries_files import TableMissingError, TableUnreadableError
 from k2run.k2.platform.queries_tail import BrokerTail, TailUnreadableError
+from k2run.k2.platform.store_files import FileCache, StoreFiles
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -46,8 +47,11 @@ _UNHEALTHY = 503  # K2 answers 200 with "unhealthy" in the body, which every pro
 class Endpoints:
     """One method per endpoint. They run in threads, for what they wait on are DuckDB and the broker."""
 
-    def __init__(self, queries: Queries, tail: BrokerTail, health: HealthCheck, measurements: Measurements) -> None:
+    def __init__(
+        self, queries: Queries, tail: BrokerTail, health: HealthCheck, measurements: Measurements, s3_endpoint: str
+    ) -> None:
         self._queries, self._tail, self._health, self._measurements = queries, tail, health, measurements
+        self._s3_endpoint = s3_endpoint
 
     def root(self, _request: Request) -> Response:
         """Say what this is."""
@@ -109,7 +113,7 @@ class Endpoints:
 
     def stats(self, request: Request) -> Response:
         """What the table holds, as its metadata counts it."""
-        return _answer(request, self._queries.on_the_table(_stats))
+        return _answer(request, {"s3_endpoint": self._s3_endpoint, **self._queries.on_the_table(_stats)})
 
     def snapshots(self, request: Request) -> Response:
         """The table's latest commits, newest first."""
@@ -152,7 +156,6 @@ def _sources(stored: list[TradeRow], rows: list[TradeRow], tail: Tail | str) -> 
 
 def _stats(view: TableView) -> dict[str, object]:
     return {
-        "s3_endpoint": "",
         "warehouse_path": view.location,
         "connection_active": True,
         "trades_count": view.rows,
@@ -189,6 +192,7 @@ def _day(text: str) -> date:
 
 TABLE = "market_data.trades_v2"
 _NO_STORE = "no-store"
+_SWITCH_S = 0.001  # a request waits for the thread that follows the table; with Python's own 5 ms, many times over
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -196,7 +200,11 @@ def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="k2run.k2.platform.api", description=__doc__)
     parser.add_argument("--port", type=int, default=18000, help="port to answer on (default: 18000)")
     parser.add_argument("--host", default="127.0.0.1", help="address to answer on; 0.0.0.0 in a container")
-    parser.add_argument("--warehouse", type=Path, required=True, help="directory of the catalog and the tables")
+    storage_options.add_catalog(parser)
+    storage_options.add_store(parser)
+    parser.add_argument(
+        "--cache", type=Path, required=True, help="directory of local copies of data files, emptied at each start"
+    )
     parser.add_argument("--bootstrap", default="127.0.0.1:19092", help="the broker (default: 127.0.0.1:19092)")
     parser.add_argument(
         "--registry",
@@ -209,12 +217,21 @@ def arguments() -> argparse.ArgumentParser:
     return parser
 
 
-def application(warehouse: Path, bootstrap: str, api_key: str, registry: str = "", *, as_is: bool = False) -> Starlette:
-    """The API over one warehouse and one broker, neither of which need be there yet."""
-    table, tail, measurements = TableFiles(warehouse, TABLE), BrokerTail(bootstrap, registry), Measurements(VERSION)
-    queries = Queries(table)
-    threading.Thread(target=_warm_up, args=(queries, table), daemon=True).start()
-    ends = Endpoints(queries, tail, HealthCheck(VERSION, queries, table, tail), measurements)
+def application(
+    catalog: str,
+    s3_endpoint: str,
+    cache: Path,
+    bootstrap: str,
+    api_key: str,
+    registry: str = "",
+    *,
+    as_is: bool = False,
+) -> Starlette:
+    """The API over one catalog, object store and broker, none of which need be there yet."""
+    store, tail, measurements = StoreFiles(s3_endpoint), BrokerTail(bootstrap, registry), Measurements(VERSION)
+    queries = Queries(catalog, store, FileCache(store, cache), TABLE)
+    threading.Thread(target=_warm_up, args=(queries,), daemon=True).start()
+    ends = Endpoints(queries, tail, HealthCheck(VERSION, queries, queries.table, tail), measurements, s3_endpoint)
     locked = _Lock(api_key)
     paced = original.slowly if as_is else _as_it_is
     routes = [
@@ -280,22 +297,30 @@ def _failed(request: Request, error: Exception) -> Response:
     return say.failure()
 
 
-def _warm_up(queries: Queries, table: TableFiles) -> None:
-    """Import and connect now what the first query would otherwise wait for."""
+def _warm_up(queries: Queries) -> None:
+    """Import and connect now what the first query would otherwise wait for, and follow the table from then on."""
     queries.check()
     import pyiceberg.manifest  # noqa: F401  imported for its time
 
-    with suppress(TableMissingError, TableUnreadableError):
-        table.view()
+    queries.table.follow()
 
 
 def main() -> None:
     """Serve until told to stop."""
     options = arguments().parse_args()
     require_free_port(options.port)
-    app = application(options.warehouse, options.bootstrap, options.api_key, options.registry, as_is=options.as_is)
+    sys.setswitchinterval(_SWITCH_S)
+    app = application(
+        options.catalog,
+        options.s3_endpoint,
+        options.cache,
+        options.bootstrap,
+        options.api_key,
+        options.registry,
+        as_is=options.as_is,
+    )
     server = web_server(app, options.port, options.host)
-    log("api_listening", url=f"http://{options.host}:{options.port}", warehouse=options.warehouse)
+    log("api_listening", url=f"http://{options.host}:{options.port}", catalog=options.catalog)
     server.run()
     log("api_stopped")
 

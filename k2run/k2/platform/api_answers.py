@@ -69,6 +69,8 @@ class HealthCheck:
         self._queries.check_newest_file(view)
         if not view.rows:
             return "degraded", "the table has no rows yet"
+        if silence := self._table.silence:
+            return "degraded", f"{silence}; as of snapshot {view.snapshot.snapshot_id if view.snapshot else 'none'}"
         return "healthy", f"{view.rows} rows in {len(view.files)} files"
 
     def _kafka(self) -> Seen:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-_SERVICE = {"service": "k2-platform", "environment": "dev", "component": "api"}
+_SERVICE = {"service": "k2-platform", "environment": "dev", "component": ""}
 _LATENCY_S = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
 _CORRELATION_HEADER = "X-Correlation-ID"
 
@@ -33,7 +33,8 @@ _CORRELATION_HEADER = "X-Correlation-ID"
 class Measurements:
     """The counters of one server, in a registry of their own."""
 
-    def __init__(self, version: str) -> None:
+    def __init__(self, version: str, component: str = "api") -> None:
+        self._labels = {**_SERVICE, "component": component}
         disable_created_metrics()  # type: ignore[no-untyped-call]  # K2 has no _created series
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
@@ -56,7 +57,7 @@ class Measurements:
         )
         self._open = Gauge(
             "k2_http_requests_in_progress", "Requests being answered", list(_SERVICE), registry=self._registry
-        ).labels(**_SERVICE)
+        ).labels(**self._labels)
         self._queries = Counter(
             "k2_query_executions_total", "Queries by outcome", [*query, "status"], registry=self._registry
         )
@@ -76,8 +77,8 @@ class Measurements:
             yield
             status = "success"
         finally:
-            self._queries.labels(**_SERVICE, query_type=kind, status=status).inc()
-            self._query_seconds.labels(**_SERVICE, query_type=kind).observe(time.perf_counter() - started)
+            self._queries.labels(**self._labels, query_type=kind, status=status).inc()
+            self._query_seconds.labels(**self._labels, query_type=kind).observe(time.perf_counter() - started)
 
     def request_opened(self) -> None:
         """A request came in."""
@@ -86,7 +87,7 @@ class Measurements:
     def request_closed(self, method: str, endpoint: str, status: int, seconds: float) -> None:
         """A request was answered with `status` after `seconds`."""
         self._open.dec()
-        labels = {**_SERVICE, "method": method, "endpoint": endpoint}
+        labels = {**self._labels, "method": method, "endpoint": endpoint}
         self._requests.labels(**labels, status_code=str(status)).inc()
         self._seconds.labels(**labels, status_code=str(status)).observe(seconds)
         if status >= 400:  # noqa: PLR2004  the first status that is an error

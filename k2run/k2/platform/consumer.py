@@ -16,11 +16,14 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
+from k2run.k2.platform import storage_options
 from k2run.k2.platform.cascade import COOLDOWN_S
 from k2run.k2.platform.program import LOOPBACK, give_up, log, require_free_port, serve_metrics, stop_signal, wait_until
 
 if TYPE_CHECKING:
     import threading
+
+    from k2run.k2.platform.pipeline import Pipeline
 
 _LOCK_WAIT_S = 5.0
 
@@ -35,7 +38,14 @@ def arguments() -> argparse.ArgumentParser:
         metavar="URLS",
         help="comma-separated schema registry nodes; without any, JSON is read",
     )
-    parser.add_argument("--warehouse", type=Path, required=True, help="directory of the tables")
+    storage_options.add_catalog(parser)
+    storage_options.add_store(parser)
+    parser.add_argument(
+        "--state", type=Path, required=True, help="directory of what was set aside: shed messages, dead letters"
+    )
+    parser.add_argument(
+        "--patience", type=float, default=30.0, help="seconds a commit is tried before the program ends (default: 30)"
+    )
     parser.add_argument("--metrics-port", type=int, default=19095, help="port of /metrics (default: 19095)")
     parser.add_argument("--host", default=LOOPBACK, help="address that /metrics listens on (default: this host alone)")
     parser.add_argument("--group", default="k2-iceberg-writer-crypto-v2", help="consumer group of the offsets")
@@ -53,17 +63,17 @@ def arguments() -> argparse.ArgumentParser:
     return parser
 
 
-def claim(warehouse: Path) -> TextIO:
-    """Become the warehouse's only writer until the process ends, however it ends."""
-    warehouse.mkdir(parents=True, exist_ok=True)
-    held = (warehouse / "consumer.lock").open("w", encoding="utf-8")
+def claim(state: Path) -> TextIO:
+    """Become the only consumer with this directory until the process ends, however it ends."""
+    state.mkdir(parents=True, exist_ok=True)
+    held = (state / "consumer.lock").open("w", encoding="utf-8")
     deadline = time.monotonic() + _LOCK_WAIT_S
     while True:
         try:
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             if time.monotonic() > deadline:
-                give_up(f"another consumer is writing to {warehouse}")
+                give_up(f"another consumer has its files in {state}")
             time.sleep(0.1)
         else:
             return held
@@ -77,21 +87,41 @@ def consume(options: argparse.Namespace, stopping: threading.Event) -> None:
     metrics = ConsumerMetrics(options.group)
     serve_metrics(options.metrics_port, options.host)
 
-    from pyiceberg.exceptions import CommitFailedException  # takes over a second, while the broker starts
-
-    from k2run.k2.platform.pipeline import open_pipeline
+    from k2run.k2.platform.pipeline import open_pipeline  # takes over a second, while the others start
+    from k2run.k2.platform.table import open_catalog
+    from k2run.k2.platform.table_writer import UNWRITTEN, first_line
 
     client = topics.admin(options.bootstrap)
     # A batch is fifty thousand objects without a cycle among them; looking for one cost a fifth of the throughput.
     gc.freeze()
     gc.set_threshold(200_000, 20, 100)
-    drain = open_pipeline(options, client, metrics, stopping)
+    made: list[Pipeline] = []
+    said: set[str] = set()
+
+    def opened() -> bool:
+        try:
+            made.append(
+                open_pipeline(options, open_catalog(options.catalog, options.s3_endpoint), client, metrics, stopping)
+            )
+        except UNWRITTEN as problem:
+            why = first_line(problem)
+            if why not in said:
+                said.add(why)
+                log("tables_not_open_yet", "warning", error=why)
+            return False
+        return True
+
+    if not wait_until(opened, stopping, f"the catalog at {options.catalog} or its object store", every_s=0.2):
+        return
+    (drain,) = made
     if not wait_until(drain.ready, stopping, f"the broker at {options.bootstrap}"):
         return
     try:
         drain.run(stopping)
-    except (OSError, CommitFailedException) as problem:
-        give_up(f"the tables under {options.warehouse} cannot be written: {problem}")
+    except OSError as problem:
+        if not stopping.is_set():
+            give_up(f"the tables of {options.catalog} cannot be written: {problem}")
+        log("last_batch_not_committed", "warning", error=problem)  # it is read again, from where the table ends
 
 
 def main() -> None:
@@ -101,7 +131,7 @@ def main() -> None:
         give_up("--batch and --memory-budget-mib must be positive")
     stopping = stop_signal()
     require_free_port(options.metrics_port, options.host)
-    with claim(options.warehouse):
+    with claim(options.state):
         consume(options, stopping)
     log("consumer_stopped")
     sys.stdout.flush()

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from confluent_kafka import Message
     from confluent_kafka.admin import AdminClient
+    from pyiceberg.catalog import Catalog
 
     from k2run.k2.platform.cascade import Shed
     from k2run.k2.platform.consumer_metrics import ConsumerMetrics
@@ -325,18 +326,26 @@ class Pipeline:
 
 
 def open_pipeline(
-    options: argparse.Namespace, client: AdminClient, metrics: ConsumerMetrics, stopping: threading.Event
+    options: argparse.Namespace,
+    catalog: Catalog,
+    client: AdminClient,
+    metrics: ConsumerMetrics,
+    stopping: threading.Event,
 ) -> Pipeline:
-    """Open the tables and put the consumer together."""
-    catalog = table.open_catalog(options.warehouse)
+    """Open the tables and put the consumer together.
+
+    Raises:
+        OSError, RESTError: The catalog or the object store does not answer.
+    """
     forms = [rows.TRADES, rows.REFERENCE_DATA]
     if options.registry:
         forms = avro_rows.forms(RegistryClient(options.registry, stopping, metrics.awaits_schema))
-    dead = DeadLetters(options.warehouse / "dlq", options.group)
+    dead = DeadLetters(options.state / "dlq", options.group)
     lanes = []
     for form in forms:
-        spill = SpillFile(options.warehouse / "shed" / form.data_type)
-        sink = TableWriter(form, table.open_table(catalog, form.table), spill, dead)
+        spill = SpillFile(options.state / "shed" / form.data_type)
+        opened = table.open_table(catalog, form.table)
+        sink = TableWriter(form, opened, spill, dead, stopping, options.patience)
         patience = options.interval * (_REFERENCE_PATIENCE if form.topic == reference.TOPIC else 1)
         lanes.append(Lane(sink, options.batch, patience))
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import errno
 import json
 import os
+import random
 import signal
 import socket
 import sys
 import threading
 import time
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NoReturn
 
@@ -21,8 +23,9 @@ if TYPE_CHECKING:
     import uvicorn
     from starlette.applications import Starlette
 
-DEPENDENCY_WAIT_S = 30.0
+DEPENDENCY_WAIT_S = 60.0
 LOOPBACK = "127.0.0.1"
+_INNER_PORTS = range(20_000, 28_000)
 
 
 _STOP_WITHIN_S = 1
@@ -66,13 +69,13 @@ def _end_with_thread(failure: threading.ExceptHookArgs) -> None:
     os._exit(1)
 
 
-def wait_until(ready: Callable[[], bool], stopping: threading.Event, what: str) -> bool:
-    """Poll `ready` for at most 30 s, then give up naming `what`; False when told to stop meanwhile."""
+def wait_until(ready: Callable[[], bool], stopping: threading.Event, what: str, every_s: float = 0.05) -> bool:
+    """Poll `ready` for at most a minute, then give up naming `what`; False when told to stop meanwhile."""
     deadline = time.monotonic() + DEPENDENCY_WAIT_S
     while not ready():
         if time.monotonic() > deadline:
             give_up(f"{what} did not answer within {DEPENDENCY_WAIT_S:.0f} s")
-        if stopping.wait(0.05):
+        if stopping.wait(every_s):
             return False
     return True
 
@@ -85,6 +88,23 @@ def require_free_port(port: int, host: str = LOOPBACK) -> None:
             probe.bind((host, port))
         except OSError as problem:
             give_up(_port_problem(port, problem))
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of this host's loopback address that nothing listens at.
+
+    They lie below those that the system takes for connections that go out: one of these may be taken at any moment.
+    """
+    found: list[int] = []
+    for port in random.sample(_INNER_PORTS, len(_INNER_PORTS)):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            with suppress(OSError):
+                probe.bind((LOOPBACK, port))
+                found.append(port)
+        if len(found) == count:
+            break
+    return found
 
 
 def serve_metrics(port: int, host: str = LOOPBACK) -> None:

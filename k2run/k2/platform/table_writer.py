@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import base64
+import re
 import threading
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
+from urllib.parse import urlsplit
 
 import msgspec
 import pyarrow.parquet as pq
-from pyiceberg.exceptions import CommitFailedException, CommitStateUnknownException
+from pyiceberg.exceptions import CommitFailedException, CommitStateUnknownException, RESTError
+from pyiceberg.io.pyarrow import _dataframe_to_data_files
 
 from k2run.k2.platform import commit_ledger as ledgers
 from k2run.k2.platform import rows
-from k2run.k2.platform.location import local_path
+from k2run.k2.platform.location import is_local, store_path
 from k2run.k2.platform.program import log
 
 if TYPE_CHECKING:
@@ -23,6 +26,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import pyarrow as pa
+    from pyarrow.fs import FileSystem
+    from pyiceberg.io.pyarrow import PyArrowFileIO
     from pyiceberg.manifest import DataFile
     from pyiceberg.table import Table, Transaction
 
@@ -102,8 +107,12 @@ class Seen:
             self._old, self._young = self._young, set()
 
 
-_ATTEMPTS = 3
-_FIRST_RETRY_S = 0.1
+_FIRST_RETRY_S, _LONGEST_RETRY_S = 0.1, 1.0
+PATIENCE_S = 30.0
+_ADDRESS = re.compile(r"<[^<>]* at 0x[0-9a-f]+>:? ?")
+
+UNWRITTEN = (OSError, CommitFailedException, CommitStateUnknownException, RESTError)
+"""What a commit ends with while the catalog, its database or the object store is away."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,12 +130,22 @@ class Written:
 class TableWriter:
     """Writes one table, as its only writer. Safe to use from the consumer's and the upkeep's threads."""
 
-    def __init__(self, form: Form, table: Table, spill: SpillFile, dead: DeadLetters) -> None:
+    def __init__(
+        self,
+        form: Form,
+        table: Table,
+        spill: SpillFile,
+        dead: DeadLetters,
+        stopping: threading.Event | None = None,
+        patience_s: float = PATIENCE_S,
+    ) -> None:
         self.form = form
         self.table = table
         self.spill = spill
         self._dead = dead
         self.ledger = ledgers.read(table.properties)
+        self._stopping = stopping or threading.Event()
+        self._patience_s = patience_s
         self._lock = threading.Lock()
         self._seen = Seen()
         self._seen.remember(_latest_ids(table, WINDOW))
@@ -142,7 +161,7 @@ class TableWriter:
         """Put the kept messages into the table and the shed ones aside, and advance to `offsets`, in one commit.
 
         Raises:
-            OSError, CommitFailedException: the table could not be written in three attempts.
+            OSError: the table could not be written within the patience.
         """
         target = self.ledger.advance(offsets)
         if shed:
@@ -192,24 +211,72 @@ class TableWriter:
         )
 
     def _commit(self, laid_out: pa.Table, target: Ledger) -> None:
-        """Commit rows and ledger, trying three times; an attempt whose end is unknown is found out from the ledger."""
+        """Commit rows and ledger, again and again while the store or the catalog is away, at most for the patience.
+
+        An attempt whose end is unknown is found out from the ledger before there is another. The rows are written
+        once: later attempts name the same files.
+        """
+        started = time.monotonic()
+        pause, written = _FIRST_RETRY_S, None
         with self._lock:
-            for attempt in range(1, _ATTEMPTS + 1):
+            while True:
                 try:
-                    with self.table.transaction() as transaction:
-                        transaction.set_properties(ledgers.write(target))
-                        if laid_out.num_rows:
-                            transaction.append(laid_out)
+                    if written is None and laid_out.num_rows:
+                        written = list(
+                            _dataframe_to_data_files(table_metadata=self.table.metadata, df=laid_out, io=self.table.io)
+                        )
+                    self._append(written or (), target)
                     break
-                except (OSError, CommitFailedException, CommitStateUnknownException) as problem:
-                    log("iceberg_commit_failed", "warning", table=self.form.table, attempt=attempt, error=problem)
-                    time.sleep(_FIRST_RETRY_S * 2 ** (attempt - 1))
-                    self.table.refresh()
+                except UNWRITTEN as problem:
+                    log("iceberg_commit_failed", "warning", table=self.form.table, error=first_line(problem))
+                    while not self._is_known(started, pause, problem):
+                        pause = min(2 * pause, _LONGEST_RETRY_S)
                     if ledgers.read(self.table.properties) == target:
                         break
-                    if attempt == _ATTEMPTS:
-                        raise
             self.ledger = target
+
+    def _append(self, files: Iterable[DataFile], target: Ledger) -> None:
+        """One attempt: the files and the ledger become part of the table together."""
+        with self.table.transaction() as transaction:
+            transaction.set_properties(ledgers.write(target))
+            if files:
+                with transaction.update_snapshot().merge_append() as append:
+                    for file in files:
+                        append.append_data_file(file)
+
+    def _is_known(self, started: float, pause: float, problem: Exception) -> bool:
+        """After a pause: whether the table's state could be read again.
+
+        Raises:
+            OSError: The patience has ended.
+        """
+        if self._stopping.wait(pause) or time.monotonic() - started > self._patience_s:
+            raise OSError(first_line(problem)) from problem
+        try:
+            self.table.refresh()
+        except UNWRITTEN:
+            return False
+        return True
+
+
+def first_line(problem: BaseException) -> str:
+    """What an error says, in a line: the words of the system below without the addresses of objects."""
+    said = str(problem).strip().split("\n", 1)[0] or type(problem).__name__
+    return _ADDRESS.sub("", said)
+
+
+def store_of(table: Table) -> tuple[FileSystem, str]:
+    """The file system of a table, and its folder there."""
+    parts = urlsplit(table.location())
+    remote = not is_local(table.location())
+    scheme, netloc = (parts.scheme, parts.netloc) if remote else ("file", "")
+    return cast("PyArrowFileIO", table.io).fs_by_scheme(scheme, netloc), store_path(table.location())
+
+
+def read_file(table: Table, file: DataFile, columns: list[str] | None = None) -> pa.Table:
+    """The rows of one data file."""
+    with table.io.new_input(file.file_path).open() as stream:
+        return pq.read_table(stream, columns=columns)
 
 
 def data_files(table: Table) -> Iterator[DataFile]:
@@ -226,6 +293,6 @@ def _latest_ids(table: Table, count: int) -> Iterator[str]:
     for file in data_files(table):
         if count <= 0:
             return
-        ids = pq.read_table(local_path(file.file_path), columns=["message_id"])
+        ids = read_file(table, file, ["message_id"])
         count -= ids.num_rows
         yield from ids["message_id"].to_pylist()

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
-import pyarrow.parquet as pq
+from pyarrow.fs import FileSelector
 from pyiceberg.io.pyarrow import _dataframe_to_data_files
 
-from k2run.k2.platform.location import local_path
+from k2run.k2.platform.location import store_path
 from k2run.k2.platform.program import log
-from k2run.k2.platform.table_writer import data_files
+from k2run.k2.platform.table_writer import data_files, read_file, store_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -48,18 +49,19 @@ class Upkeep:
     def _watch(self, stopping: threading.Event) -> None:
         swept = time.monotonic()
         while not stopping.wait(EVERY_S):
-            for sink in self._sinks:
-                self._tend(sink)
-            if time.monotonic() - swept > SWEEP_EVERY_S:
+            sweeps = time.monotonic() - swept > SWEEP_EVERY_S
+            if sweeps:
                 swept = time.monotonic()
-                for sink in self._sinks:
-                    sweep(sink.look())
+            for sink in self._sinks:
+                self._tend(sink, sweeps)
 
-    def _tend(self, sink: TableWriter) -> None:
+    def _tend(self, sink: TableWriter, sweeps: bool) -> None:
         try:
             expire(sink)  # under load too: every snapshot makes the next commit slower
             if self._calm():
                 merge(sink)
+            if sweeps:
+                sweep(sink.look())
         except Exception as problem:  # noqa: BLE001  a table that is untidy for longer is better than no consumer
             log("upkeep_failed", "error", table=sink.form.table, error=problem)
 
@@ -89,7 +91,7 @@ def merge(sink: TableWriter) -> None:
     if not files:
         return
     started = time.monotonic()
-    rows = pa.concat_tables([pq.read_table(local_path(file.file_path)) for file in files])
+    rows = pa.concat_tables([read_file(table, file) for file in files])
     rows = rows.sort_by("timestamp" if "timestamp" in rows.column_names else "ingestion_timestamp")
     merged = list(_dataframe_to_data_files(table_metadata=table.metadata, df=rows, io=table.io))
 
@@ -121,20 +123,21 @@ def expire(sink: TableWriter) -> None:
 
 def sweep(table: Table) -> int:
     """Delete data files and manifests that no snapshot refers to; how many."""
-    wanted = {local_path(entry.metadata_file) for entry in table.metadata.metadata_log}
-    wanted.add(local_path(table.metadata_location))
+    wanted = {entry.metadata_file for entry in table.metadata.metadata_log} | {table.metadata_location}
     for snapshot in table.metadata.snapshots:
-        wanted.add(local_path(snapshot.manifest_list))
+        wanted.add(snapshot.manifest_list)
         for manifest in snapshot.manifests(table.io):
-            wanted.add(local_path(manifest.manifest_path))
-            entries = manifest.fetch_manifest_entry(table.io)
-            wanted.update(local_path(entry.data_file.file_path) for entry in entries)
+            wanted.add(manifest.manifest_path)
+            wanted.update(entry.data_file.file_path for entry in manifest.fetch_manifest_entry(table.io))
+    kept = {store_path(location) for location in wanted}
+    store, folder = store_of(table)
     oldest = time.time() - LITTER_AGE_S
     litter = [
-        path
-        for path in local_path(table.location()).rglob("*")
-        if path.suffix in {".parquet", ".avro"} and path not in wanted and path.stat().st_mtime < oldest
+        found.path
+        for found in store.get_file_info(FileSelector(folder, recursive=True))
+        if found.extension in {"parquet", "avro"} and found.path not in kept and found.mtime.timestamp() < oldest
     ]
     for path in litter:
-        path.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            store.delete_file(path)
     return len(litter)

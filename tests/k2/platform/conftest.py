@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import socket
 import time
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +13,7 @@ import httpx
 import pytest
 from forked import Forked
 from prometheus_client.parser import text_string_to_metric_families
-from pyiceberg.exceptions import NoSuchTableError
+from pyiceberg.exceptions import NoSuchNamespaceError, NoSuchTableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -106,7 +105,10 @@ class Sandbox:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.warehouse = directory / "warehouse"
+        self.state = directory / "state"
+        self.catalog_port = free_port()
+        self.catalog_url = f"http://127.0.0.1:{self.catalog_port}"
+        self._catalog: Program | None = None
         self.broker_port = free_port()
         self.bootstrap = f"127.0.0.1:{self.broker_port}"
         self._programs: list[Program] = []
@@ -126,7 +128,7 @@ class Sandbox:
         return self.run("stream", "--bootstrap", self.bootstrap, *options, metrics_port=free_port())
 
     def consumer(self, *options: object) -> Program:
-        where = ("--bootstrap", self.bootstrap, "--warehouse", self.warehouse)
+        where = ("--bootstrap", self.bootstrap, "--catalog", self.catalog(), "--state", self.state)
         return self.run("consumer", *where, *options, metrics_port=free_port())
 
     @property
@@ -142,6 +144,19 @@ class Sandbox:
             wait_for(lambda: answers(f"{node.url}/subjects"), 20, "a registry answers")
         return node
 
+    def api(self, port: int, *options: object) -> Program:
+        where = ("--port", port, "--catalog", self.catalog(), "--cache", self.directory / "cache")
+        return self.run("api", *where, *options)
+
+    def catalog(self) -> str:
+        """The URL of the REST catalog, started once; its tables are in files, its database is SQLite."""
+        if self._catalog is None:
+            where = ("--warehouse", self.directory / "warehouse", "--port", self.catalog_port)
+            database = f"sqlite:///{self.directory}/catalog.db"
+            self._catalog = self.run("iceberg_rest", "--database", database, *where)
+            wait_for(lambda: "iceberg_rest_listening" in self._catalog.log, 30, "the catalog listens")
+        return self.catalog_url
+
     def backlog(self, count: int) -> None:
         """Produce `count` trades and nothing after them."""
         stream = self.stream("--rate", 0, "--backfill", count)
@@ -150,31 +165,22 @@ class Sandbox:
 
     def rows(self, name: str = trades_table, columns: tuple[str, ...] = ("message_id",)) -> pa.Table:
         """The rows of a table at this moment."""
-        with self._table(name) as found:
-            return found.scan(selected_fields=columns).to_arrow()
+        return self._table(name).scan(selected_fields=columns).to_arrow()
 
     def count(self, name: str = trades_table) -> int:
         """Rows of a table by the word of its newest snapshot; 0 while there is none."""
-        from k2run.k2.platform import table
-
-        if not table.catalog_exists(self.warehouse):
+        if self._catalog is None:
             return 0
         try:
-            with self._table(name) as found:
-                snapshot = found.current_snapshot()
-                return int(snapshot.summary["total-records"]) if snapshot and snapshot.summary else 0
-        except NoSuchTableError:
+            snapshot = self._table(name).current_snapshot()
+            return int(snapshot.summary["total-records"]) if snapshot and snapshot.summary else 0
+        except (NoSuchTableError, NoSuchNamespaceError):
             return 0
 
-    @contextmanager
-    def _table(self, name: str) -> Iterator[Table]:
+    def _table(self, name: str) -> Table:
         from k2run.k2.platform import table
 
-        catalog = table.open_catalog(self.warehouse)
-        try:
-            yield catalog.load_table(name)
-        finally:
-            catalog.engine.dispose()
+        return table.open_catalog(self.catalog()).load_table(name)
 
     def ids_once(self, count: int | None = None) -> bool:
         """Whether the trades table has no message id twice and, when a count is given, exactly so many rows."""

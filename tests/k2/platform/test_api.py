@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 from random import Random
 
 import httpx
-import msgspec
 import pytest
 import uvicorn
+from catalog_server import catalog_server
 
+from k2run.k2.platform import queries as queries_module
 from k2run.k2.platform import rows, table
 from k2run.k2.platform.api import application
+from k2run.k2.platform.api_answers import HealthCheck
 from k2run.k2.platform.queries import Queries, TradeRow, Trades
-from k2run.k2.platform.queries_files import TableFiles, TableMissingError
+from k2run.k2.platform.queries_files import DataFile, TableMissingError
+from k2run.k2.platform.queries_tail import BrokerTail
+from k2run.k2.platform.store_files import FileCache, StoreFiles
 from k2run.k2.platform.trade import Market
 
 KEY = {"X-API-Key": "secret-of-this-test"}
@@ -31,10 +36,30 @@ def micros(moment):
     return (moment - EPOCH) // timedelta(microseconds=1)
 
 
-def append(warehouse, trades):
-    catalog = table.open_catalog(warehouse)
-    table.open_table(catalog, table.TRADES).append(rows.trade_columns(trades, {}))
-    catalog.engine.dispose()
+def append(catalog, trades):
+    table.open_table(table.open_catalog(catalog), table.TRADES).append(rows.trade_columns(trades, {}))
+
+
+def queries_of(catalog, folder):
+    """The questions of a table as it is now."""
+    store = StoreFiles("")
+    queries = Queries(catalog, store, FileCache(store, folder / "cache"), table.TRADES)
+    queries.table.refresh()
+    return queries
+
+
+def until(holds):
+    """Wait for what the API sees a fraction of a second later."""
+    end = time.monotonic() + 10
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def catalog(tmp_path):
+    with catalog_server(tmp_path / "warehouse") as address:
+        yield address
 
 
 def market(first=1):
@@ -43,21 +68,23 @@ def market(first=1):
 
 @pytest.fixture(scope="module")
 def stored(tmp_path_factory):
-    """A warehouse with files in order, files that overlap in time, and one without the last symbol."""
-    warehouse = tmp_path_factory.mktemp("warehouse")
+    """A table with files in order, files that overlap in time, and one without the last symbol."""
+    folder = tmp_path_factory.mktemp("warehouse")
     random, made = Random(3), list(market().trades(6_000, micros(END - timedelta(hours=30)), micros(END)))
     early, mixed = made[:3_000], made[3_000:]
     random.shuffle(mixed)
     parts = [early[:1_000], early[1_000:], mixed[:1_200], [t for t in mixed[1_200:] if t.symbol != "BNBUSDT"]]
-    for part in parts:
-        append(warehouse, part)
-    return warehouse, [trade for part in parts for trade in part]
+    with catalog_server(folder) as catalog:
+        for part in parts:
+            append(catalog, part)
+        yield catalog, [trade for part in parts for trade in part]
 
 
 @contextmanager
-def serving(warehouse):
-    """The API over `warehouse` on a free port of this process, and a client for it."""
-    config = uvicorn.Config(application(warehouse, NOBODY, KEY["X-API-Key"]), log_level="critical", lifespan="off")
+def serving(catalog, folder):
+    """The API over `catalog` on a free port of this process, and a client for it."""
+    app = application(catalog, "", folder / "cache", NOBODY, KEY["X-API-Key"])
+    config = uvicorn.Config(app, log_level="critical", lifespan="off")
     server = uvicorn.Server(config)
     with socket.create_server(("127.0.0.1", 0)) as listening:
         thread = threading.Thread(target=server.run, args=([listening],))
@@ -69,8 +96,8 @@ def serving(warehouse):
 
 
 @pytest.fixture(scope="module")
-def api(stored):
-    with serving(stored[0]) as client:
+def api(stored, tmp_path_factory):
+    with serving(stored[0], tmp_path_factory.mktemp("api")) as client:
         yield client
 
 
@@ -82,10 +109,15 @@ def expected(trades, wanted, limit):
     return sorted(inside, key=lambda m: (-micros(m[0]), m[1]))[:limit]
 
 
+@pytest.fixture(scope="module")
+def queries(stored, tmp_path_factory):
+    return queries_of(stored[0], tmp_path_factory.mktemp("queries"))
+
+
 @pytest.mark.parametrize("limit", [1, 100, 2_500, 10_000])
 @pytest.mark.parametrize("symbol", [None, "BTCUSDT", "BNBUSDT", "DOGEUSDT"])
 @pytest.mark.parametrize(
-    ("since", "until"),
+    "span",
     [
         (None, None),
         (END - timedelta(hours=2), None),
@@ -93,29 +125,76 @@ def expected(trades, wanted, limit):
         (END - timedelta(hours=20),) * 2,
     ],
 )
-def test_the_files_left_unopened_held_nothing_that_was_asked_for(stored, symbol, since, until, limit):
-    warehouse, trades = stored
-    wanted = Trades(symbol, None, since, until)
-    found = Queries(TableFiles(warehouse, table.TRADES)).newest(wanted, limit)
+def test_the_files_left_unopened_held_nothing_that_was_asked_for(stored, queries, symbol, span, limit):
+    trades = stored[1]
+    wanted = Trades(symbol, None, *span)
+    found = queries.newest(wanted, limit)
     assert [(row.timestamp, row.message_id) for row in found] == expected(trades, wanted, limit)
 
 
-def test_a_query_for_the_newest_trades_opens_few_files(stored):
-    view = TableFiles(stored[0], table.TRADES).view()
+def test_a_query_for_the_newest_trades_opens_few_files(stored, tmp_path):
+    view = queries_of(stored[0], tmp_path).table.view()
     assert len(view.holding("BNBUSDT", END - timedelta(hours=1), None)) == 1
     assert len(view.holding("ETHUSDT", None, END - timedelta(hours=29))) == 1
     assert view.holding("DOGEUSDT", None, None) == tuple(f for f in view.files if f.holds("DOGEUSDT", None, None))
     assert view.rows == len(stored[1])
 
 
-def test_a_commit_is_seen_by_the_next_question(tmp_path):
-    followed = TableFiles(tmp_path, table.TRADES)
+def test_a_commit_is_seen_by_the_next_look_and_another_look_reads_nothing(catalog, tmp_path):
+    queries = queries_of(catalog, tmp_path)
+    followed = queries.table
     with pytest.raises(TableMissingError, match="does not exist yet"):
         followed.view()
     for commit in (1, 2, 3):
-        append(tmp_path, list(market().trades(10, micros(END), micros(END) + 10)))
-        assert followed.view().rows == 10 * commit
-        assert followed.view() is followed.view()
+        append(catalog, list(market(10 * commit).trades(10, micros(END), micros(END) + 10)))
+        followed.refresh()
+        seen = followed.view()
+        assert seen.rows == 10 * commit
+        assert len(queries.newest(Trades(), 100)) == 10 * commit
+        followed.refresh()
+        assert followed.view() is seen
+
+
+def test_the_newest_rows_in_memory_answer_like_the_files_do(catalog, tmp_path, monkeypatch):
+    monkeypatch.setattr(queries_module, "_KEPT_ROWS", 300)
+    monkeypatch.setattr(queries_module, "_MOST_ROWS", 500)
+    queries, random, trades = queries_of(catalog, tmp_path), Random(5), []
+    for commit in range(8):  # the last ones overlap in time with those before, and some moments are shared
+        end = END - timedelta(minutes=8 - commit)
+        made = list(market(1000 * commit + 1).trades(200, micros(end - timedelta(minutes=2)), micros(end)))
+        trades += made
+        append(catalog, made)
+        if commit == 5:  # files are replaced: what is in memory begins again
+            opened = table.open_table(table.open_catalog(catalog), table.TRADES)
+            opened.overwrite(opened.scan().to_arrow())
+        queries.table.refresh()
+        kept = queries.table.view().newest_rows
+        assert len(kept.rows) <= 500
+        for symbol in (None, "BNBUSDT"):
+            since = random.choice([None, end - timedelta(seconds=30), end - timedelta(minutes=5)])
+            limit = random.choice([5, 100, 400, 1000])
+            found = queries.newest(Trades(symbol, since=since), limit)
+            assert [(row.timestamp, row.message_id) for row in found] == expected(
+                trades, Trades(symbol, since=since), limit
+            )
+    assert queries.table.view().newest_rows.answer(Trades(), 100)
+    assert queries.table.view().newest_rows.answer(Trades(), 1_000) is None
+
+
+def test_copies_of_files_are_kept_within_a_bound(tmp_path):
+    class Remote(StoreFiles):
+        def read(self, location):
+            reads.append(location)
+            return b"12345678"
+
+    reads, cache = [], FileCache(Remote(""), tmp_path / "cache", most=20)
+    files = [DataFile(f"s3://warehouse/{number}.parquet", 1, 8) for number in range(3)]
+    first = cache.paths(files[:2])
+    assert cache.paths(files[:1]) == first[:1]
+    assert [Path(path).exists() for path in cache.paths(files[2:]) + first] == [True, True, False]
+    assert len(reads) == 3
+    with pytest.raises(OSError, match="its manifest says 9"):
+        cache.paths([DataFile("s3://warehouse/short.parquet", 1, 9)])
 
 
 def test_trades_have_k2s_fields_and_envelope_newest_first(api):
@@ -234,40 +313,54 @@ def test_without_a_broker_the_table_answers_and_says_what_is_missing(api):
     assert "does not answer" in sources["problem"]
 
 
-def test_before_the_table_exists_health_is_503_and_queries_say_so(tmp_path):
-    with serving(tmp_path) as api:
+def test_before_the_table_exists_health_is_503_and_queries_say_so(catalog, tmp_path):
+    with serving(catalog, tmp_path) as api:
         assert (api.get("/health").status_code, api.get("/health").json()["status"]) == (503, "unhealthy")
         answer = api.get("/v1/trades", headers=KEY)
         assert (answer.status_code, answer.json()["detail"]["error"]) == (503, "TABLE_NOT_FOUND")
         assert answer.headers["Retry-After"] == "1"
-        append(tmp_path, [])
+        append(catalog, [])
+        until(lambda: api.get("/v1/trades", headers=KEY).status_code == 200)
         found = {one["name"]: one for one in api.get("/health").json()["dependencies"]}
         assert (found["iceberg"]["status"], found["iceberg"]["message"]) == ("degraded", "the table has no rows yet")
         assert api.get("/v1/trades", headers=KEY).json()["data"] == []
-        append(tmp_path, list(market().trades(3, micros(END), micros(END) + 3)))
-        assert len(api.get("/v1/trades", headers=KEY).json()["data"]) == 3
+        append(catalog, list(market().trades(3, micros(END), micros(END) + 3)))
+        until(lambda: len(api.get("/v1/trades", headers=KEY).json()["data"]) == 3)
         assert api.get("/health").status_code == 200
 
 
-def test_a_data_file_that_is_gone_makes_health_unhealthy(tmp_path):
-    append(tmp_path, list(market().trades(3, micros(END), micros(END) + 3)))
-    view = TableFiles(tmp_path, table.TRADES).view()
-    with serving(tmp_path) as api:
-        Path(view.files[0].path).unlink()
-        assert (api.get("/health").status_code, api.get("/v1/trades", headers=KEY).status_code) == (503, 500)
+def test_a_data_file_that_is_gone_makes_health_unhealthy(catalog, tmp_path):
+    append(catalog, list(market().trades(3, micros(END), micros(END) + 3)))
+    view = queries_of(catalog, tmp_path).table.view()
+    with serving(catalog, tmp_path) as api:
+        until(lambda: api.get("/v1/trades", headers=KEY).status_code == 200)
+        Path(view.files[0].location).unlink()
+        until(lambda: api.get("/health").status_code == 503)
+        answer = api.get("/v1/trades", headers=KEY)
+        assert (answer.status_code, answer.json()["detail"]["error"]) == (500, "QUERY_FAILED")
+        assert "is gone" in answer.json()["detail"]["message"]
 
 
-def test_metadata_that_leads_nowhere_is_a_failed_query_and_not_an_empty_one(tmp_path):
-    append(tmp_path, list(market().trades(3, micros(END), micros(END) + 3)))
-    catalog = table.open_catalog(tmp_path)
-    location = Path(catalog.load_table(table.TRADES).metadata_location.removeprefix("file://"))
-    catalog.engine.dispose()
-    metadata = msgspec.json.decode(location.read_bytes())
-    metadata["snapshots"][0]["manifest-list"] += ".gone"
-    location.write_bytes(msgspec.json.encode(metadata))
-    with serving(tmp_path) as api:
+def test_metadata_that_leads_nowhere_is_a_failed_query_and_not_an_empty_one(catalog, tmp_path):
+    append(catalog, list(market().trades(3, micros(END), micros(END) + 3)))
+    snapshot = table.open_catalog(catalog).load_table(table.TRADES).current_snapshot()
+    Path(snapshot.manifest_list).unlink()
+    with serving(catalog, tmp_path) as api:
+        until(lambda: api.get("/v1/trades", headers=KEY).status_code != 503)
         answer = api.get("/v1/trades", headers=KEY)
     assert (answer.status_code, answer.json()["detail"]["error"]) == (500, "QUERY_FAILED")
+
+
+def test_while_the_catalog_is_away_the_last_commit_is_answered_and_health_says_so(tmp_path):
+    with catalog_server(tmp_path / "warehouse") as catalog:
+        append(catalog, list(market().trades(3, micros(END), micros(END) + 3)))
+        queries = queries_of(catalog, tmp_path)
+    queries.table.refresh()
+    assert len(queries.newest(Trades(), 10)) == 3
+    assert "the catalog has not answered for" in queries.table.silence
+    health = {one.name: one for one in HealthCheck("1", queries, queries.table, BrokerTail(NOBODY))().dependencies}
+    assert health["iceberg"].status == "degraded"
+    assert "as of snapshot" in health["iceberg"].message
 
 
 def test_every_request_is_measured_under_its_endpoint(api):

@@ -25,8 +25,7 @@ class Api:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
-        options = ("--port", port, "--warehouse", sandbox.warehouse, "--bootstrap", sandbox.bootstrap)
-        self.program = sandbox.run("api", *options)
+        self.program = sandbox.api(port, "--bootstrap", sandbox.bootstrap)
         self.client = httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=KEY, timeout=10)
 
     def get(self, path, **params):
@@ -77,6 +76,7 @@ def test_table_and_tail_together_are_every_trade_once_whatever_the_consumer_does
     sandbox.backlog(3_000)
     consumer = sandbox.consumer()
     sandbox.wait_for(lambda: sandbox.count() == 3_000, 30, "the table has them")
+    sandbox.wait_for(lambda: api.rows() and from_topic(api) == 0, 10, "the API has followed the table to its end")
     produced = {t["message_id"] for t in api.rows(limit=10_000, symbol="BTCUSDT")}
     consumer.send(signal.SIGSTOP)
 
@@ -92,7 +92,7 @@ def test_table_and_tail_together_are_every_trade_once_whatever_the_consumer_does
     for struck in (lambda: None, consumer.kill, sandbox.consumer):
         struck()
         assert_all_once(api, produced)
-    sandbox.wait_for(lambda: api.recent(window_minutes=60)["meta"]["sources"]["kafka"] == 0, 30, "the tail is empty")
+    sandbox.wait_for(lambda: from_topic(api) == 0, 30, "the tail is empty")
     assert_all_once(api, produced)
 
 
@@ -101,7 +101,7 @@ def test_a_broker_that_comes_back_empty_is_read_from_its_start(sandbox, api):
     sandbox.backlog(2_000)
     consumer = sandbox.consumer()
     sandbox.wait_for(lambda: len(api.rows(symbol="BTCUSDT")) == 100, 30, "the first life's trades are answered")
-    assert api.recent(window_minutes=60)["meta"]["sources"]["kafka"] == 0
+    sandbox.wait_for(lambda: from_topic(api) == 0, 10, "the API has followed the table to its end")
     consumer.kill()
     broker.kill()
     assert api.recent()["meta"]["sources"]["problem"]
@@ -151,7 +151,7 @@ def test_the_api_starts_alone_and_answers_once_the_consumer_has_committed(sandbo
 def test_a_port_in_use_is_one_line_and_status_1(sandbox):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        program = sandbox.run("api", "--port", port, "--warehouse", sandbox.warehouse)
+        program = sandbox.api(port)
         assert program.process.wait(20) == 1
     assert program.log == f"error: port {port} is already in use\n"
 
@@ -160,6 +160,11 @@ def assert_all_once(api, produced):
     ids = [row["message_id"] for row in api.recent(window_minutes=60)["data"]]
     assert len(ids) == len(set(ids))
     assert set(ids) == produced
+
+
+def from_topic(api):
+    """How many rows of an answer are not in the table yet."""
+    return api.recent(window_minutes=60)["meta"]["sources"]["kafka"]
 
 
 def answers(api):

@@ -91,9 +91,7 @@ def test_what_cannot_become_a_row_goes_to_the_dead_letters_and_the_rest_goes_on(
     consumer = sandbox.consumer()
     sandbox.wait_for(lambda: sandbox.count() == 150, 30, "the good ones are in the table")
     assert consumer.metric("k2_dead_letters_total") == len(bad)
-    letters = [
-        json.loads(line) for path in sandbox.warehouse.glob("dlq/*.jsonl") for line in path.read_text().splitlines()
-    ]
+    letters = [json.loads(line) for path in sandbox.state.glob("dlq/*.jsonl") for line in path.read_text().splitlines()]
     assert len(letters) == len(bad)
     assert {letter["metadata"]["topic"] for letter in letters} == {sandbox.trades_topic}
     assert {letter["error_type"] for letter in letters} >= {"ValidationError", "ArrowInvalid"}
@@ -115,14 +113,14 @@ def test_a_repeated_message_is_written_once_even_across_a_restart(sandbox):
     assert sandbox.ids_once(110)
 
 
-def test_a_second_consumer_of_a_warehouse_is_refused(sandbox):
+def test_a_second_consumer_with_the_same_state_is_refused(sandbox):
     sandbox.broker()
     sandbox.backlog(10)
     sandbox.consumer()
     sandbox.wait_for(lambda: sandbox.count() == 10, 30, "the first one writes")
     second = sandbox.consumer()
     assert second.process.wait(20) == 1
-    assert f"error: another consumer is writing to {sandbox.warehouse}" in second.log
+    assert f"error: another consumer has its files in {sandbox.state}" in second.log
 
 
 def test_the_lag_is_unknown_and_not_zero_while_the_broker_is_away(sandbox):

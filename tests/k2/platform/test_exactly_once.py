@@ -50,7 +50,7 @@ def test_trades_shed_before_a_kill_are_in_the_table_once_the_load_is_gone(sandbo
     sandbox.wait_for(lambda: sandbox.count() >= 30_000, 60, "the shed trades are back")
     assert sandbox.ids_once(30_000)
     sandbox.wait_for(lambda: consumer.metric("k2_messages_shed_pending") == 0, 5, "nothing is pending")
-    assert not list(sandbox.warehouse.glob("shed/trades/*"))
+    assert not list(sandbox.state.glob("shed/trades/*"))
 
 
 def test_the_group_commits_what_the_table_has(sandbox):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from catalog_server import catalog_server
 
 from k2run.actions.deadline import Deadline
 from k2run.adapters import duckdb
@@ -14,6 +15,7 @@ from k2run.adapters.iceberg import actions as iceberg
 from k2run.adapters.iceberg.catalog import Iceberg
 from k2run.k2.platform import rows, table, upkeep
 from k2run.k2.platform.queries_files import TableFiles
+from k2run.k2.platform.store_files import StoreFiles
 from k2run.k2.platform.table_writer import _latest_ids
 from k2run.k2.platform.trade import Market
 
@@ -25,17 +27,18 @@ def warehouse(request, tmp_path):
     """A table with two files in a folder of that name."""
     folder = tmp_path / request.param / "warehouse"
     trades = list(Market(("BTCUSDT",), seed=7, first_trade=1).trades(200, 1_772_600_000_000_000, 1_772_600_100_000_000))
-    for part in (trades[:100], trades[100:]):
-        catalog = table.open_catalog(folder)
-        table.open_table(catalog, table.TRADES).append(rows.trade_columns(part, {}))
-        catalog.engine.dispose()
-    return folder
+    with catalog_server(folder) as catalog:
+        for part in (trades[:100], trades[100:]):
+            table.open_table(table.open_catalog(catalog), table.TRADES).append(rows.trade_columns(part, {}))
+        yield folder, catalog
 
 
 def test_every_reader_finds_what_was_written_and_nothing_is_written_outside(warehouse, tmp_path):
-    view = TableFiles(warehouse, table.TRADES).view()
-    assert view.rows == 200
-    written = table.open_table(table.open_catalog(warehouse), table.TRADES)
+    warehouse, catalog = warehouse
+    followed = TableFiles(catalog, StoreFiles(""), table.TRADES)
+    followed.refresh()
+    assert followed.view().rows == 200
+    written = table.open_table(table.open_catalog(catalog), table.TRADES)
     assert len(list(_latest_ids(written, 200))) == 200
     assert upkeep.sweep(written) == 0
     theirs = Iceberg(uri=f"sqlite:///{warehouse}/catalog.db", warehouse=str(warehouse))
@@ -46,7 +49,7 @@ def test_every_reader_finds_what_was_written_and_nothing_is_written_outside(ware
 
 
 def test_a_catalog_is_locked_where_it_is(warehouse, tmp_path):
-    path = warehouse / "catalog.db"
+    path = warehouse[0] / "catalog.db"
     with subprocess.Popen(
         [sys.executable, "-m", "k2run.adapters.host.stress_process", "lock", "20", path],
         stdout=subprocess.PIPE,

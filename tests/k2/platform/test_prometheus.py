@@ -44,7 +44,7 @@ def launch(*options, **environment):
 @installed
 def test_prometheus_scrapes_its_targets_and_reports_the_one_that_is_down(sandbox):
     port, api_port, nobody = free_port(), free_port(), free_port()
-    sandbox.run("api", "--port", api_port, "--warehouse", sandbox.warehouse)
+    sandbox.api(api_port)
     targets = ("--target", f"k2-api=127.0.0.1:{api_port}", "--target", f"k2-consumer=127.0.0.1:{nobody}")
     program = sandbox.run("prometheus", "--port", port, "--storage", sandbox.directory / "prom", *targets)
     expected = {"prometheus": "1", "k2-api": "1", "k2-consumer": "0"}

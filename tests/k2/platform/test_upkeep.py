@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 
 import pytest
+from catalog_server import catalog_server
 
 from k2run.k2.platform import commit_ledger, rows, table, table_writer, trade, upkeep
 from k2run.k2.platform.table_writer import DeadLetters
@@ -14,10 +16,11 @@ from k2run.k2.platform.table_writer import DeadLetters
 @pytest.fixture
 def trades(tmp_path):
     """The trades table of a new warehouse, with its writer."""
-    opened = table.open_table(table.open_catalog(tmp_path), table.TRADES)
-    return table_writer.TableWriter(
-        rows.TRADES, opened, rows.SpillFile(tmp_path / "shed"), DeadLetters(tmp_path / "dlq", "group")
-    )
+    with catalog_server(tmp_path) as catalog:
+        opened = table.open_table(table.open_catalog(catalog), table.TRADES)
+        yield table_writer.TableWriter(
+            rows.TRADES, opened, rows.SpillFile(tmp_path / "shed"), DeadLetters(tmp_path / "dlq", "group")
+        )
 
 
 def write(trades, commits, each):
@@ -73,3 +76,19 @@ def test_files_nobody_refers_to_are_deleted_once_they_are_old(trades, tmp_path):
     assert upkeep.sweep(trades.table) > 20
     assert trades.table.scan().to_arrow().num_rows == rows_before
     assert len(list(tmp_path.rglob("*.parquet"))) == len(list(table_writer.data_files(trades.table)))
+
+
+def test_a_catalog_that_is_away_ends_no_upkeep(tmp_path, monkeypatch):
+    monkeypatch.setattr(upkeep, "EVERY_S", 0.05)
+    monkeypatch.setattr(upkeep, "SWEEP_EVERY_S", 0.0)
+    monkeypatch.setattr(threading, "excepthook", lambda failure: failed.append(failure.exc_value))
+    failed, looked, stopping = [], threading.Semaphore(0), threading.Event()
+    with catalog_server(tmp_path) as catalog:
+        opened = table.open_table(table.open_catalog(catalog), table.TRADES)
+        dead = DeadLetters(tmp_path / "dlq", "group")
+        writer = table_writer.TableWriter(rows.TRADES, opened, rows.SpillFile(tmp_path / "shed"), dead)
+    monkeypatch.setattr(upkeep, "log", lambda *_, **__: looked.release())
+    upkeep.Upkeep([writer], lambda: True).watch(stopping)
+    assert all(looked.acquire(timeout=20) for _ in range(3))
+    stopping.set()
+    assert failed == []

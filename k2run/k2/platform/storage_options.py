@@ -1,0 +1,46 @@
+"""Where the tables are: the catalog, the object store, and the credentials for it, as options of a program."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import argparse
+
+ACCESS_KEY, SECRET_KEY = "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"
+REGION = "us-east-1"
+CONNECT_S, REQUEST_S = 1.0, 4.0
+"""A store that is paused still takes connections: what it does not answer within these seconds has failed."""
+
+
+def add_catalog(parser: argparse.ArgumentParser) -> None:
+    """The option that names the catalog."""
+    parser.add_argument(
+        "--catalog", default="http://127.0.0.1:18181", help="the REST catalog (default: http://127.0.0.1:18181)"
+    )
+
+
+def add_store(parser: argparse.ArgumentParser) -> None:
+    """The option that names the object store."""
+    parser.add_argument(
+        "--s3-endpoint",
+        default="",
+        help=f"the object store, with the credentials in {ACCESS_KEY} and {SECRET_KEY}; without it tables are in files",
+    )
+
+
+def store_properties(endpoint: str) -> dict[str, str]:
+    """Settings of pyiceberg for the object store; none for tables in files."""
+    if not endpoint:
+        return {}
+    return {
+        "s3.endpoint": endpoint,
+        "s3.access-key-id": os.environ.get(ACCESS_KEY, ""),
+        "s3.secret-access-key": os.environ.get(SECRET_KEY, ""),
+        "s3.region": REGION,
+        "s3.force-virtual-addressing": "false",
+        "s3.connect-timeout": str(CONNECT_S),
+        "s3.request-timeout": str(REQUEST_S),
+        "s3.retry-strategy-impl": "k2run.k2.platform.store_retries.Twice",
+    }

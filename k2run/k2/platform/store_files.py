@@ -1,0 +1,170 @@
+"""What the API reads of a table's files: from the object store, or from files where tables are in files.
+
+A file of a table never changes, so what was read once is kept: data files on the local disk, within a bound, the ones
+unused for longest leaving first. DuckDB only ever opens those copies.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import threading
+from collections import OrderedDict
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, cast
+
+from k2run.k2.platform.location import is_local, local_path, store_path
+from k2run.k2.platform.storage_options import CONNECT_S, store_properties
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from pyarrow.fs import FileSystem
+    from pyiceberg.io import FileIO
+
+MOST_CACHED = 512 * 1024 * 1024
+_REQUEST_S = 2.0
+
+
+class Stored(Protocol):
+    """A file that a manifest names, with its size in bytes."""
+
+    @property
+    def location(self) -> str: ...  # noqa: D102  see above
+
+    @property
+    def size(self) -> int: ...  # noqa: D102  see above
+
+
+class StoreFiles:
+    """Reads files by their location. Safe to share between threads."""
+
+    def __init__(self, s3_endpoint: str) -> None:
+        self._endpoint = s3_endpoint
+        self._making = threading.Lock()
+        self._store: FileSystem | None = None
+
+    def read(self, location: str) -> bytes:
+        """A whole file.
+
+        Raises:
+            OSError: It cannot be read.
+        """
+        if is_local(location):
+            return local_path(location).read_bytes()
+        with self._s3().open_input_file(store_path(location)) as file:
+            return cast("bytes", file.read())
+
+    def require(self, location: str, size: int | None = None) -> None:
+        """Prove that a file is there (and of this size in bytes), without reading it.
+
+        Raises:
+            OSError: It is not, or the store does not answer.
+        """
+        if is_local(location):
+            found = local_path(location).stat().st_size
+        else:
+            from pyarrow.fs import FileType
+
+            told = self._s3().get_file_info(store_path(location))
+            if told.type == FileType.NotFound:
+                raise FileNotFoundError(2, "no such object", location)
+            found = told.size
+        if size not in (None, found):
+            raise OSError(f"{location} has {found} bytes instead of {size}")
+
+    def manifests(self) -> FileIO:
+        """What pyiceberg reads manifests through; its own costs another 0.4 s of imports at start-up."""
+        from io import BytesIO
+
+        from pyiceberg.io import FileIO, InputFile, InputStream, OutputFile
+
+        files = self
+
+        class WholeFile(InputFile):
+            def __len__(self) -> int:
+                return len(files.read(self.location))
+
+            def exists(self) -> bool:
+                try:
+                    files.require(self.location)
+                except FileNotFoundError:
+                    return False
+                return True
+
+            def open(self, seekable: bool = True) -> InputStream:  # noqa: ARG002  bytes always are
+                return cast("InputStream", BytesIO(files.read(self.location)))
+
+        class WholeFiles(FileIO):
+            def new_input(self, location: str) -> InputFile:
+                return WholeFile(location)
+
+            def new_output(self, location: str) -> OutputFile:
+                raise NotImplementedError(f"read only: {location}")
+
+            def delete(self, location: str | InputFile | OutputFile) -> None:
+                raise NotImplementedError(f"read only: {location}")
+
+        return WholeFiles()
+
+    def _s3(self) -> FileSystem:
+        from pyarrow.fs import AwsStandardS3RetryStrategy, S3FileSystem
+
+        with self._making:
+            if self._store is None:
+                said = store_properties(self._endpoint)
+                if not said:
+                    raise OSError("the table is in an object store, and --s3-endpoint names none")
+                self._store = S3FileSystem(
+                    endpoint_override=said["s3.endpoint"],
+                    access_key=said["s3.access-key-id"],
+                    secret_key=said["s3.secret-access-key"],
+                    region=said["s3.region"],
+                    connect_timeout=CONNECT_S,
+                    request_timeout=_REQUEST_S,
+                    retry_strategy=AwsStandardS3RetryStrategy(max_attempts=1),
+                )
+            return self._store
+
+
+class FileCache:
+    """Local copies of data files. Safe to share between threads."""
+
+    def __init__(self, store: StoreFiles, folder: Path, most: int = MOST_CACHED) -> None:
+        """Keep copies of at most `most` bytes in `folder`, which is emptied first."""
+        self._store, self._folder, self._most = store, folder, most
+        self._turn = threading.Lock()
+        self._sizes: OrderedDict[str, int] = OrderedDict()  # by location, the one used last at the end
+        shutil.rmtree(folder, ignore_errors=True)
+
+    def paths(self, files: Iterable[Stored]) -> list[str]:
+        """The paths of these files on this machine, fetched where they are not there yet.
+
+        Raises:
+            OSError: A file cannot be read, or is not as long as its manifest says.
+        """
+        return [str(local_path(file.location)) if is_local(file.location) else str(self._copy(file)) for file in files]
+
+    def _copy(self, file: Stored) -> Path:
+        path = self._folder / f"{hashlib.sha256(file.location.encode()).hexdigest()[:32]}.parquet"
+        with self._turn:
+            if file.location in self._sizes:
+                self._sizes.move_to_end(file.location)
+                return path
+        content = self._store.read(file.location)
+        if len(content) != file.size:
+            raise OSError(f"{file.location} has {len(content)} bytes, its manifest says {file.size}")
+        with self._turn:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            new = path.with_suffix(f".{threading.get_ident()}")
+            new.write_bytes(content)
+            new.rename(path)
+            self._sizes[file.location] = file.size
+            self._make_room(file.location)
+        return path
+
+    def _make_room(self, newest: str) -> None:
+        """Delete the copies unused for longest, down to the bound; DuckDB reads on in one that it has open."""
+        while sum(self._sizes.values()) > self._most and next(iter(self._sizes)) != newest:
+            location, _ = self._sizes.popitem(last=False)
+            (self._folder / f"{hashlib.sha256(location.encode()).hexdigest()[:32]}.parquet").unlink(missing_ok=True)
