@@ -208,11 +208,6 @@ def test_a_service_that_flaps_every_five_seconds_is_noticed_in_a_look_of_twenty(
     assert "flapping: " in said
 
 
-@pytest.mark.xfail(
-    strict=False,
-    reason="Tansu 0.6 gives offsets twice in a topic that was just made again: in about every third run a few of its "
-    "first trades are in the topic only after the consumer has read on (docs/sandbox.md)",
-)
 def test_a_topic_that_is_deleted_and_made_again_costs_nothing_that_the_broker_has(sandbox: Sandbox) -> None:
     sandbox.await_health()
     with topic_deleted(held=False)(sandbox):

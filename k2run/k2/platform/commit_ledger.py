@@ -38,6 +38,10 @@ class Ledger(msgspec.Struct, frozen=True):
         """The ledger for this life of the topic; what was deferred stays deferred."""
         return self if life == self.life else Ledger(life, {}, self.deferred)
 
+    def reread(self) -> Ledger:
+        """The ledger before anything of this life was read."""
+        return Ledger(self.life, {}, self.deferred)
+
     def advance(self, offsets: Mapping[int, int]) -> Ledger:
         """The ledger after reading up to `offsets`."""
         return Ledger(self.life, {**self.offsets, **offsets}, self.deferred)

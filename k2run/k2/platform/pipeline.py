@@ -18,7 +18,7 @@ from k2run.k2.platform.consumer_client import ConsumerClient
 from k2run.k2.platform.program import log
 from k2run.k2.platform.registry_client import RegistryClient, StoppedError
 from k2run.k2.platform.rows import SpillFile, Taken
-from k2run.k2.platform.table_writer import DeadLetters, TableWriter
+from k2run.k2.platform.table_writer import WINDOW, DeadLetters, TableWriter
 from k2run.k2.platform.upkeep import Upkeep
 
 if TYPE_CHECKING:
@@ -132,6 +132,9 @@ def lag(asked: Mapping[tuple[str, int], int], fetched: Mapping[tuple[str, int], 
 
 
 _TAKE_S = 0.1
+_SETTLED_S = 5.0
+"""How long after a topic was made again the broker may still put messages before those that were read: Tansu gives
+offsets twice while a producer writes to a topic that is being made."""
 _REFERENCE_PATIENCE = 5  # reference data may be this many times later than trades; its commits cost as much
 
 
@@ -203,6 +206,7 @@ class Pipeline:
         self._clock = clock
         self._metrics = metrics
         self._lives: dict[str, str] = {}
+        self._reread_at: dict[str, float] = {}
         self._names: dict[str, str] = {}
         self._consumed = 0
         self._written = 0
@@ -229,6 +233,7 @@ class Pipeline:
 
     def _turn(self) -> None:
         self._follow_topics()
+        self._reread_settled()
         self._take()
         for lane in self._lanes.values():
             if lane.is_due():
@@ -242,13 +247,41 @@ class Pipeline:
         if lives == self._lives:
             return
         for topic, lane in self._lanes.items():
-            if len(lane.batch):
-                self._commit(lane)  # what is in it was read; should it come again, its ids are known
+            self._empty(lane)
+            if lane.sink.ledger.life not in ("", lives[topic]):
+                self._reread_at[topic] = time.monotonic() + _SETTLED_S
             lane.sink.begin(lives[topic])
         self._lives = lives
-        self._intake.open({topic: lane.sink.ledger for topic, lane in self._lanes.items()})
+        self._open()
         starts = {topic: sum(lane.sink.ledger.offsets.values()) for topic, lane in self._lanes.items()}
         log("topics_opened", **{topic.split(".")[2]: f"after {taken} messages" for topic, taken in starts.items()})
+
+    def _reread_settled(self) -> None:
+        """Read a topic that was made again from its start once more, when all of its first messages are in it.
+
+        What is in the table already is known by its ids, so this costs a second reading and no second row.
+        """
+        settled = [topic for topic, due in self._reread_at.items() if time.monotonic() >= due]
+        for topic in settled:
+            del self._reread_at[topic]
+            lane = self._lanes[topic]
+            self._empty(lane)
+            taken = sum(lane.sink.ledger.offsets.values())
+            if taken > WINDOW:  # some ids are forgotten: rows would be doubled
+                log("topic_not_read_once_more", "warning", topic=topic, messages=taken, known_ids=WINDOW)
+            else:
+                lane.sink.reread()
+                log("topic_read_once_more", topic=topic, messages=taken)
+        if settled:
+            self._open()
+
+    def _empty(self, lane: Lane) -> None:
+        """Commit what was read so far; should it come again, its ids are known."""
+        if len(lane.batch):
+            self._commit(lane)
+
+    def _open(self) -> None:
+        self._intake.open({topic: lane.sink.ledger for topic, lane in self._lanes.items()})
 
     def _take(self) -> None:
         level = self._clock.level

@@ -155,6 +155,10 @@ class TableWriter:
         """Read the topic's life `life` from where its ledger says."""
         self.ledger = self.ledger.begin(life)
 
+    def reread(self) -> None:
+        """Read the topic's present life from its start once more; rows that are in the table are known by their ids."""
+        self.ledger = self.ledger.reread()
+
     def write(
         self, kept: Sequence[Taken], shed: Sequence[Taken], offsets: Mapping[int, int], names: Mapping[str, str]
     ) -> Written:

@@ -83,13 +83,17 @@ def test_a_consumer_that_is_told_to_stop_commits_what_it_took(sandbox):
 def test_a_broker_that_lost_everything_is_read_from_its_new_beginning(sandbox):
     broker = sandbox.broker()
     stream = sandbox.stream("--rate", 200, "--backfill", 2_000)
-    sandbox.consumer()
+    consumer = sandbox.consumer()
     sandbox.wait_for(lambda: sandbox.count() > 2_000, 30, "trades arrive")
     broker.kill()
     sandbox.broker()
     sandbox.wait_for(lambda: "the topics are new" in stream.log, 60, "the stream sends to the new topics")
     before = sandbox.count()
     sandbox.wait_for(lambda: sandbox.count() > before + 400, 60, "trades arrive again")
+    sandbox.wait_for(lambda: "topic_read_once_more" in consumer.log, 30, "the new topic is read once more")
+    sandbox.wait_for(
+        lambda: consumer.metric("k2_duplicate_messages_detected_total") > 0, 30, "what was in the table is recognised"
+    )
     assert sandbox.ids_once()
     client = AdminClient({"bootstrap.servers": sandbox.bootstrap})
     assert len(client.list_topics(timeout=5).topics[sandbox.trades_topic].partitions) == 40
