@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import Counter
@@ -159,24 +160,36 @@ class Lane:
         self.topic = sink.form.topic
         self._most = batch
         self._interval = interval
+        self._twice_until = -math.inf
+        self.reread_at = math.inf
         self.batch = Batch()
+
+    def begin(self, life: str) -> None:
+        """Read the topic's life `life`; if it was made again since it was last read, once more when it has settled."""
+        if self.sink.ledger.life not in ("", life):
+            self.reread_at = time.monotonic() + _SETTLED_S
+            self._twice_until = self.reread_at + _SETTLED_S
+        self.sink.begin(life)
 
     def add(self, messages: Iterable[Message], level: Level) -> Counter[Shed]:
         """Take messages in, each on the side the level says; how many are shed, and why.
 
-        A message from before the offset that was reached has been taken already and is left out.
+        A message from before the offset that was reached has been taken already and is left out; not so where the
+        broker may give offsets twice, in a topic that was made again: there its id says whether it was taken.
         """
         reasons: Counter[Shed] = Counter()
         if not len(self.batch):
             self.batch.began = time.monotonic()
         batch, committed = self.batch, self.sink.ledger.offsets
         all_kept = cascade.sheds_nothing(level, self.topic)
+        twice = time.monotonic() < self._twice_until
         for message in messages:
             partition: int = message.partition()  # type: ignore[assignment]  # only an error is nowhere
             offset: int = message.offset()  # type: ignore[assignment]
-            if offset < batch.offsets.get(partition, committed.get(partition, 0)):
+            reached = batch.offsets.get(partition, committed.get(partition, 0))
+            if offset < reached and not twice:
                 continue
-            batch.offsets[partition] = offset + 1
+            batch.offsets[partition] = max(reached, offset + 1)
             taken = Taken(partition, offset, message.value() or b"")
             why = None if all_kept else cascade.shed(level, self.topic, message.key())
             if why is None:
@@ -206,7 +219,6 @@ class Pipeline:
         self._clock = clock
         self._metrics = metrics
         self._lives: dict[str, str] = {}
-        self._reread_at: dict[str, float] = {}
         self._names: dict[str, str] = {}
         self._consumed = 0
         self._written = 0
@@ -248,9 +260,7 @@ class Pipeline:
             return
         for topic, lane in self._lanes.items():
             self._empty(lane)
-            if lane.sink.ledger.life not in ("", lives[topic]):
-                self._reread_at[topic] = time.monotonic() + _SETTLED_S
-            lane.sink.begin(lives[topic])
+            lane.begin(lives[topic])
         self._lives = lives
         self._open()
         starts = {topic: sum(lane.sink.ledger.offsets.values()) for topic, lane in self._lanes.items()}
@@ -261,17 +271,16 @@ class Pipeline:
 
         What is in the table already is known by its ids, so this costs a second reading and no second row.
         """
-        settled = [topic for topic, due in self._reread_at.items() if time.monotonic() >= due]
-        for topic in settled:
-            del self._reread_at[topic]
-            lane = self._lanes[topic]
+        settled = [lane for lane in self._lanes.values() if time.monotonic() >= lane.reread_at]
+        for lane in settled:
+            lane.reread_at = math.inf
             self._empty(lane)
             taken = sum(lane.sink.ledger.offsets.values())
             if taken > WINDOW:  # some ids are forgotten: rows would be doubled
-                log("topic_not_read_once_more", "warning", topic=topic, messages=taken, known_ids=WINDOW)
+                log("topic_not_read_once_more", "warning", topic=lane.topic, messages=taken, known_ids=WINDOW)
             else:
                 lane.sink.reread()
-                log("topic_read_once_more", topic=topic, messages=taken)
+                log("topic_read_once_more", topic=lane.topic, messages=taken)
         if settled:
             self._open()
 
