@@ -141,9 +141,9 @@ class Sandbox:
 
 
 def _free_ports(count: int) -> list[int]:
-    """Ports below those that the system gives to connections that go out."""
+    """Ports below those that the system gives to connections that go out, above those the store takes inside itself."""
     found: list[int] = []
-    port = 20_000 + os.getpid() * 37 % 10_000
+    port = 28_000 + os.getpid() * 37 % 4_000
     while len(found) < count:
         port += 1
         with socket.socket() as trial:
