@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from k2run.recovery.diagnosis import Diagnosis, Flap, Suspect, Verdict, Word, arranged, diagnose
 from k2run.recovery.symptoms import Presence
 
 if TYPE_CHECKING:
-    import threading
     from collections.abc import Iterable, Iterator, Sequence
 
     from k2run.actions.catalogue import Catalogue
@@ -23,6 +23,8 @@ PAUSE_S = 0.5
 """Seconds between two looks."""
 BLIND_S = 5.0
 """Seconds in which a stack that nothing can be said of is checked again: what has just started shows nothing yet."""
+LATE_S = 1.0
+"""Seconds by which this process may wake up late; beyond, its figures are too old to be judged: it is starved."""
 TWICE = 2
 """Changes between ill and well: a failure that begins or ends changes once, one that flaps changes on."""
 
@@ -75,13 +77,51 @@ def watching(
     while not looks or time.monotonic() - began + looks[-1].seconds < seconds:
         if looks:
             stop.wait(PAUSE_S)
-        looks.append(diagnose(runbooks, stack, catalogue, stop))
+        looks.append(_look(runbooks, stack, catalogue, stop))
         yield together(looks, round(time.monotonic() - began, 3))
     patient_until = time.monotonic() + BLIND_S
     while _is_open(looks[-1]) and time.monotonic() < patient_until:
         stop.wait(PAUSE_S)
-        looks[-1] = diagnose(runbooks, stack, catalogue, stop)
+        looks[-1] = _look(runbooks, stack, catalogue, stop)
         yield together(looks, round(time.monotonic() - began, 3))
+
+
+def _look(runbooks: Sequence[Runbook], stack: Stack, catalogue: Catalogue, stop: threading.Event) -> Diagnosis:
+    """One look; what was found while this process was starved is looked for once more."""
+    with Heartbeat() as beat:
+        found = diagnose(runbooks, stack, catalogue, stop)
+    if found.word is Word.UNHEALTHY and beat.worst_s > LATE_S:
+        found = diagnose(runbooks, stack, catalogue, stop)
+    return found
+
+
+class Heartbeat:
+    """How late this process wakes up, for want of a processor, while the block runs.
+
+    Attributes:
+        worst_s: The longest delay so far, in seconds.
+    """
+
+    _EVERY_S = 0.1
+
+    def __init__(self) -> None:
+        self.worst_s = 0.0
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _beat(self) -> None:
+        due = time.monotonic() + self._EVERY_S
+        while not self._ended.wait(max(0.0, due - time.monotonic())):
+            self.worst_s = max(self.worst_s, time.monotonic() - due)
+            due = time.monotonic() + self._EVERY_S
 
 
 def _is_open(look: Diagnosis) -> bool:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 import threading
 import time
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import psutil
+import pytest
 
 from k2run.recovery.diagnosis import Word, diagnose
-from k2run.recovery.window import BLIND_S, together, watch
+from k2run.recovery.window import BLIND_S, LATE_S, Heartbeat, together, watch
 
 HELD = """\
 - name: It is held
@@ -87,6 +90,40 @@ def test_a_failure_is_named_at_the_first_look_whatever_else_cannot_be_seen(site)
     runbook = site.symptoms("late", LATE.replace("PORT", "1"))
     found = watch([runbook], site.stack(), site.catalogue, threading.Event(), 0)
     assert (found.word, found.seconds < BLIND_S) == (Word.UNHEALTHY, True)
+
+
+HELD_UP = """\
+import time
+from k2run.recovery.window import Heartbeat
+with Heartbeat() as beat:
+    print("ready", flush=True)
+    time.sleep(2)
+print(beat.worst_s)
+"""
+
+
+def test_a_process_that_was_held_up_knows_how_late_it_was():
+    with subprocess.Popen([sys.executable, "-c", HELD_UP], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(1.5)
+        process.send_signal(signal.SIGCONT)
+        assert float(process.stdout.readline()) > 1.2
+
+
+@pytest.mark.parametrize(("late", "word"), [(0.0, Word.UNHEALTHY), (LATE_S + 1, Word.HEALTHY)])
+def test_what_a_starved_process_found_is_looked_for_once_more(site, monkeypatch, late, word):
+    process = psutil.Process(site.pid("worker"))
+    process.suspend()
+
+    def end(beat: Heartbeat, *_: object) -> None:
+        beat.worst_s = late
+        process.resume()
+
+    monkeypatch.setattr(Heartbeat, "__exit__", end)
+    found = watch([site.symptoms("worker-held", HELD)], site.stack(), site.catalogue, threading.Event(), 0)
+    assert found.word is word
 
 
 def test_the_command_names_what_flaps(site):
