@@ -13,7 +13,7 @@ from msgspec import Struct
 from k2run.actions.action import Effect, Result, Striking, Undo, action, fault
 from k2run.actions.connection import Connection
 from k2run.actions.deadline import Deadline
-from k2run.adapters.http.json_api import Api
+from k2run.adapters.http.client import Api
 from k2run.errors import NotApplicable, Refused
 from k2run.language.quantities import Duration, Rate
 

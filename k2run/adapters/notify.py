@@ -11,8 +11,8 @@ from k2run.actions.action import Effect, Result, action, beginning
 from k2run.actions.connection import Connection
 from k2run.actions.deadline import Deadline
 from k2run.adapters._clients import apart
+from k2run.adapters.http.client import Api
 from k2run.adapters.http.endpoint import TRUSTING_THE_SYSTEM, Tls, trust
-from k2run.adapters.http.json_api import Api
 from k2run.errors import AuthorError, Refused, TimedOut, Unreachable
 from k2run.stack.services import Services
 

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 from k2run.actions.action import Blast, Effect, Result, action
 from k2run.actions.deadline import Deadline
 from k2run.adapters.iceberg.catalog import Iceberg, open_table
-from k2run.adapters.kafka import consumer as reading
-from k2run.adapters.kafka import offsets
+from k2run.adapters.kafka import offsets, transfer
 from k2run.adapters.kafka.client import Kafka, Link
 from k2run.adapters.schema_registry.avro import FieldReader
 from k2run.errors import Refused, Unknown
@@ -139,7 +138,7 @@ def _ids(link: Link, topic: str, spans: Mapping[int, offsets.Span], column: str)
     reader = FieldReader(link.kafka.registry, link.deadline, column)
     found: Counter[str] = Counter()
     unreadable = 0
-    for message in reading.between(link, topic, spans) if spans else ():
+    for message in transfer.between(link, topic, spans) if spans else ():
         one = _id(message, reader)
         if one is None:
             unreadable += 1
@@ -220,7 +219,7 @@ def _missing(
         raise Refused(f"{count:,} messages are too many to compare", hint="rebuild the table from its source instead")
     reader = FieldReader(link.kafka.registry, link.deadline, column)
     found: dict[str, Message] = {}
-    for message in reading.between(link, topic, spans) if spans else ():
+    for message in transfer.between(link, topic, spans) if spans else ():
         one = _id(message, reader)
         if one is not None and one not in stored:
             found[one] = message

@@ -15,11 +15,9 @@ import msgspec
 from k2run.actions.action import Blast, Effect, Result, Striking, Undo, action, fault
 from k2run.actions.deadline import Deadline
 from k2run.adapters._documents import MISREAD
-from k2run.adapters.kafka import consumer as reading
-from k2run.adapters.kafka import offsets
-from k2run.adapters.kafka import producer as load
+from k2run.adapters.kafka import offsets, transfer
 from k2run.adapters.kafka.client import Kafka, Link
-from k2run.adapters.kafka.topics import create_topic, delete_topic
+from k2run.adapters.kafka.offsets import create_topic, delete_topic
 from k2run.adapters.schema_registry import avro
 from k2run.errors import Refused, Unknown
 from k2run.files import rewritten
@@ -28,6 +26,8 @@ from k2run.stack.services import Services
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+
+    from confluent_kafka import Message
 
 Written = tuple[bytes | None, bytes]
 
@@ -228,7 +228,7 @@ def configure(kafka: Kafka, deadline: Deadline, topic: str, settings: dict[str, 
     yield Undo(
         action="topic.reconfigure", args={"topic": topic, "settings": old}, says=f"restore the settings of {topic}"
     )
-    _alter(link, topic, {name: str(value) for name, value in settings.items()})
+    offsets.alter_settings(link, topic, {name: str(value) for name, value in settings.items()})
     return Configured(topic=topic, settings=_settings(link, topic), source=link.source)
 
 
@@ -241,7 +241,7 @@ def reconfigure(kafka: Kafka, deadline: Deadline, topic: str, settings: dict[str
         settings: Settings and their values; the cluster's own value where it is empty.
     """
     link = Link(kafka, deadline)
-    _alter(link, topic, settings)
+    offsets.alter_settings(link, topic, settings)
     return Configured(topic=topic, settings=_settings(link, topic), source=link.source)
 
 
@@ -297,8 +297,8 @@ def make_again(
     kept = kept_file(services, topic)
     messages = msgspec.json.decode(kept.read_bytes(), type=list[Written]) if kept.exists() else []
     if messages:
-        receipts = load.send(link, topic, messages)
-        load.settled(link, topic, receipts)
+        receipts = transfer.send(link, topic, messages)
+        transfer.settled(link, topic, receipts)
     kept.unlink(missing_ok=True)
     return MadeAgain(
         topic=topic, created=created, changed=created or bool(messages), written=len(messages), source=link.source
@@ -325,11 +325,8 @@ def _unread(link: Link, topic: str, group: str) -> list[Written]:
     count = sum(span.high - span.low for span in unread.values())
     if count > _MOST:
         raise Refused(f"{group} still has to read {count:,} messages of {topic}", hint=f"at most {_MOST:,} can be kept")
-    found = reading.between(link, topic, unread) if unread else ()
-    return [(_bytes(raw.key()), _bytes(raw.value()) or b"") for raw in found]
-
-
-# --- what they share -------------------------------------------------------------------------------------------------
+    found = transfer.between(link, topic, unread) if unread else ()
+    return [_written(raw) for raw in found]
 
 
 def trouble(
@@ -345,8 +342,8 @@ def trouble(
         args={"topic": topic, "group": group},
         says=f"wait until {group} is past what was written to {topic}",
     )
-    receipts = load.send(link, topic, messages)
-    load.settled(link, topic, receipts)
+    receipts = transfer.send(link, topic, messages)
+    transfer.settled(link, topic, receipts)
     return Troubled(
         topic=topic,
         count=receipts.acked,
@@ -369,14 +366,15 @@ def _changed(link: Link, topic: str, value: bytes, change: Callable[[dict[str, A
 
 def _newest(kafka: Kafka, deadline: Deadline, topic: str, count: int) -> list[Written]:
     link = Link(kafka, deadline)
-    found = reading.newest(link, topic, offsets.spans(link, topic), bounded(count))
+    found = transfer.newest(link, topic, offsets.spans(link, topic), bounded(count))
     if not found:
         raise Unknown(f"the topic {topic!r} at {kafka.bootstrap} holds no messages")
-    return [(_bytes(raw.key()), _bytes(raw.value()) or b"") for raw in reversed(found)]
+    return [_written(raw) for raw in reversed(found)]
 
 
-def _bytes(value: Any) -> bytes | None:
-    return value.encode() if isinstance(value, str) else value
+def _written(raw: Message) -> Written:
+    key, value = (part.encode() if isinstance(part, str) else part for part in (raw.key(), raw.value()))
+    return key, value or b""
 
 
 def bounded(count: int) -> int:
@@ -387,27 +385,8 @@ def bounded(count: int) -> int:
 
 
 def _settings(link: Link, topic: str) -> dict[str, str]:
-    from confluent_kafka.admin import ConfigResource  # type: ignore[attr-defined]  # exported at run time
-
+    """Settings that the topic itself has; a broker that only tells such ones names no place they would come from."""
     offsets.partitions(link, topic)
-    resource = ConfigResource("topic", topic)
-    found = link.answer(link.ask(link.admin.describe_configs, [resource])[resource], f"read the settings of {topic!r}")
-    return {name: str(entry.value) for name, entry in sorted(found.items()) if _is_own(entry)}
-
-
-def _is_own(entry: Any) -> bool:
-    """Whether the topic itself has a setting; a broker that only tells such ones names no place it would come from."""
-    return entry.source == _FROM_THE_TOPIC or not entry.synonyms
-
-
-def _alter(link: Link, topic: str, settings: dict[str, str]) -> None:
-    from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource  # type: ignore[attr-defined]
-
-    entries = [
-        ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET if value else AlterConfigOpType.DELETE)
-        for name, value in settings.items()
-    ]
-    resource = ConfigResource("topic", topic, incremental_configs=entries)
-    asked = link.ask(link.admin.incremental_alter_configs, [resource])
-    for answer in asked.values():
-        link.answer(answer, f"change the settings of {topic!r}")
+    found = offsets.settings_of(link, topic)
+    own = {name: entry for name, entry in found.items() if entry.source == _FROM_THE_TOPIC or not entry.synonyms}
+    return {name: str(entry.value) for name, entry in sorted(own.items())}

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
-from k2run.adapters.kafka.framing import made_up
-from k2run.adapters.kafka.producer import given
+from k2run.adapters.kafka.form import made_up
+from k2run.adapters.kafka.transfer import given
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -12,9 +12,8 @@ from k2run.actions.action import Blast, Effect, action
 from k2run.actions.deadline import Deadline
 from k2run.adapters.kafka import offsets
 from k2run.adapters.kafka.client import Kafka, Link, Setting
-from k2run.adapters.kafka.form import Template, refuse_other_form, template_of
-from k2run.adapters.kafka.framing import frame_for
-from k2run.adapters.kafka.topics import create_topic
+from k2run.adapters.kafka.form import Template, frame_for, refuse_other_form, template_of
+from k2run.adapters.kafka.offsets import create_topic
 from k2run.bench.baseline import NO_RUNS, Baselines, fingerprint
 from k2run.bench.pace import NONE, TEN_SECONDS, paced
 from k2run.bench.payloads import Payloads

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import structs
 
-from k2run.adapters.kafka import producer as load
+from k2run.adapters.kafka import transfer
 from k2run.adapters.kafka.client import Kafka, Link, Setting
 from k2run.bench.pace import Pace, calm
 from k2run.bench.payloads import Payloads
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from k2run.actions.deadline import Deadline
     from k2run.bench.plan import Outcome
 
-SETTINGS: dict[str, Setting] = load.SETTINGS | {"linger.ms": 5, "queue.buffering.max.kbytes": 256 * 1024}
+SETTINGS: dict[str, Setting] = transfer.SETTINGS | {"linger.ms": 5, "queue.buffering.max.kbytes": 256 * 1024}
 """linger.ms as librdkafka has it by itself: it is part of every latency."""
 SETTLED_S = 0.1
 """Seconds within which a client that does not stand still has sent what was written, or taken in what has come."""

@@ -15,8 +15,7 @@ from k2run.adapters.iceberg import queries
 from k2run.adapters.iceberg.catalog import Iceberg, judged, open_catalog, open_table
 from k2run.adapters.kafka import offsets
 from k2run.adapters.kafka.client import Kafka, Link
-from k2run.adapters.kafka.form import refuse_other_form
-from k2run.adapters.kafka.framing import frame_for
+from k2run.adapters.kafka.form import frame_for, refuse_other_form
 from k2run.bench.payloads import Payloads
 from k2run.bench.produce import id_prefix
 from k2run.bench.watch import Used, Watch

@@ -11,8 +11,7 @@ from k2run.adapters.http.endpoint import target
 from k2run.adapters.iceberg.catalog import Iceberg
 from k2run.adapters.kafka import offsets
 from k2run.adapters.kafka.client import Kafka, Link
-from k2run.adapters.kafka.form import refuse_other_form
-from k2run.adapters.kafka.framing import frame_for, made_up
+from k2run.adapters.kafka.form import frame_for, made_up, refuse_other_form
 from k2run.bench.baseline import NO_RUNS, Baselines, fingerprint
 from k2run.bench.latency import Spread, in_ms
 from k2run.bench.pace import NONE, paced

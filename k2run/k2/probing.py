@@ -18,8 +18,8 @@ import msgspec
 from k2run.adapters.http.client import Request, send
 from k2run.adapters.iceberg.catalog import Iceberg, judged, open_catalog, open_table
 from k2run.adapters.iceberg.views import data_files
-from k2run.adapters.kafka import producer as load
 from k2run.adapters.kafka.client import Kafka, Link
+from k2run.adapters.kafka.transfer import PROBE
 from k2run.bench.latency import Latencies
 from k2run.bench.pace import Pace
 from k2run.bench.tally import Tally
@@ -267,7 +267,7 @@ class Sender(threading.Thread):
 
     def _send_all(self) -> None:
         patience = max(1, round(self._plan.patience * 1000))
-        producer = self._link.producer({**load.PROBE, "message.timeout.ms": patience})
+        producer = self._link.producer({**PROBE, "message.timeout.ms": patience})
         try:
             for number, due in enumerate(self._moments()):
                 if not self._await(producer, due):

@@ -11,7 +11,7 @@ import msgspec
 from k2run.actions.action import Blast, Striking, fault
 from k2run.actions.deadline import Deadline
 from k2run.adapters.kafka.client import Kafka, Link
-from k2run.adapters.kafka.framing import frame_for, made_up, schema_for
+from k2run.adapters.kafka.form import frame_for, made_up, schema_for
 from k2run.adapters.schema_registry.avro import Encoder
 from k2run.adapters.topic import Troubled, bounded, trouble
 from k2run.k2.trade_generator import SYMBOLS, trades

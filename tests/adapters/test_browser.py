@@ -12,10 +12,9 @@ import psutil
 import pytest
 
 from k2run.actions.deadline import Deadline
+from k2run.adapters import file
 from k2run.adapters.browser import actions as browser
-from k2run.adapters.browser.client import PROGRAMS
-from k2run.adapters.browser.film import Scene, captions
-from k2run.adapters.file import actions as file
+from k2run.adapters.browser.client import PROGRAMS, Scene, captions
 from k2run.errors import Interrupted, Refused, TimedOut, Unknown, Unreachable
 from k2run.language.quantities import Duration
 

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from k2run.actions.deadline import Deadline
-from k2run.adapters.file import actions as file
+from k2run.adapters import file
 from k2run.errors import Refused, TimedOut, Unknown
 from k2run.language.json_schema import JsonSchema
 

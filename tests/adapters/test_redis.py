@@ -16,8 +16,8 @@ from msgspec import structs
 from wheel_programs import free_ports
 
 from k2run.actions.deadline import Deadline
-from k2run.adapters.redis import actions
-from k2run.adapters.redis.client import Redis
+from k2run.adapters import redis as actions
+from k2run.adapters.redis import Redis
 from k2run.errors import Refused, TimedOut, Unknown, Unreachable
 
 if TYPE_CHECKING:

@@ -13,8 +13,19 @@ from typing import TYPE_CHECKING, Any
 
 from k2run.actions.action import Effect, Striking, Undo, action, ending, fault
 from k2run.actions.deadline import Deadline
-from k2run.adapters.docker.client import Content, follow, pack, unpack
-from k2run.adapters.docker.results import Containers, Copied, Executed, Inspected, Limited, Linked, Listed
+from k2run.adapters.docker.client import (
+    Containers,
+    Content,
+    Copied,
+    Executed,
+    Inspected,
+    Limited,
+    Linked,
+    Listed,
+    follow,
+    pack,
+    unpack,
+)
 from k2run.errors import NotApplicable, Refused, Unknown
 from k2run.language.quantities import Size
 from k2run.stack.containers import Docker

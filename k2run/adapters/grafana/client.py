@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct
 
 from k2run.actions.connection import Connection
+from k2run.adapters.http.client import Api, basic
 from k2run.adapters.http.endpoint import TRUSTING_THE_SYSTEM, Tls
-from k2run.adapters.http.json_api import Api, basic
 from k2run.errors import Unknown
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""One HTTP exchange under the deadline of a step: what `http`, `metrics` and `prometheus` have in common."""
+"""HTTP exchanges under the deadline of a step, and systems that are asked for JSON that way."""
 
 from __future__ import annotations
 
@@ -6,11 +6,16 @@ import ssl
 import time
 import zlib
 from base64 import b64encode
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote, unquote, urljoin, urlsplit, urlunsplit
 
+import msgspec
+
+from k2run.actions.action import beginning
+from k2run.adapters._documents import MISREAD
 from k2run.adapters.http.endpoint import TRUSTING_THE_SYSTEM, Tls
 from k2run.errors import Refused, TimedOut, Unreachable
 
@@ -20,6 +25,7 @@ if TYPE_CHECKING:
     import httpcore
 
     from k2run.actions.deadline import Deadline
+
 
 IDEMPOTENT = frozenset({"GET", "HEAD", "PUT", "DELETE", "OPTIONS"})
 PAUSE_BEFORE_RETRY = 0.25
@@ -31,6 +37,9 @@ LARGEST_BODY = 64 * 2**20
 _PASSING = frozenset({502, 503, 504})
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _MOST_REDIRECTS = 10
+_CLOSED = frozenset({401, 403})
+SHOWN = 300
+"""Characters of a refusing answer that an error quotes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -233,3 +242,70 @@ def _without_user(url: str) -> str:
     except ValueError:
         return "the URL"
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+
+class Api(NamedTuple):
+    """Where such a system answers.
+
+    Attributes:
+        name: What an error calls it: "the schema registry".
+        url: Its base URL.
+        setting: The connection in the stack file that an error points to: `connections.grafana`.
+    """
+
+    name: str
+    url: str
+    setting: str
+    headers: Mapping[str, str]
+    tls: Tls = TRUSTING_THE_SYSTEM
+
+    def ask(
+        self,
+        deadline: Deadline,
+        path: str,
+        *,
+        method: str = "GET",
+        sent: Any = None,
+        media_type: str = "application/json",
+    ) -> Answer:
+        """One exchange, whatever its status.
+
+        Raises:
+            Unreachable: Nothing answers.
+            TimedOut: The deadline passed first.
+        """
+        headers = {"Accept": "application/json", **self.headers}
+        content = b""
+        if sent is not None:
+            headers["Content-Type"] = media_type
+            content = msgspec.json.encode(sent)
+        url = self.url.rstrip("/") + path
+        try:
+            return send(Request(url=url, method=method, headers=headers, content=content, tls=self.tls), deadline)
+        except Unreachable as error:
+            raise Unreachable(error.message, hint=f"is {self.name} up? see {self.setting} in the stack file") from error
+
+    def read(self, answer: Answer, kind: Any) -> Any:
+        """A good answer as `kind`.
+
+        Raises:
+            Refused: It is not what such a system answers.
+        """
+        try:
+            return msgspec.json.decode(answer.content, type=kind)
+        except MISREAD as error:
+            raise Refused(
+                f"{self.url} does not answer like {self.name} ({answer.status_line}): {error}",
+                hint=f"see {self.setting}.url in the stack file",
+            ) from error
+
+    def refusal(self, answer: Answer, doing: str, said: str = "") -> Refused:
+        """The error for an answer that says no."""
+        hint = f"see the credentials of {self.setting} in the stack file" if answer.status in _CLOSED else ""
+        cause = said or beginning(" ".join(answer.text.split()), SHOWN)
+        return Refused(f"{self.url} refused to {doing}: {answer.status_line}{': ' * bool(cause)}{cause}", hint=hint)
+
+
+def basic(user: str, password: str) -> dict[str, str]:
+    """The header of basic authentication; nothing without a user."""
+    return {"Authorization": f"Basic {b64encode(f'{user}:{password}'.encode()).decode()}"} if user else {}

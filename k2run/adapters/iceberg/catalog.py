@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import re
+import shlex
 import socket
 import sqlite3
-from contextlib import closing
+from contextlib import closing, suppress
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,7 +20,6 @@ from k2run.actions.connection import Connection
 from k2run.actions.deadline import Deadline
 from k2run.errors import K2runError, NotApplicable, Refused, Unknown, Unreachable
 from k2run.language.quantities import Duration
-from k2run.stack.file_locks import lock_holders
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -28,12 +29,16 @@ if TYPE_CHECKING:
     from pyiceberg.catalog.sql import SqlCatalog
     from pyiceberg.table import Table
 
-    from k2run.actions.deadline import Deadline
 
 ANSWER_S = 5.0
 CONNECT_S = 3.0
 _LOST = re.compile(r"NotFoundException: Location does not exist: (\S+)")
 _SETTING = "see connections.iceberg in the stack file"
+PATIENCE = Duration(1.5)
+_HELD = ("locked", "busy")
+_KERNEL_LOCKS = Path("/proc/locks")
+_LOCK_FIELDS = 8
+_COMMAND_SHOWN = 100  # characters of a command line
 
 
 class Iceberg(Connection, frozen=True, kw_only=True, key="iceberg"):
@@ -249,10 +254,6 @@ def _nearest(name: str, known: Iterable[str]) -> str:
     return f"there are: {', '.join(names[:8])}" if names else "the catalog has no tables"
 
 
-PATIENCE = Duration(1.5)
-_HELD = ("locked", "busy")
-
-
 class CatalogLock(Result, frozen=True, kw_only=True):
     """The write lock of a catalog's database.
 
@@ -319,3 +320,40 @@ def database_of(iceberg: Iceberg) -> Path:
 
 def _connect(path: Path, patience: float) -> sqlite3.Connection:
     return sqlite3.connect(f"{path.resolve().as_uri()}?mode=rw", uri=True, timeout=patience, isolation_level=None)
+
+
+def lock_holders(paths: list[Path]) -> list[str]:
+    """The processes that hold a lock for writing on one of these files, for people; empty where it is unknown.
+
+    Args:
+        paths: The files; those that are missing are passed over.
+    """
+    import psutil
+
+    wanted = set()
+    for path in paths:
+        with suppress(OSError):
+            wanted.add(path.stat().st_ino)
+    holders: list[str] = []
+    for pid in sorted(_writers(wanted) - {os.getpid()}):
+        with suppress(psutil.Error):
+            process = psutil.Process(pid)
+            command = shlex.join(process.cmdline()) or process.name()
+            holders.append(
+                f"pid {pid} ({command if len(command) <= _COMMAND_SHOWN else command[: _COMMAND_SHOWN - 1] + '…'})"
+            )
+    return holders
+
+
+def _writers(inodes: set[int]) -> set[int]:
+    """Pids with a write lock on one of these inodes; lines that wait for a lock begin with an arrow."""
+    try:
+        lines = _KERNEL_LOCKS.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return set()
+    found = set()
+    for line in lines:
+        fields = line.split()
+        if len(fields) == _LOCK_FIELDS and fields[3] == "WRITE" and int(fields[5].rpartition(":")[2]) in inodes:
+            found.add(int(fields[4]))
+    return found - {-1, 0}

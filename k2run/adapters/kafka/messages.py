@@ -15,13 +15,11 @@ from msgspec import structs
 from k2run.actions.action import Blast, Effect, action
 from k2run.actions.deadline import Deadline
 from k2run.adapters._documents import refuse_violations
-from k2run.adapters.kafka import consumer as reading
-from k2run.adapters.kafka import framing, offsets
-from k2run.adapters.kafka import producer as load
+from k2run.adapters.kafka import form, offsets, transfer
 from k2run.adapters.kafka import results as r
 from k2run.adapters.kafka.client import Kafka, Link
 from k2run.adapters.kafka.form import Template, refuse_other_form, template_of
-from k2run.adapters.kafka.topics import create_topic
+from k2run.adapters.kafka.offsets import create_topic
 from k2run.adapters.schema_registry import avro
 from k2run.adapters.schema_registry.client import latest
 from k2run.errors import AuthorError, NotApplicable, Refused, Unknown
@@ -86,7 +84,7 @@ def produce(
     messages = (
         _made_up(link, topic, template, prefix, seed=seed, symbols=symbols, format=format, subject=subject)
         if template
-        else load.given(_written(link, topic, values, format, subject), keys)
+        else transfer.given(_written(link, topic, values, format, subject), keys)
     )
     return _produced(link, topic, messages, prefix, count=count, rate=rate or 0, allow_failed=allow_failed)
 
@@ -113,7 +111,7 @@ def sample(
     """
     link = Link(kafka, deadline)
     spans = offsets.spans(link, topic)
-    read = reading.newest if end == "newest" else reading.oldest
+    read = transfer.newest if end == "newest" else transfer.oldest
     found = read(link, topic, spans, count)
     if not found:
         raise Unknown(f"the topic {topic!r} at {kafka.bootstrap} holds no messages")
@@ -148,7 +146,7 @@ def consume(
     spans = offsets.spans(link, topic)
     end = time.monotonic() + within
     seen: list[Raw] = []
-    for raw in reading.arriving(link, topic, spans, end):
+    for raw in transfer.arriving(link, topic, spans, end):
         if not contains or contains in json.dumps(_shown(link, raw).value, ensure_ascii=False):
             seen.append(raw)
         if len(seen) == count:
@@ -171,11 +169,11 @@ def round_trip(kafka: Kafka, deadline: Deadline, topic: str = PROBE_TOPIC) -> r.
         create_topic(kafka, deadline, topic)
     token = os.urandom(12).hex()
     started = time.perf_counter()
-    receipts = load.send(link, topic, [(None, token.encode())], settings=load.PROBE)
+    receipts = transfer.send(link, topic, [(None, token.encode())], settings=transfer.PROBE)
     written = time.perf_counter()
-    load.settled(link, topic, receipts)
+    transfer.settled(link, topic, receipts)
     ((number, offset),) = receipts.last.items()
-    raw = reading.one(link, topic, number, offset)
+    raw = transfer.one(link, topic, number, offset)
     read = time.perf_counter()
     if raw.value() != token.encode():
         raise Refused(f"the message at offset {offset} of {topic!r} at {kafka.bootstrap} is not the one just written")
@@ -193,7 +191,7 @@ def _written(link: Link, topic: str, values: list[Any], format: str, subject: st
     if format == "raw":
         return [_from_digits(value) for value in values]
     if format == "avro" or (
-        format == "auto" and isinstance(values[0], dict) and framing.schema_for(link, topic, subject) is not None
+        format == "auto" and isinstance(values[0], dict) and form.schema_for(link, topic, subject) is not None
     ):
         return [*map(_encoder(link, subject or f"{topic}-value"), values)]
     return [_as_json(value) for value in values]
@@ -222,7 +220,7 @@ def _made_up(
     symbols: list[str],
     format: str,
     subject: str,
-) -> Iterator[framing.Made]:
+) -> Iterator[form.Made]:
     """The messages of a template, as they are written to the topic."""
     maker = template_of(template)
     chosen = symbols or maker.symbols
@@ -233,11 +231,11 @@ def _made_up(
     if format == "avro":
         schema = latest(_registry(link), link.deadline, subject or f"{topic}-value")
     elif format == "auto":
-        schema = framing.schema_for(link, topic, subject)
+        schema = form.schema_for(link, topic, subject)
     if schema is None:
         return plain
-    if framing.writes(maker, schema):
-        return framing.made_up(template, prefix, seed, chosen, schema.id)
+    if form.writes(maker, schema):
+        return form.made_up(template, prefix, seed, chosen, schema.id)
     encode = _encoder(link, subject or f"{topic}-value")
     return ((key, encode(json.loads(value))) for key, value in plain)
 
@@ -256,10 +254,10 @@ def _produced(
     first = next(messages)
     refuse_other_form(link, topic, first[1])
     started = time.monotonic()
-    receipts = load.send(link, topic, islice(chain([first], messages), count), rate)
+    receipts = transfer.send(link, topic, islice(chain([first], messages), count), rate)
     seconds = time.monotonic() - started
     if not allow_failed:
-        load.settled(link, topic, receipts)
+        transfer.settled(link, topic, receipts)
     return r.Produced(
         topic=topic,
         count=count,
@@ -287,7 +285,7 @@ def _from_digits(value: Any) -> bytes:
 
 
 def _sample(link: Link, topic: str, newest_first: Sequence[Raw]) -> r.Sample:
-    at = reading.written_s(newest_first[0])
+    at = transfer.written_s(newest_first[0])
     return r.Sample(
         topic=topic,
         messages=[_shown(link, raw) for raw in newest_first],
@@ -311,7 +309,7 @@ def _conforming(sample: r.Sample, schema: JsonSchema | None) -> r.Sample:
 
 def _shown(link: Link, raw: Raw) -> r.Message:
     """A message as a result shows it; a framed one is decoded where there is a registry."""
-    plainly = reading.shown(raw)
+    plainly = transfer.shown(raw)
     value, registry = raw.value(), link.kafka.registry
     if plainly.schema_id is None or registry is None or not isinstance(value, bytes):
         return plainly

@@ -1,1 +1,0 @@
-"""Files: the actions on them, pictures and videos included."""

@@ -1,1 +1,0 @@
-"""Redis: connections and the actions on them."""
