@@ -18,14 +18,12 @@ from k2run.adapters.iceberg.catalog import Iceberg, judged, open_table
 from k2run.bench.baseline import NO_RUNS, Baselines, fingerprint
 from k2run.bench.consume import consume
 from k2run.bench.latency import decoded, in_ms
-from k2run.bench.pace import NONE, TEN_SECONDS, paced
-from k2run.bench.plan import Ask, Outcome, Plan
+from k2run.bench.plan import NONE, TEN_SECONDS, Ask, Outcome, Plan, paced
 from k2run.bench.produce import produce
-from k2run.bench.result import Measured, judge
+from k2run.bench.result import Measured, Used, Watch, judge
 from k2run.bench.saturation import FIRST, MOST, ONE_SECOND, THREE_SECONDS, Knee, refuse, seek
 from k2run.bench.tally import repeat
 from k2run.bench.thresholds import Threshold
-from k2run.bench.watch import Used, Watch
 from k2run.errors import Refused
 from k2run.language.quantities import Duration, Rate, Size
 from k2run.stack.services import Services

@@ -16,9 +16,8 @@ from k2run.adapters.kafka import offsets as where
 from k2run.adapters.kafka.client import ANSWER_S, Kafka, Link, Setting
 from k2run.adapters.kafka.offsets import UNCOMMITTED, Span
 from k2run.bench.latency import per_second
-from k2run.bench.pace import NONE, Pace, calm, paced
-from k2run.bench.result import SATURATED
-from k2run.bench.watch import Used, Watch
+from k2run.bench.plan import NONE, Pace, calm, paced
+from k2run.bench.result import SATURATED, Used, Watch
 from k2run.bench.workers import part_of
 from k2run.errors import AuthorError, Unknown, Unreachable
 from k2run.language.quantities import Duration

@@ -18,8 +18,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from k2run.adapters.http.endpoint import trust
-from k2run.bench.pace import calm
-from k2run.bench.plan import Outcome, Plan
+from k2run.bench.plan import Outcome, Plan, calm
 from k2run.bench.tally import Kind, Tally
 from k2run.bench.wire import Connection, StampedSelector, can_stamp, connected
 from k2run.errors import Refused, Unreachable

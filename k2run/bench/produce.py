@@ -12,14 +12,12 @@ from k2run.actions.action import Blast, Effect, action
 from k2run.actions.deadline import Deadline
 from k2run.adapters.kafka import offsets
 from k2run.adapters.kafka.client import Kafka, Link, Setting
-from k2run.adapters.kafka.form import Template, frame_for, refuse_other_form, template_of
+from k2run.adapters.kafka.form import Payloads, Template, frame_for, refuse_other_form, template_of
 from k2run.adapters.kafka.offsets import create_topic
 from k2run.bench.baseline import NO_RUNS, Baselines, fingerprint
-from k2run.bench.pace import NONE, TEN_SECONDS, paced
-from k2run.bench.payloads import Payloads
-from k2run.bench.result import SATURATED, Measured, judge
+from k2run.bench.plan import NONE, TEN_SECONDS, paced
+from k2run.bench.result import SATURATED, Measured, Used, Watch, judge
 from k2run.bench.thresholds import Threshold
-from k2run.bench.watch import Used, Watch
 from k2run.errors import AuthorError
 from k2run.language.quantities import Duration, Rate, Size
 from k2run.stack.services import Services

@@ -19,8 +19,8 @@ from msgspec import structs
 
 from k2run.adapters.kafka import transfer
 from k2run.adapters.kafka.client import Kafka, Link, Setting
-from k2run.bench.pace import Pace, calm
-from k2run.bench.payloads import Payloads
+from k2run.adapters.kafka.form import Payloads
+from k2run.bench.plan import Pace, calm
 from k2run.bench.tally import TARDY_S, Tally
 from k2run.bench.workers import part_of
 from k2run.errors import Refused

@@ -2,28 +2,38 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from msgspec import structs
+from msgspec import Struct, structs
 
 from k2run.actions.action import Judged, Result
+from k2run.actions.deadline import Deadline
 from k2run.bench.baseline import NoBaseline
 from k2run.bench.latency import QUANTILES, Latencies, Percentile, Spread, decoded, figure, in_ms, per_second
 from k2run.bench.plan import Outcome
 from k2run.bench.regression import change, drift, sample_of
 from k2run.bench.thresholds import METRICS, REGRESSION, Kind
-from k2run.errors import Unknown
+from k2run.errors import K2runError, Unknown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from types import TracebackType
 
     from k2run.bench.baseline import Baselines
     from k2run.bench.thresholds import Threshold
+    from k2run.stack.services import Services
+
 
 TOGETHER = 0.95
 """Share of the window in which all generators have to measure, for their answers to be one rate."""
 SATURATED = 0.9
 """Share of a core from which on a generator itself is likely to be the limit."""
+M = TypeVar("M", bound="Measured")
+DIGITS = 4
+"""Of a figure that is judged."""
+USE_SLICE = 0.5
+"""Seconds of one measurement; the memory is the highest of them, the processor time their mean."""
 
 
 class Measured(Result, frozen=True, kw_only=True):
@@ -192,11 +202,6 @@ def _how(outcome: Outcome, requests: int) -> str:
     return ", ".join(ways) or f"{requests} answers"
 
 
-M = TypeVar("M", bound="Measured")
-DIGITS = 4
-"""Of a figure that is judged."""
-
-
 class Measure(Judged, frozen=True, kw_only=True):
     """A threshold, judged.
 
@@ -327,3 +332,63 @@ def _regression(measured: Measured, threshold: Threshold, baselines: Baselines) 
     return Measure(
         objective=threshold.text, met=threshold.holds(value), says=says, value=value, bound=bound, margin=margin
     )
+
+
+class Used(Struct, frozen=True, kw_only=True):
+    """What one service used.
+
+    Attributes:
+        cores: Processor time over time: 1.5 is one core and a half.
+        memory_bytes: The most memory in use, caches of files left out.
+        unknown: Why it could not be seen; empty when it could.
+    """
+
+    cores: float | None = None
+    memory_bytes: int | None = None
+    unknown: str = ""
+
+
+class Watch:
+    """Looks at services for as long as its block lasts; one thread each."""
+
+    def __init__(self, services: Services, names: list[str]) -> None:
+        self._services = services
+        self._seen: dict[str, list[tuple[float, int]]] = {name: [] for name in names}
+        self._unknown: dict[str, str] = {}
+        self._over = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._look, args=(name,), name=f"watch {name}", daemon=True) for name in names
+        ]
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._over.set()
+        for thread in self._threads:
+            thread.join(2 * USE_SLICE)
+
+    def used(self) -> dict[str, Used]:
+        """By service; afterwards."""
+        return {name: self._sum_up(name) for name in self._seen}
+
+    def _look(self, name: str) -> None:
+        try:
+            backend = self._services.backend(name)
+            while not self._over.is_set():
+                usage = backend.usage(USE_SLICE, Deadline(10 * USE_SLICE, self._over))
+                self._seen[name].append((usage.cpu_percent / 100, usage.rss_bytes))
+        except K2runError as error:
+            if not self._over.is_set():
+                self._unknown[name] = error.message
+
+    def _sum_up(self, name: str) -> Used:
+        seen = self._seen[name]
+        if not seen:
+            return Used(unknown=self._unknown.get(name, f"the load was over in less than {USE_SLICE:g}s"))
+        cores = sum(cores for cores, _ in seen) / len(seen)
+        return Used(
+            cores=round(cores, 2), memory_bytes=max(memory for _, memory in seen), unknown=self._unknown.get(name, "")
+        )

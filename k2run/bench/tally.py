@@ -12,15 +12,13 @@ import msgspec
 
 from k2run.adapters._documents import MISREAD
 from k2run.bench.latency import Latencies, decoded
-from k2run.bench.pace import Counted, Limit
-from k2run.bench.plan import Outcome
+from k2run.bench.plan import Counted, Limit, Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from k2run.actions.deadline import Deadline
-    from k2run.bench.pace import Pace
-    from k2run.bench.plan import Ask
+    from k2run.bench.plan import Ask, Pace
 
 NO_CONTENT = 204
 TARDY_S = 0.0003

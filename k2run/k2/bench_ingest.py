@@ -15,10 +15,9 @@ from k2run.adapters.iceberg import queries
 from k2run.adapters.iceberg.catalog import Iceberg, judged, open_catalog, open_table
 from k2run.adapters.kafka import offsets
 from k2run.adapters.kafka.client import Kafka, Link
-from k2run.adapters.kafka.form import frame_for, refuse_other_form
-from k2run.bench.payloads import Payloads
+from k2run.adapters.kafka.form import Payloads, frame_for, refuse_other_form
 from k2run.bench.produce import id_prefix
-from k2run.bench.watch import Used, Watch
+from k2run.bench.result import Used, Watch
 from k2run.errors import ActionError, AuthorError, TimedOut, Unknown
 from k2run.k2.trade_generator import SYMBOLS
 from k2run.language.quantities import Duration, Size

@@ -14,11 +14,10 @@ from k2run.adapters.kafka.client import Kafka, Link
 from k2run.adapters.kafka.form import frame_for, made_up, refuse_other_form
 from k2run.bench.baseline import NO_RUNS, Baselines, fingerprint
 from k2run.bench.latency import Spread, in_ms
-from k2run.bench.pace import NONE, paced
+from k2run.bench.plan import NONE, paced
 from k2run.bench.produce import id_prefix
-from k2run.bench.result import Measured, judge
+from k2run.bench.result import Measured, Used, Watch, judge
 from k2run.bench.thresholds import Threshold
-from k2run.bench.watch import Used, Watch
 from k2run.errors import AuthorError
 from k2run.language.quantities import Duration, Rate
 from k2run.stack.services import Services

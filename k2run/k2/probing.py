@@ -21,7 +21,7 @@ from k2run.adapters.iceberg.views import data_files
 from k2run.adapters.kafka.client import Kafka, Link
 from k2run.adapters.kafka.transfer import PROBE
 from k2run.bench.latency import Latencies
-from k2run.bench.pace import Pace
+from k2run.bench.plan import Pace
 from k2run.bench.tally import Tally
 from k2run.errors import ActionError, K2runError, Refused
 from k2run.k2.trade_generator import framed_trades, trades

@@ -5,7 +5,7 @@ import pytest
 from k2run.actions.catalogue import Catalogue
 from k2run.actions.deadline import Deadline
 from k2run.bench.actions import http, query
-from k2run.bench.pace import limits_of
+from k2run.bench.plan import limits_of
 from k2run.bench.tally import Tally
 from k2run.bench.thresholds import Threshold
 from k2run.errors import RunbookInvalid

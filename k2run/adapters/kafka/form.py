@@ -1,15 +1,20 @@
-"""The form of a topic's messages, which is all that its readers can read; templates of synthetic messages."""
+"""The form of a topic's messages, which is all that its readers can read; messages made up, by template or by size."""
 
 from __future__ import annotations
 
 import json
+import random
 from contextlib import suppress
 from enum import StrEnum
 from functools import cache
+from itertools import cycle, islice
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 from weakref import WeakKeyDictionary
 
+from msgspec import Struct
+
 from k2run.adapters.kafka import offsets, transfer
+from k2run.adapters.kafka.transfer import given
 from k2run.adapters.schema_registry.avro import framed_id
 from k2run.adapters.schema_registry.client import latest_known
 from k2run.errors import Refused, Unknown
@@ -28,6 +33,10 @@ ENTRY_POINTS = "k2run.messages"
 _seen: WeakKeyDictionary[Link, dict[str, list[bytes]]] = WeakKeyDictionary()
 """What was in topics when a step first asked: a link is one step's."""
 Made = tuple[bytes | None, bytes]
+POOL = 1000
+"""Messages that take turns."""
+POOL_BYTES = 16 * 2**20
+"""What their values may need at most."""
 
 
 class Form(StrEnum):
@@ -210,3 +219,41 @@ def as_document(link: Link, value: bytes) -> Any:
     if framed_id(value) is not None and link.kafka.registry is not None:
         return decode(link.kafka.registry, link.deadline, value)
     return json.loads(value)
+
+
+class Payloads(Struct, frozen=True, kw_only=True):
+    """Endless messages.
+
+    Attributes:
+        template: Of synthetic messages; empty for `values` or `size`.
+        frame: Id of the Avro schema of synthetic messages; 0 for JSON.
+        prefix: Of the ids of synthetic messages.
+        symbols: The keys of synthetic messages.
+        values: They take turns.
+        size: Bytes of values made up from the seed, which cannot be compressed; 0 for `values`.
+        keys: Of `values`, or of values of a size; they take turns.
+    """
+
+    template: str = ""
+    frame: int = 0
+    prefix: str = ""
+    symbols: list[str] = []
+    values: list[bytes] = []
+    size: int = 0
+    keys: list[str] = []
+    seed: int = 1
+
+    def messages(self) -> Iterator[dict[str, Any]]:
+        """The messages, as librdkafka's client takes them; none comes again before many others have."""
+        if self.template:
+            made = made_up(self.template, self.prefix, self.seed, self.symbols, self.frame)
+            return ({"key": key, "value": value} for key, value in made)
+        length = POOL - POOL % (len(self.keys) or 1) or len(self.keys)  # so that keys go on evenly
+        pool = [{"key": key, "value": value} for key, value in islice(given(self._values(), self.keys), length)]
+        return cycle(pool)
+
+    def _values(self) -> list[bytes]:
+        if self.values:
+            return self.values
+        made_up = random.Random(self.seed)  # noqa: S311 - a load, not a secret
+        return [made_up.randbytes(self.size) for _ in range(max(1, min(POOL, POOL_BYTES // self.size)))]
