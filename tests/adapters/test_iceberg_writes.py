@@ -132,7 +132,7 @@ def everything(iceberg: Iceberg) -> None:
 def test_a_catalog_in_postgres_with_files_in_s3(postgres_server, store):
     from pyiceberg.catalog.sql import SqlCatalog
 
-    from k2run.adapters.s3 import actions as s3
+    from k2run.adapters import s3
 
     s3.create_bucket(
         s3.S3(endpoint=store.endpoint, access_key=store.access_key, secret_key=store.secret_key), soon(), "lake"

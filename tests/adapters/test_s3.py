@@ -10,8 +10,8 @@ import pytest
 from msgspec import structs
 
 from k2run.actions.deadline import Deadline
-from k2run.adapters.s3 import actions
-from k2run.adapters.s3.client import S3, signed
+from k2run.adapters import s3 as actions
+from k2run.adapters.s3 import S3, signed
 from k2run.errors import AuthorError, Refused, TimedOut, Unknown, Unreachable
 
 

@@ -1,4 +1,7 @@
-"""The form of a topic's messages, which is all that its readers can read; messages made up, by template or by size."""
+"""The form of a topic's messages, which is all that its readers can read; messages made up, by template or by size.
+
+A template is an entry point of the group `k2run.messages`, named in a step as `template: NAME`.
+"""
 
 from __future__ import annotations
 

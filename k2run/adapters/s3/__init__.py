@@ -1,1 +1,0 @@
-"""S3 stores: the client and the actions."""
