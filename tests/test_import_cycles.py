@@ -18,9 +18,10 @@ pytestmark = pytest.mark.no_cover
 
 FOR_TYPES = {
     ("bench.saturation", "bench.actions"): "seeks with the load of an action, which it is given",
-    ("engine.block", "engine.steps"): "a block is run by what runs its steps, of which it is one",
+    ("engine.sequence", "engine.steps"): "a block is run by what runs its steps, of which it is one",
     ("engine.execution", "engine.prompts"): "a run has its guide, who is told of the run",
     ("engine.outline", "engine.execution"): "steps are selected by the options of a run",
+    ("engine.step_record", "engine.sequence"): "the record of a step keeps the leap that it hands on",
     ("language.keywords", "language.steps"): "the value of a keyword is read into the draft of its step",
     ("language.nodes", "language.document"): "nodes are built for a document",
     ("language.yaml_faults", "language.document"): "faults are explained with the text of a document",

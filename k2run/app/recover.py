@@ -17,7 +17,7 @@ from k2run.engine.events import Outcome, RunFinished, RunResumed, RunStarted, St
 from k2run.engine.execution import Options
 from k2run.engine.interrupts import StopRequest
 from k2run.engine.journal import ends_of, read_lines
-from k2run.engine.outcomes import NOT_APPLICABLE_CODE
+from k2run.engine.judge import NOT_APPLICABLE_CODE
 from k2run.engine.outline import ALWAYS, all_steps
 from k2run.engine.prompts import Nobody
 from k2run.engine.request import Request

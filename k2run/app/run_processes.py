@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec import Struct
 
-from k2run.engine.outcomes import NOT_APPLICABLE_CODE
+from k2run.engine.judge import NOT_APPLICABLE_CODE
 from k2run.errors import Interrupted, K2runError, UsageError
 from k2run.signals import listen
 from k2run.stack.redactor import unsecret

@@ -6,10 +6,13 @@ Long because it is one vocabulary: every reader of a journal finds all that can 
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
 from msgspec import Struct
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 
 class Outcome(StrEnum):
@@ -30,6 +33,43 @@ class Bound(StrEnum):
     MET = "met"
     MISSED = "missed"
     NOT_MEASURED = "not_measured"
+
+
+_WORST_FIRST = (
+    Outcome.INTERRUPTED,
+    Outcome.FAILED,
+    Outcome.UNKNOWN,
+    Outcome.PASSED,
+    Outcome.NOT_CONFIRMED,
+    Outcome.NOT_APPLICABLE,
+    Outcome.SKIPPED,
+)
+_WRONG = frozenset({Outcome.FAILED, Outcome.UNKNOWN, Outcome.INTERRUPTED})
+
+
+def satisfied(outcome: Outcome) -> bool:
+    """Whether nothing went wrong: passed, or there was nothing to do."""
+    return outcome not in _WRONG
+
+
+def went_wrong(name: object, outcome: Outcome) -> str:
+    """What is said of a step that went wrong: `"Level is NORMAL" failed`, or that it `could not be checked`."""
+    return f'"{name}" {"could not be checked" if outcome is Outcome.UNKNOWN else "failed"}'
+
+
+def of_all(outcomes: Iterable[Outcome]) -> Outcome:
+    """The outcome of several together: the worst; nothing at all is skipped."""
+    found = set(outcomes)
+    return next((outcome for outcome in _WORST_FIRST if outcome in found), Outcome.SKIPPED)
+
+
+def bound_of(within: float | None, seconds: float, *, measured: bool) -> Bound | None:
+    """Whether a time was met; None when none was promised."""
+    if within is None:
+        return None
+    if not measured:
+        return Bound.NOT_MEASURED
+    return Bound.MET if seconds <= within else Bound.MISSED
 
 
 class Event(Struct, frozen=True, kw_only=True, tag_field="event", omit_defaults=True):

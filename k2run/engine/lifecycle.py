@@ -11,18 +11,16 @@ from typing import TYPE_CHECKING, Any
 import k2run
 from k2run.actions.deadline import Deadline
 from k2run.engine.dispatch import Caller, Delegates, message_of
-from k2run.engine.dry_run import judge_trial
-from k2run.engine.events import Noted, Outcome, RunFinished, RunResumed, RunStarted, StackChanged
+from k2run.engine.events import Noted, Outcome, RunFinished, RunResumed, RunStarted, StackChanged, StepFinished
 from k2run.engine.execution import Execution
 from k2run.engine.interrupts import StopRequest, requester
 from k2run.engine.journal import Journal, read_journal
-from k2run.engine.judge import judge_run
+from k2run.engine.judge import NOT_APPLICABLE_CODE, judge_run
 from k2run.engine.masking import Sources
 from k2run.engine.nested import run_runbook
-from k2run.engine.outcomes import NOT_APPLICABLE_CODE, latest
 from k2run.engine.outline import bands, categories, outline
 from k2run.engine.prompts import Recorded
-from k2run.engine.replay import own_services, past_of, started
+from k2run.engine.replay import latest, own_services, past_of, started
 from k2run.engine.sections import SectionRunner
 from k2run.engine.undo import UndoStack, pending_undos
 from k2run.engine.variables import Variables, shown_extra, shown_inputs
@@ -39,7 +37,6 @@ if TYPE_CHECKING:
     from k2run.engine.execution import Options
     from k2run.engine.request import Request
     from k2run.engine.undo import Pending
-
 
 UNDO_TIMEOUT = 60.0
 START_TIMEOUT = 60.0
@@ -360,3 +357,20 @@ def _environment() -> dict[str, str]:
         "system": f"{system.sysname} {system.release} {system.machine}",
         "cores": str(os.cpu_count()),
     }
+
+
+def judge_trial(steps: Sequence[StepFinished], seconds: float, stopped: K2runError | None) -> RunFinished:
+    """How a check ended: it fails where a run certainly would."""
+    failed = [step.name for step in steps if step.outcome in {Outcome.FAILED, Outcome.UNKNOWN} and step.action != "run"]
+    reasons = [*([str(stopped)] if stopped is not None else []), *(f'"{name}" would fail' for name in failed)]
+    would = sum(step.message.startswith("would ") for step in steps)
+    probed = sum(step.outcome is Outcome.PASSED and "." in step.action for step in steps)
+    looked = f", {probed} {'was' if probed == 1 else 'were'} probed" if probed else ""
+    verdict = f"checked: {would} step{'' if would == 1 else 's'} would run{looked}"
+    return RunFinished(
+        outcome=Outcome.FAILED if reasons else Outcome.PASSED,
+        verdict="; ".join([verdict, *reasons[:3]]),
+        exit_code=1 if reasons else 0,
+        seconds=round(seconds, 3),
+        reasons=reasons,
+    )

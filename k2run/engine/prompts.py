@@ -13,8 +13,7 @@ from k2run.actions.action import Effect
 from k2run.actions.deadline import Deadline
 from k2run.actions.person import Answer, Person
 from k2run.engine.attempt import WORDS, Attempt
-from k2run.engine.events import Answered, Asked, Noted, Outcome
-from k2run.engine.outcomes import satisfied
+from k2run.engine.events import Answered, Asked, Noted, Outcome, satisfied
 from k2run.engine.step_record import Turn, expected
 from k2run.engine.wall import said
 from k2run.errors import Interrupted, K2runError

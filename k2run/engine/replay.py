@@ -248,3 +248,21 @@ def _first_undone_fault(events: Sequence[AnyEvent]) -> int | None:
         elif isinstance(event, UndoFinished) and event.by in {ENGINE, COMMAND} and event.undo in planned:
             undone.append(planned[event.undo])
     return min(undone, default=None)
+
+
+def latest(events: Sequence[AnyEvent]) -> list[StepFinished]:
+    """The last record of each step, in order of first appearance: a resumed run may have repeated some.
+
+    Of what was tried several times only the last try counts.
+    """
+    finished: dict[str, StepFinished] = {}
+    for event in without_tries_before(events):
+        if isinstance(event, StepFinished):
+            finished[event.step] = event
+    return list(finished.values())
+
+
+def unmet_clocks(events: Sequence[AnyEvent]) -> dict[str, str]:
+    """Why the clocks of the run that did not stop by their condition did not, by their names."""
+    read = {event.clock: event.message for event in events if isinstance(event, ClockStopped) and not event.step}
+    return {clock: why for clock, why in read.items() if why}

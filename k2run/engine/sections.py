@@ -12,9 +12,12 @@ from k2run.engine.events import (
     SectionStarted,
     StepFinished,
     StepStarted,
+    bound_of,
+    of_all,
+    satisfied,
+    went_wrong,
 )
 from k2run.engine.execution import Limit, OutOfTime
-from k2run.engine.outcomes import bound_of, of_all, satisfied, went_wrong
 from k2run.engine.outline import ALWAYS, STEADY_AFTER, STEADY_BEFORE
 from k2run.engine.sequence import RunStopped, Several, weigh
 from k2run.engine.steady_state import is_recovered, stop_detection

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from k2run.actions.deadline import Deadline
 from k2run.engine.attempt import WORDS, judge, observed
-from k2run.engine.events import Bound, ClockStopped, Outcome
-from k2run.engine.outcomes import bound_of
+from k2run.engine.events import Bound, ClockStopped, Outcome, bound_of
 from k2run.engine.step_record import title
 from k2run.engine.variables import loop_items
 from k2run.errors import Inapplicable, Interrupted, K2runError, NotApplicable

@@ -13,8 +13,7 @@ from msgspec.structs import asdict
 from k2run.actions.action import Judged, Result
 from k2run.engine.attempt import Attempt
 from k2run.engine.dispatch import message_of
-from k2run.engine.events import Bound, Objected, Outcome, StepFinished, StepStarted
-from k2run.engine.outcomes import satisfied
+from k2run.engine.events import Bound, Objected, Outcome, StepFinished, StepStarted, satisfied
 from k2run.engine.outline import is_proof, names_given
 from k2run.errors import (
     ExpressionFailed,

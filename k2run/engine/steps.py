@@ -8,22 +8,22 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
-from k2run.engine.attempt import WORDS, Attempt
-from k2run.engine.block import Block
-from k2run.engine.dispatch import message_of
-from k2run.engine.dry_run import is_done_anyway, resolved, unknown_yet
-from k2run.engine.events import Outcome
+from k2run.actions.action import Effect
+from k2run.actions.person import Person
+from k2run.engine.attempt import WORDS, Attempt, refused, short
+from k2run.engine.dispatch import convert_arguments, message_of
+from k2run.engine.events import Outcome, satisfied
 from k2run.engine.execution import OutOfTime, within
-from k2run.engine.outcomes import satisfied
 from k2run.engine.outline import is_built_on, is_proof, left_out, names_given
 from k2run.engine.request import check_protected, needs_approval, refusal
 from k2run.engine.retry import Tries, Trying, judge_step, time_limit
-from k2run.engine.sequence import LEAPS, Leap, Several, handing_on, leap_of, look
+from k2run.engine.sequence import LEAPS, Block, Leap, Several, handing_on, leap_of, look
 from k2run.engine.step_record import Turn, did_change, failure_of, left_unknown, title, without_turn
 from k2run.engine.variables import loop_items
 from k2run.errors import (
     ExpressionFailed,
     Inapplicable,
+    K2runError,
     Protected,
     RunbookInvalid,
     StackInvalid,
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
 
 NO_ITEMS = "the loop has no items, so nothing was checked"
+RESOLVE, PROBE = "resolve", "probe"
+"""Call nothing; call what only observes."""
 
 
 class StepRunner:
@@ -319,3 +321,37 @@ def _by_item(step: Step) -> bool:
         if name in wanted:
             wanted |= names_in(value)
     return step.loop_var in wanted
+
+
+def unknown_yet(error: ExpressionFailed) -> Attempt:
+    """The end of a step that needs what only a run finds out."""
+    return Attempt(outcome=Outcome.SKIPPED, message=f"known only in a run: {error.message}")
+
+
+def is_done_anyway(run: Execution, step: Step) -> bool:
+    """Whether a check does the step: `set`, and with `probe` whatever only observes and prompts for nothing."""
+    if step.action in WORDS:
+        return step.action == SET.name
+    action = run.caller.action(step.action)
+    asks = any(issubclass(kind, Person) for kind in action.given.values())
+    return run.options.check == PROBE and step.effect is Effect.OBSERVES and not asks
+
+
+def resolved(run: Execution, step: Step, args: dict[str, Any]) -> Attempt:
+    """What a run would do, or why it could not."""
+    if step.action in WORDS:
+        return Attempt(outcome=Outcome.SKIPPED, message=f"would {step.action}")
+    try:
+        action = run.caller.action(step.action)
+        convert_arguments(action, args)
+        for connection in action.connections:
+            needed = getattr(connection, "needs_argument", "")
+            if not needed or needed in args:
+                run.caller.connection(connection)
+    except K2runError as error:
+        return refused(error, *message_of(error))
+    missing = run.stack.absent(args["service"]) if isinstance(args.get("service"), str) else ""
+    if missing:
+        return Attempt(outcome=Outcome.NOT_APPLICABLE, message=missing)
+    shown = "" if step.no_log else ", ".join(f"{name}={short(value)}" for name, value in args.items())
+    return Attempt(outcome=Outcome.SKIPPED, message=f"would call {step.action}({shown})")

@@ -10,8 +10,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from k2run.actions.deadline import Deadline
-from k2run.engine.events import Outcome, SectionFinished, SectionStarted, StepFinished, StepStarted
-from k2run.engine.outcomes import of_all, satisfied
+from k2run.engine.events import Outcome, SectionFinished, SectionStarted, StepFinished, StepStarted, of_all, satisfied
 from k2run.engine.run import run_inside
 from k2run.engine.step_record import title
 from k2run.engine.steps import StepRunner

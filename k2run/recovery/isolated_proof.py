@@ -4,8 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from k2run.engine.events import Bound, ClockStopped, Outcome, SectionFinished, SectionStarted, StepFinished, StepStarted
-from k2run.engine.outcomes import bound_of
+from k2run.engine.events import (
+    Bound,
+    ClockStopped,
+    Outcome,
+    SectionFinished,
+    SectionStarted,
+    StepFinished,
+    StepStarted,
+    bound_of,
+)
 from k2run.language.quantities import Duration
 from k2run.recovery.diagnosis import suspicion
 

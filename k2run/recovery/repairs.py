@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 from msgspec.structs import replace
 
-from k2run.engine.events import ClockStopped, Outcome, RunFinished, SectionFinished, StepFinished
-from k2run.engine.outcomes import satisfied
+from k2run.engine.events import ClockStopped, Outcome, RunFinished, SectionFinished, StepFinished, satisfied
 from k2run.engine.outline import steps_within
 from k2run.engine.step_record import did_change, expected
 from k2run.language.expressions import Expression, Template

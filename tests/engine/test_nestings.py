@@ -21,7 +21,7 @@ from k2run.engine.events import (
     StepFinished,
     StepStarted,
 )
-from k2run.engine.outcomes import latest
+from k2run.engine.replay import latest
 from k2run.engine.run import resume
 
 if TYPE_CHECKING:
