@@ -20,8 +20,6 @@ TO_SPLIT = {
     "recovery/diagnosis.py",
     "recovery/drill.py",
     "stack/processes.py",
-    "stack/redactor.py",
-    "stack/stack.py",
 }
 TO_SHORTEN = {"k2/platform/avro_trades.py: _read", "k2/platform/registry_api.py: application"}
 """Longer without a reason; none is added."""

@@ -12,8 +12,8 @@ from k2run.language.expressions import Template, calls, render
 from k2run.language.inputs import input_value
 from k2run.language.quantities import QUANTITIES, Duration, quantified
 from k2run.language.syntax import ABSENT, NoValue
-from k2run.stack.redactor import MASK
 from k2run.stack.secrets import Reference, as_text, as_written, check_long_enough, is_secret, read_secret
+from k2run.stack.spellings import MASK
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping

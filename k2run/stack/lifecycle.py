@@ -12,10 +12,9 @@ from k2run.actions.deadline import Deadline
 from k2run.errors import K2runError, NotApplicable, StackUnavailable, TimedOut, UsageError
 from k2run.language.problems import did_you_mean
 from k2run.stack.backend import ServiceStatus, State
-from k2run.stack.compose import create_missing
 from k2run.stack.model import OUTSIDE, Ready, RunBy, Service
 from k2run.stack.probes import Probe, probe, readiness
-from k2run.stack.services import backend_of, stranger_at
+from k2run.stack.services import backend_of, create_missing, stranger_at
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence

@@ -133,6 +133,11 @@ class Service(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     needs: list[str] = []
     elsewhere: str = ""
 
+    def facts(self) -> dict[str, Any]:
+        """What expressions see of it as `stack.services.NAME`."""
+        shown = ("name", "title", "url", "metrics", "ports", "container", "program")
+        return {"run": str(self.run), **{field: getattr(self, field) for field in shown}}
+
 
 def missing_program(service: Service) -> str:
     """Why a process cannot be run on this machine; empty when it can."""

@@ -6,7 +6,6 @@ import base64
 import json
 import re
 import shlex
-import string
 import sys
 import threading
 from functools import cached_property
@@ -17,22 +16,15 @@ from msgspec import to_builtins
 
 from k2run.language.quantities import encode_quantity
 from k2run.stack.spellings import (
-    CHUNK,
-    ENDS,
-    SPACE,
-    WRAPPED,
-    alone,
-    anchor,
+    MASK,
+    Spelled,
     base64_cores,
     base64_pattern,
-    opening,
-    units,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-MASK = "•••"
 SHORTEST = 4
 """Characters; a shorter value would be found by chance in every other word, so it cannot be kept out of the records."""
 _LINE = 8  # characters; a line of a longer secret (a PEM file) is masked by itself: logs print line by line
@@ -52,8 +44,6 @@ FORMS: dict[str, Callable[[str], str]] = {
 """How a secret can be written in what k2run works with again: what is kept of it is its source and this."""
 _PARTS = re.compile(r"[@:/?#\[\]]")
 _WITH_PASSWORD = re.compile(r"[a-z][a-z0-9+.-]*://(?:[^/@:]*:)?(?P<password>[^/@]*)@", re.IGNORECASE)
-_CUT_AFTER = re.compile(r"[\\'\")\]}\s]*(?:…|\.\.\.|\Z)")
-_CUT_BEFORE = re.compile(r"(?:\A|…|\.\.\.)[\\'\"(\[{\s]*")
 _WORDS = """
 access action admin administrator answer args attempts changeit changeme check client clock code command connection
 consumer content count critical data database debug default demo docker enter error event example expected external
@@ -65,101 +55,6 @@ system table test text time title token topic true undo unknown user username va
 write yaml
 """
 _ORDINARY = frozenset(_WORDS.split())
-
-
-class Spelled:
-    """One text that is to be hidden, with every way of writing it.
-
-    Args:
-        text: What is to be hidden.
-        lone: Hide it only where it stands alone as a word.
-        folded: Letters may be of either case: names of hosts are written in small ones.
-        pattern: How it is written, when that is not by its characters.
-    """
-
-    def __init__(self, text: str, *, lone: bool = False, folded: bool = False, pattern: str = "") -> None:
-        self.lone = lone
-        self._text = text.strip(string.whitespace) or text
-        self._folded = folded
-        self._pattern = pattern
-        self._before = f"{SPACE}{{0,{len(text) - len(text.lstrip(string.whitespace))}}}"
-        self._after = "" if text == self._text else SPACE + "*"
-        self.cut = not lone and len(self._text) > ENDS and not pattern
-        ends = (self._text[:ENDS], self._text[-ENDS:]) if self.cut else (self._text,)
-        if pattern and len(text) > WRAPPED:  # where one is broken by the end of a line, the other is whole
-            ends = (text[:CHUNK], text[CHUNK : 2 * CHUNK])
-        found = {anchor(end) for end in ends}
-        self.anchors: list[str] = [] if "" in found else sorted(found | {each.lower() for each in found if folded})
-
-    def is_in(self, text: str) -> bool:
-        """Whether it, or an end of it, stands in a text; for one without an anchor."""
-        return any(pattern.search(text) for pattern in ((self._head, self._tail) if self.cut else (self._whole,)))
-
-    def hide(self, text: str) -> str:
-        """The text without it."""
-        if not self.may_be_in(text):
-            return text
-        text = self._whole.sub(MASK, text)
-        return self._without_ends(text) if self.cut and self.may_be_in(text) else text
-
-    def may_be_in(self, text: str) -> bool:
-        """Whether it is worth while to search; never wrong when it says no."""
-        for each in self.anchors:  # a loop: quicker than `any` over one or two
-            if each in text:
-                return True
-        return not self.anchors
-
-    @cached_property
-    def _steps(self) -> list[str]:
-        return units(self._text)
-
-    @cached_property
-    def _whole(self) -> re.Pattern[str]:
-        pattern = self._pattern or f"{self._before}{opening(self._steps)}{self._after}"
-        return self._compiled(alone(pattern, self._text) if self.lone else pattern)
-
-    @cached_property
-    def _head(self) -> re.Pattern[str]:
-        return self._compiled(opening(self._steps[:ENDS]))
-
-    @cached_property
-    def _tail(self) -> re.Pattern[str]:
-        return self._compiled(opening(self._steps[-ENDS:]))
-
-    @cached_property
-    def _each(self) -> list[re.Pattern[str]]:
-        return [self._compiled(step) for step in self._steps]
-
-    def _compiled(self, pattern: str) -> re.Pattern[str]:
-        return re.compile(pattern, re.IGNORECASE if self._folded else 0)
-
-    def _without_ends(self, text: str) -> str:
-        """Hide its beginning where the text was cut after it, and its end where the text was cut before it."""
-        for match in reversed(list(self._head.finditer(text))):
-            end = _follow(self._each[ENDS:], text, match.end())
-            if _CUT_AFTER.match(text, end):
-                text = text[: match.start()] + MASK + text[end:]
-        for match in reversed(list(self._tail.finditer(text))):
-            for cut in reversed(list(_CUT_BEFORE.finditer(text, 0, match.start() + 1))):
-                if self._is_end(text, cut.end(), match.start()):
-                    text = text[: cut.end()] + MASK + text[match.end() :]
-                    break
-        return text
-
-    def _is_end(self, text: str, start: int, end: int) -> bool:
-        """Whether a part of the text is a middle of the secret, right before its last characters."""
-        middle = self._each[:-ENDS]
-        return any(_follow(middle[at:], text, start) == end for at in range(len(middle) + 1))
-
-
-def _follow(steps: Iterable[re.Pattern[str]], text: str, at: int) -> int:
-    """How far a text goes on as the steps do."""
-    for step in steps:
-        match = step.match(text, at)
-        if match is None:
-            break
-        at = match.end()
-    return at
 
 
 class Secret:

@@ -23,6 +23,8 @@ from k2run.stack.redactor import SHORTEST
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from k2run.language.document import Trail
+
 COMMAND_LIMIT_S = 20.0
 
 _REFERENCE = re.compile(
@@ -153,3 +155,19 @@ _SOURCES: dict[str, Callable[[str, Path], str]] = {
     "keyring": _from_keyring,
     "cmd": _from_command,
 }
+
+
+def read_at_hand(read: Callable[..., str], reference: str, *, near: Path) -> str:
+    """Read a secret for which nothing has to be run.
+
+    Raises:
+        StackInvalid: A command has to be run for it, or a keyring opened.
+    """
+    if not reference.startswith(("env:", "file:")):
+        raise StackInvalid(f"the secret {reference} is not read before it is used")
+    return read(reference, near=near)
+
+
+def may_name_a_secret(trail: Trail) -> bool:
+    """Whether a value at this place may name a secret; a command's arguments and URLs are what they look like."""
+    return trail[0] in {"connections", "vars"} or (len(trail) > 2 and trail[2] in {"headers", "env", "ready"})  # noqa: PLR2004 - services, name, key

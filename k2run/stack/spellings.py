@@ -11,9 +11,13 @@ import base64
 import re
 import string
 from contextlib import suppress
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from html.entities import codepoint2name
 from itertools import groupby
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 ENDS = 8
 """Characters: a text that was cut inside a secret is known by as much of its beginning or its end."""
@@ -35,6 +39,9 @@ _QUOTES = {
     "'": r"""'\\{0,8}"'\\{0,8}"'|'\\{1,8}''|'{1,2}""",
     '"': r"""\\{0,8}""\\{0,8}"|"{1,2}""",
 }
+MASK = "•••"
+_CUT_AFTER = re.compile(r"[\\'\")\]}\s]*(?:…|\.\.\.|\Z)")
+_CUT_BEFORE = re.compile(r"(?:\A|…|\.\.\.)[\\'\"(\[{\s]*")
 
 
 def units(secret: str) -> list[str]:
@@ -138,3 +145,98 @@ def anchor(text: str) -> str:
     runs = ["".join(run) for plain, run in groupby(text, key=_is_plain) if plain]
     longest = max(runs, key=len, default="")
     return longest if len(longest) >= _ANCHOR else ""
+
+
+class Spelled:
+    """One text that is to be hidden, with every way of writing it.
+
+    Args:
+        text: What is to be hidden.
+        lone: Hide it only where it stands alone as a word.
+        folded: Letters may be of either case: names of hosts are written in small ones.
+        pattern: How it is written, when that is not by its characters.
+    """
+
+    def __init__(self, text: str, *, lone: bool = False, folded: bool = False, pattern: str = "") -> None:
+        self.lone = lone
+        self._text = text.strip(string.whitespace) or text
+        self._folded = folded
+        self._pattern = pattern
+        self._before = f"{SPACE}{{0,{len(text) - len(text.lstrip(string.whitespace))}}}"
+        self._after = "" if text == self._text else SPACE + "*"
+        self.cut = not lone and len(self._text) > ENDS and not pattern
+        ends = (self._text[:ENDS], self._text[-ENDS:]) if self.cut else (self._text,)
+        if pattern and len(text) > WRAPPED:  # where one is broken by the end of a line, the other is whole
+            ends = (text[:CHUNK], text[CHUNK : 2 * CHUNK])
+        found = {anchor(end) for end in ends}
+        self.anchors: list[str] = [] if "" in found else sorted(found | {each.lower() for each in found if folded})
+
+    def is_in(self, text: str) -> bool:
+        """Whether it, or an end of it, stands in a text; for one without an anchor."""
+        return any(pattern.search(text) for pattern in ((self._head, self._tail) if self.cut else (self._whole,)))
+
+    def hide(self, text: str) -> str:
+        """The text without it."""
+        if not self.may_be_in(text):
+            return text
+        text = self._whole.sub(MASK, text)
+        return self._without_ends(text) if self.cut and self.may_be_in(text) else text
+
+    def may_be_in(self, text: str) -> bool:
+        """Whether it is worth while to search; never wrong when it says no."""
+        for each in self.anchors:  # a loop: quicker than `any` over one or two
+            if each in text:
+                return True
+        return not self.anchors
+
+    @cached_property
+    def _steps(self) -> list[str]:
+        return units(self._text)
+
+    @cached_property
+    def _whole(self) -> re.Pattern[str]:
+        pattern = self._pattern or f"{self._before}{opening(self._steps)}{self._after}"
+        return self._compiled(alone(pattern, self._text) if self.lone else pattern)
+
+    @cached_property
+    def _head(self) -> re.Pattern[str]:
+        return self._compiled(opening(self._steps[:ENDS]))
+
+    @cached_property
+    def _tail(self) -> re.Pattern[str]:
+        return self._compiled(opening(self._steps[-ENDS:]))
+
+    @cached_property
+    def _each(self) -> list[re.Pattern[str]]:
+        return [self._compiled(step) for step in self._steps]
+
+    def _compiled(self, pattern: str) -> re.Pattern[str]:
+        return re.compile(pattern, re.IGNORECASE if self._folded else 0)
+
+    def _without_ends(self, text: str) -> str:
+        """Hide its beginning where the text was cut after it, and its end where the text was cut before it."""
+        for match in reversed(list(self._head.finditer(text))):
+            end = _follow(self._each[ENDS:], text, match.end())
+            if _CUT_AFTER.match(text, end):
+                text = text[: match.start()] + MASK + text[end:]
+        for match in reversed(list(self._tail.finditer(text))):
+            for cut in reversed(list(_CUT_BEFORE.finditer(text, 0, match.start() + 1))):
+                if self._is_end(text, cut.end(), match.start()):
+                    text = text[: cut.end()] + MASK + text[match.end() :]
+                    break
+        return text
+
+    def _is_end(self, text: str, start: int, end: int) -> bool:
+        """Whether a part of the text is a middle of the secret, right before its last characters."""
+        middle = self._each[:-ENDS]
+        return any(_follow(middle[at:], text, start) == end for at in range(len(middle) + 1))
+
+
+def _follow(steps: Iterable[re.Pattern[str]], text: str, at: int) -> int:
+    """How far a text goes on as the steps do."""
+    for step in steps:
+        match = step.match(text, at)
+        if match is None:
+            break
+        at = match.end()
+    return at

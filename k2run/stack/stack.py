@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -24,14 +23,15 @@ from k2run.stack.findings import connection_problems, file_problems, program_pro
 from k2run.stack.model import Chart, RunBy, Service, missing_program
 from k2run.stack.redactor import SHOWN, Redactor
 from k2run.stack.roles import PREFIX, Roles, role_of
-from k2run.stack.secrets import TooShort, check_long_enough, is_secret, read_secret
-from k2run.stack.templates import Missing, Renderer, env
+from k2run.stack.secrets import TooShort, check_long_enough, is_secret, may_name_a_secret, read_at_hand, read_secret
+from k2run.stack.templates import LazyValues, MissingValue, Renderer, env
 from k2run.stack.validation import place_of, problems_of, with_texts
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
     from k2run.actions.connection import Connection
     from k2run.language.document import Document, Trail
-    from k2run.language.problems import Place
 
 _READING = object()
 
@@ -172,7 +172,7 @@ class Stack:
             "name": lambda: self.name,
             "title": lambda: self.title,
             "state": lambda: str(self.state),
-            "services": lambda: LazyValues(self.services, lambda name: _seen(self.services[name])),
+            "services": lambda: LazyValues(self.services, lambda name: self.services[name].facts()),
             "connections": lambda: LazyValues(self._connections, self.settings),
             "vars": lambda: LazyValues(self._vars, self._look_up),
         }
@@ -207,7 +207,7 @@ class Stack:
             if self._learned:
                 return
             self._learned = True
-            read_quietly = partial(_read_quietly, self._read_secret)
+            read_quietly = partial(read_at_hand, self._read_secret)
             trial = Stack(self._document, self.path, self._home, self._overrides, read_quietly)
             trial.redact = self.redact
             for read in trial._readings():
@@ -301,7 +301,7 @@ class Stack:
         try:
             value = self._renderer.render(raw)
             # as written: what a template brings in is a value, and a secret may look like anything
-            refers = raw.startswith(SECRET_SOURCES) and _may_be(trail)
+            refers = raw.startswith(SECRET_SOURCES) and may_name_a_secret(trail)
             return self._secret(value) if refers and isinstance(value, str) and is_secret(value) else value
         except MissingValue:
             raise  # a variable that this value needs has its own place
@@ -322,74 +322,6 @@ class Stack:
             check_long_enough(value, f"the default of {reference}" if is_default else reference)
         self.redact.add(value, reference, remark=not is_default)  # of a default, anybody can read it in the file
         return value
-
-
-def _read_quietly(read: Callable[..., str], reference: str, *, near: Path) -> str:
-    if not reference.startswith(("env:", "file:")):
-        raise StackInvalid(f"the secret {reference} is not read before it is used")
-    return read(reference, near=near)
-
-
-class MissingValue(StackInvalid):
-    """A value of a stack file cannot be filled in.
-
-    Args:
-        place: Where it stands.
-        trail: The keys that lead to it.
-        cause: Why.
-
-    Attributes:
-        said: Why, without the place.
-        missing: This machine lacks something; the file itself is right.
-    """
-
-    def __init__(self, place: Place, trail: Trail, cause: StackInvalid) -> None:
-        super().__init__(f"{place}: {cause.message}", hint=cause.hint)
-        self.trail = trail
-        self.said = cause.message
-        self.missing = isinstance(cause, Missing)
-
-
-class LazyValues(Mapping[str, Any]):
-    """A mapping whose values are made when they are asked for.
-
-    Args:
-        names: Its keys.
-        make: Makes the value of a key.
-    """
-
-    __slots__ = ("_make", "_names")
-
-    def __init__(self, names: Mapping[str, Any], make: Callable[[str], Any]) -> None:
-        self._names = names
-        self._make = make
-
-    def __getitem__(self, name: str) -> Any:
-        if name not in self._names:
-            raise KeyError(name)
-        return self._make(name)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._names
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
-
-    def __repr__(self) -> str:
-        return f"{{{', '.join(f'{name}: …' for name in self._names)}}}"
-
-
-def _may_be(trail: Trail) -> bool:
-    """Whether a value at this place may name a secret; a command's arguments and URLs are what they look like."""
-    return trail[0] in {"connections", "vars"} or (len(trail) > 2 and trail[2] in {"headers", "env", "ready"})  # noqa: PLR2004 - services, name, key
-
-
-def _seen(service: Service) -> dict[str, Any]:
-    shown = ("name", "title", "url", "metrics", "ports", "container", "program")
-    return {"run": str(service.run), **{field: getattr(service, field) for field in shown}}
 
 
 __all__ = ["Stack", "find_stack", "load_stack", "own_stack_files", "stack_files"]

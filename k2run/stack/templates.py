@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from k2run.errors import StackInvalid
 
 if TYPE_CHECKING:
     from jinja2 import Environment
+
+    from k2run.language.document import Trail
+    from k2run.language.problems import Place
 
 Lookup = Callable[[str], Any]
 """The value of a name; raises KeyError for an unknown one."""
@@ -120,3 +123,55 @@ def env(name: Any, default: Any = None) -> Any:
 
 def _literal(text: str) -> str | int:
     return text[1:-1] if text[0] in "'\"" else int(text)
+
+
+class MissingValue(StackInvalid):
+    """A value of a stack file cannot be filled in.
+
+    Args:
+        place: Where it stands.
+        trail: The keys that lead to it.
+        cause: Why.
+
+    Attributes:
+        said: Why, without the place.
+        missing: This machine lacks something; the file itself is right.
+    """
+
+    def __init__(self, place: Place, trail: Trail, cause: StackInvalid) -> None:
+        super().__init__(f"{place}: {cause.message}", hint=cause.hint)
+        self.trail = trail
+        self.said = cause.message
+        self.missing = isinstance(cause, Missing)
+
+
+class LazyValues(Mapping[str, Any]):
+    """A mapping whose values are made when they are asked for.
+
+    Args:
+        names: Its keys.
+        make: Makes the value of a key.
+    """
+
+    __slots__ = ("_make", "_names")
+
+    def __init__(self, names: Mapping[str, Any], make: Callable[[str], Any]) -> None:
+        self._names = names
+        self._make = make
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._make(name)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __repr__(self) -> str:
+        return f"{{{', '.join(f'{name}: …' for name in self._names)}}}"

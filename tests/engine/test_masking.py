@@ -23,7 +23,8 @@ from k2run.engine.masking import Sources
 from k2run.engine.run import undo
 from k2run.engine.undo import leftover
 from k2run.errors import StackInvalid
-from k2run.stack.redactor import MASK, Redactor
+from k2run.stack.redactor import Redactor
+from k2run.stack.spellings import MASK
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -12,7 +12,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from k2run.errors import StackInvalid
-from k2run.stack.redactor import MASK, Redactor
+from k2run.stack.redactor import Redactor
+from k2run.stack.spellings import MASK
 from k2run.stack.stack import Stack
 
 if TYPE_CHECKING:

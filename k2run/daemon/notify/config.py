@@ -25,8 +25,8 @@ from k2run.engine.events import (
 from k2run.errors import UsageError
 from k2run.language.document import read_file
 from k2run.language.quantities import Duration
-from k2run.stack.redactor import MASK
 from k2run.stack.secrets import is_secret, read_secret
+from k2run.stack.spellings import MASK
 
 if TYPE_CHECKING:
     from k2run.engine.events import AnyEvent
