@@ -1,4 +1,4 @@
-"""Files that k2run writes and believes in: they appear as a whole, belong to this account, and are no links."""
+"""Files that k2run writes and trusts: whole, of this account, and no links; and the names that can be in paths."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import errno
 import getpass
 import os
 import pwd
+import re
 import stat
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -15,6 +16,13 @@ from k2run.errors import OperatorError, UsageError
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+
+_PRIVATE_FOLDER, _PRIVATE_FILE = 0o700, 0o600
+LONGEST, LONGEST_RUN = 128, 192
+"""Bytes; a run's id adds its time to the name of its runbook, and most file systems end at 255."""
+_NAME = re.compile(r"[^\W_][\w .,+@=~-]*(?<![ .])")
+RUN = "a run"
 
 
 @contextmanager
@@ -72,9 +80,6 @@ def created(path: Path, content: bytes) -> bool:
     finally:
         draft.unlink(missing_ok=True)
     return True
-
-
-_PRIVATE_FOLDER, _PRIVATE_FILE = 0o700, 0o600
 
 
 def own_folder(path: Path, within: Path) -> Path:
@@ -211,3 +216,30 @@ def name_of(account: int) -> str:
         return pwd.getpwuid(account).pw_name
     except KeyError:
         return f"uid-{account}"
+
+
+def name_objection(name: str, longest: int = LONGEST) -> str:
+    """Why a text can be no name; empty when it can."""
+    if not name:
+        return "it is empty"
+    if not _NAME.fullmatch(name):
+        return "it begins with a letter or a digit, holds letters, digits, spaces and `-_.,+@=~`, and ends in no dot"
+    if len(name.encode("utf-8", "replace")) > longest:
+        return f"it is longer than {longest} bytes"
+    return ""
+
+
+def checked_name(name: str, what: str) -> str:
+    """A name, right before it becomes a part of a path.
+
+    Args:
+        name: The name.
+        what: What it names: `a runbook`, `a run`, …
+
+    Raises:
+        UsageError: It cannot be one.
+    """
+    wrong = name_objection(name, LONGEST_RUN if what == RUN else LONGEST)
+    if wrong:
+        raise UsageError(f"{name!r} cannot be the name of {what}: {wrong}", hint="give it another name")
+    return name

@@ -1,7 +1,9 @@
-"""The person in the loop, as an action sees one."""
+"""The person in the loop, as an action sees one, and their desktop."""
 
 from __future__ import annotations
 
+import os
+import sys
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
@@ -52,3 +54,19 @@ class Person(ABC):
         Returns:
             The answer, or None when no operator is there and no default is declared.
         """
+
+
+def open_on_desktop(address: str) -> bool:
+    """Open an address in the browser of the desktop; whether there is one.
+
+    A browser inside the terminal is none: it would take the terminal away from the run.
+    """
+    has_desktop = sys.platform == "darwin" or any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))
+    if not has_desktop:
+        return False
+    import webbrowser
+
+    try:
+        return webbrowser.open(address)
+    except (webbrowser.Error, OSError):
+        return False

@@ -18,10 +18,9 @@ from k2run.engine.events import Outcome, RunFinished, RunStarted, StepFinished
 from k2run.engine.journal import JOURNAL, read_journal
 from k2run.engine.store import began
 from k2run.errors import UsageError
-from k2run.files import drafted
+from k2run.files import RUN, checked_name, drafted
 from k2run.language.problems import did_you_mean
 from k2run.language.quantities import encode_quantity
-from k2run.names import RUN, checked
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -174,7 +173,7 @@ class Baselines(Connection, frozen=True, kw_only=True):
         return sorted(names, key=began, reverse=True)[:FARTHEST]
 
     def _pinned(self, name: str, run: str, load: str) -> Earlier:
-        if not (self._folder / checked(run, RUN) / JOURNAL).is_file():
+        if not (self._folder / checked_name(run, RUN) / JOURNAL).is_file():
             raise NoBaseline(f"the run {run}, which is pinned as {name!r}, is gone: {_HOW}")
         found = _latest(run, read_journal(self._folder / run), load, PINNED, self.step)
         if found is None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from k2run.actions.desktop import open_on_desktop
+from k2run.actions.person import open_on_desktop
 from k2run.engine.events import RunStarted
 from k2run.errors import K2runError, OperatorError
 

@@ -262,14 +262,14 @@ def _list_baselines(pins: Pins, *, json: bool) -> None:
 def _check_baseline_name(name: str) -> None:
     """Refuse a name that a threshold cannot use."""
     from k2run.bench.thresholds import LAST_GREEN, Threshold
+    from k2run.files import name_objection
     from k2run.language.quantities import Misread
-    from k2run.names import objection
 
     try:
         usable = Threshold.parse(f"regression < 10% vs {name}").baseline == name != LAST_GREEN
     except Misread:
         usable = False
-    if not usable or objection(name):
+    if not usable or name_objection(name):
         raise UsageError(f"{name!r} is not a valid baseline name", hint="letters, digits, `_`, `.` and `-`")
 
 

@@ -13,8 +13,17 @@ from typing import TYPE_CHECKING
 
 from k2run.engine.journal import JOURNAL
 from k2run.errors import JournalLost, StackBusy, UsageError
-from k2run.files import open_own, own_folder, read_own, refuse_foreign, rewritten
-from k2run.names import LONGEST_RUN, RUN, checked, objection
+from k2run.files import (
+    LONGEST_RUN,
+    RUN,
+    checked_name,
+    name_objection,
+    open_own,
+    own_folder,
+    read_own,
+    refuse_foreign,
+    rewritten,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -68,7 +77,7 @@ class Store:
         """
         now = time.time()
         second = time.strftime("%Y%m%d-%H%M%S", time.gmtime(now))
-        run = f"{second}-{checked(name, 'a runbook')}-{milliseconds(now):03x}{os.urandom(1).hex()}"
+        run = f"{second}-{checked_name(name, 'a runbook')}-{milliseconds(now):03x}{os.urandom(1).hex()}"
         folder = self.home / ("checks" if trial else "runs") / run
         try:
             own_folder(folder, self.home)
@@ -104,8 +113,8 @@ class Store:
             UsageError: None or several fit.
         """
         exact = self.home / "runs" / reference
-        if not objection(reference, LONGEST_RUN) and (exact / JOURNAL).is_file():  # without a look at all the others
-            return exact
+        if not name_objection(reference, LONGEST_RUN) and (exact / JOURNAL).is_file():
+            return exact  # without a look at all the others
         runs = self.runs()
         fitting = runs[-1:] if reference == "last" else [run for run in runs if reference in run.name]
         if len(fitting) == 1:
@@ -119,7 +128,7 @@ class Store:
 
     def stack_folder(self, stack: str) -> Path:
         """The state folder of a stack."""
-        return self.home / "stacks" / checked(stack, "a stack")
+        return self.home / "stacks" / checked_name(stack, "a stack")
 
     # --- when a stack was brought up or taken down by hand ---
 
@@ -207,7 +216,7 @@ class Store:
             run = read_own(self.stack_folder(stack) / _OPEN).decode(errors="replace").strip()
         except OSError:
             return ""
-        return checked(run, RUN) if run else ""
+        return checked_name(run, RUN) if run else ""
 
     def open_run(self, stack: str) -> Path | None:
         """The folder of the run that is under way on a stack, or that died there.

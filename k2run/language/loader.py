@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from k2run.errors import RunbookInvalid
+from k2run.files import name_objection
 from k2run.language.document import Document, compose, read_text, without_collection
 from k2run.language.inputs import PointsReader, read_inputs, read_objective, read_score, shape_of
 from k2run.language.keywords import KEYWORDS, check_steady_state, check_symptoms
@@ -16,7 +17,6 @@ from k2run.language.reading import Reading
 from k2run.language.references import References
 from k2run.language.steps import StepReader, read_vars
 from k2run.language.syntax import FACTS, Scope
-from k2run.names import objection
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -123,7 +123,7 @@ class _RunbookReader:
             read_objective(reading, fields["objective"], ("objective",)) if "objective" in fields else Objective()
         )
         name = self._text(fields, "name", Path(self._document.file).stem)
-        if wrong := objection(name):
+        if wrong := name_objection(name):
             path = ("name",) if "name" in fields else ()
             reading.problem("K210", f"{name!r} cannot be the name of a runbook: {wrong}", path, hint="give it a `name`")
         return Runbook(

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from k2run.errors import K2runError, RunbookInvalid, StackInvalid, UsageError
+from k2run.files import checked_name
 from k2run.language.document import read_file
 from k2run.language.inputs import SECRET_SOURCES
 from k2run.language.problems import Problem, did_you_mean
 from k2run.language.quantities import decode_quantity
 from k2run.language.references import ENDINGS, folders, own_stack_files, stack_files
-from k2run.names import checked
 from k2run.stack.findings import connection_problems, file_problems, program_problems
 from k2run.stack.model import Chart, RunBy, Service, missing_program
 from k2run.stack.redactor import SHOWN, Redactor
@@ -78,7 +78,7 @@ class Stack:
         self.allow: tuple[str, ...] = tuple(data.get("allow", ()))
         self.compose = (path.absolute().parent / data["compose"]).resolve() if "compose" in data else None
         self.data_path = (path.absolute().parent / data["data_path"]).resolve() if "data_path" in data else None
-        self.state = home.absolute() / "stacks" / checked(self.name, "a stack")
+        self.state = home.absolute() / "stacks" / checked_name(self.name, "a stack")
         self.redact = Redactor(document.text, SHOWN)
         self.services: Mapping[str, Service] = LazyValues(data.get("services") or {}, self._service)
         declared: dict[str, Any] = data.get("roles") or {}

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 import msgspec
 from msgspec import Struct
 
+from k2run.files import name_objection
 from k2run.language.problems import Problem, did_you_mean
 from k2run.language.quantities import Duration, decode_quantity
-from k2run.names import objection
 from k2run.stack.model import Chart, Ready, RunBy, Service
 from k2run.stack.roles import ROLES, role_of, role_problems
 from k2run.stack.templates import has_template
@@ -89,7 +89,7 @@ def _head(document: Document, data: dict[str, Any]) -> Iterator[Problem]:
     elif version != VERSION or isinstance(version, bool):
         yield document.problem("K203", "this k2run reads version 1", ("stack",), expected="1", found=str(version))
     name = data.get("name", "stack")
-    if not isinstance(name, str) or not NAME.fullmatch(name) or objection(name):
+    if not isinstance(name, str) or not NAME.fullmatch(name) or name_objection(name):
         yield document.problem(
             "K203", "a stack's name is letters, digits, `-`, `_` and `.`", ("name",), found=str(name)
         )
@@ -133,7 +133,7 @@ def _services(document: Document, data: dict[str, Any]) -> Iterator[Problem]:
         return
     for name, form in declared.items():
         trail = ("services", name)
-        if not isinstance(name, str) or not NAME.fullmatch(name) or objection(name):
+        if not isinstance(name, str) or not NAME.fullmatch(name) or name_objection(name):
             yield document.problem(
                 "K203", "a service's name is letters, digits, `-`, `_` and `.`", trail, key=True, found=str(name)
             )

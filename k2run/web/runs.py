@@ -12,7 +12,7 @@ from k2run.engine.events import RunFinished, RunStarted, Scored, SectionFinished
 from k2run.engine.journal import JOURNAL, ends_of, newest_first, read_journal
 from k2run.errors import UsageError
 from k2run.evidence.verdict import tone_of, word_of
-from k2run.names import LONGEST_RUN, objection
+from k2run.files import LONGEST_RUN, name_objection
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -65,7 +65,7 @@ class Runs:
         Raises:
             NotFound: There is no such run.
         """
-        if not objection(run, LONGEST_RUN):
+        if not name_objection(run, LONGEST_RUN):
             folder = self._store.home / "runs" / run
             if (folder / JOURNAL).is_file():
                 return folder

@@ -13,7 +13,7 @@ from k2run.engine.events import UndoPlanned
 from k2run.engine.journal import Journal
 from k2run.engine.store import Store, hold, holder
 from k2run.errors import RunbookInvalid, UsageError
-from k2run.names import checked, objection
+from k2run.files import checked_name, name_objection
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,7 +51,7 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can make fi
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_name_that_is_no_file_name_is_refused_wherever_a_path_is_made(tmp_path: Path, name: str) -> None:
     store = Store(tmp_path / "home")
-    assert objection(name)
+    assert name_objection(name)
     with pytest.raises(UsageError, match="cannot be the name of"):
         store.new_run(name, "")
     with pytest.raises(UsageError, match="cannot be the name of"):
@@ -75,7 +75,7 @@ def test_such_a_name_of_a_runbook_is_a_problem_of_its_file(bench: Bench, name: s
 
 @pytest.mark.parametrize("name", ["demo-day", "Größe", "team f", "a.b", "k2_run", "日次", "1", "x" * 100])
 def test_other_names_are_taken(tmp_path: Path, name: str) -> None:
-    assert checked(name, "a runbook") == name
+    assert checked_name(name, "a runbook") == name
     assert Store(tmp_path / "home").new_run(name, "").parent == tmp_path / "home" / "runs"
 
 
