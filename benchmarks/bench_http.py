@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from no_services import no_services
 
 from k2run.actions.deadline import Deadline
-from k2run.bench.actions import http
+from k2run.bench.http_load import http
 from k2run.language.quantities import Duration
 
 if TYPE_CHECKING:

@@ -17,7 +17,6 @@ ROOT = Path(__file__).parent.parent
 pytestmark = pytest.mark.no_cover
 
 FOR_TYPES = {
-    ("bench.saturation", "bench.actions"): "seeks with the load of an action, which it is given",
     ("engine.sequence", "engine.steps"): "a block is run by what runs its steps, of which it is one",
     ("engine.execution", "engine.prompts"): "a run has its guide, who is told of the run",
     ("engine.outline", "engine.execution"): "steps are selected by the options of a run",

@@ -12,7 +12,7 @@ import pytest
 
 from k2run.actions.deadline import Deadline
 from k2run.bench import workers
-from k2run.bench.actions import http
+from k2run.bench.http_load import http
 from k2run.errors import Interrupted, Refused, Unreachable
 from k2run.language.quantities import Duration, Rate
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from k2run.actions.deadline import Deadline
-from k2run.bench.actions import http
+from k2run.bench.http_load import http
 from k2run.bench.latency import Latencies
 from k2run.bench.plan import Outcome, merge
 from k2run.bench.result import Measured

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from k2run.actions.deadline import Deadline
-from k2run.bench.actions import http
+from k2run.bench.http_load import http
 from k2run.errors import Interrupted, Refused, TimedOut, Unknown, Unreachable
 from k2run.language.quantities import Duration, Rate
 from k2run.stack.services import Services

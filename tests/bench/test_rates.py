@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from k2run.actions.deadline import Deadline
-from k2run.bench.actions import http
+from k2run.bench.http_load import http
 from k2run.language.quantities import Duration, Rate
 
 pytestmark = pytest.mark.alone

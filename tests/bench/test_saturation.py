@@ -45,10 +45,10 @@ def test_a_service_that_keeps_up_has_no_knee_within_the_rates(serve, nothing):
 
 
 def test_a_rate_that_the_generator_cannot_hold_is_no_knee_of_the_service(nothing):
-    from k2run.bench.actions import HttpLoad
+    from k2run.bench.actions import seek
+    from k2run.bench.http_load import HttpLoad
     from k2run.bench.latency import Latencies
     from k2run.bench.plan import Ask, Outcome, Plan
-    from k2run.bench.saturation import seek
 
     def offer(rate):
         late = rate > 1000

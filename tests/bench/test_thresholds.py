@@ -4,7 +4,8 @@ import pytest
 
 from k2run.actions.catalogue import Catalogue
 from k2run.actions.deadline import Deadline
-from k2run.bench.actions import http, query
+from k2run.bench.actions import query
+from k2run.bench.http_load import http
 from k2run.bench.plan import limits_of
 from k2run.bench.tally import Tally
 from k2run.bench.thresholds import Threshold

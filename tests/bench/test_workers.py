@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from k2run.actions.deadline import Deadline
-from k2run.bench.actions import http
+from k2run.bench.http_load import http
 from k2run.bench.plan import Ask, Outcome, Plan
 from k2run.bench.workers import Worker, _ahead, _by_our_clock, split
 from k2run.errors import ActionError, Interrupted, Refused

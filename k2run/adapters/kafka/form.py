@@ -211,19 +211,6 @@ def made_up(template: str, prefix: str, seed: int, symbols: Sequence[str], frame
     return maker.framed(prefix, seed, symbols, frame)
 
 
-def as_document(link: Link, value: bytes) -> Any:
-    """A message as JSON has it, framed or not.
-
-    Raises:
-        ValueError, Refused, Unknown: It is neither JSON nor Avro that the registry can explain.
-    """
-    from k2run.adapters.schema_registry.avro import decode, framed_id
-
-    if framed_id(value) is not None and link.kafka.registry is not None:
-        return decode(link.kafka.registry, link.deadline, value)
-    return json.loads(value)
-
-
 class Payloads(Struct, frozen=True, kw_only=True):
     """Endless messages.
 
