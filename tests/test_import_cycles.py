@@ -21,7 +21,7 @@ FOR_TYPES = {
     ("engine.execution", "engine.prompts"): "a run has its guide, who is told of the run",
     ("engine.outline", "engine.execution"): "steps are selected by the options of a run",
     ("engine.step_record", "engine.sequence"): "the record of a step keeps the leap that it hands on",
-    ("language.keywords", "language.steps"): "the value of a keyword is read into the draft of its step",
+    ("language.keywords", "language.step_reader"): "the value of a keyword is read into the draft of its step",
     ("language.nodes", "language.document"): "nodes are built for a document",
     ("language.yaml_faults", "language.document"): "faults are explained with the text of a document",
     ("recovery.diagnosis", "recovery.order"): "a diagnosis has the order of its repairs",

@@ -10,7 +10,7 @@ from msgspec import structs
 from k2run.actions.action import Result, action, beginning
 from k2run.actions.deadline import Deadline
 from k2run.adapters._sql import Answer, answer
-from k2run.adapters.iceberg import queries
+from k2run.adapters.iceberg import duckdb_sql
 from k2run.adapters.iceberg.catalog import Iceberg, judged, open_table
 from k2run.errors import AuthorError, Refused
 from k2run.language.quantities import Size
@@ -93,9 +93,9 @@ def query(
         allow_empty: Whether no rows are an answer, too.
     """
     tables = _opened(iceberg, deadline, sql, table, snapshots)
-    with judged(iceberg, "query the tables"), queries.opened(tables, deadline, memory, threads) as database:
+    with judged(iceberg, "query the tables"), duckdb_sql.opened(tables, deadline, memory, threads) as database:
         started = time.perf_counter()
-        found = queries.ask(database, sql, parameters, limit)
+        found = duckdb_sql.ask(database, sql, parameters, limit)
         plainly = answer(found, started, place=", ".join(tables), source=iceberg.source, allow_empty=allow_empty)
     current = {name: each.current_snapshot() for name, each in tables.items()}
     return Answered(
@@ -130,8 +130,8 @@ def assert_rows(
         at_least = at_least or 1
     tables = _opened(iceberg, deadline, sql, table, {})
     counted = f"SELECT count(*) AS n FROM ({sql.strip().rstrip(';')}) AS asked"  # noqa: S608 - a single SELECT, locked in
-    with judged(iceberg, "query the tables"), queries.opened(tables, deadline, memory, THREADS) as database:
-        found = queries.ask(database, counted, parameters, 1).rows[0]["n"]
+    with judged(iceberg, "query the tables"), duckdb_sql.opened(tables, deadline, memory, THREADS) as database:
+        found = duckdb_sql.ask(database, counted, parameters, 1).rows[0]["n"]
     low, high = (at_least, at_most) if count is None else (count, count)
     if found < low or (high is not None and found > high):
         wanted = (
@@ -159,8 +159,8 @@ def explain(
         memory: What DuckDB may use.
     """
     tables = _opened(iceberg, deadline, sql, table, {})
-    with judged(iceberg, "query the tables"), queries.opened(tables, deadline, memory, THREADS) as database:
-        plan = queries.explain(database, sql, parameters)
+    with judged(iceberg, "query the tables"), duckdb_sql.opened(tables, deadline, memory, THREADS) as database:
+        plan = duckdb_sql.explain(database, sql, parameters)
     return Plan(plan=plan, lines=len(plan.splitlines()), source=iceberg.source)
 
 
@@ -169,7 +169,7 @@ def _opened(
 ) -> dict[str, Table]:
     """The tables that a query names, as of the snapshots that are named."""
     given = {table.rpartition(".")[2]: table, table: table} if table else {}
-    names = queries.table_names(sql)
+    names = duckdb_sql.table_names(sql)
     if strange := sorted(set(snapshots) - set(names)):
         raise AuthorError(f"the query names no table {', '.join(strange)}, only {', '.join(names)}")
     return {name: open_table(iceberg, deadline, given.get(name, name), snapshots.get(name, 0)) for name in names}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from k2run.actions.action import action
 from k2run.actions.deadline import Deadline
 from k2run.adapters._sql import Answer, answer
-from k2run.adapters.iceberg import queries
+from k2run.adapters.iceberg import duckdb_sql
 from k2run.adapters.iceberg.views import quoted
 from k2run.errors import AuthorError, Refused, Unknown, Unreachable
 from k2run.language.quantities import Size
@@ -60,14 +60,14 @@ def query(
         threads: Processor cores it may use.
         allow_empty: Whether no rows are an answer, too.
     """
-    asked = _asked(queries.table_names(sql), files)
+    asked = _asked(duckdb_sql.table_names(sql), files)
     started = time.perf_counter()
-    with queries.session(deadline, memory, threads) as database:
+    with duckdb_sql.session(deadline, memory, threads) as database:
         opened = [
             path for name, tables in asked.items() for path in _open(database, name, files[name], tables, deadline)
         ]
-        queries.lock(database, opened)
-        found = queries.ask(database, sql, parameters, limit)
+        duckdb_sql.lock(database, opened)
+        found = duckdb_sql.ask(database, sql, parameters, limit)
     source = ", ".join(files[name] for name in asked)
     return answer(found, started, place=source, source=source, allow_empty=allow_empty)
 

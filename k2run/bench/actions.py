@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from k2run.actions.action import Effect, Result, action
 from k2run.actions.deadline import Deadline
-from k2run.adapters.iceberg import queries
+from k2run.adapters.iceberg import duckdb_sql
 from k2run.adapters.iceberg.catalog import Iceberg, judged, open_table
 from k2run.bench.baseline import NO_RUNS, Baselines, fingerprint
 from k2run.bench.consume import consume
@@ -209,11 +209,11 @@ def query(
         threads: Processor cores it may use.
     """
     pace = paced(during, iterations, warm_up, deadline, thresholds)
-    names = queries.table_names(sql)
+    names = duckdb_sql.table_names(sql)
     tables = {name: open_table(iceberg, deadline, name) for name in names}
     turns = itertools.cycle([parameters | turn for turn in each] or [parameters])
-    with judged(iceberg, "query the tables"), queries.opened(tables, deadline, memory, threads) as database:
-        repeated = repeat(lambda: queries.count(database, sql, next(turns), limit), pace, deadline)
+    with judged(iceberg, "query the tables"), duckdb_sql.opened(tables, deadline, memory, threads) as database:
+        repeated = repeat(lambda: duckdb_sql.count(database, sql, next(turns), limit), pace, deadline)
     snapshots = {name: at.snapshot_id for name, table in tables.items() if (at := table.current_snapshot()) is not None}
     met = QueryLoad.of(
         repeated.outcome,

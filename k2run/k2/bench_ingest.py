@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from k2run.actions.action import Blast, Effect, Result, action
 from k2run.actions.deadline import Deadline
-from k2run.adapters.iceberg import queries
+from k2run.adapters.iceberg import duckdb_sql
 from k2run.adapters.iceberg.catalog import Iceberg, judged, open_catalog, open_table
 from k2run.adapters.kafka import offsets
 from k2run.adapters.kafka.client import Kafka, Link
@@ -181,8 +181,8 @@ def _found(iceberg: Iceberg, name: str, prefix: str, deadline: Deadline, memory:
     """Rows (`n`) and different messages (`ids`) of the backlog in the table."""
     counts = "SELECT count(*) AS n, count(DISTINCT message_id) AS ids FROM t WHERE starts_with(trade_id, $prefix)"
     table = open_table(iceberg, deadline, name)
-    with judged(iceberg, f"count {name}"), queries.opened({"t": table}, deadline, memory, THREADS) as database:
-        (row,) = queries.ask(database, counts, {"prefix": prefix}, 1).rows
+    with judged(iceberg, f"count {name}"), duckdb_sql.opened({"t": table}, deadline, memory, THREADS) as database:
+        (row,) = duckdb_sql.ask(database, counts, {"prefix": prefix}, 1).rows
     return row
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from k2run.language.document import Trail
     from k2run.language.model import Step
     from k2run.language.reading import Reading
-    from k2run.language.steps import Draft
+    from k2run.language.step_reader import Draft
     from k2run.language.syntax import Scope
 
 _WHOLE = 100

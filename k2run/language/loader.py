@@ -15,7 +15,7 @@ from k2run.language.model import AfterFailure, Kind, Objective, Runbook, Section
 from k2run.language.problems import did_you_mean, ordered
 from k2run.language.reading import Reading
 from k2run.language.references import References
-from k2run.language.steps import StepReader, read_vars
+from k2run.language.step_reader import StepReader, read_vars
 from k2run.language.syntax import FACTS, Scope
 
 if TYPE_CHECKING:

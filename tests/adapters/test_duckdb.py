@@ -10,7 +10,7 @@ import pytest
 from k2run.actions.catalogue import Catalogue
 from k2run.actions.deadline import Deadline
 from k2run.adapters.duckdb import query
-from k2run.adapters.iceberg import queries, views
+from k2run.adapters.iceberg import duckdb_sql, views
 from k2run.adapters.iceberg.catalog import Iceberg, open_table
 from k2run.errors import Interrupted, Refused, TimedOut, Unknown, Unreachable
 from k2run.language.quantities import Size
@@ -150,7 +150,7 @@ def test_a_query_reads_the_tables_and_touches_nothing_else(iceberg, sql):
 
 def test_the_lock_cannot_be_lifted_from_within(iceberg):
     tables = {"trades": open_table(iceberg, soon(), "trades")}
-    with queries.opened(tables, soon(), Size(2**28), 1) as database:
+    with duckdb_sql.opened(tables, soon(), Size(2**28), 1) as database:
         for change in ("SET enable_external_access = true", "SET lock_configuration = false", "SET threads = 64"):
             with pytest.raises(Exception, match=r"locked|Cannot"):
                 database.execute(change)
@@ -186,7 +186,7 @@ def test_a_query_that_begins_after_the_run_was_asked_to_end_does_not_go_on():
     stop = threading.Event()
 
     def ask_late():
-        with queries.opened({}, Deadline(60, stop), Size(2**28), 1) as database:
+        with duckdb_sql.opened({}, Deadline(60, stop), Size(2**28), 1) as database:
             stop.set()
             time.sleep(0.3)  # the first request to interrupt finds nothing to interrupt, and DuckDB forgets it
             database.execute("SELECT count(*) FROM range(100000) a, range(100000) b WHERE a.range + b.range = 3")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from k2run.actions.action import action
 from k2run.actions.deadline import Deadline
-from k2run.adapters.iceberg import queries, views
+from k2run.adapters.iceberg import duckdb_sql, views
 from k2run.adapters.iceberg import results as r
 from k2run.adapters.iceberg.catalog import Iceberg, catalog_lock, judged, open_catalog, open_table, table_names
 from k2run.adapters.iceberg.integrity import intact
@@ -104,10 +104,10 @@ def rows(
     current = found.current_snapshot()
     total = None if where else _told_total(current)
     if total is None:
-        with judged(iceberg, f"count {table}"), queries.opened({"t": found}, deadline, memory, THREADS) as database:
+        with judged(iceberg, f"count {table}"), duckdb_sql.opened({"t": found}, deadline, memory, THREADS) as database:
             counted = "SELECT count(*) AS n FROM t" + (f" WHERE ({where})" if where else "")  # noqa: S608 - the author's condition, locked in
-            queries.table_names(counted)  # refuses what would be more than one SELECT
-            (row,) = queries.ask(database, counted, {}, 1).rows
+            duckdb_sql.table_names(counted)  # refuses what would be more than one SELECT
+            (row,) = duckdb_sql.ask(database, counted, {}, 1).rows
     return r.Rows(
         table=iceberg.full_name(table),
         rows=row["n"] if total is None else total,
@@ -179,7 +179,7 @@ def freshness(
     """
     found = open_table(iceberg, deadline, table)
     with judged(iceberg, f"read the times of {table}"):
-        oldest, newest, told_by = queries.time_bounds(found, column, deadline, memory)
+        oldest, newest, told_by = duckdb_sql.time_bounds(found, column, deadline, memory)
     return r.Freshness(
         table=iceberg.full_name(table),
         column=column,
@@ -246,15 +246,15 @@ def duplicates(
         memory: What counting may use; it spills to disk beyond that.
     """
     found = open_table(iceberg, deadline, table)
-    queries.column_of(found, column)
+    duckdb_sql.column_of(found, column)
     chosen = f"FROM t WHERE ({where})" if where else "FROM t"
     counts = f'SELECT count(*) AS n, count("{column}") AS filled, count(DISTINCT "{column}") AS ids {chosen}'
     twice = f'SELECT "{column}" AS id {chosen} GROUP BY 1 HAVING count(*) > 1 AND id IS NOT NULL ORDER BY 1'
-    queries.table_names(counts)  # refuses what would be more than one SELECT
-    with judged(iceberg, f"count {table}"), queries.opened({"t": found}, deadline, memory, THREADS) as database:
-        (row,) = queries.ask(database, counts, {}, 1).rows
+    duckdb_sql.table_names(counts)  # refuses what would be more than one SELECT
+    with judged(iceberg, f"count {table}"), duckdb_sql.opened({"t": found}, deadline, memory, THREADS) as database:
+        (row,) = duckdb_sql.ask(database, counts, {}, 1).rows
         doubled = row["filled"] > row["ids"]
-        examples = queries.ask(database, twice, {}, 5).rows if doubled else []
+        examples = duckdb_sql.ask(database, twice, {}, 5).rows if doubled else []
     if not row["n"]:
         raise Unknown(f"the table {iceberg.full_name(table)} has no such rows, so nothing can be said of duplicates")
     return r.Duplicates(

@@ -10,7 +10,7 @@ from k2run.actions.deadline import Deadline
 from k2run.adapters.kafka import offsets
 from k2run.adapters.kafka import results as r
 from k2run.adapters.kafka.client import Kafka, Link, nearest
-from k2run.adapters.kafka.messages import consume, produce, round_trip, sample
+from k2run.adapters.kafka.message_actions import consume, produce, round_trip, sample
 from k2run.adapters.kafka.offsets import create_topic, delete_topic, describe_topic, topics
 from k2run.errors import AuthorError, Refused, Unknown, Unreachable
 from k2run.language.quantities import Duration
