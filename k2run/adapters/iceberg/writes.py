@@ -42,7 +42,7 @@ def append(iceberg: Iceberg, deadline: Deadline, table: str, rows: list[dict[str
     with judged(iceberg, f"append to {table}"):
         found.append(content)
     return r.Appended(
-        table=iceberg.full_name(table), rows=len(rows), snapshot_id=_current(found), source=iceberg.source
+        table=iceberg.full_name(table), rows=len(rows), snapshot_id=current_id(found), source=iceberg.source
     )
 
 
@@ -74,7 +74,7 @@ def compact(iceberg: Iceberg, deadline: Deadline, table: str) -> r.Compacted:
         files_after=len(after),
         bytes_before=sum(task.file.file_size_in_bytes for task in before),
         bytes_after=sum(task.file.file_size_in_bytes for task in after),
-        snapshot_id=_current(found),
+        snapshot_id=current_id(found),
         source=iceberg.source,
     )
 
@@ -120,7 +120,7 @@ def rollback(
     if bool(snapshot) == (ago is not None):
         raise AuthorError("iceberg.rollback needs either a snapshot or `ago`")
     found = open_table(iceberg, deadline, table)
-    before = _current(found)
+    before = current_id(found)
     with judged(iceberg, f"roll back {table}"):
         then = found.snapshot_by_id(snapshot) if ago is None else found.snapshot_as_of_timestamp(_ms_ago(ago))
         if then is None:
@@ -133,11 +133,6 @@ def rollback(
 
 def _ms_ago(ago: Duration) -> int:
     return int((time.time() - ago) * 1000)
-
-
-def _current(table: Table) -> int:
-    snapshot = table.current_snapshot()
-    return snapshot.snapshot_id if snapshot is not None else 0
 
 
 def _typed(table: Table, rows: list[dict[str, Any]]) -> pa.Table:
