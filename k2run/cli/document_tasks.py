@@ -157,7 +157,7 @@ def _write(file: Path, content: bytes, *, tell: bool = True) -> None:
 def _plot(folder: Path) -> None:
     """Plot what a run measured repeatedly."""
     from k2run.engine.journal import read_journal
-    from k2run.evidence.text_plots import plots
+    from k2run.evidence.measurements import plots
     from k2run.evidence.view import view_of
     from k2run.terminal.lines import width
 

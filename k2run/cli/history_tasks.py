@@ -123,7 +123,7 @@ def publish(c: Context, stack: str = "", namespace: str = "k2run", timeout: int 
     from k2run.actions.deadline import Deadline
     from k2run.adapters.iceberg.catalog import Iceberg
     from k2run.app.launch import open_stack
-    from k2run.evidence import publish as publishing
+    from k2run.evidence import tables as publishing
 
     iceberg = Iceberg.of(open_stack(stack))
     for table, rows in publishing.publish(_history(), iceberg, namespace, Deadline(timeout)).rows.items():
@@ -221,7 +221,7 @@ def _show_trend(metric: str, runbook: str, stack: str, last: int, *, json: bool)
 
 def _told(found: Trend) -> str:
     """One trend: its latest figure, its course, its newest runs."""
-    from k2run.evidence.trend import sparkline
+    from k2run.evidence.measurements import sparkline
     from k2run.evidence.wording import moment
     from k2run.terminal.lines import columns, width
 

@@ -15,7 +15,7 @@ from k2run.stack.redactor import unsecret
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from k2run.evidence.run_quotes import RunQuotes
+    from k2run.evidence.quotes import RunQuotes
     from k2run.language.model import Runbook, Section, Step
     from k2run.stack.model import Service
     from k2run.stack.stack import Stack

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 from k2run.engine.journal import read_journal
 from k2run.errors import K2runError, UsageError
 from k2run.evidence.declared_quotes import KnownRunbook, StackQuotes
-from k2run.evidence.quotes import Source, Value
-from k2run.evidence.run_quotes import RunQuotes
+from k2run.evidence.quotes import RunQuotes, Source, Value
 from k2run.evidence.view import view_of
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from msgspec.structs import replace
 from k2run.engine.journal import JOURNAL
 from k2run.engine.store import running
 from k2run.errors import UsageError
-from k2run.evidence.journal_sql import harvest
+from k2run.evidence.tables import harvest
 from k2run.files import drafted
 from k2run.language.problems import did_you_mean
 

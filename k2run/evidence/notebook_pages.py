@@ -1,13 +1,167 @@
-"""An executed notebook as pages for a projector, as an action of runbooks."""
+"""What the demo notebook draws with: plots and tables without a plotting library; and its pages for a projector."""
 
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from k2run.actions.action import Effect, Result, action
+from k2run.bench.latency import figure
 from k2run.errors import Refused, Unknown
-from k2run.evidence.html import notebook as drawing
+from k2run.evidence.html.charts import Form, over_time
+from k2run.evidence.html.element import Html, tag
+from k2run.evidence.measurements import Series
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+STYLE = Path(__file__).parent / "html" / "far.css"
+HEADING = re.compile(r"^## (.+)$", re.MULTILINE)
+_NO_ID = re.compile(r"[^0-9a-z]+")
+_ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+_HTML, _SVG, _PLAIN = "text/html", "image/svg+xml", "text/plain"
+
+
+class Drawn:
+    """HTML that a notebook shows as the value of a cell.
+
+    Args:
+        made: The HTML.
+        says: The same in words, for readers that show text alone.
+    """
+
+    def __init__(self, made: Html, says: str) -> None:
+        self.html = made
+        self._says = says
+
+    def __repr__(self) -> str:
+        return self._says
+
+    def _repr_html_(self) -> str:
+        return self.html
+
+
+def plot(title: str, points: Sequence[tuple[float, float]], *, unit: str = "", levels: Sequence[str] = ()) -> Drawn:
+    """A value over time.
+
+    Args:
+        title: What it is.
+        points: Seconds, and the value.
+        unit: What stands behind the newest value.
+        levels: The names of the values 0, 1, 2, … of a level.
+
+    Raises:
+        ValueError: There is nothing to plot: nothing measured is not zero.
+    """
+    if not points:
+        raise ValueError(f"{title}: nothing was measured")
+    series = Series(title=title, unit=unit, points=list(points), count=len(points), most=max(v for _, v in points))
+    svg = over_time(series, [], form=Form(width=420, far=True, levels=tuple(levels)))
+    latest = levels[int(series.latest)] if levels else f"{figure(series.latest)} {unit}".strip()
+    caption = tag("figcaption", title, tag("strong", latest))
+    return Drawn(tag("figure", caption, svg), f"{title}: {latest}, {len(points)} points")
+
+
+def plots(*drawn: Drawn) -> Drawn:
+    """Plots side by side, two in a row, with their style."""
+    style = tag("style", Html(STYLE_OF_PLOTS))
+    return Drawn(tag("div", style, *(each.html for each in drawn), class_="plots"), "; ".join(map(repr, drawn)))
+
+
+STYLE_OF_PLOTS = (
+    "\n".join(
+        line
+        for line in STYLE.read_text(encoding="utf-8").splitlines()
+        if line.startswith((".chart", ".plots", "figure"))
+    )
+    .replace("var(--live)", "#2f7de1")
+    .replace("var(--line)", "#d5d9e0")
+    .replace("var(--quiet)", "#525a67")
+)
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> Drawn:
+    """Rows as a table, with the keys of the first one as its head; numbers stand at the right.
+
+    Raises:
+        ValueError: There are no rows: an empty answer is not a result.
+    """
+    if not rows:
+        raise ValueError("no rows")
+    heads = list(rows[0])
+    numeric = {head for head in heads if all(isinstance(row[head], int | float) for row in rows)}
+    kind = {head: "number" if head in numeric else None for head in heads}
+    top = tag("tr", *(tag("th", head, class_=kind[head]) for head in heads))
+    body = [tag("tr", *(tag("td", _shown(row[head]), class_=kind[head]) for head in heads)) for row in rows]
+    text = "\n".join("  ".join(_shown(row[head]) for head in heads) for row in rows)
+    return Drawn(tag("table", tag("thead", top), tag("tbody", *body)), text)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return str(value)
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.2f}" if abs(value) >= 10 else f"{value:,.4g}"  # noqa: PLR2004 - digits shown
+
+
+def pages_of(notebook: Mapping[str, Any]) -> str:
+    """An executed notebook as pages for a projector: one for each heading `## …`, code left out.
+
+    `page.html#1-architecture` shows that page alone; without `#…`, they stand below each other.
+
+    Args:
+        notebook: As nbformat 4 has it.
+    """
+    parts: list[tuple[str, list[Html]]] = [("", [])]
+    for cell in notebook["cells"]:
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "markdown":
+            heading = HEADING.search(source)
+            if heading is not None:
+                parts.append((slug(heading[1]), []))
+            parts[-1][1].append(Html(_markdown(source)))
+        elif cell["cell_type"] == "code":
+            parts[-1][1].extend(made for output in cell.get("outputs", ()) if (made := _output(output)))
+    first, *others = parts
+    sections = [tag("section", *made, id=name) for name, made in others]
+    head = tag(
+        "head",
+        tag("meta", charset="utf-8"),
+        tag("title", "Notebook"),
+        tag("style", Html(STYLE.read_text(encoding="utf-8"))),
+    )
+    body = tag("body", tag("main", *first[1], *sections))
+    return f"<!doctype html>\n{tag('html', head, body, lang='en')}\n"
+
+
+def slug(title: str) -> str:
+    """The id of the page of a heading: `7-scaling-and-cost`."""
+    return _NO_ID.sub("-", title.lower()).strip("-")
+
+
+def _markdown(text: str) -> str:
+    from markdown_it import MarkdownIt
+
+    made: str = MarkdownIt("commonmark", {"html": False}).enable("table").render(text)
+    return made
+
+
+def _output(output: Mapping[str, Any]) -> Html | None:
+    """What a cell shows: HTML and pictures of our own kernel as they are, all else as text."""
+    if output["output_type"] == "stream":
+        return tag("pre", _plain(output["text"])) if output.get("name") == "stdout" else None
+    if output["output_type"] == "error":
+        return tag("pre", f"{output['ename']}: {output['evalue']}")
+    data = output.get("data", {})
+    for kind in (_HTML, _SVG):
+        if kind in data:
+            return Html("".join(data[kind]))
+    return tag("pre", _plain(data[_PLAIN])) if _PLAIN in data else None
+
+
+def _plain(text: str | Iterable[str]) -> str:
+    return _ANSI.sub("", "".join(text)).rstrip()
 
 
 class Pages(Result, frozen=True, kw_only=True):
@@ -38,9 +192,9 @@ def pages(path: str, file: str) -> Pages:
     place, target = Path(path).expanduser().absolute(), Path(file).expanduser().absolute()
     try:
         notebook = json.loads(place.read_text(encoding="utf-8"))
-        text = drawing.pages(notebook)
+        text = pages_of(notebook)
         sources = ("".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "markdown")
-        titles = [drawing.slug(found[1]) for source in sources for found in drawing.HEADING.finditer(source)]
+        titles = [slug(found[1]) for source in sources for found in HEADING.finditer(source)]
     except FileNotFoundError:
         raise Unknown(f"there is no notebook {place}") from None
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -6,9 +6,9 @@ import re
 from typing import TYPE_CHECKING
 
 from k2run.engine.events import Bound
-from k2run.evidence.folded_loops import MoreTurns, listed
-from k2run.evidence.rehearsal import against_last, attendance, wished
-from k2run.evidence.verdict import open_ended, score_says, tally, trouble, verdict
+from k2run.evidence.compare import against_last, attendance, wished
+from k2run.evidence.step_view import MoreTurns, listed
+from k2run.evidence.view import open_ended, score_says, tally, trouble, verdict
 from k2run.evidence.wording import (
     MARKS,
     NOT_DONE,

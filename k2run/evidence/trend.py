@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from math import sqrt
 from statistics import NormalDist, median
 from typing import TYPE_CHECKING
@@ -98,7 +97,6 @@ def _ranks(values: Sequence[float]) -> tuple[list[float], float]:
 RECENT = 5
 """The newest runs, compared with those before them."""
 BEFORE = 20
-_BARS = "▁▂▃▄▅▆▇█"
 
 
 TIMED = frozenset({"run", "clock", "section", "step"})
@@ -164,14 +162,3 @@ def _trend(metric: str, points: Sequence[Point], of: str = "") -> Trend:
         drift=drift(values[-MOST:]),
         of=of,
     )
-
-
-def sparkline(values: Sequence[float], width: int) -> str:
-    """The values as a row of bars; where there are more than fit, each bar is the median of its share."""
-    if len(values) > width:
-        edges = [round(number * len(values) / width) for number in range(width + 1)]
-        values = [median(values[start:end]) for start, end in pairwise(edges)]
-    least, most = min(values), max(values)
-    if most == least:
-        return _BARS[3] * len(values)
-    return "".join(_BARS[round((len(_BARS) - 1) * (value - least) / (most - least))] for value in values)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from k2run.evidence.html.notebook import slug
+from k2run.evidence.notebook_pages import slug
 from k2run.evidence.wording import moment
 
 if TYPE_CHECKING:

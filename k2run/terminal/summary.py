@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from k2run.engine.events import Bound, Outcome
-from k2run.evidence.verdict import score_says, tally, tone_of, trouble, verdict
+from k2run.evidence.view import score_says, tally, tone_of, trouble, verdict
 from k2run.evidence.wording import MARKS, Standing, against, clean, points
 from k2run.terminal.lines import EMPTY, FILLED, TONES, UNFILLED, Line, Part, Tone, cells, cut, left, right, wrap
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 from markupsafe import Markup
 
 from k2run.bench.latency import figure
-from k2run.evidence.folded_loops import MoreTurns, listed
 from k2run.evidence.html.charts import Form, marks_of, over_time
 from k2run.evidence.measurements import LEAST_POINTS
-from k2run.evidence.verdict import tally, tone_of, verdict
+from k2run.evidence.step_view import MoreTurns, listed
+from k2run.evidence.view import tally, tone_of, verdict
 from k2run.evidence.wording import Standing, counted
 from k2run.web.templating import draw
 

@@ -11,7 +11,7 @@ from starlette.routing import Route
 
 from k2run.engine.journal import JOURNAL
 from k2run.engine.outline import outline
-from k2run.evidence.rehearsal import last_rehearsal
+from k2run.evidence.compare import last_rehearsal
 from k2run.evidence.report_html import STYLE, report_html
 from k2run.evidence.report_markdown import report_markdown
 from k2run.web.fragments import ON_CALL, PANELS, PRESENTER, RUN, drawn

@@ -16,7 +16,7 @@ from k2run.engine.events import RunFinished
 from k2run.engine.journal import JOURNAL, read_journal
 from k2run.errors import K2runError
 from k2run.evidence.html.charts import Form, marks_of, over_time
-from k2run.evidence.html.measurements import load_pictures
+from k2run.evidence.html.drawings import load_pictures
 from k2run.evidence.view import view_of
 from k2run.evidence.wording import clean, moment
 from k2run.web.fragments import PRESENTER, Drawing, drawn, is_watched

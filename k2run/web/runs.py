@@ -11,7 +11,7 @@ from k2run.app.abort import process_of
 from k2run.engine.events import RunFinished, RunStarted, Scored, SectionFinished, StepFinished
 from k2run.engine.journal import JOURNAL, ends_of, newest_first, read_journal
 from k2run.errors import UsageError
-from k2run.evidence.verdict import tone_of, word_of
+from k2run.evidence.view import tone_of, word_of
 from k2run.files import LONGEST_RUN, name_objection
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from starlette.responses import Response
 
 from k2run.engine.events import Bound
 from k2run.evidence.html.summary import TONES
-from k2run.evidence.verdict import score_says
+from k2run.evidence.view import score_says
 from k2run.evidence.wording import MARKS, NOT_DONE, Standing, against, count, moment, percent, points, span, standing
 from k2run.web.tokens import Role
 

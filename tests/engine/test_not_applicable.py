@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from k2run.engine.events import ClockStopped, FaultStruck, Objected, Outcome, SectionFinished
-from k2run.evidence.verdict import tone_of, word_of
+from k2run.evidence.view import tone_of, word_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable

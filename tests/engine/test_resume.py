@@ -8,8 +8,7 @@ import pytest
 
 from k2run.engine.events import Outcome, RunFinished, SectionFinished, SectionStarted, StepFinished, StepStarted
 from k2run.engine.run import resume, run
-from k2run.evidence.verdict import tally
-from k2run.evidence.view import view_of
+from k2run.evidence.view import tally, view_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,8 +9,7 @@ import pytest
 from k2run.engine.events import Scored
 from k2run.evidence.html.summary import verdict_box
 from k2run.evidence.reports import write_reports
-from k2run.evidence.verdict import score_says, verdict
-from k2run.evidence.view import view_of
+from k2run.evidence.view import score_says, verdict, view_of
 from k2run.terminal.lines import Tone
 from k2run.terminal.summary import closing
 from k2run.web.runs import Runs

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 
 from k2run.engine.events import Outcome, OutlineSection, OutlineStep, RunStarted, StepFinished
-from k2run.evidence.folded_loops import SHOWN_TURNS
 from k2run.evidence.report_html import report_html
 from k2run.evidence.report_markdown import report_markdown
+from k2run.evidence.step_view import SHOWN_TURNS
 from k2run.evidence.view import RunView, view_of
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from k2run.errors import Refused, Unknown
 from k2run.evidence import notebook_pages
-from k2run.evidence.html.notebook import pages, plot, plots, slug, table
+from k2run.evidence.notebook_pages import pages_of, plot, plots, slug, table
 
 ROOT = Path(__file__).parents[2]
 
@@ -36,7 +36,7 @@ NOTEBOOK = {
 
 
 def test_a_page_for_each_heading_without_code_and_warnings() -> None:
-    made = pages(NOTEBOOK)
+    made = pages_of(NOTEBOOK)
     assert made.count("<section") == 2
     assert f'id="{slug("1. First & <b>")}"' in made
     assert "a &lt; b" in made

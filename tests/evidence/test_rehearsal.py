@@ -14,7 +14,7 @@ import pytest
 from k2run.engine.events import Bound
 from k2run.engine.journal import read_journal
 from k2run.engine.store import Store
-from k2run.evidence.rehearsal import last_rehearsal
+from k2run.evidence.compare import last_rehearsal
 from k2run.evidence.reports import write_reports
 from k2run.evidence.view import view_of
 

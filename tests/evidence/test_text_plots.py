@@ -3,7 +3,7 @@ from pathlib import Path
 from k2run.bench.latency import Latencies
 from k2run.engine.events import Outcome, StepFinished
 from k2run.engine.journal import read_journal
-from k2run.evidence.text_plots import plots
+from k2run.evidence.measurements import plots
 from k2run.evidence.view import view_of
 
 MEASURED = Path(__file__).parent / "journals" / "measured.jsonl"

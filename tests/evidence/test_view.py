@@ -16,8 +16,7 @@ from k2run.engine.events import (
     UndoFinished,
     UndoPlanned,
 )
-from k2run.evidence.verdict import tally, trouble, verdict
-from k2run.evidence.view import RunView, view_of
+from k2run.evidence.view import RunView, tally, trouble, verdict, view_of
 from k2run.evidence.wording import Standing
 
 

@@ -6,9 +6,9 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from k2run.engine.events import Bound
+from k2run.evidence.compare import against_last, attendance, wished
 from k2run.evidence.html.element import NOTHING, Child, Html, journal_link, row, table, tag
-from k2run.evidence.rehearsal import against_last, attendance, wished
-from k2run.evidence.verdict import open_ended, score_says, tally, tone_of, trouble, verdict
+from k2run.evidence.view import open_ended, score_says, tally, tone_of, trouble, verdict
 from k2run.evidence.wording import (
     MARKS,
     NOT_MEASURED,
