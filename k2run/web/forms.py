@@ -25,9 +25,9 @@ from k2run.app.run_processes import spawn
 from k2run.engine.events import RunStarted, decode_event
 from k2run.errors import K2runError, OperatorError, UsageError
 from k2run.web.fragments import ON_CALL, PRESENTER, RUN, has_inbox, is_asked, needs_approver
+from k2run.web.guard import SESSION_S, Role, User
 from k2run.web.pages import runbook_page
 from k2run.web.site import COOKIE, Denied, site_of
-from k2run.web.tokens import SESSION_S, Role, User
 
 if TYPE_CHECKING:
     import subprocess

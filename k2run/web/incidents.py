@@ -28,14 +28,12 @@ from k2run.daemon.alerts.incident import (
     Resolved,
 )
 from k2run.errors import UsageError
+from k2run.web.feed import DrawnPage, age_of, open_incidents, tone_of
 from k2run.web.forms import allowed
-from k2run.web.fragments import drawn
-from k2run.web.incident_feed import DrawnPage, age_of, open_incidents, tone_of
-from k2run.web.runs import NotFound
-from k2run.web.site import site_of
-from k2run.web.streams import stream
-from k2run.web.templating import draw
-from k2run.web.tokens import Role
+from k2run.web.fragments import draw, drawn
+from k2run.web.guard import Role
+from k2run.web.listings import NotFound
+from k2run.web.site import site_of, stream
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -44,7 +42,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
     from k2run.daemon.alerts.incident import Incident
-    from k2run.web.runs import RunSummary
+    from k2run.web.listings import RunSummary
     from k2run.web.site import Site
 
 CLOSED = 60

@@ -9,7 +9,7 @@ import pytest
 from k2run.engine.events import Noted, Outcome, RunFinished, RunStarted, Scored
 from k2run.engine.journal import JOURNAL, Journal, ends_of, newest_first, read_journal
 from k2run.engine.store import Store
-from k2run.web.runs import Runs
+from k2run.web.listings import Runs
 
 if TYPE_CHECKING:
     from pathlib import Path

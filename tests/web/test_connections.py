@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
-from k2run.web.connections import HEAD_S
+from k2run.web.server import HEAD_S
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

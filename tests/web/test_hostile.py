@@ -12,8 +12,7 @@ import httpx
 import pytest
 
 from k2run.errors import OperatorError
-from k2run.web.guard import Rate
-from k2run.web.tokens import SESSION_S, Role, Tokens
+from k2run.web.guard import SESSION_S, Rate, Role, Tokens
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -12,7 +12,7 @@ from k2run.adapters.metrics import Exposition, Series
 from k2run.language.document import read_document
 from k2run.stack.model import Chart, Show
 from k2run.stack.validation import problems_of
-from k2run.web.stack_watch import SPAN_S, Looks, promql, quantile
+from k2run.web.stack_pages import SPAN_S, Looks, promql, quantile
 
 
 def page(text: str) -> Exposition:
