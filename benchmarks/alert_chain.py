@@ -26,8 +26,8 @@ from alert_programs import AlertChain
 from moved_ports import moved_ports, variables
 from wheel_programs import free_ports
 
-from k2run.daemon.alerts.messages import moments_of
-from k2run.daemon.alerts.store import IncidentStore
+from k2run.daemon.alerts.incident_messages import moments_of
+from k2run.daemon.alerts.incident_store import IncidentStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable

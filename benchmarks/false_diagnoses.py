@@ -17,16 +17,19 @@ import tempfile
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from k2run.actions.catalogue import Catalogue
 from k2run.actions.deadline import Deadline
 from k2run.language.loader import load_runbook
-from k2run.recovery.diagnosis import Diagnosis, diagnose
+from k2run.recovery.looks import diagnose
 from k2run.stack import lifecycle
 from k2run.stack.stack import Stack, load_stack
+
+if TYPE_CHECKING:
+    from k2run.recovery.diagnosis import Diagnosis
 
 ROOT = Path(__file__).parents[1]
 STACKS = {

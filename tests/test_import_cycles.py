@@ -24,7 +24,6 @@ FOR_TYPES = {
     ("language.keywords", "language.step_reader"): "the value of a keyword is read into the draft of its step",
     ("language.nodes", "language.document"): "nodes are built for a document",
     ("language.yaml_faults", "language.document"): "faults are explained with the text of a document",
-    ("recovery.diagnosis", "recovery.order"): "a diagnosis has the order of its repairs",
 }
 """Imports for types alone that would close a circle: importer, imported, and why neither can be moved."""
 

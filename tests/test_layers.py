@@ -67,7 +67,7 @@ def test_nothing_outside_k2_imports_it() -> None:
 
 
 K2S_NAMES = re.compile(r"market\.crypto|trades_v2|iceberg-writer|TradeV2|\bBINANCE\b")
-EXAMPLES = {"authoring/manual.py"}
+EXAMPLES = {"authoring/action_manual.py"}
 """Examples in generated pages name a topic and a table of the shipped stack."""
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from msgspec.structs import replace
@@ -22,7 +22,7 @@ from k2run.evidence.reports import write_reports
 from k2run.evidence.wording import count
 from k2run.files import account_name
 from k2run.language.loader import load_runbook
-from k2run.recovery.drill import Choice, Drill, Plan, Round, choose, table
+from k2run.recovery.drill import Choice, Drill, Plan, Round, choose
 from k2run.terminal.safe_stream import complain, say
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def hold_drill(reference: str, choice: Choice, *, stack: str, keep: bool, herald
     say(f"drill on {chosen.name}: {count(len(plan.faults), 'round')}, seed {choice.seed}")
     finished = _run(plan, request, played)
     folder = store.find_run(_latest(store, pool.name))
-    say("", *_aligned(table(played)), *_remarks(played))
+    say("", *_aligned(_table(played)), *_remarks(played))
     _close(finished)
     if aside("the report", lambda: _write(folder, played), otherwise=False):
         say(f"report   {folder / 'report.html'}")
@@ -139,6 +139,40 @@ def _ledger(stack: Stack) -> Callable[[Caller, str], Ledger] | None:
 
 def _latest(store: Store, name: str) -> str:
     return [run.name for run in store.runs() if f"-{name}-" in run.name][-1]
+
+
+def _table(rounds: Sequence[Round]) -> Iterator[tuple[str, ...]]:
+    """The drill as rows: a heading, then a row for each round."""
+    yield (
+        "round",
+        "fault",
+        "in force",
+        "detected",
+        "diagnosis",
+        "diagnosed as",
+        "right",
+        "recovered",
+        "RTO",
+        "within",
+        "lost",
+        "doubled",
+        "of",
+    )
+    for one in rounds:
+        cost: tuple[Any, ...] = (one.cost.lost, one.cost.doubled, one.cost.acked) if one.cost else ("?", "?", "?")
+        yield (
+            str(one.number),
+            one.fault,
+            f"{one.in_force:.1f}s",
+            "no" if one.detected is None else f"{one.detected:.1f}s ± {one.looking:.1f}s",
+            "-" if one.diagnosis is None else f"{one.diagnosis:.1f}s",
+            ", ".join(one.diagnosed) or "-",
+            "n/a" if not one.applies else "yes" if one.right else "NO",
+            "n/a" if not one.applies else "yes" if one.recovered else "NO",
+            "-" if one.rto is None else f"{one.rto:.1f}s",
+            "-" if one.within is None else f"{one.within:g}s" + ("" if one.in_time else " MISSED"),
+            *map(str, cost),
+        )
 
 
 def _aligned(rows: Iterable[tuple[str, ...]]) -> Iterator[str]:

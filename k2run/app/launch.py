@@ -24,7 +24,6 @@ from k2run.language.loader import load_runbook
 from k2run.language.model import Kind
 from k2run.stack.secrets import as_written
 from k2run.stack.stack import load_stack, own_stack_files
-from k2run.terminal.mode import open_face
 from k2run.terminal.safe_stream import say
 
 if TYPE_CHECKING:
@@ -167,7 +166,7 @@ def launch(  # noqa: PLR0913 - what `run` takes
     chosen = open_stack(stack or loaded.stack, near=path.parent, store=store)
     if options.attended and not options.inbox:
         options = replace(options, extra=ask_missing(loaded, options.extra))
-    face, guide = _guided(options) if options.guided else (open_face(mode, sys.stdout), None)
+    face, guide = _faced(mode, options)
     with face:
         request = Request(
             runbook=loaded,
@@ -204,7 +203,7 @@ def relaunch(reference: str, *, options: Options, mode: Mode, heralds: Heralds) 
     again = given_again(loaded, begun.inputs, options.extra)
     if options.attended and not options.inbox:
         again = ask_again(loaded, begun.inputs, {**before.get("extra", {}), **again})
-    face, guide = _guided(options) if options.guided else (open_face(mode, sys.stdout), None)
+    face, guide = _faced(mode, options)
     with face:
         face.recall(earlier)
         request = Request(
@@ -268,8 +267,12 @@ def _write_timeline(folder: Path) -> None:
     write_timeline(folder)
 
 
-def _guided(options: Options) -> tuple[Face, Guide]:
-    """A face that shows one step at a time, and the operator's guide."""
+def _faced(mode: Mode, options: Options) -> tuple[Face, Guide | None]:
+    """What shows a run; guided, a face that shows one step at a time, and the operator's guide."""
+    if not options.guided:
+        from k2run.terminal.mode import open_face
+
+        return open_face(mode, sys.stdout), None
     if not options.attended or options.inbox:
         raise UsageError("--step needs an interactive terminal", hint="run it on a terminal")
     from k2run.app.guided import GuidedFace, TerminalGuide
@@ -283,7 +286,7 @@ def _person(options: Options, face: Face) -> Person:
         return Nobody()
     if options.inbox:
         return InboxPerson()
-    from k2run.terminal.person import TerminalPerson
+    from k2run.terminal.face import TerminalPerson
 
     return TerminalPerson(face)
 

@@ -30,11 +30,12 @@ from k2run.evidence.wording import clean, moment
 from k2run.files import account_name
 from k2run.language.loader import load_runbook
 from k2run.language.model import Kind
-from k2run.recovery.diagnosis import Diagnosis, Verdict, diagnose_settled, suspicion
+from k2run.recovery.diagnosis import Diagnosis, Verdict
+from k2run.recovery.looks import diagnose_settled, suspicion
 from k2run.recovery.repairs import Clocks, Repair, Repairs
 from k2run.recovery.timeline import write_timeline
+from k2run.terminal.face import TerminalPerson
 from k2run.terminal.mode import open_face
-from k2run.terminal.person import TerminalPerson
 from k2run.terminal.safe_stream import complain, say
 
 if TYPE_CHECKING:

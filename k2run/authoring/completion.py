@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from k2run.actions.catalogue import Catalogue
-from k2run.authoring.explain import every_explanation
+from k2run.authoring.action_manual import every_explanation
 from k2run.errors import UsageError
 from k2run.language.model import Kind
 

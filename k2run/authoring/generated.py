@@ -16,10 +16,16 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from k2run.actions.catalogue import Catalogue
+from k2run.app.diagnose import StackStatus
 from k2run.app.runbook_list import Listed
-from k2run.app.stack_status import StackStatus
-from k2run.authoring.explain import LINT_CODES, every_explanation
-from k2run.authoring.manual import argument_rows, example_of, result_rows, summary_of
+from k2run.authoring.action_manual import (
+    LINT_CODES,
+    argument_rows,
+    every_explanation,
+    example_of,
+    result_rows,
+    summary_of,
+)
 from k2run.engine.events import AnyEvent
 from k2run.evidence.history import PastRun
 from k2run.language.filters import FILTERS

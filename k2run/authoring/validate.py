@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import k2run
 from k2run.actions.catalogue import Catalogue
 from k2run.app.launch import find_runbook
-from k2run.authoring.explain import every_explanation
 from k2run.errors import K2runError, RunbookInvalid, UsageError
 from k2run.language.document import read_file
 from k2run.language.loader import load_runbook
@@ -147,6 +146,8 @@ def sarif(problems: Sequence[Problem]) -> dict[str, Any]:
         problems: Problems and lint findings of any number of files.
     """
     codes = sorted({problem.code for problem in problems})
+    from k2run.authoring.action_manual import every_explanation
+
     known = every_explanation()
     return {
         "$schema": SCHEMA,

@@ -38,7 +38,7 @@ def lint(c: Context, paths: list[str], json: bool = False, sarif: bool = False) 
 @command(help={"code": "a code, such as K301; all of them by default"})
 def explain(c: Context, code: str = "") -> None:
     """Explain the code of a problem: why it is one, with a wrong and a right example."""
-    from k2run.authoring.explain import show_explanation
+    from k2run.authoring.action_manual import show_explanation
 
     show_explanation(code)
 
@@ -99,7 +99,7 @@ def graph(c: Context, runbook: str, svg: bool = False, output: str = "") -> None
 @command(help={"action": "name of an action or adapter"})
 def doc(c: Context, action: str = "") -> None:
     """Describe an action or an adapter's actions, or list all of them."""
-    from k2run.authoring.manual import show_actions
+    from k2run.authoring.action_manual import show_actions
 
     show_actions(action)
 

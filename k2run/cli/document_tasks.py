@@ -161,7 +161,8 @@ def _plot(folder: Path) -> None:
     from k2run.evidence.view import view_of
     from k2run.terminal.lines import width
 
-    drawn = plots(view_of(read_journal(folder)), width())
+    view = view_of(read_journal(folder))
+    drawn = plots(view.measured.all(), view.loads(), width())
     print("\n".join(drawn or ["nothing was measured often enough for a plot"]) + "\n")
 
 

@@ -15,15 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from invoke import Collection, Exit, ParseError, Program, Task
 
 from k2run.ascii_signs import PLAIN_SIGNS
-from k2run.cli import (
-    authoring_tasks,
-    daemon_tasks,
-    document_tasks,
-    history_tasks,
-    recovery_tasks,
-    run_tasks,
-    stack_tasks,
-)
+from k2run.cli import authoring_tasks, document_tasks, history_tasks, run_tasks, stack_tasks
 from k2run.cli.command import command, say_error
 from k2run.errors import AuthorError
 
@@ -76,11 +68,11 @@ def completion(c: Context, shell: str) -> None:
 GROUPS: dict[str, tuple[Task[Any], ...]] = {
     "Runs": run_tasks.TASKS,
     "Stacks": stack_tasks.TASKS,
-    "Recovery": recovery_tasks.TASKS,
+    "Recovery": run_tasks.RECOVERY_TASKS,
     "History": history_tasks.TASKS,
     "Documents": document_tasks.TASKS,
     "Authoring": (*authoring_tasks.TASKS, completion),
-    "Unattended": daemon_tasks.TASKS,
+    "Unattended": stack_tasks.UNATTENDED_TASKS,
 }
 TASKS = tuple(task for tasks in GROUPS.values() for task in tasks)
 

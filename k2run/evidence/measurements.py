@@ -17,7 +17,6 @@ from k2run.evidence.wording import clean, count, span
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from k2run.evidence.view import RunView
 
 LEAST_POINTS = 4
 """Points below which a chart says no more than the table of steps."""
@@ -217,16 +216,17 @@ LABEL = 10
 LEAST_BAR = 10
 
 
-def plots(view: RunView, width: int) -> list[str]:
+def plots(measured: Iterable[Series], loads: Iterable[Load], width: int) -> list[str]:
     """A histogram for each load, and a line for each series, in the order of the run.
 
     Args:
-        view: The run.
+        measured: What the run measured over time; what did not move is left out.
+        loads: Its loads.
         width: Letters of a line.
     """
     drawn = [
-        *(_series(each, width) for each in view.measured.all() if each.moves),
-        *(_load(each, width) for each in view.loads()),
+        *(_series(each, width) for each in measured if each.moves),
+        *(_load(each, width) for each in loads),
     ]
     return [line for plot in drawn for line in (*plot, "")][:-1]
 

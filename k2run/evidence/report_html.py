@@ -10,7 +10,7 @@ import msgspec
 
 from k2run.evidence.html.drawings import measurements, timeline
 from k2run.evidence.html.element import NOTHING, Child, Html, escape, join, journal_link, row, table, tag
-from k2run.evidence.html.summary import (
+from k2run.evidence.html.overview import (
     AGAINST_LAST,
     badge,
     bound_badge,

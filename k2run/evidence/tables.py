@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from msgspec import Struct
 
@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
     from k2run.actions.deadline import Deadline
     from k2run.adapters.iceberg.catalog import Iceberg
-    from k2run.evidence.history import History
 
 _EVENTS = ("run_started", "run_finished", "scored", "clock_stopped", "step_finished", "section_finished")
 _SHAPE = (
@@ -101,13 +100,20 @@ PUBLISHED = ("measures", "runs")
 """What is published; a run is complete once its row in `runs` is there, so that comes last."""
 
 
+class Readable(Protocol):
+    """What is published: a history."""
+
+    def arrow(self, table: str) -> Any:
+        """A table by its name, as Arrow."""
+
+
 class Published(Struct, frozen=True, kw_only=True):
     """How many rows were new, by the name of their table."""
 
     rows: dict[str, int]
 
 
-def publish(history: History, iceberg: Iceberg, namespace: str, deadline: Deadline) -> Published:
+def publish(history: Readable, iceberg: Iceberg, namespace: str, deadline: Deadline) -> Published:
     """Append the runs that are not there yet; those that did not end are left for later.
 
     Args:

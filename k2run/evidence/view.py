@@ -96,6 +96,16 @@ class RunView(Struct):
         running = [step for step in self._steps.values() if step.standing is Standing.RUNNING and not step.is_block]
         return sorted(running, key=lambda step: step.began or 0.0)
 
+    def current(self) -> SectionView | None:
+        """The section that is running."""
+        return next((each for each in reversed(self.sections.values()) if each.started and not each.finished), None)
+
+    def following(self) -> StepView | None:
+        """The next step of the running section."""
+        section = self.current()
+        steps = section.leaves() if section is not None else ()
+        return next((step for step in steps if step.standing is Standing.WAITING), None)
+
     def pending_undos(self) -> list[UndoView]:
         """The undos still to run, in that order: newest first."""
         return [undo for undo in reversed(self.undos.values()) if undo.pending]

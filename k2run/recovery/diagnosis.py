@@ -1,37 +1,25 @@
-"""Names the failure of a stack: every recovery runbook is a suspect, and its symptoms speak for or against it."""
+"""A diagnosis: what symptoms say of every failure that there is a recovery for, and which one is repaired first."""
 
 from __future__ import annotations
 
-import threading
-import time
-from concurrent.futures import ThreadPoolExecutor
+import re
+from contextlib import suppress
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
-from msgspec.structs import replace
 
-from k2run.language.model import Kind
-from k2run.recovery.order import Order
-from k2run.recovery.symptoms import LOOK_S, Presence, Sighting, believed, look, look_along
-from k2run.stack import lifecycle
-from k2run.stack.backend import State
-from k2run.stack.causes import EFFECTS, causes_of
+from k2run.engine.outline import steps_within
+from k2run.errors import K2runError
+from k2run.language.expressions import roles_in
+from k2run.recovery.symptoms import Presence, Sighting
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from k2run.actions.catalogue import Catalogue
-    from k2run.language.model import Runbook
-    from k2run.stack.lifecycle import Look
+    from k2run.language.model import Runbook, Step
     from k2run.stack.stack import Stack
-
-ENOUGH = 0.5
-"""The least share of its symptoms, weighed, that must be present for a failure to be named."""
-
-SETTLE_S = 15.0
-"""Seconds after a recovery in which what was started begins to show itself."""
-SETTLE_PERIOD_S = 0.5
 
 
 class Verdict(StrEnum):
@@ -213,106 +201,6 @@ class Diagnosis(Struct, frozen=True, kw_only=True):
         return [suspect for suspect in self.suspects if suspect.verdict is verdict]
 
 
-def diagnose(
-    runbooks: Sequence[Runbook], stack: Stack, catalogue: Catalogue, stop: threading.Event | None = None
-) -> Diagnosis:
-    """Look at a stack and name what is wrong with it.
-
-    Args:
-        runbooks: The recovery runbooks; others, and those without symptoms, are passed over.
-        stack: What to look at.
-        catalogue: The actions of their symptoms.
-        stop: Set when the looking is to end.
-
-    Raises:
-        Interrupted: It was asked to end.
-    """
-    began = time.monotonic()
-    stack.learn()
-    recoveries = [runbook for runbook in runbooks if runbook.kind is Kind.RECOVERY and runbook.symptoms]
-    known = [runbook for runbook in recoveries if is_for(runbook, stack)]
-    with ThreadPoolExecutor(2) as beside:
-        looked = beside.submit(lifecycle.status, stack, patience=LOOK_S)
-        path = beside.submit(look_along, stack, catalogue, stop or threading.Event())
-        sightings = believed(look(known, stack, catalogue, stop or threading.Event()), path.result())
-        looks = [seen for seen in looked.result() if not stack.absent(seen.service.name)]
-    down = {seen.service.name for seen in looks if _is_down(seen)}
-    order = Order(known, stack, catalogue)
-    suspects = [
-        replace(
-            _suspect(runbook, stack, [one for one in sightings if one.runbook == runbook.name]),
-            works_with=sorted(order.works_with(runbook)),
-            down=not down.isdisjoint(runbook.requires),
-        )
-        for runbook in known
-    ]
-    answered, unseen = _counted(suspects)
-    return Diagnosis(
-        stack=stack.name,
-        suspects=arranged(suspects),
-        ailing=[_ailing(seen) for seen in looks if seen.is_known and not _works(seen)],
-        probes=answered,
-        unseen=unseen,
-        not_applicable=len(sightings) - answered - unseen,
-        seconds=round(time.monotonic() - began, 3),
-        causes=_causes(stack, looks, [one for one in suspects if one.verdict is Verdict.MATCHES]),
-        data_path=path.result(),
-        seen=sum(seen.is_known for seen in looks),
-        not_seen=[f"{one.service.name}: {one.status.detail}" for one in looks if not one.is_known],
-        foreign=len(recoveries) - len(known),
-    )
-
-
-def is_for(runbook: Runbook, stack: Stack) -> bool:
-    """Whether a recovery is for stacks such as this one."""
-    return runbook.platform in {"", stack.platform}
-
-
-def _counted(suspects: Sequence[Suspect]) -> tuple[int, int]:
-    """How many symptoms of failures that the stack can have were answered, and how many could not be seen."""
-    applying = [
-        one for suspect in suspects if suspect.verdict is not Verdict.NOT_APPLICABLE for one in suspect.sightings
-    ]
-    answered = sum(one.presence in {Presence.PRESENT, Presence.ABSENT} for one in applying)
-    return answered, sum(one.presence is Presence.UNSEEN for one in applying)
-
-
-def suspicion(
-    runbook: Runbook, stack: Stack, catalogue: Catalogue, stop: threading.Event, before: Suspect | None = None
-) -> Suspect:
-    """Look at the symptoms of one failure alone.
-
-    Args:
-        runbook: Its recovery.
-        stack: What to look at.
-        catalogue: The actions of its symptoms.
-        stop: Set when the looking is to end.
-        before: The same failure as a diagnosis saw it: its symptoms keep the weights that they have among others.
-
-    Raises:
-        Interrupted: It was asked to end.
-    """
-    weights = {one.step: one.weight for one in before.sightings} if before is not None else {}
-    seen = look([runbook], stack, catalogue, stop)
-    return _suspect(runbook, stack, [replace(one, weight=weights.get(one.step, one.weight)) for one in seen])
-
-
-def diagnose_settled(
-    runbooks: Sequence[Runbook], stack: Stack, catalogue: Catalogue, stop: threading.Event
-) -> Diagnosis:
-    """Diagnose after a recovery: what was just started cannot be seen at once, so look until something can be said.
-
-    Raises:
-        Interrupted: It was asked to end.
-    """
-    ends = time.monotonic() + SETTLE_S
-    while True:
-        found = diagnose(runbooks, stack, catalogue, stop)
-        if found.healthy or found.matches or time.monotonic() > ends:
-            return found
-        stop.wait(SETTLE_PERIOD_S)
-
-
 _ORDER = [Verdict.MATCHES, Verdict.UNSEEN, Verdict.CANNOT_SAY, Verdict.RULED_OUT, Verdict.NOT_APPLICABLE]
 
 
@@ -335,85 +223,70 @@ def rank(suspect: Suspect) -> tuple[int, int, float, float, str]:
     return _ORDER.index(suspect.verdict), needed, -suspect.weight, -suspect.share, suspect.runbook
 
 
-def _suspect(runbook: Runbook, stack: Stack, sightings: list[Sighting]) -> Suspect:
-    telling = [one for one in sightings if not one.precondition]
-    applying = [one for one in telling if one.presence is not Presence.NOT_APPLICABLE]
-    present = sum(one.weight for one in applying if one.presence is Presence.PRESENT)
-    total = sum(one.weight for one in applying)
-    share = present / total if total else 0.0
-    missing = any(stack.absent(name) for name in runbook.requires) or not (applying or runbook.requires)
-    return Suspect(
-        runbook=runbook.name,
-        title=runbook.title,
-        path=runbook.path,
-        verdict=Verdict.NOT_APPLICABLE if missing else _verdict(sightings, share),
-        share=round(share, 3),
-        weight=round(present, 3),
-        needed_by=_dependents(stack, runbook.requires),
-        rto=None if runbook.objective.rto is None else float(runbook.objective.rto),
-        sightings=sightings,
-        requires=list(runbook.requires),
-    )
+_STARTS = {"service.start", "service.resume", "service.restart", "settings.restore"}
 
 
-def _verdict(sightings: list[Sighting], share: float) -> Verdict:
-    """What the sightings say: where one of those that decide is not seen, nothing."""
-    telling = [one for one in sightings if not one.precondition]
-    decisive = [one for one in sightings if one.precondition or one.decisive]
-    decisive += [] if any(one.decisive for one in telling) else telling
-    found = {one.presence for one in decisive}
-    blind = {one.step for one in decisive} - {
-        one.step for one in decisive if one.presence is not Presence.NOT_APPLICABLE
-    }
-    if Presence.ABSENT in {one.presence for one in decisive if one.decisive}:
-        return Verdict.RULED_OUT
-    if blind:  # looking again could not help, whatever else is not seen just now
-        return Verdict.CANNOT_SAY
-    if Presence.UNSEEN in found:
-        return Verdict.UNSEEN
-    decided = any(one.decisive for one in telling)  # all of them are present here; what supports only weighs
-    return Verdict.MATCHES if decided or share >= ENOUGH else Verdict.RULED_OUT
+class Order:
+    """Orders the repairs of one stack.
 
+    A recovery waits for another when it works with what the other one repairs: the proof that trades arrive asks the
+    API, so an API that is down comes before a stream that is down. What a recovery starts by itself it does not wait
+    for. Two that would wait for each other keep the order of their likelihood. One that repairs no service frees what
+    all of them need, a disk or a port, and waits for none.
 
-def _dependents(stack: Stack, requires: Sequence[str]) -> int:
-    """How many services need those that a runbook repairs, directly or not; one that repairs no one service: all."""
-    if not requires:
-        return len(stack.services)
-    needed = set(requires)
-    while True:
-        more = {name for name, service in stack.services.items() if needed & set(service.needs)} - needed
-        if not more:
-            return len(needed) - len(set(requires))
-        needed |= more
+    Args:
+        runbooks: The recoveries.
+        stack: The stack they repair.
+        catalogue: The actions of their steps.
+    """
 
+    def __init__(self, runbooks: Sequence[Runbook], stack: Stack, catalogue: Catalogue) -> None:
+        self._stack = stack
+        self._catalogue = catalogue
+        self._runbooks = {runbook.name: runbook for runbook in runbooks}
 
-def _causes(stack: Stack, looks: Sequence[Look], matches: Sequence[Suspect]) -> list[Why]:
-    """Why services fail: those that are not healthy, and those with a recognised failure."""
-    concerned = {name for suspect in matches for name in suspect.requires}
-    looks = [seen for seen in looks if seen.is_known and (not _works(seen) or seen.service.name in concerned)]
-    with ThreadPoolExecutor(max(1, len(looks))) as threads:
-        found = threads.map(lambda seen: (seen.service.name, causes_of(stack, seen)), looks)
-        whys = [
-            Why(service=name, kind=cause.kind.value, says=cause.says, source=cause.source)
-            for name, causes in found
-            for cause in causes
-        ]
-    return sorted(whys, key=lambda why: why.kind in EFFECTS)
+    def first(self, suspects: Sequence[Suspect]) -> Suspect | None:
+        """The failure to repair first: the most likely one that waits for no other; None when there is none.
 
+        Args:
+            suspects: What is wrong, the most likely first.
+        """
+        for suspect in suspects:
+            runbook = self._runbooks[suspect.runbook]
+            if not runbook.requires:
+                return suspect
+            others = [self._runbooks[other.runbook] for other in suspects if other is not suspect]
+            if not any(self._needs(runbook, other) and not self._needs(other, runbook) for other in others):
+                return suspect
+        return suspects[0] if suspects else None
 
-def _works(seen: Look) -> bool:
-    return seen.status.state is State.RUNNING and (seen.probe is None or seen.probe.ready)
+    def _needs(self, runbook: Runbook, other: Runbook) -> bool:
+        """Whether a recovery works with something that the other one repairs."""
+        return bool(self.works_with(runbook) & ({*other.requires} - {*runbook.requires}))
 
+    def works_with(self, runbook: Runbook) -> set[str]:
+        """The services that the steps of a recovery work with, but for those that it starts."""
+        steps = [step for section in runbook.sections for step in steps_within(section.steps)]
+        started = {step.args.get("service") for step in steps if step.action in _STARTS}
+        return {name for step in steps for name in self._touched(step)} - started
 
-def _is_down(seen: Look) -> bool:
-    """Whether a service has ended, is held or does not answer; one that answers wrongly may suffer from another."""
-    if not seen.is_known:
-        return False
-    return seen.status.state in {State.STOPPED, State.PAUSED, State.ABSENT} or (
-        seen.probe is not None and not seen.probe.answered
-    )
+    def _touched(self, step: Step) -> Iterator[str]:
+        """Services that a step names, and those at the address of a connection that its action needs."""
+        named = step.args.get("service")
+        if isinstance(named, str):
+            yield named
+        for role in roles_in(step.args):
+            with suppress(K2runError):  # its own steps will say so
+                yield from filter(None, [getattr(self._stack.roles.get(role), "service", "")])
+        action = self._catalogue.find(step.action)
+        for kind in action.connections if action is not None else ():
+            ports = self._ports(kind.key)
+            yield from (name for name, service in self._stack.services.items() if ports & {*service.ports})
 
-
-def _ailing(seen: Look) -> Ailing:
-    detail = seen.probe.detail if seen.probe is not None and not seen.probe.ready else seen.status.detail
-    return Ailing(service=seen.service.name, state=seen.status.state.value, detail=detail)
+    def _ports(self, connection: str) -> set[int]:
+        """The ports in the settings of a connection; none where they cannot be read: its own actions will say so."""
+        try:
+            settings = str(self._stack.settings(connection) or "")
+        except K2runError:
+            return set()
+        return {int(port) for port in re.findall(r":(\d+)", settings)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from itertools import chain, repeat
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -16,11 +16,12 @@ from k2run.engine.step_record import title
 from k2run.engine.steps import StepRunner
 from k2run.errors import Interrupted, K2runError, UsageError
 from k2run.language.model import Section
-from k2run.recovery.diagnosis import Diagnosis, Verdict, diagnose, diagnose_settled
+from k2run.recovery.diagnosis import Diagnosis, Verdict
+from k2run.recovery.looks import diagnose, diagnose_settled
 from k2run.recovery.repairs import Clocks, Repair, Repairs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable
 
     from k2run.engine.dispatch import Caller
     from k2run.engine.execution import Execution
@@ -347,40 +348,6 @@ class Drill:
         except K2runError as error:
             entry.message = f"cost not measured: {error.message}"
             return None
-
-
-def table(rounds: Sequence[Round]) -> Iterator[tuple[str, ...]]:
-    """The drill as rows: a heading, then a row for each round."""
-    yield (
-        "round",
-        "fault",
-        "in force",
-        "detected",
-        "diagnosis",
-        "diagnosed as",
-        "right",
-        "recovered",
-        "RTO",
-        "within",
-        "lost",
-        "doubled",
-        "of",
-    )
-    for one in rounds:
-        cost: tuple[Any, ...] = (one.cost.lost, one.cost.doubled, one.cost.acked) if one.cost else ("?", "?", "?")
-        yield (
-            str(one.number),
-            one.fault,
-            f"{one.in_force:.1f}s",
-            "no" if one.detected is None else f"{one.detected:.1f}s ± {one.looking:.1f}s",
-            "-" if one.diagnosis is None else f"{one.diagnosis:.1f}s",
-            ", ".join(one.diagnosed) or "-",
-            "n/a" if not one.applies else "yes" if one.right else "NO",
-            "n/a" if not one.applies else "yes" if one.recovered else "NO",
-            "-" if one.rto is None else f"{one.rto:.1f}s",
-            "-" if one.within is None else f"{one.within:g}s" + ("" if one.in_time else " MISSED"),
-            *map(str, cost),
-        )
 
 
 def _ill(found: Diagnosis) -> str:

@@ -15,7 +15,7 @@ from k2run.engine.events import (
     bound_of,
 )
 from k2run.language.quantities import Duration
-from k2run.recovery.diagnosis import suspicion
+from k2run.recovery.looks import suspicion
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -21,7 +21,7 @@ from k2run.engine.events import (
 from k2run.engine.journal import read_journal
 from k2run.evidence.report_markdown import text
 from k2run.evidence.wording import MARKS, moment, span, standing, standing_of, timed
-from k2run.recovery.isolated_proof import REPAIRED
+from k2run.recovery.repairs import REPAIRED
 from k2run.recovery.symptoms import Presence
 
 if TYPE_CHECKING:

@@ -7,20 +7,48 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO
 
+from rich.console import Console
+from rich.text import Text
+
 from k2run.evidence.wording import Standing, clean, counted, span
 from k2run.terminal.face import ThreadedFace
 from k2run.terminal.lines import EMPTY, FILLED, UNFILLED, Line, Part, Tone, cells, cut, left, right
 from k2run.terminal.transcript import FAULT_MARK, MARGIN, TIME_WIDTH, UNDO_MARK, Transcript, fill
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
-    from rich.console import Console
     from rich.live import Live
 
     from k2run.engine.events import AnyEvent
     from k2run.evidence.step_view import SectionView, StepView
     from k2run.evidence.view import RunView
+
+# The sixteen colours of the terminal's own theme: readable on light and dark grounds alike.
+STYLES: dict[Tone, str] = {
+    Tone.PLAIN: "",
+    Tone.QUIET: "dim",
+    Tone.STRONG: "bold",
+    Tone.GOOD: "green",
+    Tone.BAD: "bold red",
+    Tone.WARN: "yellow",
+    Tone.BADGE_GOOD: "bold reverse green",
+    Tone.BADGE_BAD: "bold reverse red",
+    Tone.BADGE_WARN: "bold reverse yellow",
+}
+
+
+def dressed(lines: Iterable[Line]) -> Text:
+    """The lines as one text with styles; nothing in them is read as markup."""
+    return Text("\n", no_wrap=True, overflow="crop", end="").join(
+        Text.assemble(*((part.text, STYLES[part.tone]) for part in line)) for line in lines
+    )
+
+
+def console_on(stream: TextIO) -> Console:
+    """A console that leaves text alone; it respects NO_COLOR."""
+    return Console(file=stream, highlight=False, markup=False, emoji=False, soft_wrap=False)
+
 
 SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 SHOWN = 8
@@ -47,12 +75,9 @@ def running(story: Transcript, now: float, frame: int) -> list[Line]:
     if len(steps) > SHOWN:
         lines.append((Part(f"  and {len(steps) - SHOWN} more at the same time", Tone.QUIET),))
     lines += [_line(story, spinner, Tone.PLAIN, f"undoing: {undo}") for undo in _undoing(view)]
-    section = _current(view)
+    section, following = view.current(), view.following()
     if not lines:
         lines.append(_line(story, spinner, Tone.PLAIN, "" if section else _between(view)))
-    following = (
-        next((step for step in section.leaves() if step.standing is Standing.WAITING), None) if section else None
-    )
     if following is not None:
         lines.append(_line(story, "·", Tone.QUIET, f"next: {clean(following.name)}"))
     return [*lines, EMPTY, *_faults(story, now), _progress(story, section, now)]
@@ -63,10 +88,6 @@ def _between(view: RunView) -> str:
     if any(section.started for section in view.sections.values()):
         return "finishing"
     return f"bringing up {view.started.stack}" if view.started is not None and not view.stack_changes else "starting"
-
-
-def _current(view: RunView) -> SectionView | None:
-    return next((each for each in reversed(view.sections.values()) if each.started and not each.finished), None)
 
 
 def _undoing(view: RunView) -> list[str]:
@@ -248,8 +269,6 @@ class LiveFace(ThreadedFace):
     def _open(self) -> Live:
         from rich.live import Live
 
-        from k2run.terminal.theme import console_on
-
         console = console_on(self._stream)
         self._live = Live(console=console, auto_refresh=False, transient=True, vertical_overflow="crop")
         self._live.start()
@@ -257,8 +276,6 @@ class LiveFace(ThreadedFace):
         return self._live
 
     def _draw_on(self, live: Live) -> None:
-        from k2run.terminal.theme import dressed
-
         story = self._fit(live.console)
         told = [line for event in self.take() for line in story.tell(event)]
         if told:

@@ -35,7 +35,7 @@ def picture(events: Iterable[AnyEvent], width: int = 100, *, title: str = "", un
     """
     from rich.console import Console
 
-    from k2run.terminal.theme import dressed
+    from k2run.terminal.live import dressed
 
     story = Transcript(width)
     lines = list(_told(story, events, unfolded))
@@ -106,7 +106,7 @@ def _output(lines: Iterable[Line], width: int) -> str:
         return ""
     from rich.console import Console
 
-    from k2run.terminal.theme import dressed
+    from k2run.terminal.live import dressed
 
     console = Console(
         file=io.StringIO(), width=width, force_terminal=True, color_system="standard", legacy_windows=False

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 import msgspec
 from starlette.concurrency import run_in_threadpool
 
-from k2run.app.abort import process_of
+from k2run.app.run_processes import process_of
 from k2run.engine.events import AnyEvent, RunFinished, RunResumed, RunStarted, decode_event
 from k2run.engine.journal import JOURNAL
 from k2run.evidence.view import RunView
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from k2run.daemon.alerts.incident import Incident
-    from k2run.daemon.alerts.store import IncidentStore
+    from k2run.daemon.alerts.incident_store import IncidentStore
     from k2run.engine.store import Store
     from k2run.web.fragments import Rows
 

@@ -18,9 +18,9 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from k2run.actions.person import Answer
-from k2run.app.abort import abort as end
 from k2run.app.answers import Inbox
 from k2run.app.launch import DEFAULT_STACK
+from k2run.app.run_processes import abort as end
 from k2run.app.run_processes import spawn
 from k2run.engine.events import RunStarted, decode_event
 from k2run.errors import K2runError, OperatorError, UsageError

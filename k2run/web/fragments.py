@@ -18,7 +18,7 @@ from starlette.responses import Response
 from k2run.bench.latency import figure
 from k2run.engine.events import Bound
 from k2run.evidence.html.charts import Form, marks_of, over_time
-from k2run.evidence.html.summary import TONES
+from k2run.evidence.html.overview import TONES
 from k2run.evidence.measurements import LEAST_POINTS
 from k2run.evidence.step_view import MoreTurns, listed
 from k2run.evidence.view import score_says, tally, tone_of, verdict
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
     from k2run.evidence.measurements import Series
-    from k2run.evidence.step_view import SectionView, StepView
+    from k2run.evidence.step_view import StepView
     from k2run.evidence.view import RunView
 
 HERE = Path(__file__).parent
@@ -302,8 +302,8 @@ def panel_values(followed: ShownRun) -> dict[str, Any]:
         "asked": [step for step in running if is_asked(step)],
         "approved": {step.path for step in running if needs_approver(step)},
         "inbox": has_inbox(view),
-        "section": current_section(view),
-        "following": following(view),
+        "section": view.current(),
+        "following": view.following(),
         "verdict": verdict(view, over) if over else ("", ""),
         "since": recovering_since(view),
         "light": tone_of(over) if over else "",
@@ -343,18 +343,6 @@ def has_inbox(view: RunView) -> bool:
     """Whether the questions of the current part of the run can be answered on the page."""
     begun = view.resumed[-1] if view.resumed else view.started
     return begun is not None and begun.inbox
-
-
-def current_section(view: RunView) -> SectionView | None:
-    """The section that is running."""
-    return next((each for each in reversed(view.sections.values()) if each.started and not each.finished), None)
-
-
-def following(view: RunView) -> StepView | None:
-    """The next step of the running section."""
-    section = current_section(view)
-    steps = section.leaves() if section else []
-    return next((step for step in steps if step.standing is Standing.WAITING), None)
 
 
 def recovering_since(view: RunView) -> float | None:

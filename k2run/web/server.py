@@ -21,10 +21,9 @@ from starlette.routing import BaseRoute, Route
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from k2run.daemon.alerts.delivery import hooks_secret
-from k2run.daemon.alerts.hooks import hook_routes
-from k2run.daemon.alerts.messages import open_messages
+from k2run.daemon.alerts.incident_messages import open_messages
 from k2run.daemon.alerts.worker import Worker
-from k2run.daemon.metrics import metrics_routes
+from k2run.daemon.own_metrics import metrics_routes
 from k2run.engine.store import Store
 from k2run.errors import K2runError, OperatorError, UsageError
 from k2run.stack.redactor import unsecret
@@ -311,7 +310,7 @@ def serve(host: str = "127.0.0.1", port: int = PORT, *, allow: Iterable[str] = (
     print(f"serving  {address}/", flush=True)
     print(f"sign in  {address}/enter#{entry.token}", flush=True)
     print(f"tokens   {site.tokens.path} ({entry.role.word} {entry.name})", flush=True)
-    more = [*hook_routes(site.incidents, secret), *metrics_routes(store, secret if site.private else "")]
+    more = [*incidents.hook_routes(site.incidents, secret), *metrics_routes(store, secret if site.private else "")]
     config = uvicorn.Config(
         create_app(site, hosts=LOOPBACK | {host, *(name.lower() for name in allow)}, more=more),
         log_level="warning",

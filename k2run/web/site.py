@@ -18,10 +18,10 @@ from starlette.responses import Response, StreamingResponse
 from k2run.actions.catalogue import Catalogue
 from k2run.app.diagnose import checked, headline, lines_of, recovery_runbooks
 from k2run.app.launch import open_stack
-from k2run.daemon.alerts.store import IncidentStore
+from k2run.daemon.alerts.incident_store import IncidentStore
 from k2run.errors import K2runError
 from k2run.files import open_own, own_folder
-from k2run.recovery.window import watching
+from k2run.recovery.looks import watching
 from k2run.web.feed import BEAT_S, DrawnPage, Feed, FollowedRun, IncidentFeed, message_of
 from k2run.web.fragments import VERSION, draw
 from k2run.web.guard import Role, Tokens, User

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from k2run.authoring.explain import every_explanation, show_explanation
+from k2run.authoring.action_manual import every_explanation, show_explanation
 from k2run.errors import UsageError
 
 

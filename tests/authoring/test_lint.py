@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from k2run.authoring.explain import LINT_CODES
+from k2run.authoring.action_manual import LINT_CODES
 from k2run.authoring.lint import findings, lint_files
 from k2run.language.problems import Explanation, read_explanations
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from k2run.actions.catalogue import Catalogue
-from k2run.authoring.manual import KEYWORD_PAGES, show_actions
+from k2run.authoring.action_manual import KEYWORD_PAGES, show_actions
 from k2run.language.loader import parse_runbook
 from k2run.language.vocabulary import WORDS
 

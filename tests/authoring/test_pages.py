@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
+from k2run.authoring.action_manual import argument_rows, example_of, page, result_rows
 from k2run.authoring.generated import pages
-from k2run.authoring.manual import argument_rows, example_of, page, result_rows
 from k2run.language.loader import parse_runbook
 from k2run.language.schema import runbook_schema
 

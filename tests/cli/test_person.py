@@ -12,8 +12,8 @@ import pytest
 from k2run.actions.deadline import Deadline
 from k2run.errors import Interrupted
 from k2run.files import account_name
+from k2run.terminal.face import TerminalPerson, match_choice
 from k2run.terminal.mode import open_face
-from k2run.terminal.person import TerminalPerson, match_choice
 
 
 class Desk:

@@ -10,12 +10,12 @@ import pytest
 ROOT = Path(__file__).parent.parent.parent / "k2run"
 ELSEWHERE = {
     *("app/answers", "cli/program"),  # a question to the operator; the help
-    *("authoring/manual", "authoring/chaos/experiment"),
-    *("authoring/explain", "authoring/graph", "authoring/generated"),
+    *("authoring/action_manual", "authoring/chaos/experiment"),
+    *("authoring/graph", "authoring/generated"),
     *("cli/authoring_tasks", "cli/document_tasks", "cli/run_tasks", "daemon/schedule/timetable"),  # runbooks, files
     *("cli/command", "engine/wall"),  # take secrets out of what they say
-    "cli/daemon_tasks",  # the metrics of k2run, which are figures
-    *("web/connections", "web/server", "cli/backup"),  # the server itself, and the link to sign in
+    "daemon/own_metrics",  # the metrics of k2run, which are figures
+    *("web/server", "cli/backup"),  # the server itself, and the link to sign in
     *("adapters/host/stress_process", "k2/platform/program", "k2/platform/prometheus", "k2/platform/stream"),
     "terminal/safe_stream",  # the one place
 }

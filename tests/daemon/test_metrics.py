@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
-from k2run.daemon.metrics import Exposition, metrics_routes
+from k2run.daemon.own_metrics import Exposition, metrics_routes
 from k2run.engine.events import Outcome, RunFinished, RunStarted
 from k2run.engine.store import Store
 

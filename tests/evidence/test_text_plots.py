@@ -15,11 +15,15 @@ def loaded(histogram):
     return view_of([StepFinished(seq=1, seconds=1.0, result=result, **step)])
 
 
+def plotted(view, width):
+    return plots(view.measured.all(), view.loads(), width)
+
+
 def test_latencies_are_bars_with_their_percentiles_beside_them():
     taken = Latencies()
     for milliseconds in [5] * 90 + [50] * 10:
         taken.record(milliseconds / 1000)
-    heading, *bars = plots(loaded(taken.encode()), 80)
+    heading, *bars = plotted(loaded(taken.encode()), 80)
     assert heading == "Requests: p50 5 ms, of 100 answers"
     assert "90  ← p50" in bars[0]
     assert bars[-1].endswith(" 10")
@@ -28,18 +32,18 @@ def test_latencies_are_bars_with_their_percentiles_beside_them():
 
 
 def test_a_damaged_histogram_is_told_and_the_rest_is_drawn():
-    assert plots(loaded("HIST"), 80) == ["Requests", "  no latencies to draw"]
+    assert plotted(loaded("HIST"), 80) == ["Requests", "  no latencies to draw"]
 
 
 def test_a_load_of_one_latency_is_one_bar():
     taken = Latencies()
     taken.record(0.005)
-    drawn = plots(loaded(taken.encode()), 40)
+    drawn = plotted(loaded(taken.encode()), 40)
     assert sum("█" in line for line in drawn) == 1
 
 
 def test_the_lag_of_a_real_run_is_a_line_with_its_figures():
-    drawn = plots(view_of(read_journal(MEASURED)), 100)
+    drawn = plotted(view_of(read_journal(MEASURED)), 100)
     at = drawn.index("lag of market.crypto.trades.binance, k2-iceberg-writer-crypto-v2")
     assert set(drawn[at + 1].strip()) <= set("▁▂▃▄▅▆▇█")
     assert "highest 601,288" in drawn[at + 2]
@@ -47,4 +51,4 @@ def test_the_lag_of_a_real_run_is_a_line_with_its_figures():
 
 
 def test_a_run_without_measurements_draws_nothing():
-    assert plots(view_of([]), 80) == []
+    assert plotted(view_of([]), 80) == []

@@ -17,7 +17,7 @@ from k2run.engine.execution import Options
 from k2run.engine.request import Request
 from k2run.engine.store import Store
 from k2run.language.loader import parse_runbook
-from k2run.recovery.diagnosis import Diagnosis, diagnose
+from k2run.recovery.looks import diagnose
 from k2run.stack import lifecycle
 from k2run.stack.stack import load_stack
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from k2run.engine.events import AnyEvent
     from k2run.language.model import Runbook
+    from k2run.recovery.diagnosis import Diagnosis
 
 STACK = """\
 stack: 1

@@ -20,7 +20,8 @@ from k2run.engine.prompts import Nobody
 from k2run.language.expressions import roles_in
 from k2run.language.loader import load_runbook
 from k2run.language.model import Kind
-from k2run.recovery.diagnosis import Verdict, diagnose, diagnose_settled
+from k2run.recovery.diagnosis import Verdict
+from k2run.recovery.looks import diagnose, diagnose_settled
 from k2run.stack import lifecycle
 from k2run.stack.probes import readiness
 from k2run.stack.stack import load_stack

@@ -11,7 +11,8 @@ import pytest
 from k2run.actions.catalogue import Catalogue
 from k2run.app.diagnose import lines_of
 from k2run.language.loader import load_runbook
-from k2run.recovery.diagnosis import Verdict, suspicion
+from k2run.recovery.diagnosis import Verdict
+from k2run.recovery.looks import suspicion
 from k2run.recovery.symptoms import Presence
 
 FOREIGN = """\
@@ -146,7 +147,7 @@ def test_a_stack_whose_data_path_is_broken_is_never_healthy(site, path):
 
 
 def test_a_window_keeps_a_data_path_that_was_broken_in_one_of_its_looks(site, path):
-    from k2run.recovery.window import together
+    from k2run.recovery.looks import together
 
     well = site.diagnose()
     path.unlink()

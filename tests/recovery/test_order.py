@@ -9,8 +9,7 @@ import pytest
 
 from k2run.actions.catalogue import Catalogue
 from k2run.language.loader import load_runbook
-from k2run.recovery.diagnosis import Suspect, Verdict
-from k2run.recovery.order import Order
+from k2run.recovery.diagnosis import Order, Suspect, Verdict
 from k2run.stack.stack import load_stack
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from k2run.actions.catalogue import Catalogue
 from k2run.actions.deadline import Deadline
 from k2run.k2.platform import schemas
 from k2run.language.loader import load_runbook
-from k2run.recovery.diagnosis import diagnose
+from k2run.recovery.looks import diagnose
 from k2run.stack import lifecycle
 from k2run.stack.stack import load_stack
 

@@ -10,7 +10,8 @@ from k2run.actions.deadline import Deadline
 from k2run.engine.events import ClockStopped, Objected, RunFinished, SectionStarted
 from k2run.engine.journal import read_journal
 from k2run.engine.run import run
-from k2run.recovery.diagnosis import Diagnosis, diagnose
+from k2run.recovery.diagnosis import Diagnosis
+from k2run.recovery.looks import diagnose
 from k2run.recovery.repairs import Clocks, Repairs
 from k2run.stack import lifecycle
 

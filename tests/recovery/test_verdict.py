@@ -10,7 +10,7 @@ import msgspec
 from k2run.engine.events import Bound, ClockStopped, Objected, SectionStarted
 from k2run.engine.journal import read_journal
 from k2run.engine.run import resume, run
-from k2run.recovery.isolated_proof import prove_alone
+from k2run.recovery.repairs import prove_alone
 
 if TYPE_CHECKING:
     from pathlib import Path

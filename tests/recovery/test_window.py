@@ -12,8 +12,8 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 import psutil
 import pytest
 
-from k2run.recovery.diagnosis import Word, diagnose
-from k2run.recovery.window import BLIND_S, LATE_S, Heartbeat, together, watch
+from k2run.recovery.diagnosis import Word
+from k2run.recovery.looks import BLIND_S, LATE_S, Heartbeat, diagnose, together, watch
 
 HELD = """\
 - name: It is held
@@ -94,7 +94,7 @@ def test_a_failure_is_named_at_the_first_look_whatever_else_cannot_be_seen(site)
 
 HELD_UP = """\
 import time
-from k2run.recovery.window import Heartbeat
+from k2run.recovery.looks import Heartbeat
 with Heartbeat() as beat:
     print("ready", flush=True)
     time.sleep(2)

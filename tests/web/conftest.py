@@ -19,7 +19,7 @@ import httpx
 import psutil
 import pytest
 
-from k2run.daemon.alerts.store import IncidentStore
+from k2run.daemon.alerts.incident_store import IncidentStore
 from k2run.engine.journal import read_journal
 from k2run.stack import lifecycle
 from k2run.stack.stack import load_stack

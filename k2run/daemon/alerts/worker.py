@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING
 from k2run.actions.catalogue import Catalogue
 from k2run.app.diagnose import recovery_runbooks
 from k2run.app.launch import DEFAULT_STACK, default_stack, runbook_roots
-from k2run.daemon.alerts.followed_runs import FollowedRuns, age_of, closing
+from k2run.daemon.alerts.followed import FollowedRuns, StackWatch, age_of, closing
 from k2run.daemon.alerts.incident import Chosen, Closed, Declined, Dropped, Ended, Joined, PutOff, Requeued
-from k2run.daemon.alerts.stack_watch import StackWatch
 from k2run.errors import K2runError, UsageError
 from k2run.evidence.wording import span
 from k2run.language.expressions import render
@@ -25,8 +24,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from k2run.daemon.alerts.incident import Incident
-    from k2run.daemon.alerts.messages import Messages
-    from k2run.daemon.alerts.store import IncidentStore
+    from k2run.daemon.alerts.incident_messages import Messages
+    from k2run.daemon.alerts.incident_store import IncidentStore
     from k2run.engine.events import RunStarted
     from k2run.engine.store import Store
     from k2run.language.model import AlertRule, Runbook

@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING, Any
 from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.base import BaseTrigger
 
-from k2run.app.abort import process_of
 from k2run.app.launch import open_stack
 from k2run.app.leftover_faults import warn_of_broken
-from k2run.app.run_processes import Order, last_words, start_detached
+from k2run.app.run_processes import Order, last_words, process_of, start_detached
 from k2run.daemon.schedule.ledger import open_ledger
 from k2run.daemon.schedule.scheduler import Ending, Scheduler
 from k2run.daemon.schedule.timetable import Entry, line_of, read_calendar, read_entries, runbook_files

@@ -24,7 +24,7 @@ from k2run.evidence.html.charts import (
     short,
 )
 from k2run.evidence.html.element import NOTHING, Html, escape, journal_link, tag
-from k2run.evidence.html.summary import TONES
+from k2run.evidence.html.overview import TONES
 from k2run.evidence.view import TROUBLE
 from k2run.evidence.wording import MARKS, against, count, span, standing
 

@@ -14,10 +14,10 @@ import pytest
 import uvicorn
 from starlette.applications import Starlette
 
-from k2run.daemon.alerts.hooks import hook_routes
-from k2run.daemon.alerts.store import IncidentStore
+from k2run.daemon.alerts.incident_store import IncidentStore
 from k2run.daemon.alerts.worker import Worker
 from k2run.engine.store import Store
+from k2run.web.incidents import hook_routes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -13,7 +13,7 @@ from alert_programs import SERVICE, AlertChain
 from wheel_programs import free_ports
 
 from k2run.actions.deadline import Deadline
-from k2run.daemon.alerts.messages import moments_of
+from k2run.daemon.alerts.incident_messages import moments_of
 from k2run.daemon.alerts.worker import Worker
 from k2run.stack import lifecycle
 from k2run.stack.stack import load_stack

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from k2run.daemon.alerts.incident import Diagnosed, Requeued, Resolved
-from k2run.daemon.alerts.messages import moments_of
+from k2run.daemon.alerts.incident_messages import moments_of
 from k2run.engine.store import hold, holder
 
 if TYPE_CHECKING:

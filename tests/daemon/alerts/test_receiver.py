@@ -11,7 +11,7 @@ import pytest
 
 from k2run.daemon.alerts.delivery import bears, hooks_secret, read_alertmanager, read_plain, signature_of, signed
 from k2run.daemon.alerts.incident import Diagnosed
-from k2run.daemon.alerts.store import IncidentStore
+from k2run.daemon.alerts.incident_store import IncidentStore
 from k2run.daemon.alerts.worker import Worker
 from k2run.errors import OperatorError, UsageError
 from k2run.used_once import Spent

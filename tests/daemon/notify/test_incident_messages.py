@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from k2run.daemon.alerts.delivery import Alert, Delivery
-from k2run.daemon.alerts.messages import open_messages
-from k2run.daemon.alerts.store import IncidentStore
+from k2run.daemon.alerts.incident_messages import open_messages
+from k2run.daemon.alerts.incident_store import IncidentStore
 from k2run.daemon.alerts.worker import Worker
 from k2run.daemon.notify.outbox import LOG
 

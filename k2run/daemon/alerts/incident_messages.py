@@ -6,7 +6,7 @@ import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from k2run.daemon.alerts.store import IncidentStore
+from k2run.daemon.alerts.incident_store import IncidentStore
 from k2run.daemon.notify.config import Moment, Occasion, read_settings
 from k2run.daemon.notify.outbox import GIVE_UP_S, LOG, Outbox
 from k2run.engine.store import Store

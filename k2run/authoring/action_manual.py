@@ -1,10 +1,12 @@
-"""The manual of actions and keywords on the terminal, made from signatures, docstrings and the schema."""
+"""The manual on the terminal: actions and keywords, from signatures and docstrings; codes of problems with examples."""
 
 from __future__ import annotations
 
 import re
 import types
+from functools import cache
 from inspect import cleandoc
+from pathlib import Path
 from textwrap import fill, indent
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 
@@ -15,6 +17,7 @@ from k2run.actions.catalogue import Action, Catalogue
 from k2run.errors import UsageError
 from k2run.language.json_schema import JsonSchema
 from k2run.language.keywords import BLOCK, KEYWORDS, refused
+from k2run.language.problems import explanations, read_explanations
 from k2run.language.quantities import Duration, Rate, Size
 from k2run.language.schema import described_arguments, runbook_schema
 
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from msgspec.structs import FieldInfo
+
+    from k2run.language.problems import Explanation
 
 
 def show_actions(name: str) -> None:
@@ -319,3 +324,46 @@ def _bound(name: str, kind: type) -> str:
     if name in _USUAL:
         return f" == {_USUAL[name]}"
     return " < 1000" if name.endswith(("_ms", "_s", "total")) and not name.endswith("per_s") else " > 0"
+
+
+LINT_CODES = Path(__file__).with_name("codes.md")
+_WIDTH = 100
+
+
+@cache
+def every_explanation() -> dict[str, Explanation]:
+    """Every code with its explanation: problems first, then findings of lint."""
+    return {**explanations(), **read_explanations(LINT_CODES)}
+
+
+def show_explanation(code: str) -> None:
+    """Explain a code; list every code with its title when none is given.
+
+    Raises:
+        UsageError: There is no such code.
+    """
+    known = every_explanation()
+    if not code:
+        print("\n".join(f"{entry.code}  {entry.title}" for entry in known.values()))
+        return
+    entry = known.get(code.upper())
+    if entry is None:
+        from k2run.language.problems import did_you_mean
+
+        raise UsageError(
+            f"unknown code {code}", hint=did_you_mean(code.upper(), known) or "`k2run explain` lists them all"
+        )
+    print(told(entry))
+
+
+def told(entry: Explanation) -> str:
+    """An explanation as text for a terminal."""
+    parts = [f"{entry.code}: {entry.title}"]
+    if entry.why:
+        parts.append(fill(entry.why, _WIDTH))
+    parts += [
+        f"{word}:\n\n{indent(example.rstrip(), '    ')}"
+        for word, example in (("Wrong", entry.wrong), ("Right", entry.right))
+        if example
+    ]
+    return "\n\n".join(parts)

@@ -16,7 +16,7 @@ from starlette.routing import Route
 
 import k2run
 from k2run.daemon.alerts.delivery import bears
-from k2run.daemon.alerts.store import IncidentStore
+from k2run.daemon.alerts.incident_store import IncidentStore
 from k2run.daemon.schedule.ledger import DATABASE, State, open_ledger
 from k2run.engine.events import (
     Bound,
@@ -29,7 +29,7 @@ from k2run.engine.events import (
     StepFinished,
 )
 from k2run.engine.journal import ends_of, read_journal
-from k2run.engine.store import holder
+from k2run.engine.store import Store, holder
 from k2run.engine.undo import pending_undos
 from k2run.errors import K2runError
 from k2run.language.model import Kind
@@ -43,9 +43,13 @@ if TYPE_CHECKING:
 
     from k2run.daemon.schedule.ledger import Ledger, Record
     from k2run.engine.events import AnyEvent, RunFinished
-    from k2run.engine.store import Store
 
 ABOUT = ("runbook", "stack")
+
+
+def show_metrics() -> None:
+    """Print them as a scrape would show them."""
+    print(Exposition(Store()).text().decode(), end="")
 
 
 class Exposition(Collector):
