@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from k2run.stack.lifecycle import Look
     from k2run.stack.stack import Stack
 
+MARKS = {Presence.PRESENT: "+", Presence.ABSENT: "-", Presence.UNSEEN: "?", Presence.NOT_APPLICABLE: " "}
+
 
 class ServiceRow(Struct, frozen=True, kw_only=True):
     """One service.
@@ -125,9 +127,6 @@ def _row(stack: Stack, look: Look) -> ServiceRow:
         detail=absent or (look.probe.detail if look.probe and not look.probe.ready else status.detail),
         why=[] if works or not known else [f"{why.says} ({why.source})" for why in causes_of(stack, look)],
     )
-
-
-MARKS = {Presence.PRESENT: "+", Presence.ABSENT: "-", Presence.UNSEEN: "?", Presence.NOT_APPLICABLE: " "}
 
 
 def show_diagnosis(reference: str, *, json: bool, lasting: str = "") -> bool:

@@ -40,6 +40,10 @@ if TYPE_CHECKING:
 
 GIVEN = "--given"
 """The option with which a run takes its inputs from standard input."""
+WATCH_S = 120.0
+"""Seconds after which the end of a run is no longer followed; the run continues undoing."""
+POLL_S = 0.1
+_HOLDER = re.compile(r"(?P<run>\S+) \(pid (?P<pid>\d+)\)")
 
 
 class Order(Struct, frozen=True, kw_only=True):
@@ -256,12 +260,6 @@ def _summary(told: Sequence[tuple[str, int, str]]) -> int:
 def _weight(code: int) -> int:
     """Rank of an exit code: not applicable is worse than passed, and every failure is worse still."""
     return 0 if code == 0 else 1 if code == NOT_APPLICABLE_CODE else code + 1
-
-
-WATCH_S = 120.0
-"""Seconds after which the end of a run is no longer followed; the run continues undoing."""
-POLL_S = 0.1
-_HOLDER = re.compile(r"(?P<run>\S+) \(pid (?P<pid>\d+)\)")
 
 
 def abort(store: Store, folder: Path, by: str) -> None:

@@ -28,6 +28,81 @@ if TYPE_CHECKING:
 
     from k2run.language.problems import Explanation
 
+_SECTIONS = re.compile(r"^(?:Args|Returns|Raises|Yields):$", re.MULTILINE)
+_KINDS: dict[Any, str] = {
+    str: "text",
+    int: "integer",
+    float: "number",
+    bool: "boolean",
+    Any: "any value",
+    Duration: "duration (`30s`, `2m`)",
+    Size: "size (`64MiB`)",
+    Rate: "rate (`100/s`)",
+    JsonSchema: "JSON Schema, or the path of a file with one",
+}
+_UNITS = {
+    "_ms": "milliseconds",
+    "per_s": "per second",
+    "_s": "seconds",
+    "_bytes": "bytes",
+    "_percent": "per cent",
+    "ratio": "0 to 1",
+}
+"""What the end of a name says of its unit."""
+_EXAMPLES = {
+    "assert": "- name: Few wait\n  assert: {that: [lag.total < 1000, lag.partitions > 0]}",
+    "wait": "- name: Let it settle\n  wait: {for: 5s}",
+    "set": '- name: Remember\n  set: {limit: "{{ backlog * 2 }}"}',
+    "run": "- name: Break the consumer\n  run: {runbook: scenarios/consumer-lag.yaml, inputs: {backlog: 1000}}\n"
+    "  timeout: 5m\n  expect: result.outcome == 'failed'",
+    "stop": "- name: Nothing to do\n  when: lag.total == 0\n  stop: {because: nothing is waiting, passed: true}",
+    "skip_section": "- name: Not today\n  when: quick\n  skip_section: {because: it takes an hour}",
+    "block": "- name: Write\n  timeout: 30s\n  block:\n    - {shell.run: {command: touch probe}}\n  rescue:\n"
+    '    - {manual.note: {text: "{{ failed.name }}: {{ failed.message }}"}}\n  always:\n'
+    "    - {shell.run: {command: rm -f probe}}",
+}
+KEYWORD_PAGES = tuple(_EXAMPLES)
+"""The keywords that have a page."""
+_NAMED: dict[str, Any] = {
+    "bucket": "backups",
+    "by": "30s",
+    "choices": ["yes", "no"],
+    "command": ["echo", "hello"],
+    "container": "k2-api",
+    "dashboard": "k2-overview",
+    "during": "10s",
+    "file": "evidence/page.png",
+    "group": "k2-iceberg-writer-crypto-v2",
+    "host": "127.0.0.1",
+    "key": "demo/trades.parquet",
+    "latency": "100ms",
+    "link": "kafka",
+    "metric": "k2_degradation_level",
+    "metrics": ["k2_degradation_level"],
+    "network": "k2",
+    "path": "/health",
+    "query": "up",
+    "question": "Did it work?",
+    "schema": {"type": "string"},
+    "server": "pool.ntp.org",
+    "service": "api",
+    "settings": {"retention.ms": "3600000"},
+    "sql": "select count(*) as n from trades_v2",
+    "subject": "market.crypto.trades-value",
+    "table": "market_data.trades_v2",
+    "text": "The demo begins",
+    "that": "The room is ready",
+    "topic": "market.crypto.trades.binance",
+}
+"""Values in examples by the name of the argument; others are made from the type."""
+_USUAL = {"status": 200, "exit_code": 0, "duplicates": 0, "missing": 0, "lost": 0, "errors": 0, "down": 0}
+"""What a figure of that name should be."""
+_SHOWN = ("service", "path", "topic", "table")
+"""Arguments that an example gives also where they may be left out, for want of others."""
+_TYPED: dict[Any, Any] = {str: "…", int: 1, float: 1.0, bool: True, Duration: "10s", Size: "10MiB", Rate: "100/s"}
+LINT_CODES = Path(__file__).with_name("codes.md")
+_WIDTH = 100
+
 
 def show_actions(name: str) -> None:
     """Show one action in full, an adapter's actions, or all of them with a line each."""
@@ -151,43 +226,6 @@ def _default(entry: FieldInfo) -> str:
     return f"default `{default if isinstance(default, str | int | float) else str(default)}`".replace("\n", "\\n")
 
 
-_SECTIONS = re.compile(r"^(?:Args|Returns|Raises|Yields):$", re.MULTILINE)
-_KINDS: dict[Any, str] = {
-    str: "text",
-    int: "integer",
-    float: "number",
-    bool: "boolean",
-    Any: "any value",
-    Duration: "duration (`30s`, `2m`)",
-    Size: "size (`64MiB`)",
-    Rate: "rate (`100/s`)",
-    JsonSchema: "JSON Schema, or the path of a file with one",
-}
-_UNITS = {
-    "_ms": "milliseconds",
-    "per_s": "per second",
-    "_s": "seconds",
-    "_bytes": "bytes",
-    "_percent": "per cent",
-    "ratio": "0 to 1",
-}
-"""What the end of a name says of its unit."""
-_EXAMPLES = {
-    "assert": "- name: Few wait\n  assert: {that: [lag.total < 1000, lag.partitions > 0]}",
-    "wait": "- name: Let it settle\n  wait: {for: 5s}",
-    "set": '- name: Remember\n  set: {limit: "{{ backlog * 2 }}"}',
-    "run": "- name: Break the consumer\n  run: {runbook: scenarios/consumer-lag.yaml, inputs: {backlog: 1000}}\n"
-    "  timeout: 5m\n  expect: result.outcome == 'failed'",
-    "stop": "- name: Nothing to do\n  when: lag.total == 0\n  stop: {because: nothing is waiting, passed: true}",
-    "skip_section": "- name: Not today\n  when: quick\n  skip_section: {because: it takes an hour}",
-    "block": "- name: Write\n  timeout: 30s\n  block:\n    - {shell.run: {command: touch probe}}\n  rescue:\n"
-    '    - {manual.note: {text: "{{ failed.name }}: {{ failed.message }}"}}\n  always:\n'
-    "    - {shell.run: {command: rm -f probe}}",
-}
-KEYWORD_PAGES = tuple(_EXAMPLES)
-"""The keywords that have a page."""
-
-
 def keyword_page(name: str) -> str:
     """The page of a keyword, with an example."""
     schema = runbook_schema(Catalogue())
@@ -205,45 +243,6 @@ def keyword_page(name: str) -> str:
     lines += [f"  {key}: {text}".rstrip(": ") for key, text in arguments.items()] or ["  names and their values"]
     lines += ["", "Keywords", indent(", ".join(taken), "  "), "", "Example", indent(_EXAMPLES[name], "  ")]
     return "\n".join(lines)
-
-
-_NAMED: dict[str, Any] = {
-    "bucket": "backups",
-    "by": "30s",
-    "choices": ["yes", "no"],
-    "command": ["echo", "hello"],
-    "container": "k2-api",
-    "dashboard": "k2-overview",
-    "during": "10s",
-    "file": "evidence/page.png",
-    "group": "k2-iceberg-writer-crypto-v2",
-    "host": "127.0.0.1",
-    "key": "demo/trades.parquet",
-    "latency": "100ms",
-    "link": "kafka",
-    "metric": "k2_degradation_level",
-    "metrics": ["k2_degradation_level"],
-    "network": "k2",
-    "path": "/health",
-    "query": "up",
-    "question": "Did it work?",
-    "schema": {"type": "string"},
-    "server": "pool.ntp.org",
-    "service": "api",
-    "settings": {"retention.ms": "3600000"},
-    "sql": "select count(*) as n from trades_v2",
-    "subject": "market.crypto.trades-value",
-    "table": "market_data.trades_v2",
-    "text": "The demo begins",
-    "that": "The room is ready",
-    "topic": "market.crypto.trades.binance",
-}
-"""Values in examples by the name of the argument; others are made from the type."""
-_USUAL = {"status": 200, "exit_code": 0, "duplicates": 0, "missing": 0, "lost": 0, "errors": 0, "down": 0}
-"""What a figure of that name should be."""
-_SHOWN = ("service", "path", "topic", "table")
-"""Arguments that an example gives also where they may be left out, for want of others."""
-_TYPED: dict[Any, Any] = {str: "…", int: 1, float: 1.0, bool: True, Duration: "10s", Size: "10MiB", Rate: "100/s"}
 
 
 def example_of(action: Action) -> str:
@@ -324,10 +323,6 @@ def _bound(name: str, kind: type) -> str:
     if name in _USUAL:
         return f" == {_USUAL[name]}"
     return " < 1000" if name.endswith(("_ms", "_s", "total")) and not name.endswith("per_s") else " > 0"
-
-
-LINT_CODES = Path(__file__).with_name("codes.md")
-_WIDTH = 100
 
 
 @cache

@@ -30,6 +30,7 @@ MANY = 5
 """Times from which on a multiple reads better than per cent."""
 LONG = 0.1
 """Seconds below which the time of a step is not compared."""
+REHEARSAL = "rehearsal"
 
 
 class Row(Struct, frozen=True, kw_only=True):
@@ -248,9 +249,6 @@ def change_of(one: float, other: float) -> str:
 def _cited(text: str, event: Any) -> str:
     """A value with the line of its run's journal."""
     return f"{text} #{event.seq}" if event is not None else text
-
-
-REHEARSAL = "rehearsal"
 
 
 def last_rehearsal(folder: Path, view: RunView) -> RunView | None:

@@ -41,6 +41,13 @@ _TITLE_ARGS = ("metric", "query", "service", "topic", "group", "table", "labels"
 _NO_IDENTITY = frozenset({"window"})
 """Arguments that change how a value is measured, not which."""
 _FIELD = re.compile(r"\bresult\.([a-z_]\w*)")
+ROWS = 12
+"""Bars of a histogram."""
+BARS = "▏▎▍▌▋▊▉█"
+"""Eighths of a letter."""
+_BARS = "▁▂▃▄▅▆▇█"
+LABEL = 10
+LEAST_BAR = 10
 
 
 class Series(Struct, kw_only=True):
@@ -205,15 +212,6 @@ def _counts(histogram: str) -> list[tuple[float, int]]:
 def _named(percentiles: dict[str, Any]) -> dict[str, float]:
     known = {name: each.get("value_ms") for name, each in percentiles.items()}
     return {name.replace("999", "99.9"): value for name, value in known.items() if value is not None}
-
-
-ROWS = 12
-"""Bars of a histogram."""
-BARS = "▏▎▍▌▋▊▉█"
-"""Eighths of a letter."""
-_BARS = "▁▂▃▄▅▆▇█"
-LABEL = 10
-LEAST_BAR = 10
 
 
 def plots(measured: Iterable[Series], loads: Iterable[Load], width: int) -> list[str]:

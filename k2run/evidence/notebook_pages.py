@@ -22,6 +22,16 @@ HEADING = re.compile(r"^## (.+)$", re.MULTILINE)
 _NO_ID = re.compile(r"[^0-9a-z]+")
 _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _HTML, _SVG, _PLAIN = "text/html", "image/svg+xml", "text/plain"
+STYLE_OF_PLOTS = (
+    "\n".join(
+        line
+        for line in STYLE.read_text(encoding="utf-8").splitlines()
+        if line.startswith((".chart", ".plots", "figure"))
+    )
+    .replace("var(--live)", "#2f7de1")
+    .replace("var(--line)", "#d5d9e0")
+    .replace("var(--quiet)", "#525a67")
+)
 
 
 class Drawn:
@@ -68,18 +78,6 @@ def plots(*drawn: Drawn) -> Drawn:
     """Plots side by side, two in a row, with their style."""
     style = tag("style", Html(STYLE_OF_PLOTS))
     return Drawn(tag("div", style, *(each.html for each in drawn), class_="plots"), "; ".join(map(repr, drawn)))
-
-
-STYLE_OF_PLOTS = (
-    "\n".join(
-        line
-        for line in STYLE.read_text(encoding="utf-8").splitlines()
-        if line.startswith((".chart", ".plots", "figure"))
-    )
-    .replace("var(--live)", "#2f7de1")
-    .replace("var(--line)", "#d5d9e0")
-    .replace("var(--quiet)", "#525a67")
-)
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> Drawn:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from k2run.engine.events import AnyEvent
     from k2run.evidence.step_view import StepView
 
+_OF_A_LINE = ("earned", "judged", "points")
+
 
 class Value:
     """A value of a template: printing it cites it, or says why there is none.
@@ -205,9 +207,6 @@ class StepQuotes:
     def _no(self, field: str) -> Value:
         standing = self._standing.value if self._standing is not None and self._source.here else ""
         return Value(None, self._source.notes, f"{self._named}: {field}", self._source.command, standing)
-
-
-_OF_A_LINE = ("earned", "judged", "points")
 
 
 class RunQuotes:

@@ -39,6 +39,8 @@ SHOWN_RESULT = 4_000
 SHOWN_LINE = 600
 SHOWN_LINES = 2_000
 _encode = msgspec.json.Encoder(enc_hook=encode_quantity).encode
+STYLE = Path(__file__).parent / "html" / "report.css"
+_ANCHORS = {AGAINST_LAST: "last-time", "What went wrong": "wrong", "Faults and undos": "undos"}
 
 
 def steps(view: RunView) -> Html:
@@ -309,7 +311,6 @@ def cited(view: RunView) -> list[AnyEvent]:
     return [unique[seq] for seq in sorted(unique)]
 
 
-STYLE = Path(__file__).parent / "html" / "report.css"
 _PARTS = {
     "Score": score,
     "Objectives": objectives,
@@ -323,7 +324,6 @@ _PARTS = {
     "Environment": environment,
     "Journal": journal,
 }
-_ANCHORS = {AGAINST_LAST: "last-time", "What went wrong": "wrong", "Faults and undos": "undos"}
 
 
 def report_html(view: RunView, last: RunView | None = None) -> str:

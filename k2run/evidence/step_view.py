@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 _INNER = re.compile(r"(?:\.(?:block|rescue|always|run\.\w+)\[\d+\]|(?<=\])\.steps\[\d+\])(?:#\d+)?$")
 UNLISTED = 1_000_000
+SHOWN_TURNS = 25
+"""Passed turns of one loop that a report shows one by one; turns that did not pass are all shown."""
 
 
 def parent_path(path: str) -> str:
@@ -190,10 +192,6 @@ class UndoView(Struct):
     def pending(self) -> bool:
         """Whether its fault may still be active."""
         return self.finished is None or self.finished.outcome is not Outcome.PASSED
-
-
-SHOWN_TURNS = 25
-"""Passed turns of one loop that a report shows one by one; turns that did not pass are all shown."""
 
 
 class MoreTurns(Struct, frozen=True, kw_only=True):

@@ -78,6 +78,8 @@ with each_one as (
 select run, stamp, metric, arg_max(value, seq) as value, max(seq) as seq, any_value(kind) as kind
 from each_one where value is not null and metric is not null group by run, stamp, metric
 """
+PUBLISHED = ("measures", "runs")
+"""What is published; a run is complete once its row in `runs` is there, so that comes last."""
 
 
 def harvest(database: DuckDBPyConnection, found: Sequence[tuple[str, str, str]]) -> None:
@@ -94,10 +96,6 @@ def harvest(database: DuckDBPyConnection, found: Sequence[tuple[str, str, str]])
     database.execute(_RUNS)
     database.execute(_MEASURES)
     database.execute("drop table lines")
-
-
-PUBLISHED = ("measures", "runs")
-"""What is published; a run is complete once its row in `runs` is there, so that comes last."""
 
 
 class Readable(Protocol):

@@ -40,6 +40,9 @@ if TYPE_CHECKING:
 
     from k2run.engine.events import AnyEvent
 
+TROUBLE = (Standing.FAILED, Standing.UNKNOWN, Standing.INTERRUPTED, Standing.WARNING, Standing.IGNORED)
+"""Standings that need attention, worst first."""
+
 
 class RunView(Struct):
     """A whole run, as far as its events go. `fold` is its only writer.
@@ -281,10 +284,6 @@ def view_of(events: Iterable[AnyEvent]) -> RunView:
     for event in events:
         view.fold(event)
     return view
-
-
-TROUBLE = (Standing.FAILED, Standing.UNKNOWN, Standing.INTERRUPTED, Standing.WARNING, Standing.IGNORED)
-"""Standings that need attention, worst first."""
 
 
 def word_of(finished: RunFinished, scored: Scored | None) -> str:

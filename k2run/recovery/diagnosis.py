@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from k2run.language.model import Runbook, Step
     from k2run.stack.stack import Stack
 
+_STARTS = {"service.start", "service.resume", "service.restart", "settings.restore"}
+
 
 class Verdict(StrEnum):
     """What the symptoms say about one failure."""
@@ -221,9 +223,6 @@ def rank(suspect: Suspect) -> tuple[int, int, float, float, str]:
     """Matches first; among them the one that repairs, or lets work again, most of the stack; then the best evidence."""
     needed = -suspect.needed_by - len(suspect.requires) if suspect.verdict is Verdict.MATCHES else 0
     return _ORDER.index(suspect.verdict), needed, -suspect.weight, -suspect.share, suspect.runbook
-
-
-_STARTS = {"service.start", "service.resume", "service.restart", "settings.restore"}
 
 
 class Order:

@@ -31,6 +31,14 @@ ENOUGH = 0.5
 SETTLE_S = 15.0
 """Seconds after a recovery in which what was started begins to show itself."""
 SETTLE_PERIOD_S = 0.5
+PAUSE_S = 0.5
+"""Seconds between two looks."""
+BLIND_S = 5.0
+"""Seconds in which a stack that nothing can be said of is checked again: what has just started shows nothing yet."""
+LATE_S = 1.0
+"""Seconds by which this process may wake up late; beyond, its figures are too old to be judged: it is starved."""
+TWICE = 2
+"""Changes between ill and well: a failure that begins or ends changes once, one that flaps changes on."""
 
 
 def diagnose(
@@ -215,16 +223,6 @@ def _is_down(seen: Look) -> bool:
 def _ailing(seen: Look) -> Ailing:
     detail = seen.probe.detail if seen.probe is not None and not seen.probe.ready else seen.status.detail
     return Ailing(service=seen.service.name, state=seen.status.state.value, detail=detail)
-
-
-PAUSE_S = 0.5
-"""Seconds between two looks."""
-BLIND_S = 5.0
-"""Seconds in which a stack that nothing can be said of is checked again: what has just started shows nothing yet."""
-LATE_S = 1.0
-"""Seconds by which this process may wake up late; beyond, its figures are too old to be judged: it is starved."""
-TWICE = 2
-"""Changes between ill and well: a failure that begins or ends changes once, one that flaps changes on."""
 
 
 def watch(  # noqa: PLR0913 - what `diagnose` needs, and for how long

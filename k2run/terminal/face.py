@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from k2run.actions.deadline import Deadline
     from k2run.engine.events import AnyEvent
 
+POLL = 0.2
+"""Seconds between two looks at the clock (and at a request to stop) while no key is pressed."""
+_SAVE, _RESTORE, _UP, _CLEAR = "\x1b7", "\x1b8", "\x1b[1A", "\x1b[2K"
+
 
 class Face(ABC):
     """Shows the events of one run. It is an observer of the journal: `see` is quick.
@@ -142,11 +146,6 @@ class ThreadedFace(Face):
             self.draw()
         except Exception as error:  # noqa: BLE001 - neither the run nor a question depends on what is drawn
             self._failure = error
-
-
-POLL = 0.2
-"""Seconds between two looks at the clock (and at a request to stop) while no key is pressed."""
-_SAVE, _RESTORE, _UP, _CLEAR = "\x1b7", "\x1b8", "\x1b[1A", "\x1b[2K"
 
 
 class _Gone(Exception):

@@ -36,6 +36,16 @@ STYLES: dict[Tone, str] = {
     Tone.BADGE_BAD: "bold reverse red",
     Tone.BADGE_WARN: "bold reverse yellow",
 }
+SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
+SHOWN = 8
+"""Running steps shown at once; a parallel section may have hundreds."""
+BAR = 16
+CLOSE = 0.8
+"""Share of a budget after which its clock is highlighted."""
+_LOCAL_MODES = 3
+"""Place of the local modes among what `termios.tcgetattr` returns."""
+PERIOD = 0.125
+"""Seconds between two drawings."""
 
 
 def dressed(lines: Iterable[Line]) -> Text:
@@ -48,14 +58,6 @@ def dressed(lines: Iterable[Line]) -> Text:
 def console_on(stream: TextIO) -> Console:
     """A console that leaves text alone; it respects NO_COLOR."""
     return Console(file=stream, highlight=False, markup=False, emoji=False, soft_wrap=False)
-
-
-SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
-SHOWN = 8
-"""Running steps shown at once; a parallel section may have hundreds."""
-BAR = 16
-CLOSE = 0.8
-"""Share of a budget after which its clock is highlighted."""
 
 
 def running(story: Transcript, now: float, frame: int) -> list[Line]:
@@ -176,10 +178,6 @@ def _progress(story: Transcript, section: SectionView | None, now: float) -> Lin
     return (*fill(start, room), Part(" "), *clocks)
 
 
-_LOCAL_MODES = 3
-"""Place of the local modes among what `termios.tcgetattr` returns."""
-
-
 class QuietKeys:
     """Keeps a terminal from echoing control keys.
 
@@ -214,10 +212,6 @@ class QuietKeys:
         except (OSError, ValueError, termios.error):
             return False
         return before
-
-
-PERIOD = 0.125
-"""Seconds between two drawings."""
 
 
 class LiveFace(ThreadedFace):

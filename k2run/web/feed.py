@@ -40,6 +40,20 @@ BEAT_S = 15.0
 KEPT = 200
 """Updates kept for a slow watcher; one who is further behind gets the whole page again."""
 _encode = msgspec.json.Encoder().encode
+LOOK_AT_RECORDS_S = 0.25
+"""Seconds between two reads of the records, however many watchers there are."""
+ANYWAY_S = 2.0
+"""Seconds after which a page is drawn again although no record has changed: its run may have."""
+TONES = {
+    "open": "warn",
+    "approval needed": "warn",
+    "queued": "warn",
+    "running": "live",
+    "joined": "live",
+    "declined": "quiet",
+    "not needed": "quiet",
+    "closed": "good",
+}
 
 
 class FollowedRun:
@@ -256,22 +270,6 @@ def message(followed: FollowedRun, parts: dict[str, str]) -> bytes:
     """One server-sent event: the parts that have changed, up to which line of the journal, and the run's clock."""
     data = _encode({"now": round(followed.now, 3), "state": followed.state, "parts": parts})
     return b"id: %d\ndata: %b\n\n" % (followed.seq, data)
-
-
-LOOK_AT_RECORDS_S = 0.25
-"""Seconds between two reads of the records, however many watchers there are."""
-ANYWAY_S = 2.0
-"""Seconds after which a page is drawn again although no record has changed: its run may have."""
-TONES = {
-    "open": "warn",
-    "approval needed": "warn",
-    "queued": "warn",
-    "running": "live",
-    "joined": "live",
-    "declined": "quiet",
-    "not needed": "quiet",
-    "closed": "good",
-}
 
 
 class DrawnPage(msgspec.Struct, frozen=True, kw_only=True):

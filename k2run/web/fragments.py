@@ -51,6 +51,20 @@ HERE = Path(__file__).parent
 _LONGEST = 1500
 _CLOSE = 0.8
 """Share of a budget after which its clock is highlighted."""
+TYPES = {"k2run.css": "text/css", "k2run.js": "text/javascript", "k2run.svg": "image/svg+xml"}
+FILES = {name: (HERE / "static" / name).read_bytes() for name in TYPES}
+VERSION = sha256(b"".join(FILES.values())).hexdigest()[:12]
+RUN, PRESENTER, ON_CALL = "run", "presenter", "oncall"
+PANELS = {
+    RUN: ("state", "ask", "now", "score", "faults", "charts", "notes", "announce"),
+    PRESENTER: ("presenter", "ask", "announce"),
+    ON_CALL: ("oncall", "announce"),
+}
+"""What each layout is made of; the steps follow below in the layout of a run."""
+WATCHED = ("lag", "level")
+"""Words in the titles of the series that are drawn first, and also while they do not move."""
+MOST_CHARTS = 6
+_NO_ID = re.compile(r"[^0-9A-Za-z]+")
 
 
 @cache
@@ -117,11 +131,6 @@ def clock(since: float, now: float, budget: float | None, *, live: bool) -> Mark
     return Markup('<span class="clock{}"><span class="hand"{}>{}</span>{}</span>').format(late, runs, span(spent), of)
 
 
-TYPES = {"k2run.css": "text/css", "k2run.js": "text/javascript", "k2run.svg": "image/svg+xml"}
-FILES = {name: (HERE / "static" / name).read_bytes() for name in TYPES}
-VERSION = sha256(b"".join(FILES.values())).hexdigest()[:12]
-
-
 async def static(request: Request) -> Response:
     """One of the files."""
     name = request.path_params["name"]
@@ -137,19 +146,8 @@ async def icon(request: Request) -> Response:  # noqa: ARG001 - the form of an e
     return Response(FILES["k2run.svg"], media_type=TYPES["k2run.svg"])
 
 
-RUN, PRESENTER, ON_CALL = "run", "presenter", "oncall"
-PANELS = {
-    RUN: ("state", "ask", "now", "score", "faults", "charts", "notes", "announce"),
-    PRESENTER: ("presenter", "ask", "announce"),
-    ON_CALL: ("oncall", "announce"),
-}
-"""What each layout is made of; the steps follow below in the layout of a run."""
-WATCHED = ("lag", "level")
-"""Words in the titles of the series that are drawn first, and also while they do not move."""
-MOST_CHARTS = 6
 Rows = dict[str, tuple[tuple[int, ...], str]]
 """Steps by their path: which of their events were drawn, and the picture."""
-_NO_ID = re.compile(r"[^0-9A-Za-z]+")
 
 
 class ShownRun(Protocol):

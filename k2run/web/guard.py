@@ -39,6 +39,29 @@ _HEAD = """\
 # Who may use `k2run serve`: role, name, token. Roles: viewer (reads), operator (also starts, answers, aborts),
 # approver (also confirms what only a person can vouch for). Removing a line ends its sessions at once.
 """
+HOOKS = "/hooks/"
+"""Below this, programs call: they prove themselves in their own way, send no origin, and may send more."""
+SIGN_IN = "/enter"
+SIGNED = ("authorization", "x-k2run-signature")
+"""Headers by which a program says who it is."""
+UNAUTHORIZED = 401
+LINGER_BYTES, LINGER_S = 1024 * 1024, 2.0
+"""How much of a refused body is still taken, and for how many seconds."""
+READING = frozenset({"GET", "HEAD"})
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; manifest-src 'self'; "
+    "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+HEADERS = {
+    "content-security-policy": POLICY,
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "same-origin",  # with `no-referrer`, browsers would hide the origin of our own forms
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "permissions-policy": "camera=(), microphone=(), geolocation=()",
+    "cache-control": "no-store",
+}
 
 
 class Role(IntEnum):
@@ -162,31 +185,6 @@ def _entry(line: str, path: Path, number: int) -> TokenEntry:
 
 def _sign(token: str, *parts: str) -> str:
     return hmac.new(token.encode(), "\n".join(parts).encode(), sha256).hexdigest()
-
-
-HOOKS = "/hooks/"
-"""Below this, programs call: they prove themselves in their own way, send no origin, and may send more."""
-SIGN_IN = "/enter"
-SIGNED = ("authorization", "x-k2run-signature")
-"""Headers by which a program says who it is."""
-UNAUTHORIZED = 401
-LINGER_BYTES, LINGER_S = 1024 * 1024, 2.0
-"""How much of a refused body is still taken, and for how many seconds."""
-READING = frozenset({"GET", "HEAD"})
-POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; manifest-src 'self'; "
-    "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
-)
-HEADERS = {
-    "content-security-policy": POLICY,
-    "x-content-type-options": "nosniff",
-    "x-frame-options": "DENY",
-    "referrer-policy": "same-origin",  # with `no-referrer`, browsers would hide the origin of our own forms
-    "cross-origin-opener-policy": "same-origin",
-    "cross-origin-resource-policy": "same-origin",
-    "permissions-policy": "camera=(), microphone=(), geolocation=()",
-    "cache-control": "no-store",
-}
 
 
 class Limits(Struct, frozen=True, kw_only=True):

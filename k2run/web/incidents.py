@@ -64,6 +64,8 @@ CLOSED = 60
 TOLD = 40
 """Lines of what happened in one."""
 PARTS = ("incident", "answer", "alerts", "seen", "told")
+LARGEST = 2 * 1024 * 1024
+OK = 200
 
 
 def find(site: Site, name: str) -> Incident:
@@ -229,10 +231,6 @@ ROUTES = [
     Route("/incidents/{incident}/approve", approve, methods=["POST"]),
     Route("/incidents/{incident}/decline", decline, methods=["POST"]),
 ]
-
-
-LARGEST = 2 * 1024 * 1024
-OK = 200
 
 
 class _TooLarge(Exception):

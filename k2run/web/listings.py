@@ -35,6 +35,11 @@ if TYPE_CHECKING:
     from k2run.stack.lifecycle import Look
     from k2run.stack.stack import Stack
 
+BROKEN = "with problems"
+KINDS = (BROKEN, *(kind.value for kind in Kind))
+FRESH_S = 4.0
+"""Seconds for which the health of a stack is cached."""
+
 
 class NotFound(UsageError):
     """No such run, runbook, stack or incident."""
@@ -147,12 +152,6 @@ def _brief(begun: RunStarted, over: RunFinished | None, folder: Path, state: str
         score=scored.score if scored and over else None,
         seconds=over.seconds if over else last.t,
     )
-
-
-BROKEN = "with problems"
-KINDS = (BROKEN, *(kind.value for kind in Kind))
-FRESH_S = 4.0
-"""Seconds for which the health of a stack is cached."""
 
 
 class CatalogueEntry(Struct, frozen=True, kw_only=True):

@@ -45,6 +45,13 @@ _STYLE_HASH = b64encode(sha256(STYLE.read_bytes()).digest()).decode()
 REPORT_POLICY = POLICY.replace("style-src 'self'", f"style-src 'sha256-{_STYLE_HASH}'").replace(
     "script-src 'self'", "script-src 'none'"
 )
+SHOWN = 40
+"""Figures on a page of trends."""
+FRESH_S = 10.0
+"""Seconds for which figures are shown to everyone who asks."""
+T = TypeVar("T")
+KEPT = 16
+"""Answers that are kept at most."""
 
 
 def home(request: Request) -> Response:
@@ -208,12 +215,6 @@ def _pieces(path: Path) -> Iterator[bytes]:
             yield piece
 
 
-SHOWN = 40
-"""Figures on a page of trends."""
-FRESH_S = 10.0
-"""Seconds for which figures are shown to everyone who asks."""
-
-
 async def _stack(request: Request) -> str:
     """The name of the stack that a reader asks for.
 
@@ -292,11 +293,6 @@ def _trends(site: Site, runbook: str) -> list[tuple[Trend, Markup]]:
     measured = ((metric, history.points(metric, name=runbook)) for metric in metrics)
     found = [each for metric, points in measured if points for each in trends(metric, points)]
     return [(each, drawn(from_run_to_run(each.title, [point.value for point in each.points]))) for each in found]
-
-
-T = TypeVar("T")
-KEPT = 16
-"""Answers that are kept at most."""
 
 
 class AnswerCache(Generic[T]):

@@ -48,6 +48,21 @@ MOST, LEAST, RESERVED = 1000, 16, 96
 """Connections at once; file descriptors that are left to everything else: pages read files, and start runs."""
 AT_ONCE, QUEUE = 16, 512
 """Connections accepted in one go before the first is served, and connections that may wait for that."""
+LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]"})
+_TITLES = {
+    400: "Bad request",
+    401: "Sign in first",
+    403: "Not allowed",
+    404: "Not found",
+    409: "Not possible now",
+    503: "Busy",
+}
+PORT = 8642
+HIGHEST_PORT = 65_535
+TURN_S = 0.001
+"""Seconds after which a thread that draws makes way for those who wait for an answer."""
+GRACE_S = 1
+"""Seconds that open connections get when the server ends; the pages come back by themselves."""
 
 
 def most_connections() -> int:
@@ -200,17 +215,6 @@ def log_seldom() -> None:
         logging.getLogger(name).addFilter(OncePerMinute())
 
 
-LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]"})
-_TITLES = {
-    400: "Bad request",
-    401: "Sign in first",
-    403: "Not allowed",
-    404: "Not found",
-    409: "Not possible now",
-    503: "Busy",
-}
-
-
 def create_app(
     site: Site, *, hosts: frozenset[str] = LOOPBACK, limits: Limits | None = None, more: Sequence[BaseRoute] = ()
 ) -> Starlette:
@@ -277,14 +281,6 @@ async def _broke(request: Request, error: Exception) -> Response:  # noqa: ARG00
         "<!doctype html><title>k2run</title><p>Internal error of k2run; see the log of <code>k2run serve</code>.</p>",
         500,
     )
-
-
-PORT = 8642
-HIGHEST_PORT = 65_535
-TURN_S = 0.001
-"""Seconds after which a thread that draws makes way for those who wait for an answer."""
-GRACE_S = 1
-"""Seconds that open connections get when the server ends; the pages come back by themselves."""
 
 
 def serve(host: str = "127.0.0.1", port: int = PORT, *, allow: Iterable[str] = (), private: bool = False) -> None:

@@ -41,6 +41,16 @@ WINDOW_S = 20.0
 FRESH_S = 10.0
 """Seconds for which a finished diagnosis is cached."""
 _LOOK_S = 0.5
+COOKIE = "k2run"
+AT_ITS_END = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+DRAWERS = 2
+"""Threads that draw runs: each takes a share of the time in which others are answered."""
+KEPT = 24
+"""Runs whose journals stay in memory after a visit."""
+MOST_WATCHERS = 500
+ALLOWED_S = 1.0
+"""Seconds between two looks at whether a watcher may still look: a session that ends also ends its streams."""
+HEADERS = {"cache-control": "no-store", "x-accel-buffering": "no"}
 
 
 class Window:
@@ -164,14 +174,6 @@ class Diagnoses:
             self.watchers -= 1
 
 
-COOKIE = "k2run"
-AT_ITS_END = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-DRAWERS = 2
-"""Threads that draw runs: each takes a share of the time in which others are answered."""
-KEPT = 24
-"""Runs whose journals stay in memory after a visit."""
-
-
 class Denied(Exception):
     """A request that is refused.
 
@@ -287,12 +289,6 @@ class Site:
 def site_of(request: Request) -> Site:
     """The site that a request is for."""
     return cast("Site", request.app.state.site)
-
-
-MOST_WATCHERS = 500
-ALLOWED_S = 1.0
-"""Seconds between two looks at whether a watcher may still look: a session that ends also ends its streams."""
-HEADERS = {"cache-control": "no-store", "x-accel-buffering": "no"}
 
 
 def stream(request: Request, events: AsyncGenerator[bytes], *, known: bool = False) -> Response:

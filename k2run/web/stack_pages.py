@@ -56,6 +56,12 @@ GAP = 6
 """So many missing points interrupt a line."""
 Raw = float | dict[float, float]
 """What one look says of one chart: a value, or the buckets of a histogram by their upper bound."""
+WIDTH, FAR_WIDTH = 560, 420
+"""Of a chart in its own units; on a projector fewer, so that its text is larger."""
+MOST_FAR = 6
+"""Charts that fit on a projector together with the services."""
+MINUTES = 300.0
+"""Seconds of a chart from which on its times are written without seconds."""
 
 
 class Course(Struct, kw_only=True):
@@ -290,14 +296,6 @@ class StackWatches:
         if name not in self._watches:
             self._watches[name] = StackWatch(lambda: open_stack(name, store=self._store))
         return self._watches[name]
-
-
-WIDTH, FAR_WIDTH = 560, 420
-"""Of a chart in its own units; on a projector fewer, so that its text is larger."""
-MOST_FAR = 6
-"""Charts that fit on a projector together with the services."""
-MINUTES = 300.0
-"""Seconds of a chart from which on its times are written without seconds."""
 
 
 class DrawnChart(Struct, frozen=True, kw_only=True):

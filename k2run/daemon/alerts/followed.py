@@ -50,6 +50,10 @@ EVIDENCE = 5
 LATEST = 50
 """Runs among which the one is looked for that was under way when an outage began."""
 _RUN = re.compile(r"\S+")
+LOST_S = 120.0
+"""A run that was ordered by a server that died, and left no journal in this time, never began."""
+BUSY = 4
+"""The exit code of a run that found its stack held."""
 
 
 class _Look(Struct, frozen=True):
@@ -214,12 +218,6 @@ def _why(found: Diagnosis, services: list[str]) -> str:
 
 def _seconds(at: str) -> float:
     return datetime.fromisoformat(at).astimezone(UTC).timestamp()
-
-
-LOST_S = 120.0
-"""A run that was ordered by a server that died, and left no journal in this time, never began."""
-BUSY = 4
-"""The exit code of a run that found its stack held."""
 
 
 class _Run(Struct, frozen=True):

@@ -38,6 +38,12 @@ if TYPE_CHECKING:
 BINS = 36
 LABEL_SHARE, FAR_SHARE = 0.14, 0.26
 """Share of a chart's width that a label needs."""
+DRAWN_IN_FULL = 60
+"""Steps up to which every one gets its row."""
+SHORT = 0.005
+"""Share of the run below which a step of a long run gets no row."""
+TICKS = 6
+ROW = 18
 
 
 def measurements(view: RunView) -> Html:
@@ -162,14 +168,6 @@ def _curve(load: Load, says: str) -> Html:
     nines = [(0.0, "0"), (log10(2), "p50"), (1.0, "p90"), (2.0, "p99"), (3.0, "p99.9"), (4.0, "p99.99")]
     across = [(at, label) for at, label in nines if at <= last]
     return picture(frame, says, axes(frame, across, lambda value: f"{short(value)} ms"), line(frame, points))
-
-
-DRAWN_IN_FULL = 60
-"""Steps up to which every one gets its row."""
-SHORT = 0.005
-"""Share of the run below which a step of a long run gets no row."""
-TICKS = 6
-ROW = 18
 
 
 class Scale(Struct, frozen=True, kw_only=True):
