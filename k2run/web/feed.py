@@ -341,13 +341,6 @@ def open_incidents(incidents: IncidentStore) -> list[tuple[Incident, str]]:
     return [(one, tone_of(one)) for one in reversed(incidents.all()) if one.closed is None]
 
 
-def age_of(incident: Incident) -> float:
-    """Seconds since an incident was opened, or for which it was open."""
-    began = datetime.fromisoformat(incident.opened.at).timestamp()
-    ended = datetime.fromisoformat(incident.closed.at).timestamp() if incident.closed is not None else time.time()
-    return max(0.0, ended - began)
-
-
 def message_of(drawn: DrawnPage) -> bytes:
     """One server-sent event."""
     return b"data: %b\n\n" % _encode(drawn)

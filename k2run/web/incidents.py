@@ -40,7 +40,7 @@ from k2run.daemon.alerts.incident import (
 )
 from k2run.errors import JournalLost, UsageError
 from k2run.used_once import Spent
-from k2run.web.feed import DrawnPage, age_of, open_incidents, tone_of
+from k2run.web.feed import DrawnPage, open_incidents, tone_of
 from k2run.web.forms import allowed
 from k2run.web.fragments import draw, drawn
 from k2run.web.guard import Role
@@ -84,7 +84,7 @@ def draw_all(site: Site) -> DrawnPage:
     """The page of all incidents."""
     found = site.incidents.all()
     over = [one for one in reversed(found) if one.closed is not None]
-    values = {"open": open_incidents(site.incidents), "closed": over[:CLOSED], "total": len(over), "age_of": age_of}
+    values = {"open": open_incidents(site.incidents), "closed": over[:CLOSED], "total": len(over)}
     return DrawnPage(now=0.0, state="ended", parts={"p-incidents": draw("parts/incidents.html", **values)})
 
 
@@ -100,7 +100,7 @@ def draw_one(site: Site, name: str, csrf: str = "") -> DrawnPage:
     values = {
         "incident": found,
         "tone": tone_of(found),
-        "now": age_of(found),
+        "now": found.age_s,
         "live": found.closed is None,
         "runbook": Path(found.chosen.path).stem if found.chosen is not None and found.chosen.path else "",
         "run": _run_of(site, found),
@@ -108,7 +108,7 @@ def draw_one(site: Site, name: str, csrf: str = "") -> DrawnPage:
         "csrf": csrf,
     }
     parts = {f"p-{part}": draw(f"parts/{part}.html", **values) for part in PARTS}
-    return DrawnPage(now=round(age_of(found), 3), state="running" if found.closed is None else "ended", parts=parts)
+    return DrawnPage(now=round(found.age_s, 3), state="running" if found.closed is None else "ended", parts=parts)
 
 
 def _run_of(site: Site, found: Incident) -> RunSummary | None:

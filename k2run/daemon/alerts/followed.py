@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import time
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +14,7 @@ from k2run.actions.catalogue import Catalogue
 from k2run.app.diagnose import evidence_of, lines_of
 from k2run.app.launch import open_stack
 from k2run.app.run_processes import Order, last_words, process_of, start_detached
-from k2run.daemon.alerts.incident import Began, Closed, Diagnosed, Ended, Ordered, PutOff
+from k2run.daemon.alerts.incident import Began, Closed, Diagnosed, Ended, Ordered, PutOff, seconds_of
 from k2run.engine.events import ClockStopped, FaultStruck, StepFinished
 from k2run.engine.journal import ends_of, read_journal
 from k2run.engine.store import began, holder
@@ -158,11 +157,11 @@ class StackWatch:
 
     def culprit(self, reference: str, at: str) -> RunStarted | None:
         """The run that broke or loaded a stack on purpose when an outage began (UTC, ISO 8601), or just before."""
-        name, moment = self.name(reference), _seconds(at)
+        name, moment = self.name(reference), seconds_of(at)
         for folder, begun, over in self._runs(LATEST):
-            if begun.stack != name or _seconds(begun.at) > moment:
+            if begun.stack != name or seconds_of(begun.at) > moment:
                 continue
-            ended = _seconds(over.at) + AFTER_S if over is not None else None
+            ended = seconds_of(over.at) + AFTER_S if over is not None else None
             if over is None and self.holder(reference)[0].split(" ")[0] != folder.name:
                 continue  # it died: what it left is an outage
             if (ended is None or moment <= ended) and breaks(folder, begun):
@@ -178,7 +177,10 @@ class StackWatch:
         name = self.name(reference)
         for folder, begun, over in self._runs(LATEST):
             passed = (
-                over is not None and over.exit_code == 0 and not over.unchanged and _seconds(over.at) > _seconds(after)
+                over is not None
+                and over.exit_code == 0
+                and not over.unchanged
+                and seconds_of(over.at) > seconds_of(after)
             )
             if passed and begun.stack == name and begun.kind == Kind.RECOVERY and folder.name != but:
                 return begun
@@ -214,10 +216,6 @@ def causes_of(found: Diagnosis) -> dict[str, str]:
 def _why(found: Diagnosis, services: list[str]) -> str:
     whys = (why for why in found.causes if why.service in services)
     return next((f": {why.service}: {why.kind}: {why.says}" for why in whys), "")
-
-
-def _seconds(at: str) -> float:
-    return datetime.fromisoformat(at).astimezone(UTC).timestamp()
 
 
 class _Run(Struct, frozen=True):
@@ -343,4 +341,4 @@ def closing(incident: Incident, ended: Ended, other: RunStarted | None) -> Close
 
 def age_of(entry: Ordered | Ended) -> float:
     """Seconds since an event."""
-    return (datetime.now(UTC) - datetime.fromisoformat(entry.at)).total_seconds()
+    return time.time() - seconds_of(entry.at)

@@ -230,10 +230,16 @@ class Incident(Struct):
         return self.opened.began or self.opened.at
 
     @property
+    def age_s(self) -> float:
+        """Seconds since it was opened, or for which it was open."""
+        ended = seconds_of(self.closed.at) if self.closed is not None else time.time()
+        return max(0.0, ended - seconds_of(self.opened.at))
+
+    @property
     def silent_s(self) -> float:
         """Seconds since the last notice of one of its alerts."""
         last = max((alert.at for alert in self.alerts.values()), default=self.opened.at)
-        return max(0.0, time.time() - datetime.fromisoformat(last).timestamp()) if last else 0.0
+        return max(0.0, time.time() - seconds_of(last)) if last else 0.0
 
     @property
     def cause(self) -> str:
@@ -362,3 +368,8 @@ def incident_of(entries: Iterable[AnyEntry]) -> Incident | None:
         elif isinstance(entry, Opened):
             found = Incident(entry)
     return found
+
+
+def seconds_of(at: str) -> float:
+    """The moment of an entry, in seconds since 1970."""
+    return datetime.fromisoformat(at).timestamp()

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from k2run.daemon.alerts.incident import seconds_of
 from k2run.daemon.alerts.incident_store import IncidentStore
 from k2run.daemon.notify.config import Moment, Occasion, read_settings
 from k2run.daemon.notify.outbox import GIVE_UP_S, LOG, Outbox
@@ -177,7 +177,7 @@ class _Writer:
         return "\n".join(filter(None, found))
 
     def _lasted(self, at: str) -> str:
-        return span(max(0.0, _seconds(at) - _seconds(self._incident.began_at)))
+        return span(max(0.0, seconds_of(at) - seconds_of(self._incident.began_at)))
 
     def _moment(self, occasion: Occasion, title: str, cause: str, next_step: str = "") -> Moment:
         incident, chosen, ended = self._incident, self._incident.chosen, self._incident.ended
@@ -197,12 +197,8 @@ class _Writer:
         )
 
 
-def _seconds(at: str) -> float:
-    return datetime.fromisoformat(at).astimezone(UTC).timestamp()
-
-
 def _age(at: str) -> float:
-    return time.time() - _seconds(at)
+    return time.time() - seconds_of(at)
 
 
 LAST = 20

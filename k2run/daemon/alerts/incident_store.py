@@ -25,6 +25,7 @@ from k2run.daemon.alerts.incident import (
     Ordered,
     Resolved,
     incident_of,
+    seconds_of,
 )
 from k2run.errors import JournalLost, UsageError
 
@@ -246,7 +247,7 @@ def _is_another(incident: Incident, delivery: Delivery) -> bool:
     over = incident.ended if incident.recovered else incident.dropped
     if over is None:
         return False
-    ended = datetime.fromisoformat(over.at).timestamp()
+    ended = seconds_of(over.at)
     return any(alert.is_firing and alert.started > ended for alert in delivery.alerts)
 
 
