@@ -19,9 +19,9 @@ from k2run.engine.journal import JOURNAL, ends_of, newest_first, read_journal
 from k2run.errors import K2runError, UsageError
 from k2run.evidence.view import tone_of, word_of
 from k2run.evidence.wording import span
+from k2run.files import LONGEST_RUN, name_objection
 from k2run.language.loader import load_runbook
 from k2run.language.model import Kind
-from k2run.names import LONGEST_RUN, objection
 from k2run.stack import lifecycle
 from k2run.stack.backend import State
 from k2run.stack.redactor import unsecret
@@ -86,7 +86,7 @@ class Runs:
         Raises:
             NotFound: There is no such run.
         """
-        if not objection(run, LONGEST_RUN):
+        if not name_objection(run, LONGEST_RUN):
             folder = self._store.home / "runs" / run
             if (folder / JOURNAL).is_file():
                 return folder
