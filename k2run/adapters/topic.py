@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 Written = tuple[bytes | None, bytes]
 
-NOT_A_TRADE = "{this is not JSON"
+NOT_JSON = "{this is not JSON"
 A_MINUTE = Duration(60)
 _LOOK_S = 0.2
 _MOST = 100_000
@@ -45,13 +45,13 @@ class Troubled(Result, frozen=True, kw_only=True):
     Attributes:
         count: How many were written.
         ends: Offset after the last of them, by partition; they stay in the topic.
-        trade_id_prefix: How their trade ids begin, where they have such.
+        id_prefix: What their ids begin with, where they have such.
     """
 
     topic: str
     count: int
     ends: dict[int, int]
-    trade_id_prefix: str = ""
+    id_prefix: str = ""
 
     def headline(self) -> str:
         """Such as `20 messages`."""
@@ -107,7 +107,7 @@ class Configured(Result, frozen=True, kw_only=True):
 
 @fault("topic.poison", blast=Blast.DATA, undone_by="topic.await_read")
 def poison(
-    kafka: Kafka, deadline: Deadline, topic: str, group: str, count: int = 1, value: str = NOT_A_TRADE, key: str = ""
+    kafka: Kafka, deadline: Deadline, topic: str, group: str, count: int = 1, value: str = NOT_JSON, key: str = ""
 ) -> Striking[Troubled]:
     """Write unreadable messages. Undone when the group is past them.
 
@@ -348,7 +348,7 @@ def trouble(
         topic=topic,
         count=receipts.acked,
         ends={number: offset + 1 for number, offset in receipts.last.items()},
-        trade_id_prefix=prefix,
+        id_prefix=prefix,
         source=link.source,
     )
 

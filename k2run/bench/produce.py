@@ -46,7 +46,7 @@ class ProduceLoad(Measured, frozen=True, kw_only=True):
         used: What the services that were watched used of their machine.
         generator_cpu: Share of one core that the writing thread used.
         warm_up_messages: Messages before anything counted.
-        trade_id_prefix: With `template: trade`: what the trade_id of each of these trades begins with.
+        id_prefix: With a template: what the id of each of these messages begins with.
     """
 
     topic: str
@@ -60,7 +60,7 @@ class ProduceLoad(Measured, frozen=True, kw_only=True):
     used: dict[str, Used]
     generator_cpu: float
     warm_up_messages: int
-    trade_id_prefix: str
+    id_prefix: str
 
     @classmethod
     def met(cls, plan: Writing, outcome: Outcome, **more: Any) -> ProduceLoad:
@@ -80,7 +80,7 @@ class ProduceLoad(Measured, frozen=True, kw_only=True):
             given_up=plan.most_errors is not None and sum(outcome.errors.values()) > plan.most_errors,
             generator_cpu=round(outcome.cpu, 3),
             warm_up_messages=outcome.skipped,
-            trade_id_prefix=plan.payloads.prefix,
+            id_prefix=plan.payloads.prefix,
             **more,
         )
 
@@ -130,10 +130,10 @@ def produce(
     Args:
         topic: Name of the topic; it must be there, unless `partitions` says how to make it.
         size: Bytes of each value, made up so that they cannot be compressed.
-        template: Instead of a size: a template of messages; `trade` makes up those of a market, keyed by symbol.
+        template: Instead of a size: a template of messages, an entry point of `k2run.messages`.
         values: Instead of a size: the values, over and over; text is written as it is, anything else as JSON.
         keys: The keys, over and over, for `size` and `values`; without any the client spreads the messages.
-        symbols: With `template: trade`: the currency pairs, of which the first trades most (three by default).
+        symbols: With a template: the keys of its messages (the template's own by default).
         partitions: Makes the topic with so many, where it is not there yet.
         rate: Messages a second, such as `500/s`, which makes it an open loop.
         during: How long to measure (10s, unless `iterations` says how much).
@@ -194,7 +194,7 @@ def _payloads(
     size: Size | None, template: Template | None, values: list[Any], keys: list[str], symbols: list[str], seed: int
 ) -> Payloads:
     if (size is not None) + bool(template) + bool(values) != 1 or size == 0:
-        raise AuthorError("bench.produce needs one of `size` (above 0), `template: trade` and a list of `values`")
+        raise AuthorError("bench.produce needs one of `size` (above 0), `template` and a list of `values`")
     return Payloads(
         template=str(template or ""),
         prefix=id_prefix() if template else "",

@@ -100,7 +100,7 @@ def split(plan: Writing, parts: int) -> list[Writing]:
 
 
 def _own(prefix: str, n: int) -> str:
-    """Trade ids that no other share counts through as well."""
+    """Ids that no other share counts through as well."""
     return f"{prefix}{n}-" if prefix else ""
 
 

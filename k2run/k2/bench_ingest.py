@@ -52,7 +52,7 @@ class IngestLoad(Result, frozen=True, kw_only=True):
         missing: Those that are not: lost, or put off by a consumer that sheds load.
         doubled: Rows of the backlog too many.
         used: What the services that were watched used of their machine, while the clock ran.
-        trade_id_prefix: What the trade_id of each message of the backlog begins with.
+        id_prefix: What the trade_id of each message of the backlog begins with.
     """
 
     topic: str
@@ -71,7 +71,7 @@ class IngestLoad(Result, frozen=True, kw_only=True):
     missing: int
     doubled: int
     used: dict[str, Used]
-    trade_id_prefix: str
+    id_prefix: str
 
     def headline(self) -> str:
         """Such as `80,658 rows/s (600,000 rows in 7.44 s), none missing, none twice`."""
@@ -145,7 +145,7 @@ def ingest(
         missing=backlog - found["ids"] if found else 0,
         doubled=found["n"] - found["ids"] if found else 0,
         used=watched.used(),
-        trade_id_prefix=prefix if backlog else "",
+        id_prefix=prefix if backlog else "",
     )
 
 

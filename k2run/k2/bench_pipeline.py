@@ -47,7 +47,7 @@ class PipelineLoad(Measured, frozen=True, kw_only=True):
         lost: Probes that were written and not seen in time; they are errors, too.
         warm_up_probes: Probes before anything counted.
         used: What the services that were watched used of their machine.
-        trade_id_prefix: What the trade_id of each probe begins with.
+        id_prefix: What the trade_id of each probe begins with.
     """
 
     topic: str
@@ -60,7 +60,7 @@ class PipelineLoad(Measured, frozen=True, kw_only=True):
     lost: int
     warm_up_probes: int
     used: dict[str, Used]
-    trade_id_prefix: str
+    id_prefix: str
 
     @classmethod
     def met(cls, plan: Probing, probed: Probed, source: str, **more: Any) -> PipelineLoad:
@@ -82,7 +82,7 @@ class PipelineLoad(Measured, frozen=True, kw_only=True):
             acknowledged=probed.acknowledged.spread(),
             lost=sum(count for why, count in probed.outcome.errors.items() if why.startswith("not visible")),
             warm_up_probes=probed.outcome.skipped,
-            trade_id_prefix=plan.prefix,
+            id_prefix=plan.prefix,
             **more,
         )
 

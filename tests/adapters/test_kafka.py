@@ -123,12 +123,12 @@ def test_watermarks_count_every_message_whatever_the_size_of_the_last_batch(kafk
 def test_produced_trades_have_the_fields_of_k2_and_ids_of_their_own(kafka, topic):
     produced = produce(kafka, topic, 50, tag="run 7/a")
     again = produce(kafka, topic, 50, tag="run 7/a")
-    assert produced.trade_id_prefix.startswith("K2RUN-run-7-a-")
-    assert produced.trade_id_prefix != again.trade_id_prefix
+    assert produced.id_prefix.startswith("K2RUN-run-7-a-")
+    assert produced.id_prefix != again.id_prefix
     found = [message.value for message in actions.sample(kafka, soon(), topic, count=100).messages]
     assert len({trade["message_id"] for trade in found}) == 100
     assert all(uuid.UUID(trade["message_id"]).version == 4 for trade in found)
-    assert sum(trade["trade_id"].startswith(produced.trade_id_prefix) for trade in found) == 50
+    assert sum(trade["trade_id"].startswith(produced.id_prefix) for trade in found) == 50
     assert list(found[0]) == [
         *("message_id", "trade_id", "symbol", "exchange", "asset_class", "timestamp", "price", "quantity", "currency"),
         *("side", "trade_conditions", "source_sequence", "ingestion_timestamp", "platform_sequence", "vendor_data"),

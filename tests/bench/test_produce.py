@@ -144,9 +144,9 @@ def test_an_open_loop_does_not_forgive_a_broker_that_stalls(platform, topic):
 def test_trades_carry_a_prefix_that_no_other_load_has(platform, topic):
     result = write(platform, topic, template="trade", iterations=200, processes=1)
     other = write(platform, topic, template="trade", iterations=200)
-    assert result.trade_id_prefix != other.trade_id_prefix
+    assert result.id_prefix != other.id_prefix
     found = topics.sample(platform.kafka, Deadline(20), topic, count=1)
-    assert found.messages[0].value["trade_id"].startswith(other.trade_id_prefix)
+    assert found.messages[0].value["trade_id"].startswith(other.id_prefix)
     assert found.messages[0].key in {"BTCUSDT", "ETHUSDT", "BNBUSDT"}
 
 

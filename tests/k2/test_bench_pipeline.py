@@ -29,7 +29,7 @@ def rows_of(platform, prefix):
 def test_every_probe_is_seen_once_and_its_latency_has_an_error_that_is_told(platform, where):
     result = send(platform, **where, watch=["consumer"], warm_up=Duration(0.5))
     assert (result.samples, result.errors, result.lost, result.failed_looks) == (25, 0, 0, 0)
-    assert rows_of(platform, result.trade_id_prefix) == 25 + result.warm_up_probes
+    assert rows_of(platform, result.id_prefix) == 25 + result.warm_up_probes
     assert 0 < result.min_ms <= result.p50_ms <= result.max_ms * 1.001  # a histogram keeps three digits
     assert result.p99_ms is None
     assert 0 < result.error_p50_ms <= result.error_max_ms * 1.001

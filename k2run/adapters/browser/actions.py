@@ -66,7 +66,7 @@ class Opened(Result, frozen=True, kw_only=True):
     text: str
 
     def headline(self) -> str:
-        """Such as `200, K2 Market Data, 310 ms`."""
+        """Such as `200, Orders, 310 ms`."""
         wrong = f", {len(self.complaints)} errors in its console" if self.complaints else ""
         return f"{self.status}, {self.title or 'no title'}, {self.elapsed_ms:.0f} ms{wrong}"
 

@@ -242,7 +242,7 @@ def duplicates(
     Args:
         table: Name of the table, with or without its namespace.
         column: The column that should be unique.
-        where: Which rows to look at: a condition in SQL, such as `trade_id LIKE 'K2RUN-%'`.
+        where: Which rows to look at: a condition in SQL, such as `order_id LIKE 'K2RUN-%'`.
         memory: What counting may use; it spills to disk beyond that.
     """
     found = open_table(iceberg, deadline, table)

@@ -184,7 +184,7 @@ class Link:
 
         Args:
             future: The answer to come.
-            doing: What was asked, for the message of an error: "describe topic 'trades'".
+            doing: What was asked, for the message of an error: "describe topic 'orders'".
 
         Raises:
             Unreachable: No answer in time.

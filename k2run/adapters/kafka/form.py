@@ -122,8 +122,8 @@ class MessageTemplate(NamedTuple):
 class Template(str, Notation):
     """The name of a template."""
 
-    example: ClassVar[str] = "trade"
-    says: ClassVar[str] = "the name of a template of messages, such as trade"
+    example: ClassVar[str] = "order"
+    says: ClassVar[str] = "the name of a template of messages"
     pattern: ClassVar[str] = r"^\w+$"
 
     __slots__ = ()
@@ -137,7 +137,8 @@ class Template(str, Notation):
         """
         known = _entry_points()
         if value not in known:
-            raise Misread(f"there is no template {value!r}", hint=did_you_mean(str(value), known))
+            hint = did_you_mean(str(value), known) or f"one of {', '.join(known)}"
+            raise Misread(f"there is no template {value!r}", hint=hint)
         return cls(value)
 
 

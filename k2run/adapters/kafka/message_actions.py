@@ -60,24 +60,24 @@ def produce(
     Args:
         topic: Name of the topic; it must be there.
         count: Number of messages.
-        template: Makes up messages: `trade` those of a market, each with a message_id of its own, keyed by symbol.
+        template: Makes up messages, each with a key and an id of its own: an entry point of `k2run.messages`.
         values: Instead of a template: the values, over and over; as JSON, text is written as it is.
         format: How a value is written: as JSON, as Avro by the newest schema of `subject` in the registry's framing,
             or raw, from hexadecimal digits. `auto` is Avro for a template or mappings where the newest messages of
             the topic are, or where it has none and the registry has the subject; otherwise JSON.
         subject: For Avro: the schema's subject; without it the topic's name and `-value`.
         keys: The keys, over and over, for `values`; without any the broker's client spreads the messages.
-        symbols: With `template: trade`: the currency pairs, of which the first trades most (three by default).
+        symbols: With a template: the keys of its messages (the template's own by default).
         rate: Messages a second, such as `500/s`; without it as fast as it goes.
-        seed: With `template: trade`: the same seed gives the same market (but new ids).
-        tag: With `template: trade`: goes into every trade_id, so that exactly these trades can be counted later.
+        seed: With a template: the same seed gives the same messages (but new ids).
+        tag: With a template: goes into every id, so that exactly these messages can be counted later.
         allow_failed: Whether messages that are not acknowledged are only counted, not a failure of the step.
 
     Raises:
         Refused: The topic's newest messages have another form.
     """
     if bool(template) == bool(values) or count < 1:
-        raise AuthorError("kafka.produce needs a count above 0, and either `template: trade` or a list of `values`")
+        raise AuthorError("kafka.produce needs a count above 0, and either a `template` or a list of `values`")
     link = Link(kafka, deadline)
     offsets.partitions(link, topic)  # a mistyped name must not become a new topic
     prefix = f"K2RUN-{re.sub(r'[^A-Za-z0-9.-]', '-', tag) or 'load'}-{os.urandom(3).hex()}-" if template else ""
@@ -162,7 +162,7 @@ def round_trip(kafka: Kafka, deadline: Deadline, topic: str = PROBE_TOPIC) -> r.
     """Write one message and read it back: proof that the cluster works, not only listens.
 
     Args:
-        topic: Where to; made when it is not there. Not one with a reader: the message is not a trade.
+        topic: Where to; made when it is not there. Not one with a reader: the message is a random token.
     """
     link = Link(kafka, deadline)
     if topic not in offsets.topic_names(link):
@@ -266,7 +266,7 @@ def _produced(
         seconds=seconds,
         per_s=receipts.acked / seconds,
         bytes=receipts.bytes,
-        trade_id_prefix=prefix,
+        id_prefix=prefix,
         first_offsets=receipts.first,
         last_offsets=receipts.last,
         source=link.source,

@@ -247,7 +247,7 @@ class Produced(Result, frozen=True, kw_only=True):
         seconds: From the first message to the last acknowledgement.
         per_s: Acknowledged messages a second.
         bytes: Size of all values together, uncompressed.
-        trade_id_prefix: With `template: trade`: all these trades, and no others, have a trade_id that starts so.
+        id_prefix: With a template: the ids of these messages, and of no others, start so.
         first_offsets: By partition.
         last_offsets: By partition.
     """
@@ -259,7 +259,7 @@ class Produced(Result, frozen=True, kw_only=True):
     seconds: float
     per_s: float
     bytes: int
-    trade_id_prefix: str
+    id_prefix: str
     first_offsets: dict[int, int]
     last_offsets: dict[int, int]
 
