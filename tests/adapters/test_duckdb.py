@@ -26,7 +26,7 @@ def soon(seconds: float = 20) -> Deadline:
 def iceberg(warehouse) -> Iceberg:
     warehouse.append(90)
     warehouse.append(10)
-    return Iceberg(uri=warehouse.uri)
+    return Iceberg(uri=warehouse.uri, namespace="market_data")
 
 
 def test_the_query_action_describes_itself_and_each_of_its_arguments():
@@ -107,7 +107,7 @@ def test_a_column_renamed_or_added_later_reads_as_the_table_says(iceberg, wareho
 
 
 def test_a_table_never_written_counts_zero_rows(warehouse):
-    assert query(Iceberg(uri=warehouse.uri), soon(), "SELECT count(*) FROM trades").value == 0
+    assert query(Iceberg(uri=warehouse.uri, namespace="market_data"), soon(), "SELECT count(*) FROM trades").value == 0
 
 
 def test_two_tables_can_be_joined(iceberg, warehouse):

@@ -10,6 +10,7 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
+from msgspec.structs import replace
 
 from k2run.actions.catalogue import Catalogue
 from k2run.actions.deadline import Deadline
@@ -37,7 +38,7 @@ def soon(seconds: float = 20) -> Deadline:
 
 @pytest.fixture
 def iceberg(warehouse) -> Iceberg:
-    return Iceberg(uri=warehouse.uri)
+    return Iceberg(uri=warehouse.uri, namespace="market_data")
 
 
 def test_every_iceberg_action_describes_itself_and_each_of_its_arguments():
@@ -228,8 +229,8 @@ def test_the_catalog_in_a_database_is_found_when_it_is_the_only_one_else_its_nam
     second.create_table("market_data.trades", warehouse.table.schema())
     with pytest.raises(Refused, match="2 catalogs: anything, second"):
         actions.rows(iceberg, soon(), "trades")
-    assert actions.rows(Iceberg(uri=warehouse.uri, catalog="anything"), soon(), "trades").rows == 4
-    assert actions.rows(Iceberg(uri=warehouse.uri, catalog="second"), soon(), "trades").rows == 0
+    assert actions.rows(replace(iceberg, catalog="anything"), soon(), "trades").rows == 4
+    assert actions.rows(replace(iceberg, catalog="second"), soon(), "trades").rows == 0
 
 
 def test_a_closed_port_of_a_rest_catalog_is_unreachable_at_once():
@@ -270,7 +271,7 @@ def test_a_rest_catalog_is_read_as_well(web, warehouse):
     body = warehouse.table.metadata.model_dump_json(by_alias=True, exclude_none=True)
     answer = f'{{"metadata-location": "{metadata}", "metadata": {body}, "config": {{}}}}'
     web.page("/v1/namespaces/market_data/tables/trades", answer)
-    rest = Iceberg(type="rest", uri=web.url)
+    rest = Iceberg(type="rest", uri=web.url, namespace="market_data")
     assert actions.rows(rest, soon(), "trades").rows == 7
     assert actions.duplicates(rest, soon(), "trades").distinct == 7
 

@@ -29,7 +29,7 @@ def soon() -> Deadline:
 def iceberg(warehouse) -> Iceberg:
     for number in range(12):
         warehouse.append(1, message_id=f"m{number}")
-    return Iceberg(uri=warehouse.uri)
+    return Iceberg(uri=warehouse.uri, namespace="market_data")
 
 
 def newest(iceberg: Iceberg) -> Path:

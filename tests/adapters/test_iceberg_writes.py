@@ -20,7 +20,7 @@ def soon(seconds: float = 30) -> Deadline:
 
 @pytest.fixture
 def iceberg(warehouse) -> Iceberg:
-    return Iceberg(uri=warehouse.uri)
+    return Iceberg(uri=warehouse.uri, namespace="market_data")
 
 
 def row(number: int, **more: object) -> dict:
@@ -148,7 +148,7 @@ def test_a_catalog_in_postgres_with_files_in_s3(postgres_server, store):
     try:
         catalog.create_namespace("market_data")
         catalog.create_table("market_data.trades", trades_schema())
-        everything(Iceberg(uri=uri, warehouse="s3://lake/", properties=properties))
+        everything(Iceberg(uri=uri, warehouse="s3://lake/", namespace="market_data", properties=properties))
         with pytest.raises(Refused, match=r"connections\.iceberg"):
             actions.tables(Iceberg(uri=uri.replace("iceberg:iceberg", "iceberg:wrong")), soon())
     finally:
@@ -161,9 +161,9 @@ def test_a_rest_catalog_of_iceberg_itself(rest_catalog):
     catalog = RestCatalog("k2", uri=rest_catalog)
     catalog.create_namespace("market_data")
     catalog.create_table("market_data.trades", trades_schema())
-    everything(Iceberg(type="rest", uri=rest_catalog))
+    everything(Iceberg(type="rest", uri=rest_catalog, namespace="market_data"))
     with pytest.raises(Unknown, match=r"did you mean 'market_data\.trades'"):
-        actions.rows(Iceberg(type="rest", uri=rest_catalog), soon(), "trade")
+        actions.rows(Iceberg(type="rest", uri=rest_catalog, namespace="market_data"), soon(), "trade")
 
 
 def test_a_rest_catalog_with_its_files_in_an_object_store(weed):
@@ -172,7 +172,7 @@ def test_a_rest_catalog_with_its_files_in_an_object_store(weed):
     catalog = RestCatalog("k2", uri=weed.catalog, **weed.properties)
     catalog.create_namespace("market_data")
     catalog.create_table("market_data.trades", trades_schema())
-    everything(Iceberg(type="rest", uri=weed.catalog, properties=weed.properties))
+    everything(Iceberg(type="rest", uri=weed.catalog, namespace="market_data", properties=weed.properties))
 
 
 def trades_schema():

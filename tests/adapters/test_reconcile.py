@@ -35,7 +35,7 @@ def write(broker, topic: str, *ids: str | None) -> None:
 def look(broker, warehouse, topic: str, **further) -> reconcile.Reconciled:
     return reconcile.topic(
         Kafka(bootstrap=broker.bootstrap),
-        Iceberg(uri=warehouse.uri),
+        Iceberg(uri=warehouse.uri, namespace="market_data"),
         soon(),
         topic,
         "market_data.trades",
@@ -84,7 +84,7 @@ def test_what_the_group_has_read_and_the_table_lacks_is_written_again_once(broke
     write(broker, topic, "e")  # on its way: the group has not read it
     for one in ("a", "b", "d"):
         warehouse.append(1, message_id=one)
-    iceberg = Iceberg(uri=warehouse.uri)
+    iceberg = Iceberg(uri=warehouse.uri, namespace="market_data")
     done = reconcile.resend(kafka_, iceberg, soon(), topic, "market_data.trades", group)
     assert (done.messages, done.resent, done.ids) == (4, 1, ["c"])
     assert look(broker, warehouse, topic).repeated == 1

@@ -67,7 +67,8 @@ def trades(tmp_path_factory: pytest.TempPathFactory):
     from k2run.adapters.iceberg.catalog import Iceberg
 
     folder = tmp_path_factory.mktemp("warehouse")
-    iceberg = Iceberg(type="sql", uri=f"sqlite:///{folder}/catalog.db", warehouse=f"file://{folder}")
+    place = {"uri": f"sqlite:///{folder}/catalog.db", "warehouse": f"file://{folder}"}
+    iceberg = Iceberg(type="sql", namespace="market_data", **place)
     catalog = SqlCatalog("tested", uri=iceberg.uri, warehouse=iceberg.warehouse)
     catalog.create_namespace("market_data")
     rows = pa.table({"symbol": ["BTCUSDT", "ETHUSDT"] * 2500, "price": [float(n) for n in range(5000)]})

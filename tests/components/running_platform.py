@@ -19,7 +19,7 @@ stack: 1
 name: benched
 connections:
   kafka: {{bootstrap: "127.0.0.1:{broker}"}}
-  iceberg: {{type: rest, uri: "http://127.0.0.1:{catalog}"}}
+  iceberg: {{type: rest, namespace: market_data, uri: "http://127.0.0.1:{catalog}"}}
 services:
   broker:
     run: process

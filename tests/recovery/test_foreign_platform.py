@@ -29,6 +29,7 @@ connections:
   iceberg:
     type: rest
     uri: "http://127.0.0.1:{ICEBERG}"
+    namespace: market_data
     properties:
       s3.endpoint: "http://127.0.0.1:{OBJECT_STORE}"
       s3.access-key-id: admin

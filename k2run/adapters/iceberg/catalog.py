@@ -57,7 +57,7 @@ class Iceberg(Connection, frozen=True, kw_only=True, key="iceberg"):
     uri: str
     warehouse: str = ""
     catalog: str = ""
-    namespace: str = "market_data"
+    namespace: str = "default"
     properties: dict[str, str] = {}
 
     @property
