@@ -19,6 +19,8 @@ from k2run.stack.model import RunBy
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from k2run.language.document import Document
+
     Ask = Callable[[str, str], str]
     """Asks a question with the answer that is taken when none is given."""
 
@@ -32,6 +34,7 @@ RUNBOOKS = Path("runbooks")
 RECOVERIES = RUNBOOKS / "recovery"
 """Where `diagnose` looks for what it can recognise."""
 STACKS = Path("runbooks") / "stacks"
+DEFAULT_STACK = "sandbox"
 
 
 def write_new(kind: str, name: str, *, folder: Path | None = None, stack: str = "") -> Path:
@@ -56,7 +59,7 @@ def write_new(kind: str, name: str, *, folder: Path | None = None, stack: str = 
         raise UsageError(f"unknown kind of runbook {kind!r}", hint=hint)
     valid_name(name)
     if folder is None:
-        folder = RECOVERIES if stack and kind == Kind.RECOVERY else RUNBOOKS
+        folder = RECOVERIES if kind == Kind.RECOVERY else RUNBOOKS
     path = folder / f"{name}.yaml"
     refuse_to_overwrite(path)
     text = starting_text(kind, name, path, stack)
@@ -147,12 +150,7 @@ def starting_text(kind: str, name: str, path: Path, stack: str = "") -> str:
         "file": str(path),
         "schema": schema_from(path.parent),
     }
-    if stack:
-        return text_for_stack(kind, words, stack, path.parent)
-    text = (STARTS / f"{kind}.yaml").read_text(encoding="utf-8")
-    for word, value in words.items():
-        text = text.replace(f"<{word}>", value)
-    return text
+    return text_for_stack(kind, words, stack or DEFAULT_STACK, path.parent)
 
 
 def schema_from(folder: Path, schema: str = SCHEMA) -> str:
@@ -171,12 +169,14 @@ class Known(NamedTuple):
         name: Its name.
         can_break: Whether k2run can stop and start it.
         is_needed: Whether another one needs it.
+        needs: How many others it needs.
         path: The path that its `ready` probe asks, where it is asked for over HTTP; else empty.
     """
 
     name: str
     can_break: bool
     is_needed: bool
+    needs: int
     path: str
 
 
@@ -199,48 +199,59 @@ def text_for_stack(kind: str, words: dict[str, str], reference: str, folder: Pat
     from k2run.stack.stack import find_stack
 
     path = find_stack(reference, None)
-    name, services = _known(path)
+    document = _valid(path)
+    name, services = str(document.data.get("name", path.stem)), _known(document)
     if stack_files(folder).get(name, Path()).resolve() != path.resolve():
         raise UsageError(f"a runbook in {folder} does not find {path}", hint="keep stack files in runbooks/stacks/")
-    values: dict[str, Any] = {**words, "stack": name, "services": services}
+    roles = document.data.get("roles") or {}
+    values: dict[str, Any] = {**words, "stack": name, "services": services, "roles": roles}
     if kind in {Kind.SCENARIO, Kind.RECOVERY}:
         values["target"] = _target(services, name)
         values["others"] = [service for service in services if service != values["target"]]
     if kind == Kind.BENCHMARK:
-        values["web"] = next((service for service in services if service.path), None)
+        reports = str((roles.get("health") or {}).get("service", ""))
+        web = sorted((service for service in services if service.path), key=lambda service: service.name != reports)
+        values["web"] = web[0] if web else None
         if values["web"] is None:
             raise UsageError(f"no service of {name} is asked over HTTP", hint="give one a `ready: {http: …}`")
-    loader = FileSystemLoader(STARTS / "own_stack")
+    loader = FileSystemLoader(STARTS)
     place = Environment(loader=loader, undefined=StrictUndefined, keep_trailing_newline=True)  # noqa: S701 - YAML, not HTML
     return place.get_template(f"{kind}.yaml.j2").render(values)
 
 
-def _known(path: Path) -> tuple[str, list[Known]]:
+def _valid(path: Path) -> Document:
     from k2run.stack.validation import problems_of
 
     document = read_file(path)
     problems = problems_of(document)
     if problems:
         raise RunbookInvalid(problems)
+    if not document.data.get("services"):
+        raise UsageError(f"{path} has no services", hint="a runbook checks the services of its stack")
+    return document
+
+
+def _known(document: Document) -> list[Known]:
     forms: dict[str, dict[str, Any]] = document.data.get("services") or {}
     needed = {each for form in forms.values() for each in form.get("needs") or []}
-    known = [
+    return [
         Known(
             name,
             form.get("run", RunBy.EXTERNAL) != RunBy.EXTERNAL,
             name in needed,
+            len(form.get("needs") or []),
             urlsplit(str((form.get("ready") or {}).get("http", ""))).path,
         )
         for name, form in forms.items()
     ]
-    if not known:
-        raise UsageError(f"{path} has no services", hint="a runbook checks the services of its stack")
-    return str(document.data.get("name", path.stem)), known
 
 
 def _target(services: list[Known], stack: str) -> Known:
-    """What such a runbook breaks or repairs: a service that k2run can stop, with as few dependents as possible."""
-    mortal = sorted((service for service in services if service.can_break), key=lambda service: service.is_needed)
+    """What such a runbook breaks or repairs: a service that k2run can stop, at the end of what needs each other."""
+    mortal = sorted(
+        (service for service in services if service.can_break),
+        key=lambda service: (service.is_needed, -service.needs),
+    )
     if not mortal:
         hint = "`run: process` or `run: docker` says how one is started and stopped"
         raise UsageError(f"k2run can stop and start no service of {stack}", hint=hint)

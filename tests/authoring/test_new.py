@@ -26,6 +26,12 @@ def test_a_new_runbook_of_each_kind_is_valid_and_lints_clean(kind: Kind, tmp_pat
     assert findings(subject) == []
 
 
+def test_a_new_runbook_asks_for_the_roles_that_its_stack_declares(tmp_path: Path) -> None:
+    text = write_new("readiness", "first-try", folder=tmp_path / "runbooks").read_text()
+    assert 'kafka.rate: {topic: "{{ roles.topic }}"' in text
+    assert "go: 34" in text, "2 for each of 11 services, 6 for each of 2 roles"
+
+
 def test_a_new_runbook_is_full_of_comments_and_names_its_schema(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "schemas").mkdir()
