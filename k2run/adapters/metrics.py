@@ -37,7 +37,7 @@ class Reading(Result, frozen=True, kw_only=True):
     series: int = 1
 
     def headline(self) -> str:
-        """Such as `k2_degradation_level 2`."""
+        """Such as `queue_depth 2`."""
         return f"{self.metric} {self.value:g}"
 
 
@@ -72,7 +72,7 @@ class Samples(Result, frozen=True, kw_only=True):
     seconds: float
 
     def headline(self) -> str:
-        """Such as `k2_rows_total 10 → 250 (24/s)`."""
+        """Such as `rows_total 10 → 250 (24/s)`."""
         return ", ".join(
             f"{name} {course.first:g} → {course.last:g} ({course.per_second:.3g}/s)"
             for name, course in list(self.metrics.items())[:2]
@@ -108,7 +108,7 @@ def read(
     """The value of one metric of a service.
 
     Args:
-        metric: Name of the series as it is published, such as `k2_http_requests_total`.
+        metric: Name of the series as it is published, such as `http_requests_total`.
         service: The service to read; the URL of its metrics comes from the stack.
         url: The URL of a metrics page, instead of a service.
         labels: Labels that the series must have; others may be there as well.

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from k2run.language.model import Runbook
 
 SCENES = "walkthrough.json"
-SLIDES = "market-data-demo.html"
+SLIDES = "demo-slides.html"
 RESILIENCE = "Resilience"
 """The section whose middle is photographed."""
 _GRACE_S = 5

@@ -47,7 +47,7 @@ def ps(docker: Docker, deadline: Deadline, name: str = "*", all: bool = True) ->
     """List containers by name, with what each is doing.
 
     Args:
-        name: Pattern of the names, such as `k2-*`.
+        name: Pattern of the names, such as `shop-*`.
         all: Also those that do not run.
 
     Raises:

@@ -71,7 +71,7 @@ class Containers(Result, frozen=True, kw_only=True):
     containers: list[Listed]
 
     def headline(self) -> str:
-        """Such as `9 of 10 containers run, unhealthy: k2-api`."""
+        """Such as `9 of 10 containers run, unhealthy: shop-web`."""
         shown = f"{self.running} of {self.count} containers run"
         return f"{shown}, unhealthy: {', '.join(self.unhealthy)}" if self.unhealthy else shown
 
@@ -104,7 +104,7 @@ class Inspected(Result, frozen=True, kw_only=True):
     networks: list[str] = []
 
     def headline(self) -> str:
-        """Such as `k2-kafka running, healthy, up 2h`."""
+        """Such as `shop-db running, healthy, up 2h`."""
         words = [f"{self.container} {self.state}", self.health, "out of memory" if self.oom_killed else ""]
         words.append(f"up {Duration(self.uptime_s)}" if self.uptime_s is not None else "")
         return ", ".join(word for word in words if word)
@@ -145,7 +145,7 @@ class Limited(Result, frozen=True, kw_only=True):
     cpus: float
 
     def headline(self) -> str:
-        """Such as `k2-api may use 256MiB and 0.5 cores`."""
+        """Such as `shop-web may use 256MiB and 0.5 cores`."""
         memory = str(Size(self.memory)) if self.memory else "any memory"
         return f"{self.container} may use {memory} and {f'{self.cpus:g}' if self.cpus else 'all'} cores"
 
@@ -164,7 +164,7 @@ class Linked(Result, frozen=True, kw_only=True):
     networks: list[str]
 
     def headline(self) -> str:
-        """Such as `k2-api is on k2-network`."""
+        """Such as `shop-web is on shop-network`."""
         return f"{self.container} is on {', '.join(self.networks) or 'no network'}"
 
 
@@ -185,7 +185,7 @@ class Copied(Result, frozen=True, kw_only=True):
     sha256: str
 
     def headline(self) -> str:
-        """Such as `/data/reference.csv of k2-api, 12KiB`."""
+        """Such as `/data/reference.csv of shop-web, 12KiB`."""
         return f"{self.inside} of {self.container}, {Size(self.bytes)}"
 
 
