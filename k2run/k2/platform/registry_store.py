@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _BUSY_S = 2.0
+_MOST_IDS = 2**31 - 1
+"""Ids are four bytes of a message, signed in most clients."""
 _FORM = 1
 """Of the tables below, kept in the file: another one is refused rather than read halfway."""
 _TABLES = """
@@ -172,6 +174,13 @@ class Store:
         row = self._database.execute("SELECT id FROM schemas WHERE guid = ?", (guid,)).fetchone()
         return int(row[0]) if row else None
 
+    def free_number(self, guid: str) -> int:
+        """The id of a new schema: the same one again in a registry that lost its state, for messages name it."""
+        number = uuid.UUID(guid).int % _MOST_IDS + 1
+        while self.schema(number) is not None:
+            number = number % _MOST_IDS + 1
+        return number
+
     def last_number(self) -> int:
         """The highest id there is; 0 for none."""
         return int(self._database.execute("SELECT coalesce(max(id), 0) FROM schemas").fetchone()[0])
@@ -194,13 +203,13 @@ class Store:
             subject: Its name.
             schema: The text.
             references: Named types of others.
-            number: The id that it must get; 0 for the next one.
+            number: The id that it must get; 0 for one that follows from the schema.
             version: The version that it must get; 0 for the next one.
         """
         guid = guid_of(schema, references)
         known = self.number_of(guid)
         if known is None:
-            known = number or self.last_number() + 1
+            known = number or self.free_number(guid)
             refs = msgspec.json.encode(references).decode()
             self._database.execute("INSERT INTO schemas VALUES (?, ?, ?, ?)", (known, guid, schema, refs))
         if not version:

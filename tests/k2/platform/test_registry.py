@@ -11,7 +11,7 @@ from confluent_kafka.schema_registry import Schema, SchemaRegistryClient
 from confluent_kafka.schema_registry.error import SchemaRegistryError
 
 from k2run.k2.platform import registry_rules as rules
-from k2run.k2.platform.registry_store import StateError, Store
+from k2run.k2.platform.registry_store import StateError, Store, guid_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,7 +54,9 @@ def test_versions_ids_and_lookups_are_as_confluents_client_expects_them(client):
     assert client.register_schema("s-value", Schema(json.dumps(json.loads(ONE), indent=4), "AVRO")) == first
     assert client.register_schema("t-value", Schema(ONE, "AVRO")) == first  # one schema, one id
     second = client.register_schema("s-value", Schema(WIDER, "AVRO"))
-    assert (first, second) == (1, 2)
+    assert 0 < first < 2**31
+    assert 0 < second < 2**31
+    assert first != second
     assert client.get_subjects() == ["s-value", "t-value"]
     assert client.get_subjects(subject_prefix="t") == ["t-value"]
     assert client.get_versions("s-value") == [1, 2]
@@ -115,8 +117,8 @@ def test_a_level_holds_for_its_subject_and_the_registrys_for_all_others(client):
 
 
 def test_a_subject_is_deleted_softly_before_it_is_deleted_for_good(client):
-    client.register_schema("s", Schema(ONE, "AVRO"))
-    client.register_schema("s", Schema(WIDER, "AVRO"))
+    first = client.register_schema("s", Schema(ONE, "AVRO"))
+    wider = client.register_schema("s", Schema(WIDER, "AVRO"))
     refused(40405, lambda: httpx_error(client, "DELETE", "subjects/s?permanent=true"))
     assert client.delete_version("s", 1) == 1
     refused(40406, lambda: client.delete_version("s", 1))
@@ -126,10 +128,10 @@ def test_a_subject_is_deleted_softly_before_it_is_deleted_for_good(client):
     refused(40404, lambda: client.delete_subject("s"))
     assert client.get_subjects() == []
     assert client.get_subjects(deleted=True) == ["s"]
-    assert client.get_schema(1).schema_str  # messages with this id can still be read
+    assert client.get_schema(first).schema_str  # messages with this id can still be read
     httpx_error(client, "DELETE", "subjects/s?permanent=true")
     refused(40401, lambda: client.get_versions("s", deleted=True))
-    assert client.register_schema("s", Schema(WIDER, "AVRO")) == 2  # an id never gets another meaning
+    assert client.register_schema("s", Schema(WIDER, "AVRO")) == wider  # an id never gets another meaning
 
 
 def httpx_error(client: SchemaRegistryClient, verb: str, path: str) -> None:
@@ -168,15 +170,36 @@ def test_a_schema_may_use_the_type_of_another_which_then_stays(client, node):
 def test_what_one_node_registers_the_other_knows_and_both_know_it_after_kill_9(sandbox):
     one, other = sandbox.registry(), sandbox.registry()
     first, second = (SchemaRegistryClient({"url": node.url}) for node in (one, other))
-    assert first.register_schema("s", Schema(ONE, "AVRO")) == 1
+    first.register_schema("s", Schema(ONE, "AVRO"))
     assert second.get_subjects() == ["s"]
-    assert second.register_schema("s", Schema(WIDER, "AVRO")) == 2
+    wider = second.register_schema("s", Schema(WIDER, "AVRO"))
     assert first.get_versions("s") == [1, 2]
     one.kill()
     other.kill()
     again = SchemaRegistryClient({"url": sandbox.registry().url})
     assert again.get_versions("s") == [1, 2]
-    assert again.get_schema(2).schema_str
+    assert again.get_schema(wider).schema_str
+
+
+def test_a_registry_that_lost_its_state_gives_a_schema_the_id_that_messages_name(sandbox):
+    node = sandbox.registry()
+    client = SchemaRegistryClient({"url": node.url})
+    client.register_schema("others-value", Schema(ONE, "AVRO"))
+    before = client.register_schema("s-value", Schema(WIDER, "AVRO"))
+    node.kill()
+    for left in sandbox.registry_state.parent.iterdir():
+        left.unlink()
+    again = SchemaRegistryClient({"url": sandbox.registry().url})
+    assert again.get_subjects() == []
+    assert again.register_schema("s-value", Schema(WIDER, "AVRO")) == before
+
+
+def test_a_schema_whose_id_is_another_ones_gets_the_next(tmp_path: Path):
+    store = Store(tmp_path / "s.db")
+    with store.change():
+        number = store.free_number(guid_of(WIDER, ()))
+        assert store.add("s", ONE, (), number).id == number
+        assert store.add("s", WIDER, ()).id == number + 1
 
 
 def test_a_state_that_is_lost_or_damaged_is_told(sandbox):
