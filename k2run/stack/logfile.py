@@ -67,6 +67,7 @@ def _last_lines(path: Path, most: int | None, lines: int, start: int) -> list[st
     try:
         with path.open("rb") as file:
             at = file.seek(0, os.SEEK_END)
+            start = start if start <= at else 0  # a log that was cut short since begins with its newest part
             floor = max(start, at - TAIL_BYTES)
             if most is not None:
                 file.seek(floor)

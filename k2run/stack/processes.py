@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 
 LOG_LIMIT = 64 * 2**20
 """Bytes; a longer log is put aside when the service is started again."""
+LOG_FILE = "K2RUN_LOG"
+"""Variable by which a service knows the file that its output goes to, so that it can keep it short by itself."""
 _POLL_S = 0.01
 _KILL_S = 5.0
 _DYING_S = 1.0
@@ -303,7 +305,7 @@ class ProcessBackend:
             with (self.log_file if _has_room(self._state) else Path(os.devnull)).open("ab") as log:
                 child = start_apart(
                     command,
-                    env={**os.environ, **service.env, MARK: self._mark},
+                    env={**os.environ, **service.env, MARK: self._mark, LOG_FILE: str(self.log_file)},
                     stdout=log,
                     stderr=subprocess.STDOUT,
                     cwd=Path(service.cwd) if service.cwd else self._state,

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import os
 import random
+import shutil
 import signal
 import socket
 import sys
@@ -13,6 +15,7 @@ import threading
 import time
 from contextlib import suppress
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from k2run.signals import listen
@@ -30,6 +33,14 @@ _INNER_PORTS = range(20_000, 28_000)
 
 _STOP_WITHIN_S = 1
 
+LOG_FILE = "K2RUN_LOG"
+"""Variable with the path of the file that stdout goes to."""
+LOG_LIMIT, LOG_KEPT = 32 * 2**20, 2**20
+"""Bytes of a log at which its older part is put aside, and those at its end that stay."""
+_LOOK_EVERY = 500
+_writing = threading.Lock()
+_lines = itertools.count(1)
+
 
 def log(event: str, level: str = "info", **fields: object) -> None:
     """Print one line: time, level, event, `key=value` pairs; values with spaces are quoted."""
@@ -37,7 +48,29 @@ def log(event: str, level: str = "info", **fields: object) -> None:
     pairs = " ".join(f"{key}={_shown(value)}" for key, value in fields.items())
     line = f"{at} [{level:<8}] {event} {pairs}".rstrip()
     known = sys.stdout.encoding or "ascii"  # a path may have letters that the system's locale does not know
-    print(line.encode(known, "backslashreplace").decode(known), flush=True)
+    with _writing:
+        print(line.encode(known, "backslashreplace").decode(known), flush=True)
+        if next(_lines) % _LOOK_EVERY == 0:
+            shorten_log()
+
+
+def shorten_log(limit: int = LOG_LIMIT, kept: int = LOG_KEPT) -> None:
+    """Copy a log that has grown past `limit` bytes to `NAME.log.1`, and keep its last `kept` bytes where they are.
+
+    Whoever appends to the file goes on behind them. Nothing happens when stdout is no file, or the disk is full.
+    """
+    with suppress(OSError, KeyError):
+        path = Path(os.environ[LOG_FILE])
+        told = os.fstat(sys.stdout.fileno())
+        if told.st_size <= limit or not os.path.samestat(told, path.stat()):
+            return
+        shutil.copyfile(path, path.with_suffix(".log.1"))
+        with path.open("r+b") as file:
+            file.seek(-kept, os.SEEK_END)
+            end = file.read().partition(b"\n")[2]
+            file.truncate(0)
+            file.seek(0)
+            file.write(end)
 
 
 def _shown(value: object) -> str:
@@ -69,12 +102,19 @@ def _end_with_thread(failure: threading.ExceptHookArgs) -> None:
     os._exit(1)
 
 
-def wait_until(ready: Callable[[], bool], stopping: threading.Event, what: str, every_s: float = 0.05) -> bool:
-    """Poll `ready` for at most a minute, then give up naming `what`; False when told to stop meanwhile."""
+def wait_until(
+    ready: Callable[[], bool],
+    stopping: threading.Event,
+    what: str,
+    every_s: float = 0.05,
+    why: Callable[[], str] = lambda: "",
+) -> bool:
+    """Poll `ready` for at most a minute, then give up naming `what`, and `why`; False when told to stop meanwhile."""
     deadline = time.monotonic() + DEPENDENCY_WAIT_S
     while not ready():
         if time.monotonic() > deadline:
-            give_up(f"{what} did not answer within {DEPENDENCY_WAIT_S:.0f} s")
+            told = why()
+            give_up(f"{what} did not answer within {DEPENDENCY_WAIT_S:.0f} s{f': {told}' if told else ''}")
         if stopping.wait(every_s):
             return False
     return True
