@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 import pwd
+import re
 import shutil
 import subprocess
 import sys
@@ -28,6 +29,8 @@ _OTHER = 65534
 _NAMESPACE = ["unshare", "--user", f"--map-user={_OTHER}", f"--map-group={_OTHER}"]
 _NAMESPACE_S = 10.0
 _MAKE_S = 60.0
+_SEVERE = re.compile("ERROR|FATAL|PANIC")
+_WRONG = re.compile("[Ee]rror|ERROR|FATAL|PANIC")
 SETTINGS = {
     "unix_socket_directories": "",
     "max_connections": "40",
@@ -109,6 +112,15 @@ def make(data: Path, programs: Path, user: str, database: str) -> None:
     """Make the databases beside their place and move them there when they are whole: a kill leaves no half of one."""
     new = data.with_name(data.name + ".new")
     shutil.rmtree(new, ignore_errors=True)
+    try:
+        _make(new, programs, user, database)
+        new.rename(data)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)  # what could not be made whole would only take room
+    log("postgres_made", data=data, database=database)
+
+
+def _make(new: Path, programs: Path, user: str, database: str) -> None:
     new.mkdir(parents=True, mode=0o700)
     before = account(new)
     secret = new.with_name(new.name + ".password")
@@ -123,8 +135,6 @@ def make(data: Path, programs: Path, user: str, database: str) -> None:
     _run(single, f'CREATE DATABASE "{database}" OWNER "{user}"\n')
     with (new / "pg_hba.conf").open("a", encoding="utf-8") as rules:
         rules.write("host all all all scram-sha-256\n")  # it listens to this machine alone unless told otherwise
-    new.rename(data)
-    log("postgres_made", data=data, database=database)
 
 
 def _run(command: list[str], text: str = "") -> None:
@@ -136,8 +146,8 @@ def _run(command: list[str], text: str = "") -> None:
     except (OSError, subprocess.TimeoutExpired) as problem:
         give_up(f"the database cannot be made: {problem}")
     said = done.stdout.decode(errors="replace").strip()
-    if done.returncode or "ERROR" in said or "FATAL" in said:
-        telling = [line for line in said.splitlines() if "rror" in line or "ERROR" in line or "FATAL" in line]
+    telling = [line for line in said.splitlines() if _WRONG.search(line)]
+    if done.returncode or _SEVERE.search(said):
         give_up(f"the database cannot be made: {(telling or said.splitlines() or ['no word of why'])[-1]}")
 
 
