@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import threading
+import time
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -28,7 +28,7 @@ from starlette.routing import Route
 from k2run.k2.platform import storage_options
 from k2run.k2.platform.api_answers import as_json
 from k2run.k2.platform.api_metrics import Measurements, Observed
-from k2run.k2.platform.program import give_up, log, require_free_port, stop_signal, wait_until
+from k2run.k2.platform.program import give_up, log, require_free_port, stop_signal, wait_until, web_server
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,7 +40,7 @@ VERSION = "1.0.0"
 CATALOG = "rest_backend"  # the name in the database, as K2's own catalog has it
 _SEPARATOR = "\x1f"
 _KEPT_METADATA = 16
-_STOP_WITHIN_S = 1
+_LATE_S = 8.0  # the consumer waits for 10
 _ENDPOINTS = (
     "GET /v1/{prefix}/namespaces",
     "POST /v1/{prefix}/namespaces",
@@ -170,6 +170,7 @@ class Endpoints:
         space, name = _table(request)
         asked = CommitTableRequest.model_validate({"identifier": {"namespace": space, "name": name}, **said})
         self._answers()
+        _refuse_when_late(request)  # whoever asked has looked what became of it, and may ask for something else by now
         try:
             done = self._catalog.commit_table(_Named((*space, name)), asked.requirements, asked.updates)  # type: ignore[arg-type]
         except DBAPIError as problem:
@@ -260,6 +261,12 @@ def _tag(location: str) -> str:
     return f'"{quote(location)}"'
 
 
+def _refuse_when_late(request: Request) -> None:
+    """Do nothing for someone who has stopped waiting, which is what happens when the database stands still."""
+    if time.monotonic() - request.state.began > _LATE_S:
+        raise RefusedError(503, "ServiceUnavailableException", "The database answered too late; nothing was done")
+
+
 def _first_line(problem: BaseException) -> str:
     return str(problem).strip().split("\n", 1)[0]
 
@@ -320,7 +327,7 @@ def application(catalog: SqlCatalog) -> Starlette:
 
 def _route(method: str, path: str, endpoint: Callable[[Request, Any], Response]) -> Route:
     async def answer(request: Request) -> Response:
-        request.state.endpoint = path
+        request.state.endpoint, request.state.began = path, time.monotonic()
         body = await request.body() if method == "POST" else b""
         return await run_in_threadpool(_answered, endpoint, request, body)
 
@@ -397,20 +404,7 @@ def main() -> None:
     stopping = stop_signal()
     catalog = open_catalog(options, stopping)
     if catalog is not None:
-        import uvicorn
-
-        config = uvicorn.Config(
-            application(catalog),
-            host=options.host,
-            port=options.port,
-            log_level="warning",
-            access_log=False,
-            lifespan="off",
-            timeout_graceful_shutdown=_STOP_WITHIN_S,
-        )
-        server = uvicorn.Server(config)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: setattr(server, "should_exit", True))
+        server = web_server(application(catalog), options.port, options.host)
         log("iceberg_rest_listening", url=f"http://{options.host}:{options.port}", warehouse=options.warehouse)
         server.run()
     log("iceberg_rest_stopped")
