@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from k2run.k2.platform.pipeline import Pipeline
 
 _LOCK_WAIT_S = 5.0
+_SWITCH_S = 0.001  # a commit waits for the thread that decodes; with Python's own 5 ms, a hundred times each
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -93,10 +94,11 @@ def consume(options: argparse.Namespace, stopping: threading.Event) -> None:
 
     client = topics.admin(options.bootstrap)
     # A batch is fifty thousand objects without a cycle among them; looking for one cost a fifth of the throughput.
+    sys.setswitchinterval(_SWITCH_S)
     gc.freeze()
     gc.set_threshold(200_000, 20, 100)
     made: list[Pipeline] = []
-    said: set[str] = set()
+    said: list[str] = []
 
     def opened() -> bool:
         try:
@@ -105,13 +107,16 @@ def consume(options: argparse.Namespace, stopping: threading.Event) -> None:
             )
         except UNWRITTEN as problem:
             why = first_line(problem)
+            if storage_options.refuses_credentials(why):
+                give_up(f"the object store refuses the credentials, of this program or of the catalog: {why}")
             if why not in said:
-                said.add(why)
+                said.append(why)
                 log("tables_not_open_yet", "warning", error=why)
             return False
         return True
 
-    if not wait_until(opened, stopping, f"the catalog at {options.catalog} or its object store", every_s=0.2):
+    what = f"the catalog at {options.catalog} or its object store"
+    if not wait_until(opened, stopping, what, every_s=0.2, why=lambda: said[-1] if said else ""):
         return
     (drain,) = made
     if not wait_until(drain.ready, stopping, f"the broker at {options.bootstrap}"):

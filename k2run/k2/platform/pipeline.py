@@ -6,16 +6,17 @@ import math
 import threading
 import time
 from collections import Counter
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import psutil
 from confluent_kafka import KafkaException
 
-from k2run.k2.platform import avro_rows, cascade, reference, rows, table, topics
-from k2run.k2.platform.cascade import Cascade, Level, Load
+from k2run.k2.platform import avro_rows, cascade, reference, rows, table
+from k2run.k2.platform.cascade import Cascade, Level
 from k2run.k2.platform.consumer_client import ConsumerClient
+from k2run.k2.platform.load_clock import LagMeter, LoadClock, Memory
 from k2run.k2.platform.program import log
 from k2run.k2.platform.registry_client import RegistryClient, StoppedError
 from k2run.k2.platform.rows import SpillFile, Taken
@@ -24,7 +25,7 @@ from k2run.k2.platform.upkeep import Upkeep
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable
 
     from confluent_kafka import Message
     from confluent_kafka.admin import AdminClient
@@ -32,105 +33,8 @@ if TYPE_CHECKING:
 
     from k2run.k2.platform.cascade import Shed
     from k2run.k2.platform.consumer_metrics import ConsumerMetrics
+    from k2run.k2.platform.load_clock import Offsets
     from k2run.k2.platform.table_writer import Written
-
-EVERY_S = 0.4
-MIB = 1024 * 1024
-
-Offsets = dict[tuple[str, int], int]
-
-
-class Memory:
-    """This process's memory against its budget."""
-
-    def __init__(self, budget_mib: float) -> None:
-        self._budget = budget_mib * MIB
-        self._process = psutil.Process()
-
-    def percent(self) -> float:
-        """Resident memory in per cent of the budget."""
-        return 100.0 * self._process.memory_info().rss / self._budget
-
-
-class LagMeter:
-    """Measures how far the tables are behind the topics, and sees which lives of the topics there are."""
-
-    def __init__(self, client: AdminClient, intake: ConsumerClient, positions: Callable[[], Offsets]) -> None:
-        self._admin = client
-        self._intake = intake
-        self._positions = positions
-        self.lives: dict[str, str] = {}
-
-    def read(self) -> Offsets | None:
-        """Messages that are not in the tables yet, by partition; None when the broker does not say."""
-        try:
-            self.lives = topics.ensure(self._admin)
-            asked = topics.end_offsets(self._admin, topics.partitions(self.lives))
-        except KafkaException:
-            return None
-        return lag(asked, self._intake.fetched_ends, self._positions())
-
-
-class LoadClock:
-    """Judges the load again and again, and moves the cascade."""
-
-    def __init__(self, cascade: Cascade, meter: LagMeter, memory: Memory, metrics: ConsumerMetrics) -> None:
-        self._cascade = cascade
-        self._meter = meter
-        self._memory = memory
-        self._metrics = metrics
-        self._judged = time.monotonic()
-
-    @property
-    def level(self) -> Level:
-        """The level now."""
-        return self._cascade.level
-
-    @property
-    def lives(self) -> dict[str, str]:
-        """The topics' lives when last looked at."""
-        return self._meter.lives
-
-    def watch(self, stopping: threading.Event) -> None:
-        """Judge the load every 0.4 s, in a thread of its own, until told to stop."""
-        threading.Thread(target=self._watch, args=(stopping,), name="load", daemon=True).start()
-
-    def _watch(self, stopping: threading.Event) -> None:
-        while True:
-            self.judge()
-            if stopping.wait(EVERY_S):
-                return
-
-    def judge(self) -> None:
-        """Judge the load once."""
-        behind = self._meter.read()
-        load = Load(None if behind is None else sum(behind.values()), self._memory.percent())
-        before, now = self._judged, time.monotonic()
-        self._judged = now
-        self._metrics.spent(self._cascade.level, now - before)
-        transition = self._cascade.observe(load, now)
-        self._metrics.load(self._cascade.level, load.memory, behind)
-        if transition is not None:
-            self._metrics.moved(transition)
-            worse = transition.new > transition.old
-            log(
-                "System degraded" if worse else "System recovered",
-                "warning" if worse else "info",
-                old_level=transition.old.name,
-                new_level=transition.new.name,
-                lag="unknown" if load.lag is None else load.lag,
-                heap_pct=round(load.memory, 1),
-            )
-
-
-def lag(asked: Mapping[tuple[str, int], int], fetched: Mapping[tuple[str, int], int], positions: Offsets) -> Offsets:
-    """Messages not in the tables yet, by partition, for partitions that ever had a message.
-
-    A partition ends where the higher of the broker's two words says: see `topics.end_offsets`.
-    """
-    ends = {at: max(end, fetched.get(at, 0)) for at, end in asked.items()}
-    return {at: max(0, end - positions.get(at, 0)) for at, end in ends.items() if end > 0}
-
 
 _TAKE_S = 0.1
 _SETTLED_S = 5.0
@@ -152,6 +56,15 @@ class Batch:
         return len(self.kept) + len(self.shed)
 
 
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """A batch that is being committed, in a thread of its own, while the next one is taken."""
+
+    messages: int
+    offsets: dict[int, int]
+    written: Future[Written]
+
+
 class Lane:
     """One topic, its table, and what is between the two at the moment."""
 
@@ -163,6 +76,7 @@ class Lane:
         self._twice_until = -math.inf
         self.reread_at = math.inf
         self.batch = Batch()
+        self.under_way: Commit | None = None
 
     def begin(self, life: str) -> None:
         """Read the topic's life `life`; if it was made again since it was last read, once more when it has settled."""
@@ -180,13 +94,13 @@ class Lane:
         reasons: Counter[Shed] = Counter()
         if not len(self.batch):
             self.batch.began = time.monotonic()
-        batch, committed = self.batch, self.sink.ledger.offsets
+        batch, prepared = self.batch, self.sink.reached.offsets
         all_kept = cascade.sheds_nothing(level, self.topic)
         twice = time.monotonic() < self._twice_until
         for message in messages:
             partition: int = message.partition()  # type: ignore[assignment]  # only an error is nowhere
             offset: int = message.offset()  # type: ignore[assignment]
-            reached = batch.offsets.get(partition, committed.get(partition, 0))
+            reached = batch.offsets.get(partition, prepared.get(partition, 0))
             if offset < reached and not twice:
                 continue
             batch.offsets[partition] = max(reached, offset + 1)
@@ -241,6 +155,8 @@ class Pipeline:
             for lane in self._lanes.values():
                 if len(lane.batch):
                     self._commit(lane)
+        for lane in self._lanes.values():
+            self._settle(lane)
         self._intake.close()
 
     def _turn(self) -> None:
@@ -248,9 +164,11 @@ class Pipeline:
         self._reread_settled()
         self._take()
         for lane in self._lanes.values():
+            if lane.under_way and lane.under_way.written.done():
+                self._settle(lane)
             if lane.is_due():
                 self._commit(lane)
-            elif self._clock.level is Level.NORMAL and lane.sink.ledger.deferred:
+            elif self._clock.level is Level.NORMAL and lane.sink.ledger.deferred and not lane.under_way:
                 self._restore(lane)
 
     def _follow_topics(self) -> None:
@@ -288,6 +206,7 @@ class Pipeline:
         """Commit what was read so far; should it come again, its ids are known."""
         if len(lane.batch):
             self._commit(lane)
+        self._settle(lane)
 
     def _open(self) -> None:
         self._intake.open({topic: lane.sink.ledger for topic, lane in self._lanes.items()})
@@ -307,26 +226,35 @@ class Pipeline:
                 self._metrics.shed(self._lanes[topic].add(messages, level))
 
     def _commit(self, lane: Lane) -> None:
+        """Begin the commit of a lane's batch, after the end of the one before."""
         batch, sink = lane.start_batch(), lane.sink
-        before = sink.table.current_snapshot()
-        written = sink.write(batch.kept, batch.shed, batch.offsets, self._enrichment(lane))
-        self._consumed += len(batch)
-        self._metrics.consumed(lane.topic, len(batch))
+        prepared = sink.prepare(batch.kept, batch.shed, batch.offsets, self._enrichment(lane))
+        self._settle(lane)
+        lane.under_way = Commit(len(batch), batch.offsets, in_background(lambda: sink.commit(prepared)))
+
+    def _settle(self, lane: Lane) -> None:
+        """Wait for the end of a lane's commit, and account for it."""
+        if lane.under_way is None:
+            return
+        done, lane.under_way = lane.under_way, None
+        written = done.written.result()
+        self._consumed += done.messages
+        self._metrics.consumed(lane.topic, done.messages)
         self._account(lane, written)
-        self._tell_group(lane, batch)
+        self._tell_group(lane, done.offsets)
         log(
             "Batch processed",
-            batch_size=len(batch),
+            batch_size=done.messages,
             duration_seconds=written.duration_s,
-            throughput=round(len(batch) / written.duration_s),
+            throughput=round(done.messages / written.duration_s),
             total_consumed=self._consumed,
             total_written=self._written,
         )
-        after = sink.table.current_snapshot()
+        before, after = written.before, written.after
         if after is not None and after != before:
             log(
                 "Iceberg transaction committed",
-                table=sink.form.table,
+                table=lane.sink.form.table,
                 record_count=written.rows,
                 snapshot_id_before=before.snapshot_id if before else "none",
                 snapshot_id_after=after.snapshot_id,
@@ -343,15 +271,15 @@ class Pipeline:
 
     def _account(self, lane: Lane, written: Written) -> None:
         """Count what a commit did and see to what it left over."""
-        name, count = lane.sink.form.table, written.rows
+        name, count, told = lane.sink.form.table, written.rows, written.prepared
         self._written += count
-        self._metrics.written(name, count, written.duration_s, written.duplicates)
+        self._metrics.written(name, count, written.duration_s, told.duplicates)
         self._metrics.pending(name, lane.sink.ledger.pending)
-        self._metrics.dead_letters(lane.topic, written.rejected)
-        if written.rejected:
-            log("Messages rejected", "warning", topic=lane.topic, messages=written.rejected, why=written.why)
+        self._metrics.dead_letters(lane.topic, told.rejected)
+        if told.rejected:
+            log("Messages rejected", "warning", topic=lane.topic, messages=told.rejected, why=told.why)
         if lane.topic == reference.TOPIC:
-            described = [one for one in written.records if isinstance(one, reference.ReferenceData)]
+            described = [one for one in told.records if isinstance(one, reference.ReferenceData)]
             self._names.update({one.symbol: one.company_name for one in described})
         elif self._clock.level is not Level.NORMAL:
             self._metrics.enrichment_skipped(name, count)
@@ -360,11 +288,25 @@ class Pipeline:
         """The names trades are enriched with: none while there is any load, as K2 means SOFT."""
         return self._names if self._clock.level is Level.NORMAL and lane.topic != reference.TOPIC else {}
 
-    def _tell_group(self, lane: Lane, batch: Batch) -> None:
+    def _tell_group(self, lane: Lane, offsets: dict[int, int]) -> None:
         try:
-            self._intake.commit(lane.topic, batch.offsets)
+            self._intake.commit(lane.topic, offsets)
         except KafkaException as problem:  # the ledger has the offsets; the group's are for onlookers
             self._metrics.error(problem.args[0].name())
+
+
+def in_background(do: Callable[[], Written]) -> Future[Written]:
+    """Do something in a thread of its own, which does not hold up the end of the program."""
+    promised: Future[Written] = Future()
+
+    def run() -> None:
+        try:
+            promised.set_result(do())
+        except BaseException as problem:  # noqa: BLE001  it belongs to whoever asks for the result
+            promised.set_exception(problem)
+
+    threading.Thread(target=run, name="commit", daemon=True).start()
+    return promised
 
 
 def open_pipeline(
@@ -387,6 +329,7 @@ def open_pipeline(
     for form in forms:
         spill = SpillFile(options.state / "shed" / form.data_type)
         opened = table.open_table(catalog, form.table)
+        opened.io.new_input(opened.metadata_location).exists()  # no commit is to be the first to meet the store
         sink = TableWriter(form, opened, spill, dead, stopping, options.patience)
         patience = options.interval * (_REFERENCE_PATIENCE if form.topic == reference.TOPIC else 1)
         lanes.append(Lane(sink, options.batch, patience))

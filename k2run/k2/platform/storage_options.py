@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -12,6 +13,7 @@ ACCESS_KEY, SECRET_KEY = "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"
 REGION = "us-east-1"
 CONNECT_S, REQUEST_S = 1.0, 4.0
 """A store that is paused still takes connections: what it does not answer within these seconds has failed."""
+_REFUSED = re.compile(r"(?i)ACCESS_?DENIED|INVALID_?ACCESS_?KEY_?ID|SIGNATURE_?DOES_?NOT_?MATCH")
 
 
 def add_catalog(parser: argparse.ArgumentParser) -> None:
@@ -44,3 +46,8 @@ def store_properties(endpoint: str) -> dict[str, str]:
         "s3.request-timeout": str(REQUEST_S),
         "s3.retry-strategy-impl": "k2run.k2.platform.store_retries.Twice",
     }
+
+
+def refuses_credentials(said: str) -> bool:
+    """Whether an error of an S3 store says that it does not take the key, which no waiting changes."""
+    return bool(_REFUSED.search(said))

@@ -6,6 +6,7 @@ import base64
 import re
 import threading
 import time
+from collections import deque
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, cast
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from pyiceberg.io.pyarrow import PyArrowFileIO
     from pyiceberg.manifest import DataFile
     from pyiceberg.table import Table, Transaction
+    from pyiceberg.table.snapshots import Snapshot
 
     from k2run.k2.platform.commit_ledger import Deferred, Ledger
     from k2run.k2.platform.rows import Form, Record, Rejected, SpillFile, Taken
@@ -74,37 +76,38 @@ def _body(value: bytes) -> dict[str, str]:
         return {"message_base64": base64.b64encode(value).decode()}
 
 
-WINDOW = 200_000  # at least this many of the last ids are known, at most twice as many; about 100 bytes each
+WINDOW = 200_000  # at least this many of the last ids are known, at most a quarter more; about 150 bytes each
+_GENERATIONS = 4
 
 
 class Seen:
-    """The ids of the last messages, in two generations: when the younger is full it becomes the older."""
+    """The ids of the last messages, in generations: when the youngest is full, the oldest is forgotten."""
 
     def __init__(self, window: int = WINDOW) -> None:
-        self._window = window
-        self._young: set[str] = set()
-        self._old: set[str] = set()
+        self._most = -(-window // _GENERATIONS)
+        self._generations: deque[set[str]] = deque([set()], maxlen=_GENERATIONS + 1)
 
     def __len__(self) -> int:
-        return len(self._young) + len(self._old)
+        return sum(map(len, self._generations))
 
     def fresh(self, ids: Sequence[str]) -> list[int] | None:
         """Positions of the ids that are new, both to the window and among themselves; None when all are."""
         distinct = set(ids)
-        if len(distinct) == len(ids) and self._young.isdisjoint(distinct) and self._old.isdisjoint(distinct):
+        known = [one for one in self._generations if not one.isdisjoint(distinct)]
+        if len(distinct) == len(ids) and not known:
             return None
         positions = []
         for position, one in enumerate(ids):
-            if one in distinct and one not in self._young and one not in self._old:
+            if one in distinct and not any(one in generation for generation in known):
                 distinct.remove(one)
                 positions.append(position)
         return positions
 
     def remember(self, ids: Iterable[str]) -> None:
         """Take in ids that are now in the table."""
-        self._young.update(ids)
-        if len(self._young) >= self._window:
-            self._old, self._young = self._young, set()
+        self._generations[-1].update(ids)
+        if len(self._generations[-1]) >= self._most:
+            self._generations.append(set())
 
 
 _FIRST_RETRY_S, _LONGEST_RETRY_S = 0.1, 1.0
@@ -116,19 +119,41 @@ UNWRITTEN = (OSError, CommitFailedException, CommitStateUnknownException, RESTEr
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
-    """What one commit did."""
+class Prepared:
+    """Messages as rows, and what the ledger will be when they are in the table."""
 
     records: list[Record]
-    rows: int
+    laid_out: pa.Table
+    target: Ledger
     duplicates: int
     rejected: int
     why: str
     duration_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What one commit did; `before` and `after` are the table's snapshots."""
+
+    prepared: Prepared
+    before: Snapshot | None
+    after: Snapshot | None
+    duration_s: float
+
+    @property
+    def rows(self) -> int:
+        """Rows that are new in the table."""
+        count: int = self.prepared.laid_out.num_rows
+        return count
+
+
 class TableWriter:
-    """Writes one table, as its only writer. Safe to use from the consumer's and the upkeep's threads."""
+    """Writes one table, as its only writer: one thread prepares, one at a time commits, and the upkeep has its own.
+
+    Attributes:
+        ledger: What the table says.
+        reached: What it will say when all that was prepared is committed.
+    """
 
     def __init__(
         self,
@@ -143,7 +168,7 @@ class TableWriter:
         self.table = table
         self.spill = spill
         self._dead = dead
-        self.ledger = ledgers.read(table.properties)
+        self.ledger = self.reached = self._known = ledgers.read(table.properties)
         self._stopping = stopping or threading.Event()
         self._patience_s = patience_s
         self._lock = threading.Lock()
@@ -153,28 +178,45 @@ class TableWriter:
 
     def begin(self, life: str) -> None:
         """Read the topic's life `life` from where its ledger says."""
-        self.ledger = self.ledger.begin(life)
+        self.ledger = self.reached = self.ledger.begin(life)
+
+    def prepare(
+        self, kept: Sequence[Taken], shed: Sequence[Taken], offsets: Mapping[int, int], names: Mapping[str, str]
+    ) -> Prepared:
+        """Make rows of the kept messages, put the shed ones aside, and advance to `offsets`; `commit` must follow."""
+        target = self.reached.advance(offsets)
+        if shed:
+            target = target.defer(self.spill.save(shed))
+        return self._prepare(kept, target, names)
+
+    def commit(self, prepared: Prepared) -> Written:
+        """Rows and ledger become part of the table, in one commit.
+
+        Raises:
+            OSError: the table could not be written within the patience, or another one has written it.
+        """
+        started, before = time.monotonic(), self.table.current_snapshot()
+        self._commit(prepared.laid_out, prepared.target)
+        took = prepared.duration_s + time.monotonic() - started
+        return Written(prepared, before, self.table.current_snapshot(), took)
 
     def reread(self) -> None:
         """Read the topic's present life from its start once more; rows that are in the table are known by their ids."""
-        self.ledger = self.ledger.reread()
+        self.ledger = self.reached = self.ledger.reread()
 
     def write(
         self, kept: Sequence[Taken], shed: Sequence[Taken], offsets: Mapping[int, int], names: Mapping[str, str]
     ) -> Written:
-        """Put the kept messages into the table and the shed ones aside, and advance to `offsets`, in one commit.
+        """Prepare messages and commit them.
 
         Raises:
-            OSError: the table could not be written within the patience.
+            OSError: the table could not be written within the patience, or another one has written it.
         """
-        target = self.ledger.advance(offsets)
-        if shed:
-            target = target.defer(self.spill.save(shed))
-        return self._put(kept, target, names)
+        return self.commit(self.prepare(kept, shed, offsets, names))
 
     def restore(self, spilled: Deferred, names: Mapping[str, str]) -> Written:
         """Put a spill file's messages into the table and the file out of the ledger, in one commit."""
-        written = self._put(self.spill.load(spilled), self.ledger.restore(spilled), names)
+        written = self.commit(self._prepare(self.spill.load(spilled), self.reached.restore(spilled), names))
         self.spill.keep_only(self.ledger.deferred)
         return written
 
@@ -196,18 +238,19 @@ class TableWriter:
             self.table.maintenance.expire_snapshots().by_ids(snapshots).commit()
             self.table.refresh()
 
-    def _put(self, messages: Sequence[Taken], target: Ledger, names: Mapping[str, str]) -> Written:
+    def _prepare(self, messages: Sequence[Taken], target: Ledger, names: Mapping[str, str]) -> Prepared:
         started = time.monotonic()
         found = self.form.read(messages)
         fresh = self._seen.fresh([record.message_id for record in found.records])
         new = found if fresh is None else found.only(fresh)
         laid_out = rows.lay_out(self.form, new, names)
         self._dead.add(self.form.topic, new.rejected)  # before the commit: after it they would not be read again
-        self._commit(laid_out, target)
         self._seen.remember(laid_out["message_id"].to_pylist())
-        return Written(
+        self.reached = target
+        return Prepared(
             new.records,
-            laid_out.num_rows,
+            laid_out,
+            target,
             len(found.records) - len(new.records),
             len(new.rejected),
             str(new.rejected[0].error) if new.rejected else "",
@@ -235,9 +278,12 @@ class TableWriter:
                     log("iceberg_commit_failed", "warning", table=self.form.table, error=first_line(problem))
                     while not self._is_known(started, pause, problem):
                         pause = min(2 * pause, _LONGEST_RETRY_S)
-                    if ledgers.read(self.table.properties) == target:
+                    found = ledgers.read(self.table.properties)
+                    if found == target:
                         break
-            self.ledger = target
+                    if found != self._known:  # such as an attempt of an earlier process that its catalog got to late
+                        raise OSError(f"{self.form.table} was written by another one meanwhile") from problem
+            self.ledger = self._known = target
 
     def _append(self, files: Iterable[DataFile], target: Ledger) -> None:
         """One attempt: the files and the ledger become part of the table together."""

@@ -102,12 +102,15 @@ def merge(sink: TableWriter) -> None:
             for file in merged:
                 rewrite.append_data_file(file)
 
+    count = rows.num_rows
+    del rows
+    pa.default_memory_pool().release_unused()
     sink.change(replace)
     log(
         "Iceberg files merged",
         table=sink.form.table,
         files=len(files),
-        rows=rows.num_rows,
+        rows=count,
         duration_seconds=time.monotonic() - started,
     )
 

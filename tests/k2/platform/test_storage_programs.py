@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -17,7 +19,6 @@ import psycopg
 import pytest
 
 from k2run.k2.platform import table
-from k2run.k2.platform.table_writer import UNWRITTEN
 
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "admin", "AWS_SECRET_ACCESS_KEY": "password", "PGPASSWORD": "iceberg"}
 UNNAMED = 54_321
@@ -39,13 +40,14 @@ class Running:
     def __init__(self, folder):
         self.folder, self.started = folder, {}
 
-    def start(self, name, *options, before=()):
-        log = (self.folder / f"{name}.log").open("ab")
+    def start(self, name, *options, before=(), called="", key="admin"):
         words = [*before, sys.executable, "-m", f"k2run.k2.platform.{name}", *map(str, options)]
-        self.started[name] = subprocess.Popen(
-            words, stdout=log, stderr=log, env={**os.environ, **CREDENTIALS}, start_new_session=True
-        )
-        return self.started[name]
+        environment = {**os.environ, **CREDENTIALS, "AWS_ACCESS_KEY_ID": key}
+        with (self.folder / f"{name}.log").open("ab") as log:
+            self.started[called or name] = subprocess.Popen(
+                words, stdout=log, stderr=log, env=environment, start_new_session=True
+            )
+        return self.started[called or name]
 
     def kill(self, name):
         process = self.started[name]
@@ -141,6 +143,63 @@ def test_a_folder_that_cannot_be_written_is_one_line_and_status_1(running, tmp_p
 
 
 @pytest.fixture
+def small_disk(tmp_path):
+    """A folder with a disk of its own, of a few MB."""
+    if os.geteuid():
+        pytest.skip("only root mounts a disk")
+    folder = tmp_path / "disk"
+    folder.mkdir()
+
+    def mount(megabytes):
+        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder)], check=True)
+        return folder
+
+    yield mount
+    subprocess.run(["umount", "-l", str(folder)], check=False, capture_output=True)
+
+
+def test_a_database_that_cannot_be_made_for_want_of_room_is_one_line_and_leaves_nothing(running, small_disk):
+    folder = small_disk(8)
+    assert running.start("postgres", "--port", free_port(), "--data", folder / "postgres").wait(60) == 1
+    said = running.log("postgres").splitlines()
+    assert len(said) == 1
+    assert said[0].startswith("error: the database cannot be made: ")
+    assert "No space left on device" in said[0]
+    assert list(folder.iterdir()) == []
+
+
+def test_a_database_whose_disk_is_full_loses_nothing_and_works_again_when_there_is_room(running, small_disk):
+    folder, port = small_disk(96), free_port()
+    words = ("--port", port, "--data", folder / "postgres")
+    postgres = running.start("postgres", *words)
+    until(lambda: answers(port))
+    address = f"postgresql://iceberg:iceberg@127.0.0.1:{port}/iceberg_catalog"
+    acknowledged = 0
+    with psycopg.connect(address, autocommit=True) as database:
+        database.execute("CREATE TABLE kept (number integer, filler text)")
+        filler = folder / "filler"
+        with suppress(OSError), filler.open("wb") as file:
+            while True:
+                file.write(bytes(2**16))
+                file.flush()
+        with suppress(psycopg.Error):
+            for number in range(100_000):
+                database.execute(
+                    "INSERT INTO kept SELECT %s, string_agg(random()::text, '') FROM generate_series(1, 400)", [number]
+                )
+                acknowledged += 1
+    assert "No space left on device" in running.log("postgres")
+    filler.unlink()
+    if postgres.poll() is not None:  # it ends when its own log of changes has no room
+        running.start("postgres", *words)
+    until(lambda: answers(port))
+    with psycopg.connect(address, autocommit=True) as database:
+        [[found]] = database.execute("SELECT count(DISTINCT number) FROM kept")
+        database.execute("INSERT INTO kept VALUES (-1, '')")
+    assert found >= acknowledged
+
+
+@pytest.fixture
 def storage(running, sandbox):
     """The three of them, and the options by which consumer and API use them."""
     if not Path(sys.executable).with_name("weed").exists() and not shutil.which("weed"):
@@ -159,38 +218,76 @@ def storage(running, sandbox):
     return starts, f"http://127.0.0.1:{catalog}", f"http://127.0.0.1:{store}"
 
 
-@pytest.mark.slow
-def test_whatever_is_killed_in_a_drain_and_restarted_every_trade_is_in_the_table_once(
-    running, sandbox, storage, monkeypatch
-):
+COUNT = 600_000
+AWAY_S = 5.0
+
+
+@pytest.fixture
+def draining(running, sandbox, storage, monkeypatch):
+    """A consumer that has begun to drain a backlog; how each program is started, and the table's rows."""
     starts, catalog, store = storage
     for name, value in CREDENTIALS.items():
         monkeypatch.setenv(name, value)
-    count = 200_000
+    one, other, control, link, consumer, stream = (free_port() for _ in range(6))
+    state = running.folder / "registry" / "schemas.db"
+    starts["registry"] = ("--port", one, "--state", state)
+    starts["network"] = ("--port", control, "--kafka", f"--link=consumer={link},{sandbox.bootstrap}")
+    urls = ("--registry", f"http://127.0.0.1:{one},http://127.0.0.1:{other}")
+    starts["consumer"] = (
+        *("--bootstrap", f"127.0.0.1:{link}", *urls, "--catalog", catalog, "--s3-endpoint", store),
+        *("--state", running.folder / "state", "--metrics-port", consumer),
+    )
     sandbox.broker()
-    sandbox.backlog(count)
-    where = ("--bootstrap", sandbox.bootstrap, "--catalog", catalog, "--s3-endpoint", store, "--batch", 10_000)
-    words = (*where, "--state", running.folder / "state", "--metrics-port", free_port())
-    consumer = running.start("consumer", *words)
-    until(lambda: "Iceberg transaction committed table=market_data.trades_v2" in running.log("consumer"), 120)
-    for name in ("iceberg_rest", "postgres", "object_store"):
-        running.kill(name)
-        time.sleep(2)
+    for name in ("registry", "network"):
         running.start(name, *starts[name])
-        time.sleep(3)
-    assert consumer.poll() is None, "it waits, and goes on by itself"
-    running.kill("consumer")
-    running.start("consumer", *words)
+    running.start("registry", "--port", other, "--state", state, called="other registry")
+    backlog = ("--rate", 0, "--backfill", COUNT, "--metrics-port", stream)
+    running.start("stream", "--bootstrap", sandbox.bootstrap, *urls, *backlog)
+    until(lambda: "backfill_finished" in running.log("stream"), 300)
+    running.kill("stream")
+    running.start("consumer", *starts["consumer"])
+    until(lambda: committed(running) > 0, 120)
+    return starts, lambda: table.open_catalog(catalog, store).load_table(table.TRADES)
 
-    def rows():
-        return table.open_catalog(catalog, store).load_table(table.TRADES).scan(selected_fields=("message_id",))
+
+def committed(running):
+    """Rows of the trades table by the consumer's own word."""
+    told = re.findall(
+        r"transaction committed table=market_data\.trades_v2 .*total_records=(\d+)", running.log("consumer")
+    )
+    return int(told[-1]) if told else 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", ["consumer", "object_store", "postgres", "iceberg_rest", "registry", "network"])
+def test_whatever_is_killed_in_a_drain_and_back_after_five_seconds_every_trade_is_there_once(running, draining, victim):
+    starts, opened = draining
+    running.kill(victim)
+    assert committed(running) < COUNT, "the kill came too late to prove anything"
+    time.sleep(AWAY_S)
+    running.start(victim, *starts[victim])
 
     def whole():
-        try:
-            return rows().count() >= count
-        except UNWRITTEN:  # while one of them is away
-            return False
+        assert running.started["consumer"].poll() is None, "it waits, and goes on by itself"
+        return committed(running) >= COUNT
 
-    until(whole, 180)
-    ids = rows().to_arrow()["message_id"]
-    assert len(ids) == len(ids.unique()) == count
+    until(whole, 300)
+    ids = opened().scan(selected_fields=("message_id",)).to_arrow()["message_id"]
+    assert len(ids) == len(ids.unique()) == COUNT
+    assert not list((running.folder / "state").glob("dlq/*")), "no message was taken for rubbish"
+
+
+@pytest.mark.parametrize("wrong", ["consumer", "iceberg_rest"])
+def test_a_wrong_key_of_the_object_store_is_told_in_one_line_and_status_1(running, sandbox, storage, wrong):
+    starts, catalog, store = storage
+    if wrong == "iceberg_rest":
+        running.kill("iceberg_rest")
+        running.start("iceberg_rest", *starts["iceberg_rest"], key="stolen")
+    until(lambda: "iceberg_rest_listening" in running.log("iceberg_rest"))
+    until(lambda: "object_store_starting" in running.log("object_store"))
+    where = ("--bootstrap", "127.0.0.1:9", "--catalog", catalog, "--s3-endpoint", store)
+    options = (*where, "--state", running.folder / "state", "--metrics-port", free_port())
+    consumer = running.start("consumer", *options, key="stolen" if wrong == "consumer" else "admin")
+    assert consumer.wait(60) == 1
+    last = running.log("consumer").splitlines()[-1]
+    assert last.startswith("error: the object store refuses the credentials, of this program or of the catalog: ")
