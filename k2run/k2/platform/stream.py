@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from k2run.k2.platform.stream_metrics import StreamMetrics
 
 _CHECK_S = 0.5
-LINGER_MS = 100
-"""The real platform's is 10. Each fetch from Tansu looks through all batches there are, so these are few and large."""
+LINGER_MS = 200
+"""The real platform's is 10. Tansu keeps every batch in memory, with some 800 bytes of its own, and each fetch looks
+through all that there are: so these are few and large."""
 _PURGED = (KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT)  # noqa: SLF001  librdkafka names local errors with _
 _FORGOTTEN = (
     KafkaError._FATAL,  # noqa: SLF001
@@ -78,7 +79,7 @@ class TradeProducer:
             "acks": "all",
             "enable.idempotence": True,
             "linger.ms": LINGER_MS,
-            "compression.type": "lz4",
+            "compression.type": "zstd",
             "message.timeout.ms": 120_000,
             "queue.buffering.max.messages": 1_000_000,
             "queue.buffering.max.kbytes": 256 * 1024,
