@@ -148,7 +148,7 @@ class FileCache:
     def _copy(self, file: Stored) -> Path:
         path = self._folder / f"{hashlib.sha256(file.location.encode()).hexdigest()[:32]}.parquet"
         with self._turn:
-            if file.location in self._sizes:
+            if file.location in self._sizes and path.exists():
                 self._sizes.move_to_end(file.location)
                 return path
         content = self._store.read(file.location)
