@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import httpx
-from sandbox_programs import KEY, Programs, Storage, free_port, programs, start_storage
+from sandbox_programs import KEY, Programs, Storage, free_port, programs, start_registries, start_storage
 
 from k2run.k2.platform.trade import Market
 
@@ -47,14 +47,15 @@ def write_table(storage: Storage, rows: int) -> None:
     print(f"wrote {trades.current_snapshot().summary['total-records']} rows")  # type: ignore[union-attr,index]
 
 
-def start_live(run: Programs, storage: Storage, rows: int) -> str:
-    """A broker with a backlog of `rows`, 200 trades a second after it, and the consumer."""
+def start_live(run: Programs, storage: Storage, rows: int) -> tuple[str, ...]:
+    """A broker with a backlog of `rows`, 200 trades a second after it, and the consumer; options for the API."""
     bootstrap = f"127.0.0.1:{free_port()}"
     run.start("broker", "--port", bootstrap.rpartition(":")[2])
-    where = ("--bootstrap", bootstrap, "--metrics-port")
-    run.start("stream", *where, free_port(), "--backfill", rows, "--rate", 200)
-    run.start("consumer", *where, free_port(), *storage.options, "--state", run.directory / "consumer")
-    return bootstrap
+    where = ("--bootstrap", bootstrap, *start_registries(run))
+    run.start("stream", *where, "--metrics-port", free_port(), "--backfill", rows, "--rate", 200)
+    state = ("--state", run.directory / "consumer")
+    run.start("consumer", *where, "--metrics-port", free_port(), *storage.options, *state)
+    return where
 
 
 def stats(client: httpx.Client) -> dict[str, int]:
@@ -108,11 +109,10 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="k2-api-") as name, programs(Path(name)) as run:
         storage, port = start_storage(run), free_port()
-        bootstrap = start_live(run, storage, options.rows) if options.live else NOBODY
+        broker = start_live(run, storage, options.rows) if options.live else ("--bootstrap", NOBODY)
         if not options.live:
             write_table(storage, options.rows)
-        where = ("--bootstrap", bootstrap, *storage.options, "--cache", run.directory / "cache")
-        run.start("api", "--port", port, *where)
+        run.start("api", "--port", port, *broker, *storage.options, "--cache", run.directory / "cache")
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=KEY, timeout=10) as client:
             deadline = time.monotonic() + 180
             while stats(client)["trades_count"] < options.rows:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
-from sandbox_programs import Programs, Storage, programs, start_storage
+from sandbox_programs import Programs, Storage, programs, start_registries, start_storage
 
 from k2run.k2.platform import table
 
@@ -66,11 +66,11 @@ def message_ids(storage: Storage) -> pa.ChunkedArray:
 
 def measure(run: Programs, backlog: int, kill: bool, running: list[subprocess.Popen[bytes]]) -> None:
     directory, storage = run.directory, start_storage(run)
-    bootstrap = f"127.0.0.1:{free_port()}"
+    bootstrap, registry = f"127.0.0.1:{free_port()}", start_registries(run)
     stream_log, log = directory / "stream.log", directory / "consumer.log"
     broker = start("broker", directory / "broker.log", "--port", bootstrap.split(":")[1])
     stream = start(
-        "stream", stream_log, "--bootstrap", bootstrap, "--metrics-port", free_port(),
+        "stream", stream_log, "--bootstrap", bootstrap, *registry, "--metrics-port", free_port(),
         "--rate", "0", "--backfill", str(backlog),
     )  # fmt: skip
     running += [broker, stream]
@@ -82,6 +82,7 @@ def measure(run: Programs, backlog: int, kill: bool, running: list[subprocess.Po
     where = (
         "--bootstrap",
         bootstrap,
+        *registry,
         *storage.options,
         "--state",
         str(directory / "state"),
@@ -96,10 +97,12 @@ def measure(run: Programs, backlog: int, kill: bool, running: list[subprocess.Po
         running[-1].wait()
         print(f"killed (SIGKILL)    at {commits(log)[-1][1]:,} rows")
         running.append(start("consumer", log, *where))
-    most_memory = 0
+    most_memory, taken_s = 0, 0.0
     while not commits(log) or commits(log)[-1][1] < backlog:
         wait_for(lambda: True)
-        most_memory = max(most_memory, psutil.Process(running[-1].pid).memory_info().rss)
+        consumer = psutil.Process(running[-1].pid)
+        most_memory, spent = max(most_memory, consumer.memory_info().rss), consumer.cpu_times()
+        taken_s = spent.user + spent.system
         time.sleep(0.05)
     done, rows = commits(log)[-1]
     opened = datetime.fromisoformat(OPENED.findall(log.read_text())[0])
@@ -107,6 +110,9 @@ def measure(run: Programs, backlog: int, kill: bool, running: list[subprocess.Po
     if not kill:  # from the first fetch to the last commit
         print(f"drained             {rows:,} in {seconds:.2f} s = {rows / seconds:,.0f} rows/s")
     print(f"from process start  {done.timestamp() - began:.2f} s")
+    print(
+        f"of a processor      {taken_s:.2f} s of the consumer's, its start included = {backlog / taken_s:,.0f} rows/s"
+    )
     print(f"most memory         {most_memory / 2**20:,.0f} MiB resident")
     print(
         "levels              "

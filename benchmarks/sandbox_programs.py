@@ -89,6 +89,17 @@ def start_storage(run: Programs, wait: bool = True) -> Storage:
     return found
 
 
+def start_registries(run: Programs, wait: bool = True) -> tuple[str, str]:
+    """Both nodes of the schema registry; gives the option by which stream, consumer and API use them."""
+    urls = [f"http://127.0.0.1:{port}" for port in free_ports(2)]
+    for url in urls:
+        state = run.directory / "registry" / "schemas.db"
+        run.start("registry", "--port", url.rpartition(":")[2], "--state", state)
+    if wait:
+        until_answered(f"{urls[0]}/subjects")
+    return "--registry", ",".join(urls)
+
+
 def until_answered(url: str) -> None:
     """Ask again and again, for at most 60 s, until a server answers, whatever it says."""
     end = time.monotonic() + 60

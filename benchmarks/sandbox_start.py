@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 import httpx
-from sandbox_programs import KEY, free_port, programs, rows_answered, start_storage
+from sandbox_programs import KEY, free_port, programs, rows_answered, start_registries, start_storage
 
 BAR_S = 10.0
 
@@ -29,7 +29,7 @@ def start_once(directory: Path) -> float:
         started = time.monotonic()
         storage = start_storage(run, wait=False)
         run.start("broker", "--port", broker)
-        where = ("--bootstrap", bootstrap)
+        where = ("--bootstrap", bootstrap, *start_registries(run, wait=False))
         run.start("stream", *where, "--metrics-port", stream)
         run.start("consumer", *storage.options, *where, "--metrics-port", consumer, "--state", directory / "consumer")
         run.start("api", *storage.options, *where, "--port", api, "--cache", directory / "cache")
