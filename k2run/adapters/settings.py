@@ -204,7 +204,7 @@ def _has_its_own(backend: ProcessBackend, service: Service) -> bool:
     """Whether the process that runs was started as the stack file says."""
     import psutil
 
-    from k2run.stack.processes import fingerprint
+    from k2run.stack.process_group import fingerprint
 
     pid = backend.status().pid
     if pid is None:

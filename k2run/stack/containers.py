@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from k2run.actions.connection import Connection
 from k2run.errors import NotApplicable, Refused, TimedOut, Unknown, Unreachable
-from k2run.stack.backend import LogLine, ServiceStatus, State, Usage
-from k2run.stack.logfile import time_of
+from k2run.stack.backend import LogLine, ServiceStatus, State, Usage, time_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -1,31 +1,47 @@
-"""A process of this machine with everything in its process group.
+"""A process of this machine with everything in its process group; who listens on a port of this machine.
 
 It is known by pid and start time together, so that another process is never mistaken for it when the pid is used again.
 """
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import os
+import shlex
 import signal
+import socket
 import subprocess
 import time
 from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 from msgspec import Struct
 
 from k2run.errors import Refused
+from k2run.stack.backend import Usage
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import Iterable, Mapping, Sequence
     from typing import IO
 
     import psutil
 
+    from k2run.actions.deadline import Deadline
+    from k2run.stack.model import Service
+
 _SAME_START_S = 2.0  # the kernel's idea of a start time moves a little when the clock is set
 _CHILDREN: dict[int, subprocess.Popen[bytes]] = {}
 """The processes that this very process started: as their parent it must reap them."""
+_WHOLE = frozenset({signal.SIGSTOP, signal.SIGCONT, signal.SIGKILL})
+MARK = "K2RUN_SERVICE"
+"""Environment variable by which a service is known as ours even when k2run died before it could note the pid."""
+_SHOWN = 100  # characters of a command line
+_DYING_S = 1.0
+_POLL_S = 0.01
 
 
 class Leader(Struct, frozen=True, kw_only=True):
@@ -135,9 +151,6 @@ def is_stopped(process: psutil.Process) -> bool:
         return False
 
 
-_WHOLE = frozenset({signal.SIGSTOP, signal.SIGCONT, signal.SIGKILL})
-
-
 def signal_group(leader: Leader, number: signal.Signals) -> None:
     """Send a signal to the whole group; nothing happens when it is gone.
 
@@ -196,3 +209,150 @@ def _is_group(group: int) -> bool:
     except PermissionError:
         return True
     return True
+
+
+class Holder(Struct, frozen=True, kw_only=True):
+    """The process that listens on a port.
+
+    Attributes:
+        group: Its process group.
+        says: Its pid and command line, for people.
+        environment: Its environment variables; empty when they may not be seen.
+    """
+
+    pid: int
+    group: int
+    says: str
+    environment: dict[str, str]
+
+
+def busy_port(port: int) -> bool:
+    """Whether a process listens on a port, on whatever address."""
+    with socket.socket() as trial:
+        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            trial.bind(("0.0.0.0", port))  # noqa: S104 - a trial without listening
+        except OSError as error:
+            return error.errno == errno.EADDRINUSE
+    return False
+
+
+def holder_of(port: int) -> Holder | None:
+    """The process that listens on a port; None when it cannot be seen (another user's, or gone)."""
+    import psutil
+
+    try:
+        listening = [
+            connection.pid
+            for connection in psutil.net_connections("tcp")
+            if connection.status == psutil.CONN_LISTEN and connection.laddr and connection.laddr.port == port
+        ]
+        pid = next(pid for pid in listening if pid)
+        process = psutil.Process(pid)
+        says = described(process)
+    except (psutil.Error, StopIteration):
+        return None
+    try:
+        environment = process.environ()
+    except psutil.Error:
+        environment = {}
+    return Holder(pid=pid, group=os.getpgid(pid), says=says, environment=environment)
+
+
+def described(process: psutil.Process) -> str:
+    """The pid and the command line of a process, for people.
+
+    Raises:
+        psutil.Error: It may not be seen, or is gone.
+    """
+    command = shlex.join(process.cmdline()) or process.name()
+    return f"pid {process.pid} ({command if len(command) <= _SHOWN else command[: _SHOWN - 1] + '…'})"
+
+
+class Record(Leader, frozen=True, kw_only=True):
+    """What is kept on disk about a service that was started.
+
+    Attributes:
+        restarts: How often it was started again since the stack came up.
+        log_from: Size of its log when it was started, in bytes.
+        started_as: Fingerprint of the service that was started; empty for one that was found running.
+    """
+
+    restarts: int = 0
+    log_from: int = 0
+    started_as: str = ""
+
+
+class Stopped(msgspec.Struct, frozen=True, kw_only=True):
+    """What is kept on disk about a service that k2run ended on purpose, until it is started again.
+
+    Attributes:
+        pid: The process that it was.
+        at: When, in seconds since the epoch.
+        how: `stopped` or `killed`.
+        by: The command and the account, such as `k2run down of alice`.
+    """
+
+    pid: int
+    at: float
+    how: str
+    by: str
+
+    @property
+    def says(self) -> str:
+        """Such as `stopped on 2026-03-01 at 03:12:44 UTC by k2run down of alice`."""
+        return f"{self.how} on {datetime.fromtimestamp(self.at, UTC):%Y-%m-%d at %H:%M:%S} UTC by {self.by}"
+
+
+def fingerprint(service: Service) -> str:
+    """Tells whether two services are started with the same command and environment, without telling those."""
+    written = msgspec.json.encode([service.command, sorted(service.env.items())])
+    return hashlib.sha256(written).hexdigest()[:16]
+
+
+def holder_for_sure(port: int) -> Holder | None:
+    """Who holds a port; a holder that cannot be seen gets a second to be gone, as a process that just ends is."""
+    end = time.monotonic() + _DYING_S
+    while True:
+        holder = holder_of(port)
+        if holder is not None or not busy_port(port) or time.monotonic() > end:
+            return holder
+        time.sleep(_POLL_S)
+
+
+def usage_of(process: psutil.Process, over_s: float, deadline: Deadline) -> Usage | None:
+    """What a process and its children use, measured over so many seconds; None when they have all ended meanwhile."""
+    import psutil
+
+    members = [process, *process.children(recursive=True)]
+    for member in members:
+        with suppress(psutil.Error):
+            member.cpu_percent()
+    waited, began = _waited_s(members), time.monotonic()
+    deadline.sleep(over_s)
+    waiting = _waited_s(members) - waited
+    elapsed = time.monotonic() - began
+    cpu, rss, alive = 0.0, 0, 0
+    for member in members:
+        with suppress(psutil.Error):
+            cpu += member.cpu_percent()
+            rss += member.memory_info().rss
+            alive += 1
+    if not alive:
+        return None
+    return Usage(
+        cpu_percent=round(cpu, 1),
+        rss_bytes=rss,
+        processes=alive,
+        waiting_percent=round(max(0.0, 100 * waiting / elapsed), 1) if waited or waiting else None,
+    )
+
+
+def _waited_s(processes: Iterable[psutil.Process]) -> float:
+    """How long the threads of some processes were ready to run without a core: proc_pid_schedstat(5), second field."""
+    waited = 0
+    for process in processes:
+        for thread in Path(f"/proc/{process.pid}/task").glob("*/schedstat"):
+            with suppress(OSError, ValueError, IndexError):
+                waited += int(thread.read_text(encoding="ascii").split()[1])
+    return waited / 1e9

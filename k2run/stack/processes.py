@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import os
 import signal
 import subprocess
@@ -19,23 +18,28 @@ import msgspec
 from k2run.actions.deadline import Deadline
 from k2run.errors import Interrupted, Refused, StackUnavailable, TimedOut, Unknown
 from k2run.files import account_name, rewritten
-from k2run.stack.backend import LogLine, ServiceStatus, State, Usage
-from k2run.stack.logfile import has_times, read_tail
+from k2run.stack.backend import LogLine, ServiceStatus, State, Usage, has_times, read_tail
 from k2run.stack.model import missing_program
-from k2run.stack.ports import MARK, Holder, busy_port, holder_of
 from k2run.stack.process_group import (
-    Leader,
+    MARK,
+    Holder,
+    Record,
+    Stopped,
+    busy_port,
     exit_code,
+    fingerprint,
     has_remains,
+    holder_for_sure,
     is_gone,
     is_stopped,
     living,
     signal_group,
     start_apart,
+    usage_of,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterator
 
     import psutil
 
@@ -47,49 +51,7 @@ LOG_FILE = "K2RUN_LOG"
 """Variable by which a service knows the file that its output goes to, so that it can keep it short by itself."""
 _POLL_S = 0.01
 _KILL_S = 5.0
-_DYING_S = 1.0
 _OURS = frozenset({"k2run", "invoke", "inv"})
-
-
-class Record(Leader, frozen=True, kw_only=True):
-    """What is kept on disk about a service that was started.
-
-    Attributes:
-        restarts: How often it was started again since the stack came up.
-        log_from: Size of its log when it was started, in bytes.
-        started_as: Fingerprint of the service that was started; empty for one that was found running.
-    """
-
-    restarts: int = 0
-    log_from: int = 0
-    started_as: str = ""
-
-
-class Stopped(msgspec.Struct, frozen=True, kw_only=True):
-    """What is kept on disk about a service that k2run ended on purpose, until it is started again.
-
-    Attributes:
-        pid: The process that it was.
-        at: When, in seconds since the epoch.
-        how: `stopped` or `killed`.
-        by: The command and the account, such as `k2run down of alice`.
-    """
-
-    pid: int
-    at: float
-    how: str
-    by: str
-
-    @property
-    def says(self) -> str:
-        """Such as `stopped on 2026-03-01 at 03:12:44 UTC by k2run down of alice`."""
-        return f"{self.how} on {datetime.fromtimestamp(self.at, UTC):%Y-%m-%d at %H:%M:%S} UTC by {self.by}"
-
-
-def fingerprint(service: Service) -> str:
-    """Tells whether two services are started with the same command and environment, without telling those."""
-    written = msgspec.json.encode([service.command, sorted(service.env.items())])
-    return hashlib.sha256(written).hexdigest()[:16]
 
 
 class ProcessBackend:
@@ -201,31 +163,10 @@ class ProcessBackend:
 
     def usage(self, over_s: float, deadline: Deadline) -> Usage:
         """What the process and its children use."""
-        import psutil
-
-        process, _ = self._running()
-        members = [process, *process.children(recursive=True)]
-        for member in members:
-            with suppress(psutil.Error):
-                member.cpu_percent()
-        waited, began = _waited_s(members), time.monotonic()
-        deadline.sleep(over_s)
-        waiting = _waited_s(members) - waited
-        elapsed = time.monotonic() - began
-        cpu, rss, alive = 0.0, 0, 0
-        for member in members:
-            with suppress(psutil.Error):
-                cpu += member.cpu_percent()
-                rss += member.memory_info().rss
-                alive += 1
-        if not alive:
+        used = usage_of(self._running()[0], over_s, deadline)
+        if used is None:
             raise Unknown(f"{self._service.name} ended while it was checked")
-        return Usage(
-            cpu_percent=round(cpu, 1),
-            rss_bytes=rss,
-            processes=alive,
-            waiting_percent=round(max(0.0, 100 * waiting / elapsed), 1) if waited or waiting else None,
-        )
+        return used
 
     # --- doing ------------------------------------------------------------------------------------
 
@@ -362,7 +303,7 @@ class ProcessBackend:
         for port in self._service.ports:
             if not busy_port(port):
                 continue
-            holder = _holder_for_sure(port)
+            holder = holder_for_sure(port)
             if holder is not None and holder.environment.get(MARK) == self._mark:
                 self._note(holder.group, self.record(), 0)
                 return True
@@ -427,16 +368,6 @@ def _has_room(folder: Path) -> bool:
     return disk.f_bavail > 0 or not disk.f_blocks
 
 
-def _holder_for_sure(port: int) -> Holder | None:
-    """Who holds a port; a holder that cannot be seen gets a second to be gone, as a process that just ends is."""
-    end = time.monotonic() + _DYING_S
-    while True:
-        holder = holder_of(port)
-        if holder is not None or not busy_port(port) or time.monotonic() > end:
-            return holder
-        time.sleep(_POLL_S)
-
-
 def _time_of(stopped: Stopped | None) -> datetime | None:
     return None if stopped is None else datetime.fromtimestamp(stopped.at, UTC)
 
@@ -454,13 +385,3 @@ def _ending(record: Record) -> str:
     if code is None:
         return "ended"
     return f"ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-
-
-def _waited_s(processes: Iterable[psutil.Process]) -> float:
-    """How long the threads of some processes were ready to run without a core: proc_pid_schedstat(5), second field."""
-    waited = 0
-    for process in processes:
-        for thread in Path(f"/proc/{process.pid}/task").glob("*/schedstat"):
-            with suppress(OSError, ValueError, IndexError):
-                waited += int(thread.read_text(encoding="ascii").split()[1])
-    return waited / 1e9

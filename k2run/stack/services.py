@@ -16,7 +16,7 @@ from k2run.errors import NotApplicable, StackUnavailable
 from k2run.language.problems import did_you_mean
 from k2run.stack.backend import State
 from k2run.stack.model import RunBy, Service
-from k2run.stack.ports import MARK, Holder, busy_port, holder_of
+from k2run.stack.process_group import MARK, Holder, busy_port, holder_of
 from k2run.stack.stack import Stack  # noqa: TC001 - msgspec reads the types of fields
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ from k2run.files import account_name
 from k2run.stack import lifecycle
 from k2run.stack.backend import State
 from k2run.stack.causes import Kind, causes_of, kind_of
-from k2run.stack.ports import busy_port
+from k2run.stack.process_group import busy_port
 from k2run.stack.services import Services, backend_of
 
 if TYPE_CHECKING:

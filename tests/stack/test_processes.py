@@ -17,7 +17,8 @@ import pytest
 from k2run.actions.deadline import Deadline
 from k2run.errors import Refused, StackUnavailable, Unknown
 from k2run.stack.backend import State
-from k2run.stack.processes import ProcessBackend, Record
+from k2run.stack.process_group import Record
+from k2run.stack.processes import ProcessBackend
 from k2run.stack.stack import Stack
 
 if TYPE_CHECKING:

@@ -28,8 +28,8 @@ from k2run.adapters.docker.client import (
 )
 from k2run.errors import NotApplicable, Refused, Unknown
 from k2run.language.quantities import Size
+from k2run.stack.backend import time_of
 from k2run.stack.containers import Docker
-from k2run.stack.logfile import time_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -15,7 +15,7 @@ from k2run.adapters.host.stress import LONGEST, Burdened, Relieved, begin, end, 
 from k2run.errors import NotApplicable, Refused
 from k2run.language.quantities import Duration, Size
 from k2run.stack.model import RunBy
-from k2run.stack.ports import busy_port
+from k2run.stack.process_group import busy_port
 from k2run.stack.services import Services
 
 KEPT_FREE = Size(512 * 2**20)

@@ -6,7 +6,6 @@ import contextlib
 import math
 import os
 import re
-import shlex
 import socket
 import sqlite3
 from contextlib import closing, suppress
@@ -20,6 +19,7 @@ from k2run.actions.connection import Connection
 from k2run.actions.deadline import Deadline
 from k2run.errors import K2runError, NotApplicable, Refused, Unknown, Unreachable
 from k2run.language.quantities import Duration
+from k2run.stack.process_group import described
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -38,7 +38,6 @@ PATIENCE = Duration(1.5)
 _HELD = ("locked", "busy")
 _KERNEL_LOCKS = Path("/proc/locks")
 _LOCK_FIELDS = 8
-_COMMAND_SHOWN = 100  # characters of a command line
 
 
 class Iceberg(Connection, frozen=True, kw_only=True, key="iceberg"):
@@ -337,11 +336,7 @@ def lock_holders(paths: list[Path]) -> list[str]:
     holders: list[str] = []
     for pid in sorted(_writers(wanted) - {os.getpid()}):
         with suppress(psutil.Error):
-            process = psutil.Process(pid)
-            command = shlex.join(process.cmdline()) or process.name()
-            holders.append(
-                f"pid {pid} ({command if len(command) <= _COMMAND_SHOWN else command[: _COMMAND_SHOWN - 1] + '…'})"
-            )
+            holders.append(described(psutil.Process(pid)))
     return holders
 
 
