@@ -228,7 +228,7 @@ def rank(suspect: Suspect) -> tuple[int, int, float, float, str]:
 class Order:
     """Orders the repairs of one stack.
 
-    A recovery waits for another when it works with what the other one repairs: the proof that trades arrive asks the
+    A recovery waits for another when it works with what the other one repairs: the proof that rows arrive asks the
     API, so an API that is down comes before a stream that is down. What a recovery starts by itself it does not wait
     for. Two that would wait for each other keep the order of their likelihood. One that repairs no service frees what
     all of them need, a disk or a port, and waits for none.
