@@ -44,7 +44,7 @@ def test_an_action_is_described_with_arguments_result_and_example(catalogue: Cat
     assert "  topic: text, required\n      Name of the topic." in said
     assert "  result.total: integer" in said
     assert said.count("Name of the topic") == 1
-    assert said.index("Example") < said.index("kafka.lag: {topic: market")
+    assert said.index("Example") < said.index("kafka.lag: {topic: orders")
 
 
 def test_types_defaults_and_units_are_in_the_words_of_a_runbook(catalogue: Catalogue) -> None:
