@@ -155,6 +155,10 @@ class Catalogue:
                 ]
         return {kind.key: kind for kind in sorted(found, key=lambda kind: kind.key) if kind.key not in {"", "services"}}
 
+    def faults(self) -> list[str]:
+        """The names of all faults."""
+        return [found.name for found in self.all() if found.effect is Effect.BREAKS]
+
     def adapters(self) -> list[str]:
         """The names of all adapters."""
         package = importlib.import_module(self.package)

@@ -13,7 +13,7 @@ from k2run.app.diagnose import recovery_runbooks
 from k2run.app.launch import find_runbook, open_stack
 from k2run.app.leftover_faults import warn_of_broken
 from k2run.engine.execution import Options
-from k2run.engine.request import Request, check_allowed
+from k2run.engine.request import Request, check_allowed, forbidden
 from k2run.engine.run import run
 from k2run.engine.store import Store
 from k2run.engine.wall import aside
@@ -65,10 +65,11 @@ def hold_drill(reference: str, choice: Choice, *, stack: str, keep: bool, herald
     pool = load_runbook(path, catalogue)
     chosen = open_stack(stack or pool.stack, near=path.parent, store=store)
     recoveries = recovery_runbooks(catalogue)
-    faults = choose(_applying(pool, chosen, recoveries), choice)
+    drilled = _applying(pool, chosen, recoveries)
+    faults = choose(drilled, choice)
     plan = Plan(faults=faults, recoveries=recoveries, ledger=_ledger(chosen), say=say)
     options = Options(keep=keep, by=account_name())
-    request = Request(runbook=pool, stack=chosen, store=store, catalogue=catalogue, options=options)
+    request = Request(runbook=drilled, stack=chosen, store=store, catalogue=catalogue, options=options)
     check_allowed(request)
     request = replace(request, runbook=replace(pool, sections=()), observers=heralds(store, ""))
     played: list[Round] = []
@@ -102,7 +103,7 @@ def _absent(step: Step, stack: Stack, recoveries: Iterable[Runbook]) -> str:
         *step.requires,
         *(each for one in recoveries if one.name == Path(step.recovery).stem for each in one.requires),
     ]
-    return next(filter(None, map(stack.absent, needed)), "")
+    return next(filter(None, map(stack.absent, needed)), "") or forbidden(step, stack)
 
 
 def _applying(pool: Runbook, stack: Stack, recoveries: Sequence[Runbook]) -> Runbook:

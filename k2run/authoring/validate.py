@@ -109,7 +109,7 @@ def is_stack(file: Path) -> bool:
 def _check(file: Path, catalogue: Catalogue) -> None:
     if is_stack(file):
         stack = load_stack(str(file), near=file.parent, home=Path(".k2run"), overrides={})
-        problems = stack.check(catalogue.connections())
+        problems = stack.check(catalogue.connections(), catalogue.faults())
         if problems:
             raise RunbookInvalid(problems)
         if stack.data_path is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from msgspec import Struct, field
@@ -67,6 +68,7 @@ def check_allowed(request: Request) -> None:
     check_blast(request.runbook, request.catalogue, request.options.max_blast)
     own = [step for step in all_steps(request.runbook) if not step.delegate]
     check_protected(own, request.runbook, request.stack, request.catalogue)
+    check_faults(own, request.stack)
 
 
 def check_blast(runbook: Runbook, catalogue: Catalogue, most: str) -> None:
@@ -162,6 +164,34 @@ def check_protected(steps: Iterable[Step], runbook: Runbook, stack: Stack, catal
                 f"{step.place}: {step.action} {does}; the stack {stack.name!r} is protected",
                 hint="run it on a stack that may be changed, such as the sandbox; its owner says what may run here",
             )
+
+
+def check_faults(steps: Iterable[Step], stack: Stack) -> None:
+    """Refuse faults that a stack does not declare to be allowed there, whoever injects them.
+
+    Args:
+        steps: What is to be done there.
+        stack: Where.
+
+    Raises:
+        Protected: One of them, or of those inside of them, is such a fault.
+    """
+    for step in steps_within(list(steps)):
+        if reason := forbidden(step, stack):
+            raise Protected(
+                f"{step.place}: {reason}",
+                hint="leave it out with `--skip-tags`, or use another stack; the stack's `faults:` says what it allows",
+            )
+
+
+def forbidden(step: Step, stack: Stack) -> str:
+    """Why the fault of a step may not be injected into a stack; empty when it may, or for any other step."""
+    if step.effect is not Effect.BREAKS or stack.faults is None:
+        return ""
+    if any(fnmatchcase(step.action, pattern) for pattern in stack.faults):
+        return ""
+    allowed = f"only {', '.join(stack.faults)}" if stack.faults else "no fault at all"
+    return f"{step.action} is not allowed: the stack {stack.name!r} ({stack.path}) allows {allowed}"
 
 
 def _is_probe(step: Step, runbook: Runbook, stack: Stack) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fnmatch import fnmatchcase
 from pathlib import Path
 from shutil import which
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ from k2run.stack.model import RunBy
 from k2run.stack.validation import place_of, without_templates
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping
 
     from k2run.actions.connection import Connection
     from k2run.language.document import Document, Trail
@@ -67,6 +68,20 @@ def _settings(document: Document, trail: Trail, settings: dict[str, Any], kind: 
     for name, field in known.items():
         if name not in settings and field.default is NODEFAULT and field.default_factory is NODEFAULT:
             yield document.problem("K202", f"`{trail[-1]}` needs `{name}`", trail, key=True, expected=", ".join(known))
+
+
+def fault_problems(document: Document, known: Collection[str]) -> Iterator[Problem]:
+    """Faults that the stack allows and that are not there.
+
+    Args:
+        document: The stack file.
+        known: The names of all faults.
+    """
+    for index, pattern in enumerate(document.data.get("faults") or ()):
+        if not any(fnmatchcase(name, pattern) for name in known):
+            adapters = sorted({f"{name.split('.')[0]}.*" for name in known})
+            hint = did_you_mean(pattern, [*known, *adapters]) or f"`k2run doc` lists them: {', '.join(adapters)}"
+            yield document.problem("K501", f"there is no fault `{pattern}`", ("faults", index), hint=hint)
 
 
 def file_problems(document: Document, path: Path) -> Iterator[Problem]:

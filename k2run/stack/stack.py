@@ -19,7 +19,7 @@ from k2run.language.inputs import SECRET_SOURCES
 from k2run.language.problems import Problem, did_you_mean
 from k2run.language.quantities import decode_quantity
 from k2run.language.references import ENDINGS, folders, own_stack_files, stack_files
-from k2run.stack.findings import connection_problems, file_problems, program_problems
+from k2run.stack.findings import connection_problems, fault_problems, file_problems, program_problems
 from k2run.stack.model import Chart, RunBy, Service, missing_program
 from k2run.stack.redactor import SHOWN, Redactor
 from k2run.stack.roles import PREFIX, Roles, role_of
@@ -28,7 +28,7 @@ from k2run.stack.templates import LazyValues, MissingValue, Renderer, env
 from k2run.stack.validation import place_of, problems_of, with_texts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterator, Mapping
 
     from k2run.actions.connection import Connection
     from k2run.language.document import Document, Trail
@@ -53,6 +53,7 @@ class Stack:
         platform: What it is a stack of, such as `k2`; empty when it does not say.
         protected: Faults and destructive actions are refused here, unless the runbook is in `allow`.
         allow: Names of runbooks that may break it although it is protected.
+        faults: The faults that may be injected here, as patterns of names of actions; any when None.
         compose: The compose file that makes its containers; None when they are made elsewhere.
         data_path: The runbook whose steps show that data flows from end to end; None where none is declared.
         state: Its state folder, absolute: logs, pids, and what its services keep.
@@ -76,6 +77,7 @@ class Stack:
         self.platform: str = data.get("platform", "")
         self.protected: bool = data.get("protected", False)
         self.allow: tuple[str, ...] = tuple(data.get("allow", ()))
+        self.faults: tuple[str, ...] | None = tuple(data["faults"]) if "faults" in data else None
         self.compose = (path.absolute().parent / data["compose"]).resolve() if "compose" in data else None
         self.data_path = (path.absolute().parent / data["data_path"]).resolve() if "data_path" in data else None
         self.state = home.absolute() / "stacks" / checked_name(self.name, "a stack")
@@ -178,13 +180,14 @@ class Stack:
         }
         return LazyValues(whole, lambda key: whole[key]())
 
-    def check(self, kinds: Mapping[str, type[Connection]] | None = None) -> list[Problem]:
+    def check(self, kinds: Mapping[str, type[Connection]] | None = None, faults: Collection[str] = ()) -> list[Problem]:
         """Fill in everything, as `validate` does; what cannot be filled in, or is not there, is a problem at its place.
 
         No secret is read, and what only this machine lacks (an environment variable) is no problem of the file.
 
         Args:
             kinds: The connections that actions ask for, by their key; without them connections are not checked.
+            faults: The names of all faults; without any those that the stack allows are not checked.
         """
         trial = Stack(self._document, self.path, self._home, self._overrides, lambda *_, **__: "unread")
         problems: list[Problem] = []
@@ -196,6 +199,7 @@ class Stack:
                     problems.append(self._document.problem("K404", error.said, error.trail, hint=error.hint))
         problems += file_problems(self._document, self.path)
         problems += connection_problems(self._document, kinds) if kinds is not None else ()
+        problems += fault_problems(self._document, faults) if faults else ()
         for name in self.services:
             with suppress(StackInvalid):
                 problems += program_problems(self._document, self.path, trial.services[name], trial.state)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from k2run.language.document import Document, Trail
 
 KEYS = (
-    *("stack", "name", "title", "platform", "protected", "allow", "compose", "data_path", "vars"),
+    *("stack", "name", "title", "platform", "protected", "allow", "faults", "compose", "data_path", "vars"),
     *("roles", "connections", "services", "charts"),
 )
 VERSION = 1
@@ -99,9 +99,10 @@ def _head(document: Document, data: dict[str, Any]) -> Iterator[Problem]:
     for key, what in (("compose", "a compose file"), ("data_path", "a runbook")):
         if key in data and not isinstance(data[key], str):
             yield document.problem("K203", f"`{key}` is the path of {what}", (key,), found=_kind(data[key]))
-    allow = data.get("allow", [])
-    if not isinstance(allow, list) or not all(isinstance(entry, str) for entry in allow):
-        yield document.problem("K203", "`allow` is a list of runbook names", ("allow",), found=_kind(allow))
+    for key, what in (("allow", "runbook names"), ("faults", "names of faults, such as service.kill or service.*")):
+        listed = data.get(key, [])
+        if not isinstance(listed, list) or not all(isinstance(entry, str) for entry in listed):
+            yield document.problem("K203", f"`{key}` is a list of {what}", (key,), found=_kind(listed))
 
 
 def _names(document: Document, data: dict[str, Any]) -> Iterator[Problem]:
@@ -324,6 +325,11 @@ def stack_schema() -> dict[str, Any]:
             "platform": {**text, "description": "What it is a stack of; recoveries for another are not looked at."},
             "protected": {"type": "boolean", "description": "Refuse faults, destructive actions and changes of data."},
             "allow": {"type": "array", "items": text, "description": "Runbooks that may break it all the same."},
+            "faults": {
+                "type": "array",
+                "items": text,
+                "description": "Faults that may be injected here, such as `service.*`; any when missing.",
+            },
             "compose": {**text, "description": "Compose file that makes the containers, from this file's folder."},
             "data_path": {
                 **text,

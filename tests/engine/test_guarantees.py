@@ -266,6 +266,19 @@ def test_a_protected_stack_refuses_faults_unless_the_runbook_is_allowed_by_name(
     assert sleepers.run(scenario("true")).exit_code == 0
 
 
+@pytest.mark.parametrize("faults", ["[]", "[service.kill, 'network.*']"])
+def test_a_stack_refuses_faults_that_it_does_not_declare_whatever_else_it_allows(sleepers: Bench, faults: str) -> None:
+    declared = f"name: sleepers\nallow: [hold]\nfaults: {faults}"
+    sleepers.stack_text = sleepers.stack_text.replace("name: sleepers", declared)
+    with pytest.raises(Protected, match=r"runbook\.yaml:12:\d+: service\.pause is not allowed: the stack") as caught:
+        sleepers.run(scenario("true"))
+    assert "`faults:` says what it allows" in caught.value.hint
+    assert str(sleepers.folder) in caught.value.message
+    assert sleepers.store.runs() == []
+    sleepers.stack_text = sleepers.stack_text.replace(faults, "['service.*']")
+    assert sleepers.run(scenario("true")).exit_code == 0
+
+
 WRITES = [
     "kafka.produce: {topic: t, values: [a]}",
     "bench.produce: {topic: t, size: 1KiB}",

@@ -21,6 +21,9 @@ WRONG = {
     "connections: {kafka: {bootstrap: [a]}}": ("K203", 34, ""),
     "connections: {materials: {}}": ("K204", 15, "own values belong under `vars:`"),
     "connections: {kafka: {bootstrap: a, config: {a: {b: 1}}}}": ("K203", 45, ""),
+    "faults: [service.kil]": ("K501", 10, "did you mean `service.kill`?"),
+    "faults: [service.kill, netwrok.*]": ("K501", 24, "did you mean `network.*`?"),
+    "faults: [kafka.lag]": ("K501", 10, ""),
     "compose: compsoe.yml": ("K501", 10, "did you mean `compose.yml`?"),
     "data_path: pth.yaml": ("K501", 12, "did you mean `path.yaml`?"),
     "services: {a: {run: process, command: [no-such-program]}}": ("K501", 40, "`program: no-such-program`"),
@@ -30,6 +33,8 @@ WRONG = {
     "services: {a: {run: process, command: [python, serve.py]}}": ("K501", 48, "{{ here }}/serve.py"),
 }
 RIGHT = [
+    "faults: [service.kill, 'network.*', '*.delete']",
+    "faults: []",
     "connections: {kafka: {bootstrap: '{{ env(\"NO_SUCH_VARIABLE\") }}'}}",
     "connections: {postgres: {host: h, port: '{{ env(\"NO\", 1) }}', database: d, user: u, password: 'env:P'}}",
     "connections: {jupyter: {notebook: x.ipynb}}",
@@ -51,7 +56,8 @@ def folder(tmp_path: Path) -> Path:
 def problems(folder: Path, text: str):
     file = folder / "mine.yaml"
     file.write_text(f"stack: 1\n{text}\n")
-    return load_stack(str(file), near=None, home=folder / "home", overrides={}).check(Catalogue().connections())
+    stack = load_stack(str(file), near=None, home=folder / "home", overrides={})
+    return stack.check(Catalogue().connections(), Catalogue().faults())
 
 
 @pytest.mark.parametrize("text", WRONG)

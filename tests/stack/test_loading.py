@@ -77,6 +77,8 @@ WRONG = {
     "stack: 1\nservises: {}": ("K204", 2, 1),
     "stack: 1\nprotected: maybe": ("K203", 2, 12),
     "stack: 1\nallow: demo": ("K203", 2, 8),
+    "stack: 1\nfaults: service.kill": ("K203", 2, 9),
+    "stack: 1\nfaults: [{service: kill}]": ("K203", 2, 9),
     "stack: 1\nvars: [a]": ("K203", 2, 7),
     "stack: 1\nvars: {a-b: 1}": ("K203", 2, 8),
     "stack: 1\nconnections: {kafka: localhost}": ("K203", 2, 22),
