@@ -46,6 +46,7 @@ class ServiceRow(Struct, frozen=True, kw_only=True):
         uptime_s: Seconds since it started.
         detail: What it reports about itself, or why it is not ready.
         why: Causes found in logs, at ports and on disks, each with its source.
+        unreached: What runs it gave no answer now, nor did the service: the stack is not known to be healthy.
     """
 
     service: str
@@ -57,6 +58,7 @@ class ServiceRow(Struct, frozen=True, kw_only=True):
     restarts: int | None
     detail: str
     why: list[str]
+    unreached: bool = False
 
 
 class PathRow(Struct, frozen=True, kw_only=True):
@@ -89,7 +91,8 @@ class StackStatus(Struct, frozen=True, kw_only=True):
     def healthy(self) -> bool:
         """Whether everything that can be seen works: services and the data path."""
         works = [row.works for row in self.services]
-        return False not in works and True in works and all(row.works for row in self.data_path)
+        unreached = any(row.unreached for row in self.services)
+        return False not in works and True in works and not unreached and all(row.works for row in self.data_path)
 
 
 def status_of(stack: Stack, catalogue: Catalogue) -> StackStatus:
@@ -114,18 +117,19 @@ def _path_row(seen: Sighting) -> PathRow:
 
 def _row(stack: Stack, look: Look) -> ServiceRow:
     status, absent = look.status, stack.absent(look.service.name)
-    works = status.state == "running" and (look.probe is None or look.probe.ready)
+    works = look.works
     known = not absent and look.is_known
     return ServiceRow(
         service=look.service.name,
         run=str(look.service.run),
-        state="not applicable" if absent else str(status.state) if known else "unknown",
+        state="not applicable" if absent else str(status.state),
         works=works if known else None,
         pid=status.pid,
         uptime_s=status.uptime_s,
         restarts=status.restarts,
         detail=absent or (look.probe.detail if look.probe and not look.probe.ready else status.detail),
         why=[] if works or not known else [f"{why.says} ({why.source})" for why in causes_of(stack, look)],
+        unreached=look.unreached and not absent,
     )
 
 
@@ -196,6 +200,9 @@ def lines_of(found: Diagnosis) -> Iterator[str]:
         for one in found.ailing:
             yield f"  {one.service:<14} {one.state:<10} {clean(one.detail)}"
         yield f"  `k2run logs {found.ailing[0].service}` shows more"
+    if found.unreached:
+        yield "\nservices that gave no answer now; they may be healthy or not:"
+        yield from (f"  {clean(one)}" for one in found.unreached)
     if found.not_seen:
         yield "\nservices that cannot be seen (give them a `ready:` in the stack file):"
         yield from (f"  {clean(one)}" for one in found.not_seen)

@@ -171,6 +171,8 @@ class Recovery:
                 f"  hint: `k2run recover {tries.names[-1]}` guides you through it on a terminal; the timeline of each "
                 "try is named above",
             )
+        elif found.unreached:
+            complain("  hint: make what runs the services above answer, then `k2run diagnose` says more")
         elif found.having(Verdict.UNSEEN):
             complain("  hint: some checks gave no answer; try `k2run diagnose` again in a moment")
         return 1

@@ -114,7 +114,12 @@ def _table(stack: Stack, store: Store, found: StackStatus) -> None:
         works = "cannot be seen" if step.works is None else "works" if step.works else "broken"
         asked = f"  [{clean(step.expected)}]" if step.expected and not step.works else ""
         say(f"data path {works}: {clean(step.name)}: {clean(step.detail)}{asked}")
-    unknown = [row.service for row in found.services if row.works is None and row.state == "unknown"]
+    silent = [row.service for row in found.services if row.unreached]
+    if silent:
+        say(f"gave no answer now, so they may be healthy or not: {', '.join(silent)}")
+    unknown = [
+        row.service for row in found.services if row.state == "unknown" and row.works is None and not row.unreached
+    ]
     if unknown:
         say(f"cannot be seen, so nothing is known of them (`ready:` in the stack file): {', '.join(unknown)}")
 

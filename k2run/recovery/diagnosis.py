@@ -142,6 +142,7 @@ class Diagnosis(Struct, frozen=True, kw_only=True):
         causes: Why services fail, as it is written in logs, at ports, on disks.
         data_path: What the stack declares as its data path, looked at: present is working.
         not_seen: Services that nothing can be said of, and why: `api: no probe`.
+        unreached: Services that the stack says how to see, and of which nothing was seen now, and why.
         probes: How many symptoms of failures that this stack can have were checked and answered.
         unseen: How many of them could not be seen.
         seen: How many services were seen.
@@ -163,6 +164,7 @@ class Diagnosis(Struct, frozen=True, kw_only=True):
     causes: list[Why] = []
     data_path: list[Sighting] = []
     not_seen: list[str] = []
+    unreached: list[str] = []
     looks: int = 1
     flapping: list[Flap] = []
     foreign: int = 0
@@ -175,7 +177,8 @@ class Diagnosis(Struct, frozen=True, kw_only=True):
     @property
     def healthy(self) -> bool:
         """All that was seen is healthy, and something was: what a stack does not show is said, and not counted."""
-        ill = self.matches or self.ailing or self.having(Verdict.UNSEEN) or self.broken_path
+        unsure = self.having(Verdict.UNSEEN) or self.unreached
+        ill = self.matches or self.ailing or unsure or self.broken_path
         return not ill and bool(self.seen or self.probes)
 
     @property

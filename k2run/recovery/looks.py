@@ -78,7 +78,7 @@ def diagnose(
     return Diagnosis(
         stack=stack.name,
         suspects=arranged(suspects),
-        ailing=[_ailing(seen) for seen in looks if seen.is_known and not _works(seen)],
+        ailing=[_ailing(seen) for seen in looks if seen.is_known and not seen.works],
         probes=answered,
         unseen=unseen,
         not_applicable=len(sightings) - answered - unseen,
@@ -86,7 +86,8 @@ def diagnose(
         causes=_causes(stack, looks, [one for one in suspects if one.verdict is Verdict.MATCHES]),
         data_path=path.result(),
         seen=sum(seen.is_known for seen in looks),
-        not_seen=[f"{one.service.name}: {one.status.detail}" for one in looks if not one.is_known],
+        not_seen=[_blind(one) for one in looks if not one.is_known and not one.unreached],
+        unreached=[_blind(one) for one in looks if one.unreached],
         foreign=len(recoveries) - len(known),
     )
 
@@ -130,13 +131,15 @@ def diagnose_settled(
 ) -> Diagnosis:
     """Diagnose after a recovery: what was just started cannot be seen at once, so look until something can be said.
 
+    A service whose engine or host gives no answer is not waited for.
+
     Raises:
         Interrupted: It was asked to end.
     """
     ends = time.monotonic() + SETTLE_S
     while True:
         found = diagnose(runbooks, stack, catalogue, stop)
-        if found.healthy or found.matches or time.monotonic() > ends:
+        if found.healthy or found.matches or found.unreached or time.monotonic() > ends:
             return found
         stop.wait(SETTLE_PERIOD_S)
 
@@ -196,7 +199,7 @@ def _dependents(stack: Stack, requires: Sequence[str]) -> int:
 def _causes(stack: Stack, looks: Sequence[Look], matches: Sequence[Suspect]) -> list[Why]:
     """Why services fail: those that are not healthy, and those with a recognised failure."""
     concerned = {name for suspect in matches for name in suspect.requires}
-    looks = [seen for seen in looks if seen.is_known and (not _works(seen) or seen.service.name in concerned)]
+    looks = [seen for seen in looks if seen.is_known and (not seen.works or seen.service.name in concerned)]
     with ThreadPoolExecutor(max(1, len(looks))) as threads:
         found = threads.map(lambda seen: (seen.service.name, causes_of(stack, seen)), looks)
         whys = [
@@ -207,8 +210,8 @@ def _causes(stack: Stack, looks: Sequence[Look], matches: Sequence[Suspect]) -> 
     return sorted(whys, key=lambda why: why.kind in EFFECTS)
 
 
-def _works(seen: Look) -> bool:
-    return seen.status.state is State.RUNNING and (seen.probe is None or seen.probe.ready)
+def _blind(seen: Look) -> str:
+    return f"{seen.service.name}: {seen.status.detail}"
 
 
 def _is_down(seen: Look) -> bool:
@@ -345,6 +348,7 @@ def together(looks: Sequence[Diagnosis], seconds: float) -> Diagnosis:
         foreign=last.foreign,
         seen=last.seen,
         not_seen=last.not_seen,
+        unreached=last.unreached,
         data_path=_data_path_in(looks),
         seconds=seconds,
         causes=_causes_in(looks),

@@ -32,6 +32,7 @@ class State(StrEnum):
     STOPPED = "stopped"
     ABSENT = "absent"  # cannot be started here: no such program, no such container
     UNHEALTHY = "unhealthy"  # running, but not ready
+    UNKNOWN = "unknown"  # what runs it gives no answer, or the stack does not say how to see it
 
 
 class ServiceStatus(Struct, frozen=True, kw_only=True):

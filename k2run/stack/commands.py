@@ -158,7 +158,8 @@ class CommandBackend:
         return ServiceStatus(service=self._service.name, state=State.STOPPED, detail=detail)
 
     def _unknown(self, detail: str) -> ServiceStatus:
-        return ServiceStatus(service=self._service.name, state=State.ABSENT, detail=detail)
+        where = f"host {self._service.host}" if self._service.run is RunBy.SSH else self._shown("status")
+        return ServiceStatus(service=self._service.name, state=State.UNKNOWN, detail=f"{detail} (check {where})")
 
     def _run(self, words: Sequence[str], deadline: Deadline) -> tuple[int, str]:
         """The exit code of a command and the end of what it printed; at the deadline it is ended.

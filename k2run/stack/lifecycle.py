@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Struct
 
 from k2run.actions.deadline import Deadline
-from k2run.errors import K2runError, NotApplicable, StackUnavailable, TimedOut, UsageError
+from k2run.errors import ActionError, K2runError, NotApplicable, StackUnavailable, TimedOut, UsageError
 from k2run.language.problems import did_you_mean
 from k2run.stack.backend import ServiceStatus, State
 from k2run.stack.model import OUTSIDE, Ready, RunBy, Service
@@ -34,16 +34,28 @@ _LOOK_S = 1.0
 
 
 class Look(Struct, frozen=True, kw_only=True):
-    """A service as `k2run status` shows it: its state, and whether it is ready."""
+    """A service as `k2run status` shows it: its state, and whether it is ready.
+
+    Attributes:
+        unreached: The stack says how to see it, and neither what runs it nor the service itself gave an answer.
+    """
 
     service: Service
     status: ServiceStatus
     probe: Probe | None = None
+    unreached: bool = False
 
     @property
     def is_known(self) -> bool:
-        """Whether anything can be said of it: k2run neither runs an external one without a probe nor sees it."""
-        return self.service.run not in OUTSIDE or self.status.state is not State.ABSENT
+        """Whether anything can be said of it."""
+        return self.status.state is not State.UNKNOWN or self.probe is not None
+
+    @property
+    def works(self) -> bool:
+        """Whether it is seen to run and to be ready."""
+        if self.status.state is State.UNKNOWN:
+            return self.probe is not None and self.probe.ready
+        return self.status.state is State.RUNNING and (self.probe is None or self.probe.ready)
 
 
 def start(
@@ -213,26 +225,39 @@ def status(stack: Stack, names: Iterable[str] | None = None, patience: float = _
         stack: Whose.
         names: Which of them; all by default.
         patience: Seconds that a probe may take.
-
-    Raises:
-        Unreachable: What runs them (the Docker engine) does not answer.
     """
     stack.learn()
+    return _side_by_side(_chosen(stack, names), lambda service: _look(stack, service, patience))
 
-    def look(service: Service) -> Look:
-        if service.run in OUTSIDE and readiness(service) is None and not service.status:
-            return Look(
-                service=service, status=ServiceStatus(service=service.name, state=State.ABSENT, detail="no probe")
-            )
+
+def _look(stack: Stack, service: Service, patience: float) -> Look:
+    ready = readiness(service)
+    if service.run in OUTSIDE and ready is None and not service.status:
+        return Look(service=service, status=ServiceStatus(service=service.name, state=State.UNKNOWN, detail="no probe"))
+    seen = status_of(stack, service)
+    unknown = seen.state is State.UNKNOWN
+    runs = seen.state is State.RUNNING or (seen.state is State.UNHEALTHY and service.run is RunBy.DOCKER)
+    if ready is None or not (runs or unknown):
+        return Look(service=service, status=seen, unreached=unknown)
+    found = _probe(stack, ready, patience, service)
+    if unknown and not found.answered:  # that may be for the same reason for which what runs it is silent
+        return Look(service=service, status=seen, unreached=True)
+    return Look(service=service, status=seen, probe=found)
+
+
+def status_of(stack: Stack, service: Service) -> ServiceStatus:
+    """What a service is doing; unknown, with the reason, where what runs it gives no answer.
+
+    Raises:
+        NotApplicable: The stack file does not say how to see it.
+    """
+    try:
         seen = backend_of(stack, service).status()
-        seen = msgspec.structs.replace(seen, detail=stack.redact(seen.detail))
-        ready = readiness(service)
-        runs = seen.state is State.RUNNING or (seen.state is State.UNHEALTHY and service.run is RunBy.DOCKER)
-        if not runs or ready is None:
-            return Look(service=service, status=seen)
-        return Look(service=service, status=seen, probe=_probe(stack, ready, patience, service))
-
-    return _side_by_side(_chosen(stack, names), look)
+    except NotApplicable:
+        raise
+    except (ActionError, StackUnavailable) as error:
+        seen = ServiceStatus(service=service.name, state=State.UNKNOWN, detail=str(error))
+    return msgspec.structs.replace(seen, detail=stack.redact(seen.detail))
 
 
 def _probe(stack: Stack, ready: Ready, patience: float, service: Service) -> Probe:

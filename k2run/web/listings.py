@@ -306,9 +306,11 @@ def _health(stack: Stack, look: Look) -> Health:
     absent = stack.absent(name)
     if absent:
         return Health(name=name, light="quiet", said="not applicable", detail=absent)
+    if look.unreached:
+        return Health(name=name, light="warn", said="cannot be seen", detail=status.detail)
     if not look.is_known:
         return Health(name=name, light="quiet", said="unknown", detail="no probe: give it `ready:` in the stack file")
-    if status.state is not State.RUNNING:
+    if status.state not in {State.RUNNING, State.UNKNOWN}:
         never = status.state is State.STOPPED and status.started_at is None
         light = "quiet" if never or status.state is State.ABSENT else "bad"
         return Health(name=name, light=light, said="down" if never else status.state.value, detail=status.detail)

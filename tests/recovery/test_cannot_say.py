@@ -192,3 +192,103 @@ def test_a_shipped_recovery_counts_no_bare_answer_as_evidence(file):
     book = load_runbook(file, Catalogue())
     bare = {"result.answered", "result.running", "result.state != 'stopped'", "result.cpu_percent < 10"}
     assert not [step.name for step in book.symptoms if {each.text for each in step.expect} & bare]
+
+
+UNREACHED = {
+    "docker": ("{run: docker, container: shop-db}", "no Docker engine answers"),
+    "docker-silent": (
+        "{run: docker, container: shop-db, ready: {tcp: '127.0.0.1:PORT'}}",
+        "no Docker engine answers",
+    ),
+    "ssh": ("{run: ssh, host: 127.0.0.1, status: [systemctl, is-active, db]}", "its `status` command exits 255"),
+    "command": ("{run: external, status: [no-such-program-here]}", "no-such-program-here: No such file"),
+    "shell": ("{run: external, status: [sh, -c, no-such-program-here]}", "its `status` command exits 127"),
+}
+
+
+@pytest.fixture(params=UNREACHED)
+def unreached(site, request):
+    """A stack in which what runs `db` gives no answer; gives the site and the reason."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    form, reason = UNREACHED[request.param]
+    away = f"connections: {{docker: {{url: 'unix://{site.folder}/none.sock'}}, ssh: {{port: {port}}}}}\n"
+    text = (site.folder / "stack.yaml").read_text() + f"  db: {form.replace('PORT', port)}\n"
+    (site.folder / "stack.yaml").write_text(text.replace("services:", f"{away}services:"))
+    return site, reason
+
+
+def test_a_service_whose_engine_host_or_command_gives_no_answer_is_neither_healthy_nor_failed(unreached):
+    site, reason = unreached
+    found = site.diagnose(site.repair("store"))
+    [told] = found.unreached
+    assert told.startswith("db: ")
+    assert reason in told
+    assert (found.healthy, found.word, found.ailing, found.not_seen) == (False, "CANNOT SAY", [], [])
+    said = "\n".join(lines_of(found))
+    assert "services that gave no answer now; they may be healthy or not:\n  db: " in said
+    code, said = site.command("status", "--stack", "stack.yaml", "--json")
+    row = json.loads(said)["services"][-1]
+    assert (code, row["works"], row["state"], row["unreached"]) == (1, None, "unknown", True)
+    assert reason in row["detail"]
+    code, said = site.command("status", "--stack", "stack.yaml")
+    assert (code, "gave no answer now, so they may be healthy or not: db" in said) == (1, True), said
+    code, said = site.command("diagnose", "--stack", "stack.yaml")
+    assert (code, reason in said) == (1, True), said
+
+
+def test_nothing_is_recovered_for_a_service_that_gives_no_answer_and_the_hint_says_what_to_do(unreached):
+    site, reason = unreached
+    (site.folder / "runbooks" / "recovery" / "db-down.yaml").write_text(DB_DOWN)
+    code, said = site.command("recover", "--auto", "--stack", "stack.yaml")
+    assert (code, reason in said) == (1, True), said
+    assert "hint: make what runs the services above answer" in said
+    assert site.store.runs() == []
+    code, said = site.command("recover", "db-down", "--auto", "--stack", "stack.yaml")
+    assert (code, "its symptoms are not confirmed" in said) == (7, True), said
+
+
+DB_DOWN = """\
+runbook: 1
+kind: recovery
+name: db-down
+title: The database does not run
+requires: [db]
+symptoms:
+  - name: It is not running
+    service.status: {service: db}
+    expect: not result.running
+  - name: Something is not running
+    service.roll_call: {}
+    expect: result.down | length > 0
+sections: [{name: Repair, steps: [{service.start: {service: db}}]}]
+"""
+
+
+def test_a_service_that_answers_is_healthy_though_what_runs_it_does_not(site):
+    with socket.create_server(("127.0.0.1", 0)) as there:
+        port = there.getsockname()[1]
+        away = f"connections: {{docker: {{url: 'unix://{site.folder}/none.sock'}}}}\n"
+        db = f"  db: {{run: docker, container: shop-db, ready: {{tcp: '127.0.0.1:{port}'}}}}\n"
+        (site.folder / "stack.yaml").write_text(
+            (site.folder / "stack.yaml").read_text().replace("services:", f"{away}services:") + db
+        )
+        found = site.diagnose(site.repair("store"))
+        assert (found.healthy, found.unreached, found.ailing) == (True, [], [])
+        code, said = site.command("status", "--stack", "stack.yaml", "--json")
+        row = json.loads(said)["services"][-1]
+    assert (code, row["works"], row["state"], row["unreached"]) == (0, True, "unknown", False)
+
+
+def test_the_page_says_of_a_service_that_gives_no_answer_that_it_cannot_be_seen(unreached, monkeypatch):
+    from k2run.web.listings import SiteCatalogue
+
+    site, reason = unreached
+    (site.folder / "runbooks" / "stacks").mkdir()
+    (site.folder / "stack.yaml").rename(site.folder / "runbooks" / "stacks" / "sleepers.yaml")
+    monkeypatch.chdir(site.folder)
+    health = SiteCatalogue(site.store).health("sleepers")
+    (site.folder / "runbooks" / "stacks" / "sleepers.yaml").rename(site.folder / "stack.yaml")
+    db = health.services[-1]
+    assert (health.light, db.light, db.said) == ("warn", "warn", "cannot be seen")
+    assert reason in db.detail

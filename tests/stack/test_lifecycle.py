@@ -154,7 +154,7 @@ def test_an_external_service_is_only_looked_at(make_stack: Make) -> None:
               dark: {{url: 'http://nowhere'}}
         """)
         assert lifecycle.start(stack, None, Deadline(5)) == []
-        assert states(stack) == {"near": State.RUNNING, "gone": State.STOPPED, "dark": State.ABSENT}
+        assert states(stack) == {"near": State.RUNNING, "gone": State.STOPPED, "dark": State.UNKNOWN}
         assert lifecycle.stop(stack) == []
 
 

@@ -12,7 +12,7 @@ from k2run.actions.action import Effect, Result, Striking, Undo, action, fault
 from k2run.actions.deadline import Deadline
 from k2run.adapters.service.all_services import clocks, roll_call, strangers  # noqa: F401 - actions of this adapter
 from k2run.adapters.service.state import logs, probe, ready, resources, status  # noqa: F401 - as those
-from k2run.errors import NotApplicable, Refused, StackUnavailable
+from k2run.errors import NotApplicable, Refused, StackUnavailable, Unknown
 from k2run.language.quantities import Duration
 from k2run.stack.backend import ServiceStatus, State
 from k2run.stack.commands import GIVE_COMMANDS, refusal
@@ -242,6 +242,8 @@ def _running(services: Services, service: str, done: str) -> tuple[Backend, Serv
         )
     backend = services.backend(service)
     seen = backend.status()
+    if seen.state is State.UNKNOWN:
+        raise Unknown(f"whether {service} is running cannot be known: {seen.detail}")
     if seen.state is State.ABSENT:
         raise NotApplicable(f"{service} is missing: {seen.detail}")
     if seen.state is State.STOPPED:

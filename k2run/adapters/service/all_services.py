@@ -41,6 +41,7 @@ class RollCall(Result, frozen=True, kw_only=True):
         down: Those that do not run.
         gave_up: Those of them whose log ends with an error of the first five seconds: they cannot start.
         silent: Those that run, and whose `ready` probe gets no answer.
+        unseen: Those that the stack does not say how to see.
     """
 
     count: int
@@ -49,6 +50,7 @@ class RollCall(Result, frozen=True, kw_only=True):
     down: list[str] = []
     gave_up: list[str] = []
     silent: list[str] = []
+    unseen: list[str] = []
 
     def headline(self) -> str:
         """Such as `4 of 6 well; down: api; silent: stream`."""
@@ -59,23 +61,27 @@ class RollCall(Result, frozen=True, kw_only=True):
 
 @action("service.roll_call")
 def roll_call(services: Services, deadline: Deadline) -> RollCall:
-    """What all services of the stack are doing, side by side."""
+    """What all services of the stack are doing, side by side.
+
+    Raises:
+        Unknown: What runs one of them gives no answer, so it may be up or down.
+    """
     looks = [look for look in lifecycle.status(services.stack) if not services.stack.absent(look.service.name)]
+    for look in looks:
+        if look.unreached:
+            raise Unknown(f"what {look.service.name} is doing cannot be known: {look.status.detail}")
     runs = [look for look in looks if look.status.state is not State.STOPPED]
     down = [look for look in looks if look.status.state is State.STOPPED]
     return RollCall(
         count=len(looks),
-        well=[look.service.name for look in runs if _is_well(look)],
+        well=[look.service.name for look in looks if look.works],
         held=[look.service.name for look in looks if look.status.state is State.PAUSED],
         down=[look.service.name for look in down],
         gave_up=[look.service.name for look in down if _gave_up(services, look, deadline)],
         silent=[look.service.name for look in runs if look.probe is not None and not look.probe.answered],
+        unseen=[look.service.name for look in looks if not look.is_known],
         source=services.stack.name,
     )
-
-
-def _is_well(look: Look) -> bool:
-    return look.status.state is State.RUNNING and (look.probe is None or look.probe.ready)
 
 
 def _gave_up(services: Services, look: Look, deadline: Deadline) -> bool:

@@ -11,6 +11,7 @@ from k2run.actions.deadline import Deadline
 from k2run.errors import NotApplicable, Refused, TimedOut, Unknown, Unreachable
 from k2run.language.quantities import Duration, Size
 from k2run.stack.backend import ServiceStatus, State
+from k2run.stack.lifecycle import status_of
 from k2run.stack.model import OUTSIDE
 from k2run.stack.probes import probe as look_at
 from k2run.stack.probes import readiness
@@ -34,7 +35,7 @@ class Status(Result, frozen=True, kw_only=True):
     """What a service is doing.
 
     Attributes:
-        state: running, paused, stopped, absent (cannot be run here) or unhealthy.
+        state: running, paused, stopped, absent (there is none, or it cannot be run here) or unhealthy.
         running: Whether it runs, healthy or not.
         pid: Its process, when it runs.
         uptime_s: Seconds since it was started, when it runs.
@@ -154,10 +155,11 @@ def status(services: Services, service: str) -> Status:
         service: Name of the service in the stack.
 
     Raises:
-        Unknown: Its `status` command cannot be run, or reaches no host.
+        Unknown: Its `status` command cannot be run, or reaches no host; no Docker engine answers.
     """
-    seen = services.backend(service).status()
-    if seen.state is State.ABSENT and services.find(service).run in OUTSIDE:
+    services.backend(service)  # k2run has to know how to see it
+    seen = status_of(services.stack, services.find(service))
+    if seen.state is State.UNKNOWN:
         raise Unknown(f"what {service} is doing cannot be known: {seen.detail}")
     return _status(seen)
 
@@ -188,7 +190,7 @@ def ready(services: Services, deadline: Deadline, service: str, wait: Duration =
         try:
             limit.sleep(_POLL_S)
         except TimedOut:
-            raise _not_ready(service, seen, services.backend(service).status()) from None
+            raise _not_ready(service, seen, status_of(services.stack, services.find(service))) from None
 
 
 @action("service.probe")
@@ -208,7 +210,7 @@ def probe(services: Services, deadline: Deadline, service: str) -> Seen:
         if (stopped := _stopped(services, service)) is not None:
             detail = f"{service} {stopped.state}" + (f": {stopped.detail}" if stopped.detail else "")
             return Seen(service=service, ready=False, answered=False, detail=detail, source=service)
-        if found.status and services.backend(service).status().state is State.RUNNING:
+        if found.status and status_of(services.stack, found).state is State.RUNNING:
             return Seen(service=service, ready=True, answered=True, source=service)
     seen = _look(services, deadline, service)
     stranger = stranger_at(seen.address, services.stack) if seen.answered else ""
@@ -296,9 +298,10 @@ def _stopped(services: Services, service: str) -> ServiceStatus | None:
     found = services.find(service)
     if found.run in OUTSIDE and not found.status:
         return None
-    now = services.backend(service).status()
-    unknown = found.run in OUTSIDE and now.state is State.ABSENT
-    return None if unknown or now.state in _RUNS else now
+    now = status_of(services.stack, found)
+    if now.state is State.UNKNOWN:
+        raise Unknown(f"what {service} is doing cannot be known: {now.detail}")
+    return None if now.state in _RUNS else now
 
 
 def _require_probe(services: Services, service: str) -> None:
