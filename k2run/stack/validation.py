@@ -325,11 +325,7 @@ def stack_schema() -> dict[str, Any]:
             "platform": {**text, "description": "What it is a stack of; recoveries for another are not looked at."},
             "protected": {"type": "boolean", "description": "Refuse faults, destructive actions and changes of data."},
             "allow": {"type": "array", "items": text, "description": "Runbooks that may break it all the same."},
-            "faults": {
-                "type": "array",
-                "items": text,
-                "description": "Faults that may be injected here, such as `service.*`; any when missing.",
-            },
+            "faults": {"type": "array", "items": text, "description": "Faults that may be injected; any when missing."},
             "compose": {**text, "description": "Compose file that makes the containers, from this file's folder."},
             "data_path": {
                 **text,
