@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import threading
 import time
 from contextlib import suppress
@@ -54,6 +56,8 @@ class Upkeep:
                 swept = time.monotonic()
             for sink in self._sinks:
                 self._tend(sink, sweeps)
+            if sweeps:
+                give_back()
 
     def _tend(self, sink: TableWriter, sweeps: bool) -> None:
         try:
@@ -64,6 +68,18 @@ class Upkeep:
                 sweep(sink.look())
         except Exception as problem:  # noqa: BLE001  a table that is untidy for longer is better than no consumer
             log("upkeep_failed", "error", table=sink.form.table, error=problem)
+
+
+def give_back() -> None:
+    """Give memory that is not used any more back to the system.
+
+    The tables that were looked at hang together in cycles, which the consumer's collector hardly ever looks for; and
+    what many short threads have freed stays with the allocator of the C library.
+    """
+    gc.collect()
+    pa.default_memory_pool().release_unused()
+    with suppress(OSError, AttributeError):  # another C library than glibc
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def due(files: Sequence[DataFile]) -> list[DataFile]:
@@ -102,15 +118,12 @@ def merge(sink: TableWriter) -> None:
             for file in merged:
                 rewrite.append_data_file(file)
 
-    count = rows.num_rows
-    del rows
-    pa.default_memory_pool().release_unused()
     sink.change(replace)
     log(
         "Iceberg files merged",
         table=sink.form.table,
         files=len(files),
-        rows=count,
+        rows=rows.num_rows,
         duration_seconds=time.monotonic() - started,
     )
 
