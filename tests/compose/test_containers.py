@@ -62,7 +62,7 @@ sections:
       - {name: The disk is fuller, host.fill_disk: {size: 50MiB}}
       - name: All is as broken as it should be
         docker.ps: {name: "PREFIX-*"}
-        expect: result.running == 4
+        expect: result.running == 7
       - name: The broker is limited
         docker.inspect: {container: PREFIX-kafka}
         expect: [result.memory_limit == 900 * 1024 * 1024, result.cpu_limit == 0.8]
