@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 K2RUN = Path(sys.executable).parent / "k2run"
 TOPIC = "market.crypto.trades.binance"
-SERVICES = ("broker", "network", "postgres", "object-store", "iceberg-rest")
+SERVICES = ("broker", "network", "postgres", "object-store", "iceberg-rest", "schema-registry-1", "schema-registry-2")
 SERVICES += ("stream", "consumer", "api", "prometheus")
 WELL_S = 90.0
 
@@ -126,6 +126,15 @@ class Sandbox:
 
     def data_files(self) -> list[Any]:
         """The data files of the trades, newest first, each with its path in the object store and its size."""
+        paths = [task.file.file_path.removeprefix("s3://") for task in self._table().scan().plan_files()]
+        return sorted(self.objects().get_file_info(paths), key=lambda file: file.mtime_ns, reverse=True)
+
+    def message_ids(self) -> list[str]:
+        """Those of all trades of the table."""
+        found: list[str] = self._table().scan(selected_fields=("message_id",)).to_arrow()["message_id"].to_pylist()
+        return found
+
+    def _table(self) -> Any:
         from pyiceberg.table import StaticTable
 
         properties = {
@@ -135,9 +144,7 @@ class Sandbox:
             "s3.region": "us-east-1",
             "s3.force-virtual-addressing": "false",
         }
-        table = StaticTable.from_metadata(self.metadata_location(), properties)
-        paths = [task.file.file_path.removeprefix("s3://") for task in table.scan().plan_files()]
-        return sorted(self.objects().get_file_info(paths), key=lambda file: file.mtime_ns, reverse=True)
+        return StaticTable.from_metadata(self.metadata_location(), properties)
 
 
 def _free_ports(count: int) -> list[int]:
@@ -248,13 +255,15 @@ def clock_wrong(sandbox: Sandbox) -> Iterator[None]:
     """The consumer was started with a clock that is an hour ahead."""
     text = (sandbox_stack()).read_text()
     library = next(Path("/usr/lib").rglob("faketime/libfaketimeMT.so.1"))
-    marker = "  consumer:\n    title: Consumer into the table\n    run: process\n"
-    assert marker in text
+    before, consumer, after = text.partition("  consumer:\n    title: Consumer into the table\n")
+    assert "    env: {" in after
+    environment = f"    env: {{LD_PRELOAD: {library}, FAKETIME: +1h, FAKETIME_DONT_FAKE_MONOTONIC: '1', "
     changed = sandbox.folder / "sandbox.yaml"
-    environment = f"    env: {{LD_PRELOAD: {library}, FAKETIME: +1h, FAKETIME_DONT_FAKE_MONOTONIC: '1'}}\n"
-    changed.write_text(text.replace(marker, marker + environment))
+    text = before + consumer + after.replace("    env: {", environment, 1)
+    changed.write_text(text.replace("../data-path.yaml", str(sandbox_stack().parents[1] / "data-path.yaml")))
     sandbox.signal("consumer", signal.SIGKILL)
-    sandbox.k2run("up", "--stack", str(changed))
+    code, said = sandbox.k2run("up", "--stack", str(changed))
+    assert code == 0, said
     changed.unlink()
     yield
 
