@@ -56,6 +56,11 @@ class Running:
         process.wait(10)
         psutil.wait_procs(below, timeout=10)
 
+    def stop(self, name):
+        """Ask it to end; what a stream has still to send is sent."""
+        self.started[name].terminate()
+        assert self.started[name].wait(60) == 0
+
     def log(self, name):
         return (self.folder / f"{name}.log").read_text(errors="replace")
 
@@ -244,7 +249,7 @@ def draining(running, sandbox, storage, monkeypatch):
     backlog = ("--rate", 0, "--backfill", COUNT, "--metrics-port", stream)
     running.start("stream", "--bootstrap", sandbox.bootstrap, *urls, *backlog)
     until(lambda: "backfill_finished" in running.log("stream"), 300)
-    running.kill("stream")
+    running.stop("stream")
     running.start("consumer", *starts["consumer"])
     until(lambda: committed(running) > 0, 120)
     return starts, lambda: table.open_catalog(catalog, store).load_table(table.TRADES)
