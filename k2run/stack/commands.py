@@ -8,11 +8,12 @@ import subprocess
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import IO, TYPE_CHECKING, Any, NoReturn
 
 from k2run.actions.deadline import Deadline
-from k2run.errors import Interrupted, NotApplicable, Refused, StackUnavailable, TimedOut
+from k2run.errors import Interrupted, NotApplicable, Refused, StackUnavailable, TimedOut, Unknown
 from k2run.stack.backend import LogLine, ServiceStatus, State, Usage
+from k2run.stack.logfile import has_times, read_tail
 from k2run.stack.model import RunBy, Service
 from k2run.stack.probes import probe, readiness
 from k2run.stack.process_group import end_group, start_apart
@@ -29,7 +30,9 @@ _GRACE_S = 1.0
 _QUOTED = 400
 _NO_ANSWER = frozenset({126, 127, 255})
 """Exit codes of a shell that cannot run a command, and of an `ssh` that reaches no host: no word on a service."""
+_NO_CONNECTION = 255
 GIVE_COMMANDS = "give it `start:`, `stop:` and `status:` in the stack file, or `run: process` or `run: docker`"
+GIVE_LOGS = "give it `logs:` in the stack file, a command that prints its log; or `run: process` or `run: docker`"
 
 
 def refusal(service: Service, done: str) -> str:
@@ -92,7 +95,7 @@ class CommandBackend:
         if code:
             raise StackUnavailable(
                 f"{self._service.name} cannot be started: {self._told('start', code, said)}",
-                hint=f"look at its `start` command in the stack file: {self._shown('start')}",
+                hint=self._look_at("start", code),
             )
         return True
 
@@ -111,9 +114,9 @@ class CommandBackend:
         if code:
             raise Refused(
                 f"{self._service.name} cannot be stopped: {self._told('stop', code, said)}",
-                hint=f"look at its `stop` command in the stack file: {self._shown('stop')}",
+                hint=self._look_at("stop", code),
             )
-        while self.status().state in {State.RUNNING, State.UNHEALTHY}:
+        while self.status().state is not State.STOPPED:  # what cannot be seen may still run
             deadline.sleep(0.1)
         return True
 
@@ -131,12 +134,31 @@ class CommandBackend:
             self._refuse("resume")
         return False
 
-    def log(self, *, lines: int, since: datetime | None, deadline: Deadline) -> list[LogLine]:  # noqa: ARG002
-        """Cannot be done."""
-        self._refuse("read the log of")
+    def log(self, *, lines: int, since: datetime | None, deadline: Deadline) -> list[LogLine]:
+        """The newest lines that its `logs` command prints, its complaints included.
+
+        Raises:
+            Unknown: The command failed; or `since` was asked, and the lines do not say when they were written.
+            NotApplicable: There is none.
+        """
+        if not self._service.logs:
+            self._refuse("read the log of", hint=GIVE_LOGS)
+        with tempfile.NamedTemporaryFile() as out:
+            code = self._exit_code(self._service.logs, deadline, out)
+            printed = Path(out.name)
+            if code:
+                told = self._told("logs", code, self._end_of(out))
+                raise Unknown(
+                    f"the log of {self._service.name} cannot be read: {told}", hint=self._look_at("logs", code)
+                )
+            if since is not None and printed.stat().st_size and not has_times(printed):
+                hint = "leave `since` out, or let the command print the time of each line"
+                message = f"the log of {self._service.name} does not say when its lines were written"
+                raise Unknown(message, hint=hint)
+            return read_tail(printed, lines=lines, since=since)
 
     def last_words(self, lines: int = 12) -> str:  # noqa: ARG002
-        """Nothing is known of its log."""
+        """Not known: what its `logs` command prints does not say when it was started last."""
         return ""
 
     def usage(self, over_s: float, deadline: Deadline) -> Usage:  # noqa: ARG002
@@ -162,35 +184,42 @@ class CommandBackend:
         return ServiceStatus(service=self._service.name, state=State.UNKNOWN, detail=f"{detail} (check {where})")
 
     def _run(self, words: Sequence[str], deadline: Deadline) -> tuple[int, str]:
-        """The exit code of a command and the end of what it printed; at the deadline it is ended.
+        """The exit code of a command and the end of what it printed."""
+        with tempfile.TemporaryFile() as out:
+            return self._exit_code(words, deadline, out), self._end_of(out)
+
+    def _exit_code(self, words: Sequence[str], deadline: Deadline, out: IO[bytes]) -> int:
+        """Run a command that prints into a file; at the deadline it is ended.
 
         What it leaves running in the background goes on, and is not waited for.
         """
         service = self._service
-        with tempfile.TemporaryFile() as out:
-            try:
-                child = start_apart(
-                    self._there(words),
-                    env={**os.environ, **service.env},
-                    stdout=out,
-                    stderr=subprocess.STDOUT,
-                    cwd=Path(service.cwd) if service.cwd and service.run is not RunBy.SSH else None,
-                )
-            except OSError as error:
-                name = error.filename or words[0]
-                raise StackUnavailable(
-                    f"a command of {service.name} cannot be run: {name}: {error.strerror}",
-                    hint="see its `start`, `stop` and `status` in the stack file",
-                ) from error
-            began = time.monotonic()
-            try:
-                while (code := child.poll()) is None:
-                    deadline.sleep(min(_POLL_S + (time.monotonic() - began) / 10, 0.2))
-            except (TimedOut, Interrupted):
-                end_group(child, _GRACE_S)
-                raise
-            out.seek(max(0, out.seek(0, os.SEEK_END) - _QUOTED))
-            return code, self._redact(out.read().decode("utf-8", "replace").strip())
+        try:
+            child = start_apart(
+                self._there(words),
+                env={**os.environ, **service.env},
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                cwd=Path(service.cwd) if service.cwd and service.run is not RunBy.SSH else None,
+            )
+        except OSError as error:
+            name = error.filename or words[0]
+            raise StackUnavailable(
+                f"a command of {service.name} cannot be run: {name}: {error.strerror}",
+                hint="see its `start`, `stop`, `status` and `logs` in the stack file",
+            ) from error
+        began = time.monotonic()
+        try:
+            while (code := child.poll()) is None:
+                deadline.sleep(min(_POLL_S + (time.monotonic() - began) / 10, 0.2))
+        except (TimedOut, Interrupted):
+            end_group(child, _GRACE_S)
+            raise
+        return code
+
+    def _end_of(self, out: IO[bytes]) -> str:
+        out.seek(max(0, out.seek(0, os.SEEK_END) - _QUOTED))
+        return self._redact(out.read().decode("utf-8", "replace").strip())
 
     def _there(self, words: Sequence[str]) -> list[str]:
         """The command where the service is: on this machine, or on its host."""
@@ -199,20 +228,27 @@ class CommandBackend:
         return [*ssh_command(self._service.host, self._ssh), "--", shlex.join(words)]
 
     def _told(self, key: str, code: int, said: str) -> str:
-        return f"its `{key}` command exits {code}" + (f": {said}" if said else "")
+        says = f": {said}" if said else ""
+        if self._unconnected(code):
+            return f"its host {self._service.host} cannot be reached through ssh{says}"
+        return f"its `{key}` command exits {code}{says}"
 
-    def _shown(self, key: str) -> str:
-        return f"services.{self._service.name}.{key}"
+    def _look_at(self, key: str, code: int) -> str:
+        place = f"services.{self._service.name}"
+        if self._unconnected(code):
+            return f"host, user, port, private_key, known_hosts: see connections.ssh and {place}.host in the stack file"
+        return f"look at its `{key}` command in the stack file: {place}.{key}"
+
+    def _unconnected(self, code: int) -> bool:
+        """Whether `ssh` says that it did not get to the host; a command that exits with the same code is rare."""
+        return self._service.run is RunBy.SSH and code == _NO_CONNECTION
 
     def _require(self, done: str) -> None:
         if refusal(self._service, done):
             self._refuse(done)
 
-    def _refuse(self, done: str) -> NoReturn:
-        raise NotApplicable(
-            f"cannot {done} {self._service.name}: {refusal(self._service, done)}",
-            hint=GIVE_COMMANDS,
-        )
+    def _refuse(self, done: str, hint: str = GIVE_COMMANDS) -> NoReturn:
+        raise NotApplicable(f"cannot {done} {self._service.name}: {refusal(self._service, done)}", hint=hint)
 
 
 def ssh_command(host: str, settings: Mapping[str, Any]) -> list[str]:

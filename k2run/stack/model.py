@@ -101,6 +101,7 @@ class Service(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         start: For external and ssh: the command that starts it and returns.
         stop: For external and ssh: the command that stops it.
         status: For external and ssh: the command that exits 0 while it runs.
+        logs: For external and ssh: the command that prints its log, the newest line last, and ends.
         ports: The TCP ports it listens on; a taken one is an error that names the holder.
         url: Its base URL, for `http` actions.
         metrics: The URL of its Prometheus metrics.
@@ -125,6 +126,7 @@ class Service(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     start: list[str] = []
     stop: list[str] = []
     status: list[str] = []
+    logs: list[str] = []
     ports: list[int] = []
     url: str = ""
     metrics: str = ""

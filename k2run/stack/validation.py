@@ -29,7 +29,7 @@ KEYS = (
 )
 VERSION = 1
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
-OWN_COMMANDS = ("start", "stop", "status")
+OWN_COMMANDS = ("start", "stop", "status", "logs")
 TEXTS = ("command", *OWN_COMMANDS, "env", "headers")
 SERVICE_KEYS = tuple(field for field in Service.__struct_fields__ if field != "name")
 
@@ -229,7 +229,7 @@ def _service(document: Document, trail: Trail, form: dict[str, Any], others: Ite
 
 
 def _own_commands(document: Document, trail: Trail, form: dict[str, Any], run: Any) -> Iterator[Problem]:
-    """`start`, `stop` and `status` are for services that k2run does not run itself, and something must show them."""
+    """Commands of its own are for services that k2run does not run itself, and something must show these."""
     given = [key for key in OWN_COMMANDS if key in form]
     if run in {RunBy.PROCESS, RunBy.DOCKER}:
         hint = f"leave it out, or say `run: {RunBy.EXTERNAL}`"

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import getpass
 import os
-import shutil
 import signal
-import socket
-import subprocess
 import threading
 import time
-from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import asyncssh
 import psutil
 import pytest
 from msgspec import structs
-from wheel_programs import free_ports
+from ssh_server import Sshd, running_sshd
 
 from k2run.actions.deadline import Deadline
 from k2run.adapters.ssh import actions
@@ -28,70 +24,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 pytestmark = pytest.mark.xdist_group("sshd")  # one server, not one a process
-CONFIG = """\
-Port {port}
-ListenAddress 127.0.0.1
-HostKey {folder}/host_key
-PidFile none
-AuthorizedKeysFile {folder}/user_key.pub
-PasswordAuthentication no
-KbdInteractiveAuthentication no
-UsePAM no
-StrictModes no
-PermitRootLogin yes
-Subsystem sftp internal-sftp
-"""
-PRIVILEGE_SEPARATION = Path("/run/sshd")
-
-
-class Sshd(NamedTuple):
-    """A running sshd, what reaches it, and its process."""
-
-    ssh: Ssh
-    folder: Path
-    process: subprocess.Popen[bytes]
 
 
 @pytest.fixture(scope="module")
 def sshd(tmp_path_factory) -> Iterator[Sshd]:
-    program = shutil.which("sshd", path=os.pathsep.join((os.environ["PATH"], "/usr/sbin")))
-    if program is None:
-        pytest.skip("sshd is not installed (Debian: openssh-server)")
-    folder = tmp_path_factory.mktemp("sshd")
-    port = free_ports(1)[0]
-    for name in ("host_key", "user_key"):
-        key = asyncssh.generate_private_key("ssh-ed25519")
-        key.write_private_key(str(folder / name))
-        if name == "user_key":
-            key.write_private_key(str(folder / "locked_key"), passphrase="open sesame")
-        key.write_public_key(str(folder / f"{name}.pub"))
-        (folder / name).chmod(0o600)
-    (folder / "known_hosts").write_text(f"[127.0.0.1]:{port} {(folder / 'host_key.pub').read_text()}")
-    (folder / "config").write_text(CONFIG.format(port=port, folder=folder))
-    if os.geteuid() == 0:
-        PRIVILEGE_SEPARATION.mkdir(mode=0o755, exist_ok=True)
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen([program, "-D", "-e", "-f", str(folder / "config")], stdout=log, stderr=log)
-    ssh = Ssh(
-        hosts={"db1": Host(address="127.0.0.1", port=port)},
-        user=getpass.getuser(),
-        private_key=str(folder / "user_key"),
-        known_hosts=str(folder / "known_hosts"),
-    )
-    try:
-        end = time.monotonic() + 10
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", port), 0.2).close()
-                break
-            except OSError:
-                assert process.poll() is None, (folder / "log").read_text()
-                assert time.monotonic() < end
-                time.sleep(0.02)
-        yield Sshd(ssh, folder, process)
-    finally:
-        process.terminate()
-        process.wait()
+    with running_sshd(tmp_path_factory.mktemp("sshd")) as running:
+        yield running
 
 
 @pytest.fixture

@@ -8,14 +8,16 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from k2run.actions.action import Effect, Result, Striking, Undo, action, fault
+from k2run.actions.action import Result, Striking, Undo, action, fault
 from k2run.actions.deadline import Deadline
 from k2run.adapters.service.all_services import clocks, roll_call, strangers  # noqa: F401 - actions of this adapter
 from k2run.adapters.service.state import logs, probe, ready, resources, status  # noqa: F401 - as those
 from k2run.errors import NotApplicable, Refused, StackUnavailable, Unknown
 from k2run.language.quantities import Duration
+from k2run.language.vocabulary import Effect
 from k2run.stack.backend import ServiceStatus, State
 from k2run.stack.commands import GIVE_COMMANDS, refusal
+from k2run.stack.model import OUTSIDE
 from k2run.stack.services import Services
 
 if TYPE_CHECKING:
@@ -232,6 +234,7 @@ def _running(services: Services, service: str, done: str) -> tuple[Backend, Serv
 
     Raises:
         Refused: It does not run.
+        Unknown: Whether it runs cannot be seen: its host cannot be reached, or its `status` command cannot be run.
         NotApplicable: k2run does not run it, or cannot on this machine.
     """
     found = services.find(service)
@@ -242,8 +245,10 @@ def _running(services: Services, service: str, done: str) -> tuple[Backend, Serv
         )
     backend = services.backend(service)
     seen = backend.status()
-    if seen.state is State.UNKNOWN:
-        raise Unknown(f"whether {service} is running cannot be known: {seen.detail}")
+    if seen.state is State.UNKNOWN or (seen.state is State.ABSENT and found.run in OUTSIDE):
+        raise Unknown(
+            f"whether {service} is running cannot be known: {seen.detail}", hint="no fault is injected unseen"
+        )
     if seen.state is State.ABSENT:
         raise NotApplicable(f"{service} is missing: {seen.detail}")
     if seen.state is State.STOPPED:
