@@ -6,10 +6,12 @@ setting to look at; it may neither hang nor give a value.
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import importlib
 import socket
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
@@ -24,11 +26,11 @@ from k2run.language.loader import parse_runbook
 from k2run.stack.stack import load_stack
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
+    from collections.abc import Callable, Iterator
 
 TIMEOUT_S = 1.5
 GRACE_S = 0.5
+HERE = Path(__file__).parent
 CLIENTS = (
     "asyncssh",
     "confluent_kafka",
@@ -65,7 +67,7 @@ connections:
   slack: {{url: "http://127.0.0.1:{port}/services/x"}}
   webhook: {{url: "http://127.0.0.1:{port}/hook"}}
   email: {{host: 127.0.0.1, port: {port}, sender: k2@example.com, to: [a@example.com], security: none}}
-services:
+{more}services:
   wrong:
     run: external
     url: "http://127.0.0.1:{port}"
@@ -75,10 +77,22 @@ services:
 
 
 class Case(NamedTuple):
-    """A step, and where its error sends the reader."""
+    """A step, and where its error sends the reader.
+
+    A test of an adapter may declare its own, and no line is added here: `WRONG_END = {"action": "x.y", …}` with these
+    attributes as keys.
+
+    Attributes:
+        step: The arguments of the action, in YAML.
+        setting: What the error must name.
+        connection: The settings of its connection, in YAML, with `{port}`; empty where `STACK` has it.
+        client: The module of its client library.
+    """
 
     step: str
     setting: str
+    connection: str = ""
+    client: str = ""
 
 
 CASES = {
@@ -109,6 +123,18 @@ CASES = {
     "topic.configure": Case("{topic: t, settings: {retention.ms: 1}}", "connections.kafka"),
     "websocket.receive": Case("{service: wrong, path: /}", "services.wrong"),
 }
+
+
+def declared() -> Iterator[tuple[str, Case]]:
+    """The cases that tests of adapters declare."""
+    for path in sorted(HERE.glob("test_*.py")):
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "WRONG_END":
+                found = ast.literal_eval(node.value)
+                yield found.pop("action"), Case(**found)
+
+
+CASES |= dict(declared())
 ELSEWHERE = {
     "ansible": "asks no server itself; a host that cannot be reached in test_ansible.py",
     "browser": "test_browser.py: the browser itself takes longer to start than these steps may take",
@@ -135,7 +161,8 @@ class Wrong:
     """Runs each case once, against one port."""
 
     def __init__(self, folder: Path, port: int) -> None:
-        (folder / "stack.yaml").write_text(STACK.format(port=port))
+        more = "".join(f"  {case.connection.format(port=port)}\n" for case in CASES.values() if case.connection)
+        (folder / "stack.yaml").write_text(STACK.format(port=port, more=more))
         self.folder = folder
 
     def ends(self) -> dict[str, StepFinished]:
@@ -171,7 +198,7 @@ class Wrong:
 @pytest.fixture(scope="module", autouse=True)
 def clients() -> None:
     """Client libraries are loaded before: on a busy machine loading all of them takes longer than a step may."""
-    for module in CLIENTS:
+    for module in (*CLIENTS, *(case.client for case in CASES.values() if case.client)):
         importlib.import_module(module)
 
 

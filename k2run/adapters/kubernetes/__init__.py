@@ -1,0 +1,1 @@
+"""Kubernetes: connections and the actions on them."""

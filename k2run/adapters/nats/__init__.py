@@ -1,0 +1,1 @@
+"""NATS: connections and the actions on them."""

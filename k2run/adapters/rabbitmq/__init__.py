@@ -1,0 +1,1 @@
+"""RabbitMQ: connections and the actions on them."""
