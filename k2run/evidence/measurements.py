@@ -25,7 +25,7 @@ KEPT = 1200
 LEVELS = 10
 """Distinct whole values up to which a series is drawn as stairs."""
 _MEASURED = {
-    "kafka.lag": ("total", "lag of", "messages behind"),
+    "kafka.lag": ("total", "lag of", "messages"),
     "kafka.rate": ("per_s", "rate of", "messages/s"),
     "kafka.watermarks": ("total", "messages in", "messages"),
     "iceberg.rows": ("rows", "rows of", "rows"),

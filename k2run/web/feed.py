@@ -15,16 +15,18 @@ from k2run.app.run_processes import process_of
 from k2run.engine.events import AnyEvent, RunFinished, RunResumed, RunStarted, decode_event
 from k2run.engine.journal import JOURNAL
 from k2run.evidence.view import RunView
+from k2run.web.chart_titles import charts_of
 from k2run.web.fragments import Drawing
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable
+    from collections.abc import AsyncGenerator, Callable, Sequence
     from concurrent.futures import Executor
     from pathlib import Path
 
     from k2run.daemon.alerts.incident import Incident
     from k2run.daemon.alerts.incident_store import IncidentStore
     from k2run.engine.store import Store
+    from k2run.stack.model import Chart
     from k2run.web.fragments import Rows
 
 T = TypeVar("T")
@@ -73,6 +75,7 @@ class FollowedRun:
         self._begun: list[AnyEvent] = []
         self._offset = 0
         self._looked = 0.0
+        self._charts: Sequence[Chart] | None = None
 
     def read_on(self) -> list[AnyEvent]:
         """Read the new lines of the journal; one that is still being written is left for the next time."""
@@ -113,6 +116,15 @@ class FollowedRun:
         if last is None or self.state != "running":
             return self.view.seconds
         return last.t + max(0.0, time.time() - datetime.fromisoformat(last.at).timestamp())
+
+    @property
+    def charts(self) -> Sequence[Chart]:
+        """Those of its stack, which name what it measures; read once."""
+        if self._charts is None:
+            if self.view.started is None:
+                return ()
+            self._charts = charts_of(self.view, self._store)
+        return self._charts
 
     def _has_process(self) -> bool:
         return bool(self._begun) and process_of(self._store, self.folder.name, self._begun) is not None

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import msgspec
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -15,7 +15,6 @@ from markupsafe import Markup
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from k2run.bench.latency import figure
 from k2run.engine.events import Bound
 from k2run.evidence.html.charts import Form, marks_of, over_time
 from k2run.evidence.html.overview import TONES
@@ -35,17 +34,20 @@ from k2run.evidence.wording import (
     span,
     standing,
 )
+from k2run.web.chart_titles import titled, written
 from k2run.web.guard import Role
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from jinja2 import Template
     from starlette.requests import Request
 
+    from k2run.evidence.html.charts import Mark
     from k2run.evidence.measurements import Series
     from k2run.evidence.step_view import StepView
     from k2run.evidence.view import RunView
+    from k2run.stack.model import Chart
 
 HERE = Path(__file__).parent
 _LONGEST = 1500
@@ -169,6 +171,10 @@ class ShownRun(Protocol):
     def state(self) -> str:
         """`running`, `died` or `ended`."""
 
+    @property
+    def charts(self) -> Sequence[Chart]:
+        """Those of its stack, which name what it measures."""
+
 
 @dataclass(slots=True)
 class DrawnSection:
@@ -222,7 +228,7 @@ class Drawing:
         return self.whole() if first else changed
 
     def _draw_panels(self, followed: ShownRun) -> Iterator[tuple[str, str]]:
-        values = panel_values(followed)
+        values = panel_values(followed, far=self._layout == PRESENTER)
         for name in PANELS[self._layout]:
             yield f"p-{name}", draw(f"parts/{name}.html", csrf=self._csrf, layout=self._layout, **values)
 
@@ -286,8 +292,13 @@ def moment_of(followed: ShownRun) -> dict[str, Any]:
     return {"live": followed.state == "running", "now": followed.now}
 
 
-def panel_values(followed: ShownRun) -> dict[str, Any]:
-    """What the panels of any layout show."""
+def panel_values(followed: ShownRun, *, far: bool = False) -> dict[str, Any]:
+    """What the panels of any layout show.
+
+    Args:
+        followed: The run.
+        far: Whether it is read from afar: charts have room for large letters.
+    """
     view = followed.view
     running = view.running() if followed.state == "running" else []
     over = view.finished
@@ -308,18 +319,33 @@ def panel_values(followed: ShownRun) -> dict[str, Any]:
         "tally": tally(view) if over else counted(step.standing for step in view.leaves()),
         "progress": progress(view),
         "undos": list(view.undos.values())[::-1],
-        "charts": run_charts(view),
+        "charts": run_charts(view, followed.charts, far=far),
     }
 
 
-def run_charts(view: RunView) -> list[tuple[Series, Markup, str]]:
-    """The series worth a chart, each with its picture and its newest value; what a demo is about comes first."""
+class DrawnSeries(NamedTuple):
+    """A measured value over time.
+
+    Attributes:
+        latest: The newest value, with its unit or as the name of its level.
+    """
+
+    title: str
+    latest: str
+    svg: Markup
+
+
+def run_charts(view: RunView, known: Sequence[Chart], *, far: bool = False) -> list[DrawnSeries]:
+    """The series worth a chart; what a demo is about comes first."""
     series = [each for each in view.measured.all(2) if is_watched(each) or (each.moves and each.count >= LEAST_POINTS)]
     marks = marks_of(view)
-    return [
-        (each, drawn(over_time(each, marks, form=Form(width=420))), figure(each.latest, 4))
-        for each in sorted(series, key=is_watched, reverse=True)[:MOST_CHARTS]
-    ]
+    return [_drawn(each, marks, known, far=far) for each in sorted(series, key=is_watched, reverse=True)[:MOST_CHARTS]]
+
+
+def _drawn(series: Series, marks: Sequence[Mark], known: Sequence[Chart], *, far: bool) -> DrawnSeries:
+    title, levels = titled(series, known)
+    svg = over_time(series, marks, form=Form(width=420, far=far, levels=levels))
+    return DrawnSeries(title, written(series, levels, series.latest), drawn(svg))
 
 
 def is_watched(series: Series) -> bool:

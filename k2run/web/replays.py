@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
-from k2run.app.launch import open_stack
 from k2run.bench.latency import figure
 from k2run.engine.events import RunFinished
 from k2run.engine.journal import JOURNAL, read_journal
-from k2run.errors import K2runError
+from k2run.evidence.footnotes import without_id
 from k2run.evidence.html.charts import Form, marks_of, over_time
 from k2run.evidence.html.drawings import load_pictures
+from k2run.evidence.measurements import LEAST_POINTS
 from k2run.evidence.view import view_of
 from k2run.evidence.wording import clean, moment
+from k2run.web.chart_titles import charts_of, titled, written
 from k2run.web.fragments import PRESENTER, Drawing, drawn, is_watched
 from k2run.web.site import Denied, site_of
 
@@ -30,10 +31,10 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
     from k2run.engine.events import AnyEvent
+    from k2run.engine.store import Store
     from k2run.evidence.measurements import Series
     from k2run.evidence.view import RunView
     from k2run.stack.model import Chart
-    from k2run.web.site import Site
 
 FAR_WIDTH, WIDTH = 420, 560
 MOST_FAR = 4
@@ -51,14 +52,16 @@ class Moment:
     view: RunView
     now: float
     state: str
+    charts: Sequence[Chart]
 
     @classmethod
-    def of(cls, folder: Path, events: Sequence[AnyEvent], at: float) -> Moment:
+    def of(cls, folder: Path, events: Sequence[AnyEvent], at: float, store: Store) -> Moment:
         """The run at so many seconds after its start, and not later than its end."""
         known = [event for event in events if event.t <= at]
         over = any(isinstance(event, RunFinished) for event in known)
         last = events[-1].t if events else 0.0
-        return cls(folder, view_of(known), min(at, last), "ended" if over else "running")
+        view = view_of(known)
+        return cls(folder, view, min(at, last), "ended" if over else "running", charts_of(view, store))
 
     @property
     def clock(self) -> str:
@@ -100,7 +103,7 @@ def routes(journals: Journals) -> list[Route]:
         site = site_of(request)
         who = site.reader(request)
         folder = site.runs.folder(request.path_params["run"])
-        shown = Moment.of(folder, journals.of(folder), _seconds(request.query_params.get("at", "")))
+        shown = Moment.of(folder, journals.of(folder), _seconds(request.query_params.get("at", "")), site.store)
         if shown.view.started is None:
             raise Denied(404, "The run had not started at that moment")
         parts = Drawing(PRESENTER, "", {}).changes(shown)
@@ -117,7 +120,7 @@ def routes(journals: Journals) -> list[Route]:
             raise Denied(404, "The run has not started yet", "try again in a moment")
         far = "far" in request.query_params
         word = request.query_params.get("show", "").lower()
-        made = list(_charts(view, _known(site, view), far=far))
+        made = list(_charts(view, charts_of(view, site.store), far=far))
         found = [each for each in made if word in each[0].lower() or word == each[3]]
         values = {"run": folder.name, "view": view, "far": far, "charts": found[:MOST_FAR] if far else found}
         return HTMLResponse(site.page("run_charts.html", who, **values))
@@ -136,38 +139,20 @@ def _seconds(text: str) -> float:
         raise Denied(400, "?at= is a number of seconds after the start of the run") from None
 
 
-def _known(site: Site, view: RunView) -> list[Chart]:
-    """How the run's stack names what it measures; nothing where its file cannot be read any more."""
-    try:
-        return open_stack(view.started.stack, store=site.store).charts if view.started is not None else []
-    except K2runError:
-        return []
-
-
-def named(series: Series, known: Iterable[Chart]) -> tuple[str, list[str]]:
-    """A title for people, and the names of its levels: those of the stack's chart of the same metric."""
-    words = series.title.replace(",", " ").split()
-    for chart in known:
-        if chart.metric in words:
-            return chart.title, chart.levels
-    return series.title.partition(",")[0], []
-
-
-def _charts(view: RunView, known: list[Chart], *, far: bool) -> Iterable[tuple[str, str, Markup, str]]:
+def _charts(view: RunView, known: Sequence[Chart], *, far: bool) -> Iterable[tuple[str, str, Markup, str]]:
     """Title, what it says, picture and kind of each chart; what a demo is about comes first."""
     width = FAR_WIDTH if far else WIDTH
     marks = [each for each in marks_of(view) if not far or each.kind != "undone"]
-    series = [each for each in view.measured.all() if each.moves]
+    series = [each for each in view.measured.all(2) if each.moves and (is_watched(each) or each.count >= LEAST_POINTS)]
     begin, end = _span(series)
     for each in sorted(series, key=is_watched, reverse=True):
-        title, levels = named(each, known)
+        title, levels = titled(each, known)
         form = Form(width=width, far=far, levels=levels)
-        most = levels[int(each.most)] if levels and each.most in range(len(levels)) else figure(each.most, 4)
-        said = f"up to {most} {each.unit}".strip()
+        said = f"up to {written(each, levels, each.most)}"
         yield title, said, drawn(over_time(each, marks, form=form, begin=begin, end=end)), "series"
     for load in (each for each in view.loads() if each.counts):
         shown = [f"{name} {figure(value)} ms" for name, value in load.percentiles.items() if name in PERCENTILES]
-        yield clean(load.step), ", ".join(shown), drawn(load_pictures(load, far=far)[0]), "loads"
+        yield without_id(clean(load.step)), ", ".join(shown), drawn(load_pictures(load, far=far)[0]), "loads"
 
 
 def _span(series: Sequence[Series]) -> tuple[float | None, float | None]:
