@@ -48,6 +48,14 @@ def test_a_page_is_read_as_a_person_sees_it_also_what_comes_late(web, services):
     assert browsers() == []
 
 
+TWICE = """<title>K2</title><p style="display: none">BTCUSDT, on a page that is not shown</p><p>BTCUSDT, 5 trades</p>"""
+
+
+def test_a_text_is_seen_where_it_is_shown_though_it_also_stands_where_it_is_not(web, services):
+    url = web.page("/", TWICE, Content_Type="text/html")
+    assert browser.open_(services(""), Deadline(40), url=url, text=["BTCUSDT"]).text == "BTCUSDT, 5 trades"
+
+
 def test_a_picture_has_the_size_that_was_asked_for(web, services, tmp_path):
     url = web.page("/", PAGE, Content_Type="text/html")
     target = tmp_path / "shots" / "01.png"
@@ -147,6 +155,17 @@ def test_a_film_has_a_chapter_for_each_part_and_lasts_as_long_as_its_scenes(web,
     assert (seen.width, seen.height, seen.chapters) == (1920, 1080, made.chapters)
     assert seen.seconds == pytest.approx(5, abs=0.5)
     assert (tmp_path / "film.vtt").read_text().startswith("WEBVTT")
+
+
+@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is not installed (Debian: ffmpeg)")
+def test_a_film_of_a_page_with_small_letters_is_refused(web, tmp_path):
+    url = web.page("/", SMALL, Content_Type="text/html")
+    scenes = tmp_path / "scenes.json"
+    scenes.write_bytes(msgspec.json.encode([msgspec.structs.replace(SCENES[0], url=url)]))
+    with pytest.raises(Refused, match=r"has letters of 16 px, below 28: 'in a drawing'"):
+        browser.film(Deadline(60), scenes=str(scenes), file=str(tmp_path / "film.mp4"), letters_px=28)
+    made = browser.film(Deadline(60), scenes=str(scenes), file=str(tmp_path / "film.mp4"), letters_px=16)
+    assert made.smallest_px == 16
 
 
 def test_without_scenes_there_is_no_film(tmp_path):

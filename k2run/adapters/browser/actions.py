@@ -178,9 +178,7 @@ def screenshot(
         for each in text:
             await _see(page, each, FIVE_SECONDS, where.url)
         await page.wait_for_timeout(settle * 1000)
-        found = await letters(page)
-        if letters_px and found.px is not None and found.px < letters_px:
-            raise Refused(f"{where.url} has letters of {found.px:g} px, below {letters_px:g}: {found.text!r}")
+        found = await letters(page, letters_px, where.url)
         content = await page.screenshot(path=place, full_page=full_page, type="png")
         size = [int.from_bytes(content[at : at + 4], "big") for at in (16, 20)]  # of PNG's first chunk
         return Picture(
@@ -239,6 +237,7 @@ class Film(Result, frozen=True, kw_only=True):
         captions: Path of the captions as WebVTT, beside the video; they are in the picture, too.
         chapters: Its parts, in order.
         scenes: How many pictures it has.
+        smallest_px: Size of the smallest letters of its pages, in pixels; None when there is no text.
     """
 
     path: str
@@ -247,6 +246,7 @@ class Film(Result, frozen=True, kw_only=True):
     scenes: int
     seconds: float
     chapters: list[str]
+    smallest_px: float | None
 
     def headline(self) -> str:
         """Such as `11.5 min, 7 chapters, 96 scenes, 9,120,000 bytes`."""
@@ -255,24 +255,31 @@ class Film(Result, frozen=True, kw_only=True):
 
 
 @action("browser.film", effect=Effect.CHANGES)
-def film(deadline: Deadline, scenes: str, file: str) -> Film:
+def film(deadline: Deadline, scenes: str, file: str, letters_px: float = 0.0) -> Film:
     """Make a video out of pages, each shown for its time, with captions in the picture.
 
     Args:
         scenes: A JSON file: a list of `chapter`, `url`, `seconds`, `caption` and `note`.
         file: Where to save it; its ending says the format, such as `.mp4`. The captions are beside it as `.vtt`.
+        letters_px: The least size of letters on a page; it fails with where smaller ones are.
     """
     found = read_scenes(scenes)
     place = _prepared(file)
 
+    sizes: list[float] = []
+
+    async def measure(page: Page, url: str) -> None:
+        sizes.extend(filter(None, [(await letters(page, letters_px, url)).px]))
+
     async def look(page: Page, _: Visit) -> Film:
-        seconds = await filmed(page, found, place)
+        seconds = await filmed(page, found, place, measure)
         return Film(
             path=str(place),
             captions=str(place.with_suffix(".vtt")),
             bytes=place.stat().st_size,
             scenes=len(found),
             seconds=seconds,
+            smallest_px=min(sizes, default=None),
             chapters=list(dict.fromkeys(scene.chapter for scene in found)),
             source=scenes,
         )
@@ -284,7 +291,7 @@ async def _see(page: Page, text: str, within: float, url: str) -> None:
     from playwright.async_api import TimeoutError as NotSeen
 
     try:
-        await page.get_by_text(text).first.wait_for(state="visible", timeout=within * 1000)
+        await page.get_by_text(text).filter(visible=True).first.wait_for(state="visible", timeout=within * 1000)
     except NotSeen as error:
         shown = beginning(" ".join((await page.inner_text("body")).split()), 200)
         raise Refused(f"{url} does not show {text!r} within {within:g}s; it shows: {shown or 'nothing'}") from error
@@ -305,20 +312,29 @@ class Letters(NamedTuple):
 
     Attributes:
         px: Size of the smallest letters in pixels of the picture, as it is drawn; None without any text.
-        text: Where they are.
         letters: How many letters are in view.
     """
 
     px: float | None
-    text: str
     letters: int
 
 
-async def letters(page: Page) -> Letters:
-    """Measure the text that a page shows in its view."""
+async def letters(page: Page, least: float, url: str) -> Letters:
+    """Measure the text that a page shows in its view.
+
+    Args:
+        page: The page.
+        least: The least size of its letters, in pixels; 0 for any.
+        url: Its address, for the message.
+
+    Raises:
+        Refused: It has smaller letters.
+    """
     found = await page.evaluate(_SMALLEST)
     px = None if found["px"] is None else round(float(found["px"]), 1)
-    return Letters(px, str(found["text"]), int(found["letters"]))
+    if px is not None and px < least:
+        raise Refused(f"{url} has letters of {px:g} px, below {least:g}: {found['text']!r}")
+    return Letters(px, int(found["letters"]))
 
 
 def ink(png: bytes) -> float:

@@ -263,8 +263,16 @@ def read_scenes(path: str) -> list[Scene]:
     return scenes
 
 
-async def filmed(page: Page, scenes: Sequence[Scene], file: Path) -> float:
+async def filmed(
+    page: Page, scenes: Sequence[Scene], file: Path, look: Callable[[Page, str], Awaitable[None]]
+) -> float:
     """Film pages one after the other, with captions in the picture and beside it as WebVTT; returns its seconds.
+
+    Args:
+        page: Of a browser of its own.
+        scenes: What to show.
+        file: Where to write it.
+        look: What to do with each page, which has this address.
 
     Raises:
         NotApplicable: ffmpeg is not installed.
@@ -285,6 +293,7 @@ async def filmed(page: Page, scenes: Sequence[Scene], file: Path) -> float:
         for number, scene in enumerate(scenes):
             if scene.url != shown:
                 seen, shown = await _picture(page, scene.url), scene.url
+                await look(page, scene.url)
             await bar.set_content(_composed(scene, seen, at, whole))
             await bar.screenshot(path=folder / f"{number:05}.jpg", type="jpeg", quality=88)
             at += scene.seconds
