@@ -63,6 +63,10 @@ def of_all(outcomes: Iterable[Outcome]) -> Outcome:
     return next((outcome for outcome in _WORST_FIRST if outcome in found), Outcome.SKIPPED)
 
 
+NOT_PLAYED = "no person has played all of it"
+"""The value of the length of a rehearsal with steps that no operator has confirmed."""
+
+
 def bound_of(within: float | None, seconds: float, *, measured: bool) -> Bound | None:
     """Whether a time was met; None when none was promised."""
     if within is None:

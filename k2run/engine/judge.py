@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct
 
 from k2run.engine.events import (
+    NOT_PLAYED,
     Answered,
     Asked,
     Bound,
@@ -18,6 +19,7 @@ from k2run.engine.events import (
     Scored,
     ScoreLine,
     StepFinished,
+    bound_of,
     satisfied,
     went_wrong,
 )
@@ -84,7 +86,8 @@ def judge_run(  # noqa: PLR0913 - the end of a run looks at all of it
     broken = top_level([step for step in steps if critical_failure(step)])
     critical = {step.name: went_wrong(step.name, step.outcome) for step in broken}
     not_stopped = unmet_clocks(events)
-    objectives = [] if stopped is not None else judge_objectives(runbook, seconds, figures, not_stopped)
+    unplayed = runbook.kind is Kind.REHEARSAL and any(step.outcome is Outcome.NOT_CONFIRMED for step in everything)
+    objectives = [] if stopped else judge_objectives(runbook, None if unplayed else seconds, figures, not_stopped)
     missed = _missed(objectives, lacking)
     part = part_of(runbook, everything)
     scored = _scored(runbook, steps, events, critical) if runbook.score and not part else None
@@ -198,16 +201,15 @@ def top_level(steps: Sequence[StepFinished]) -> list[StepFinished]:
 
 
 def judge_objectives(
-    runbook: Runbook, seconds: float, figures: dict[str, Any], not_stopped: Mapping[str, str] = NO_CLOCKS
+    runbook: Runbook, seconds: float | None, figures: dict[str, Any], not_stopped: Mapping[str, str] = NO_CLOCKS
 ) -> list[Objected]:
-    """Hold the run against what the runbook promises; a clock that did not stop by its condition has missed it."""
+    """Compare with what is promised; a clock that did not stop by its condition missed it, no length says nothing."""
     promised = runbook.objective
     found: list[Objected] = []
     if promised.within is not None:
-        bound = Bound.MET if seconds <= promised.within else Bound.MISSED
-        found.append(
-            Objected(objective=f"whole run within {promised.within}", value=str(Duration(seconds)), bound=bound)
-        )
+        value = NOT_PLAYED if seconds is None else str(Duration(seconds))
+        met = bound_of(promised.within, seconds or 0.0, measured=seconds is not None) or Bound.MET
+        found.append(Objected(objective=f"whole run within {promised.within}", value=value, bound=met))
     for name, limit in (("rto", promised.rto), ("rpo", promised.rpo)):
         if limit is not None:
             found.append(_limit(name, limit, figures.get(name), not_stopped.get(name, "")))
@@ -233,7 +235,7 @@ def _missed(objectives: Sequence[Objected], lacking: str) -> list[str]:
         if each.bound is Bound.MISSED
         else f"objective not measured: {each.objective}"
         for each in objectives
-        if each.bound not in kept
+        if each.bound not in kept and each.value != NOT_PLAYED
     ]
 
 

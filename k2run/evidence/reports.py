@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from k2run.engine.events import Bound, Outcome
+from k2run.engine.events import NOT_PLAYED, Bound, Outcome
 from k2run.engine.journal import read_journal
 from k2run.engine.store import running
 from k2run.errors import OperatorError
@@ -100,6 +100,8 @@ def _objective(name: str, each: Objected) -> Html:
         ),
         Bound.NOT_MEASURED: tag("error", each.value, message="not measured", type="objective"),
     }
+    if each.value == NOT_PLAYED:
+        return _case(f"{name}.Objectives", each.objective, tag("skipped", message=each.value))
     return _case(f"{name}.Objectives", each.objective, body[each.bound])
 
 

@@ -44,6 +44,7 @@ kind: rehearsal
 name: noted
 title: A note
 stack: ./none.yaml
+objective: {within: 10s}
 sections:
   - name: Talk
     within: 10s
@@ -90,6 +91,18 @@ def test_a_note_that_no_operator_read_is_not_confirmed(tmp_path: Path) -> None:
     [talk] = [section.finished for section in view.sections.values()]
     assert talk is not None
     assert talk.objective is Bound.NOT_MEASURED  # no operator has talked for ten seconds
+    [whole] = view.objectives
+    assert (whole.objective, whole.bound) == ("whole run within 10s", Bound.NOT_MEASURED)
+    assert "no person has played all of it" in (Store(tmp_path / "home").find_run("last") / "report.html").read_text()
+    [skipped] = re.findall(r'name="whole run[^>]*>(<\w+)', (junit(tmp_path) / "junit.xml").read_text())
+    assert skipped == "<skipped"
+
+
+def junit(folder: Path) -> Path:
+    """The folder of the last run, with a JUnit file."""
+    run = Store(folder / "home").find_run("last")
+    write_reports(run, junit=True)
+    return run
 
 
 def attended(folder: Path, name: str, *, yes: bool) -> Path:
