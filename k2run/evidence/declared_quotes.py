@@ -206,9 +206,8 @@ class StackQuotes:
 
     @property
     def services(self) -> list[dict[str, Any]]:
-        """Its services with an address that a browser opens, then the others: name, title, address, page."""
-        found = list(self._services())
-        return sorted(found, key=lambda each: not each["page"])
+        """Its services that it has here: key (its name), title, address, page (what a browser opens; else false)."""
+        return list(self._services())
 
     def _services(self) -> Iterator[dict[str, Any]]:
         if self._stack is None:
@@ -217,21 +216,27 @@ class StackQuotes:
             try:
                 service = self._stack.services[name]
             except K2runError:  # a variable or a secret of it is not set here
-                yield {"name": name, "title": text(name), "address": "*not readable here*", "page": False}
+                yield {"key": name, "title": text(name), "address": "*not readable here*", "page": False}
                 continue
             field, raw = _address(service)
-            if raw is None:
+            if raw is None or self._stack.absent(name):
                 continue
-            source, at = f"stack {self._stack.name}", f"services.{name}"
-            shown = unsecret(self._stack.redact(raw))
             yield {
-                "name": name,
+                "key": name,
                 "title": said(
-                    service.title or name, source, f"{at}.{'title' if service.title else 'name'}", self._notes
+                    service.title or name,
+                    f"stack {self._stack.name}",
+                    f"services.{name}.{'title' if service.title else 'name'}",
+                    self._notes,
                 ),
-                "address": declared(shown, source, f"{at}.{field}", "code", self._notes),
-                "page": field == "url",
+                "address": self._address(name, field, raw),
+                "page": self._address(name, "page", service.page) if service.page else False,
             }
+
+    def _address(self, name: str, field: str, raw: str) -> Value:
+        assert self._stack is not None  # noqa: S101 - it is a service of it
+        shown = unsecret(self._stack.redact(raw))
+        return declared(shown, f"stack {self._stack.name}", f"services.{name}.{field}", "code", self._notes)
 
 
 def _address(service: Service) -> tuple[str, str | None]:
@@ -242,4 +247,8 @@ def _address(service: Service) -> tuple[str, str | None]:
         return "metrics", service.metrics
     if service.elsewhere:
         return "elsewhere", service.elsewhere
-    return ("ports", f"127.0.0.1:{service.ports[0]}") if service.ports else ("", None)
+    if service.ports:
+        return "ports", f"127.0.0.1:{service.ports[0]}"
+    ready = service.ready
+    found = ((f"ready.{name}", getattr(ready, name)) for name in ("tcp", "postgres", "http") if ready is not None)
+    return next(((field, raw) for field, raw in found if raw), ("", None))

@@ -104,6 +104,7 @@ class Service(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         logs: For external and ssh: the command that prints its log, the newest line last, and ends.
         ports: The TCP ports it listens on; a taken one is an error that names the holder.
         url: Its base URL, for `http` actions.
+        page: The address that people open in a browser, for documents; none when missing.
         metrics: The URL of its Prometheus metrics.
         headers: Sent with every request to it (an API key).
         title: What people call it.
@@ -129,6 +130,7 @@ class Service(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     logs: list[str] = []
     ports: list[int] = []
     url: str = ""
+    page: str = ""
     metrics: str = ""
     headers: dict[str, str] = {}
     ready: Ready | None = None

@@ -97,7 +97,7 @@ def follow(value, field):
 def declaration(kind, name, field, runbooks, stack):
     if kind == "stack":
         assert name == stack.name
-        at, service, key = field.split(".")
+        at, service, key = field.split(".", 2)
         assert at == "services"
         found = getattr(stack.services[service], key)
         return f"127.0.0.1:{found[0]}" if key == "ports" else found
@@ -212,7 +212,7 @@ def test_a_recovery_that_failed_has_no_time(home, runbooks, stack):
     assert "| The API does not answer | `api-down` | 1m | *failed* on 2026-11-21 19:18:46 UTC |" in page
 
 
-def test_the_quick_reference_has_the_nine_questions_the_sections_and_the_addresses(ask):
+def test_the_quick_reference_has_the_nine_questions_the_sections_the_addresses_and_every_service(ask, stack):
     text = written("quick-reference", ask).text
     asked = re.findall(r"^\*\*(.*\?)\*\*", text, re.MULTILINE)
     assert len(text.splitlines()) <= 200
@@ -231,7 +231,9 @@ def test_the_quick_reference_has_the_nine_questions_the_sections_and_the_address
         "Scaling and cost",
     ):
         assert re.search(rf"^\| {title} \| \d", text, re.MULTILINE), title
-    assert "| Query API | `http://127.0.0.1:18000`[^" in text
+    assert "| Query API | `http://127.0.0.1:18000/health`[^" in text
+    for service, recovery in (("postgres", "catalog-database-down"), ("object-store", "object-store-down")):
+        assert re.search(rf"{re.escape(stack.services[service].title)} `\S+`\[\^\d+\], `{recovery}`", text)
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))
