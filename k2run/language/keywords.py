@@ -94,6 +94,9 @@ def _tags(draft: Draft, key: str, value: Any, path: Trail, _scope: Scope) -> Non
 def _requires(draft: Draft, key: str, value: Any, path: Trail, _scope: Scope) -> None:
     draft.fields[key] = draft.reading.texts(value, path, "`requires`")
     draft.reading.uses_stack = True
+    if any("{{" in each for each in draft.fields[key]):
+        hint = "an action on a service that the stack does not have is not applicable by itself"
+        draft.reading.problem("K204", "`requires` takes names as they are, no templates", path, hint=hint)
 
 
 def _worth(draft: Draft, key: str, value: Any, path: Trail, scope: Scope) -> None:
