@@ -31,8 +31,8 @@ def bounds(expression: str) -> str:
 
 
 def without_ids(said: str) -> str:
-    """A sentence on a check in words: neither its number nor the names that only expressions have."""
-    return re.sub(r"result\.(\w+) is not none and |result\.", "", without_id(said))
+    """A sentence on a check in words: without its number, templates, and the names that only expressions have."""
+    return re.sub(r"result\.(\w+) is not none and |result\.|\{\{.*?\}\} ?", "", without_id(said))
 
 
 _BOUNDS = (

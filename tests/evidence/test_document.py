@@ -307,6 +307,7 @@ def test_what_must_not_be_said_is_in_words(ask):
     assert "The decisions can be defended" in said
     assert "Schema registry knows the trades" in said
     assert not re.search(r"\b[CS]\d+\b", said)
+    assert FORMS["words"]("C27 Screenshot {{ shot }} is there in full size") == "Screenshot is there in full size"
 
 
 def test_the_plan_says_what_to_show_and_to_say_before_it_repairs(ask):
