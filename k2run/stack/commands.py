@@ -12,8 +12,7 @@ from typing import IO, TYPE_CHECKING, Any, NoReturn
 
 from k2run.actions.deadline import Deadline
 from k2run.errors import Interrupted, NotApplicable, Refused, StackUnavailable, TimedOut, Unknown
-from k2run.stack.backend import LogLine, ServiceStatus, State, Usage
-from k2run.stack.logfile import has_times, read_tail
+from k2run.stack.backend import LogLine, ServiceStatus, State, Usage, has_times, read_tail
 from k2run.stack.model import RunBy, Service
 from k2run.stack.probes import probe, readiness
 from k2run.stack.process_group import end_group, start_apart
@@ -180,7 +179,9 @@ class CommandBackend:
         return ServiceStatus(service=self._service.name, state=State.STOPPED, detail=detail)
 
     def _unknown(self, detail: str) -> ServiceStatus:
-        where = f"host {self._service.host}" if self._service.run is RunBy.SSH else self._shown("status")
+        where = (
+            f"host {self._service.host}" if self._service.run is RunBy.SSH else f"services.{self._service.name}.status"
+        )
         return ServiceStatus(service=self._service.name, state=State.UNKNOWN, detail=f"{detail} (check {where})")
 
     def _run(self, words: Sequence[str], deadline: Deadline) -> tuple[int, str]:

@@ -17,7 +17,6 @@ from k2run.language.quantities import Duration
 from k2run.language.vocabulary import Effect
 from k2run.stack.backend import ServiceStatus, State
 from k2run.stack.commands import GIVE_COMMANDS, refusal
-from k2run.stack.model import OUTSIDE
 from k2run.stack.services import Services
 
 if TYPE_CHECKING:
@@ -245,7 +244,7 @@ def _running(services: Services, service: str, done: str) -> tuple[Backend, Serv
         )
     backend = services.backend(service)
     seen = backend.status()
-    if seen.state is State.UNKNOWN or (seen.state is State.ABSENT and found.run in OUTSIDE):
+    if seen.state is State.UNKNOWN:
         raise Unknown(
             f"whether {service} is running cannot be known: {seen.detail}", hint="no fault is injected unseen"
         )
