@@ -1,4 +1,4 @@
-"""Values of a run for a document: each with its place in the journal, or the reason why there is none."""
+"""Values of a run for a document: each with the line of the journal that has it, or the reason why there is none."""
 
 from __future__ import annotations
 

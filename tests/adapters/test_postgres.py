@@ -102,6 +102,22 @@ def test_activity_tells_long_queries_forgotten_transactions_and_who_waits_for_wh
     assert found.most >= 10
 
 
+def test_a_lock_that_lasts_is_told_with_who_holds_it(server, other):
+    actions.execute(server, soon(), "CREATE TABLE IF NOT EXISTS locked (n int)")
+    assert not actions.locked(server, soon(), "locked").locked
+    other.execute("BEGIN")
+    other.execute("LOCK TABLE locked")
+    time.sleep(0.3)
+    assert not actions.locked(server, soon(), "locked", Duration(60)).locked, "a short one is that of a change"
+    found = actions.locked(server, soon(), "locked", Duration(0.1))
+    other.execute("ROLLBACK")
+    assert (found.locked, found.held_s > 0.1) == (True, True)
+    assert str(other.info.backend_pid) in found.holders[0]
+    assert "other" in found.holders[0]
+    with pytest.raises(Unknown, match="there is no table nowhere"):
+        actions.locked(server, soon(), "nowhere")
+
+
 def test_a_deadlock_is_counted(server, postgres_server):
     actions.execute(server, soon(), "CREATE TABLE IF NOT EXISTS pair AS SELECT generate_series(1, 2) AS n")
     before = actions.activity(server, soon()).deadlocks

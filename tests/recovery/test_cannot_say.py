@@ -200,7 +200,10 @@ UNREACHED = {
         "{run: docker, container: shop-db, ready: {tcp: '127.0.0.1:PORT'}}",
         "no Docker engine answers",
     ),
-    "ssh": ("{run: ssh, host: 127.0.0.1, status: [systemctl, is-active, db]}", "its `status` command exits 255"),
+    "ssh": (
+        "{run: ssh, host: 127.0.0.1, status: [systemctl, is-active, db]}",
+        "its host 127.0.0.1 cannot be reached through ssh",
+    ),
     "command": ("{run: external, status: [no-such-program-here]}", "no-such-program-here: No such file"),
     "shell": ("{run: external, status: [sh, -c, no-such-program-here]}", "its `status` command exits 127"),
 }

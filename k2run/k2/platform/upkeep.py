@@ -73,7 +73,7 @@ class Upkeep:
 def give_back() -> None:
     """Give memory that is not used any more back to the system.
 
-    The tables that were looked at hang together in cycles, which the consumer's collector hardly ever looks for; and
+    The tables that were checked hang together in cycles, which the consumer's collector hardly ever looks for; and
     what many short threads have freed stays with the allocator of the C library.
     """
     gc.collect()

