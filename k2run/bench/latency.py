@@ -41,6 +41,8 @@ class Percentile(Struct, frozen=True, kw_only=True):
         high_ms: Upper end.
         needs: Samples that it needs.
         blurred: Whether it is not measured because the generator sent too many requests late.
+        at_most_ms: The same counted from when each request was due: what the generator was late included, so an upper
+            bound also where the service's own share is not measured. A bound below a promise proves it.
     """
 
     value_ms: float | None
@@ -48,6 +50,7 @@ class Percentile(Struct, frozen=True, kw_only=True):
     high_ms: float | None = None
     needs: int = 0
     blurred: bool = False
+    at_most_ms: float | None = None
 
 
 class Spread(Struct, frozen=True, kw_only=True):
@@ -170,8 +173,8 @@ class Latencies:
             for at in (quantile, quantile - half, quantile + half + 1 / count)
         )
         if sure is not None and _is_blurred(value / 1000, sure._at(quantile)):  # noqa: SLF001 - another one of its kind
-            return Percentile(value_ms=None, needs=needs, blurred=True)
-        return Percentile(value_ms=value, low_ms=low, high_ms=high, needs=needs)
+            return Percentile(value_ms=None, needs=needs, blurred=True, at_most_ms=value)
+        return Percentile(value_ms=value, low_ms=low, high_ms=high, needs=needs, at_most_ms=value)
 
     def _at(self, quantile: float) -> float:
         return float(self._histogram().get_value_at_percentile(100 * quantile)) / 1_000_000
