@@ -202,6 +202,10 @@ class Moment(Struct, frozen=True):
     commits: int
 
 
+_TOLD_S = 0.15
+"""How long after the rows a group may tell their offsets: the consumer tells them with its next turn."""
+
+
 class Drained(Struct, frozen=True):
     """From the first moment to the one at which nothing was left.
 
@@ -251,6 +255,7 @@ class Pipeline:
             TimedOut: The deadline passed first; the message says how far it came.
         """
         first = self.look(target)
+        deadline.sleep(_TOLD_S)
         # Read again, after the rows: each message that is left now is one of the rows still to come.
         first = last = msgspec.structs.replace(first, left=self._left(target))
         gap, most = 0.0, first.left

@@ -48,7 +48,14 @@ FAULTS = {
     "topic.delete": "{topic: spare, group: readers}",
     "topic.configure": "{topic: ticks, settings: {retention.ms: 60000}}",
 }
-ELSEWHERE = {"docker.disconnect", "docker.limit", "host.take_port", "systemd.stop"}
+ELSEWHERE = {
+    "docker.disconnect",
+    "docker.limit",
+    "host.take_port",
+    "kubernetes.delete_pod",
+    "kubernetes.scale",
+    "systemd.stop",
+}
 """Faults on containers, on a service that does not run, and on units of systemd: tested with their adapters."""
 
 

@@ -303,7 +303,7 @@ def _configure(kubernetes: Kubernetes, settings: Configuration) -> str:
     named = kubernetes.kubeconfig or os.environ.get("KUBECONFIG", "")
     if not named and "KUBERNETES_SERVICE_HOST" in os.environ:
         config.load_incluster_config(client_configuration=settings)
-        return _INSIDE.read_text().strip() if _INSIDE.exists() else ""
+        return _INSIDE.read_text(encoding="utf-8").strip() if _INSIDE.exists() else ""
     file, context = named or None, kubernetes.context or None
     config.load_kube_config(file, context, client_configuration=settings, persist_config=False)
     contexts, current = config.list_kube_config_contexts(file)

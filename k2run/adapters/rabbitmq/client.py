@@ -96,6 +96,7 @@ def ask(rabbitmq: Rabbitmq, deadline: Deadline, work: Callable[[BlockingConnecti
         TimedOut: The deadline passed first.
     """
     require_client("rabbitmq", "pika")
+    from pika.adapters.utils.connection_workflow import AMQPConnectorException
     from pika.exceptions import AMQPError
 
     try:
@@ -104,7 +105,7 @@ def ask(rabbitmq: Rabbitmq, deadline: Deadline, work: Callable[[BlockingConnecti
         message = f"{rabbitmq.address} has not answered within {deadline.seconds:g}s"
         hint = f"is it up, and does an alarm block its publishers? {_SETTING}, or raise the step's timeout"
         raise TimedOut(message, hint=hint) from error
-    except (AMQPError, OSError, ValueError) as error:
+    except (AMQPError, AMQPConnectorException, OSError, ValueError) as error:
         raise _judge(rabbitmq, error, what) from error
 
 
