@@ -80,6 +80,7 @@ def main() -> None:
     command = ["weed", "-v=0", "-logtostderr=true", "mini", "-dir=.", f"-ip={LOOPBACK}", f"-ip.bind={options.host}"]
     command += [f"-bucket={options.bucket}", "-volume.preStopSeconds=0", *(f"-{one}" for one in OFF)]
     command += [f"-{name}={port}" for name, port in ports.items()]
+    command += ["-s3.localSocket=s3.sock"]  # its own is in /tmp, by the port: another account's would be in the way
     for name, value in MEMORY.items():
         os.environ.setdefault(name, value)
     sys.stdout.flush()
