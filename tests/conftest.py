@@ -42,12 +42,14 @@ ALONE = "K2RUN_TESTS_ALONE"
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Hear a hangup that was to be ignored, and do nothing: programs that tests start would inherit "ignored" (nohup).
+    """Hear signals that were to be ignored, and do nothing: programs that tests start would inherit "ignored".
 
-    A handler is reset to the default when a program is started; an ignored signal stays ignored.
+    So it is under nohup, and for SIGINT and SIGQUIT after the `&` of a script. A handler is reset to the default when a
+    program is started; an ignored signal stays ignored.
     """
-    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
-        signal.signal(signal.SIGHUP, lambda *_: None)
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, lambda *_: None)
     if not hasattr(config, "workerinput"):  # the processes of xdist inherit it
         os.environ[ALONE] = tempfile.mkdtemp(prefix="k2run-tests-")
         os.environ.setdefault("K2RUN_NOTIFY_GIVE_UP", "30s")  # no messenger outlives the tests by much

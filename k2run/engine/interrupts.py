@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-ALWAYS_HEARD = (signal.SIGINT, signal.SIGTERM)
-"""Also where k2run was started to ignore them, as a shell does with what it starts in the background."""
+ALWAYS_HEARD = (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
+"""Also where k2run was started to ignore them: a script's shell ignores the first two for what it starts with `&`."""
 STOP_SIGNALS = (
-    *ALWAYS_HEARD, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU
+    *ALWAYS_HEARD, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU
 )  # fmt: skip
 PATIENCE = 3
 """The third signal gives up what still runs: undos that were not played stay on record for `k2run undo`."""
@@ -46,7 +46,7 @@ def requester(folder: Path) -> str:
 class StopRequest:
     """Listens for signals while a run goes on; works in the main thread only, elsewhere it does nothing.
 
-    A signal that k2run was started to ignore (`nohup`) stays ignored, but for SIGINT and SIGTERM.
+    A signal that k2run was started to ignore (`nohup`) stays ignored, but for those of `ALWAYS_HEARD`.
 
     Attributes:
         run: Set by the first signal: the sections end.

@@ -131,6 +131,20 @@ def test_a_signal_ends_the_run_with_everything_undone(sleepers: Bench, number: s
     assert "Traceback" not in out
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGQUIT, signal.SIGTERM])
+def test_a_run_that_a_script_started_in_the_background_hears_what_ends_it(
+    sleepers: Bench, number: signal.Signals
+) -> None:
+    path = sleepers.write(scenario("sleep 60"))
+    ignoring = ["sh", "-c", "trap '' INT QUIT TERM; exec \"$@\"", "sh"]
+    process = sleepers.command("run", str(path), "--stack", str(sleepers.stack_file), "--plain", before=ignoring)
+    wait_until_broken(sleepers, process)
+    process.send_signal(number)
+    out, _ = process.communicate(timeout=30)
+    assert process.returncode == 3, out
+    assert all_running(sleepers)
+
+
 def test_a_run_under_nohup_outlives_the_hangup_and_hears_the_other_signals(sleepers: Bench) -> None:
     marker = sleepers.folder / "go"
     path = sleepers.write(scenario(f"while [ ! -e {marker} ]; do sleep 0.05; done"))
