@@ -36,7 +36,7 @@ class Ready(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     Attributes:
         tcp: `host:port`.
-        postgres: `host:port` of a PostgreSQL, which must answer a greeting: paused, it still takes connections.
+        postgres: `host:port` of a PostgreSQL, which must take sessions: not while it starts, recovers or shuts down.
         http: A URL that must answer `status`.
         status: The HTTP status that it must answer with.
         body: Values that the JSON body must have, such as `{status: healthy}`.

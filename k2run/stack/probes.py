@@ -23,8 +23,11 @@ if TYPE_CHECKING:
 
 HANG_UP_S = 0.05
 """How long an accepted connection is watched: a proxy accepts for a service that does not listen, and then hangs up."""
-SSL_REQUEST = (8).to_bytes(4) + (80877103).to_bytes(4)
-"""PostgreSQL's protocol, 54.7: length and code."""
+STARTUP = (3 << 16).to_bytes(4) + b"user\0postgres\0database\0postgres\0\0"
+"""PostgreSQL's protocol, 54.7, StartupMessage without its length: version 3.0 and who asks."""
+CANNOT_CONNECT_NOW = b"57P03"
+"""PostgreSQL's error code while it starts, recovers after a crash, or shuts down."""
+ANSWER_BYTES = 4096
 BODY_BYTES = 2**20
 """At most this much of an answer is read."""
 
@@ -94,14 +97,22 @@ def _opened(address: str, timeout: float) -> socket.socket:
 
 
 def _greet(address: str, timeout: float) -> str:
-    """Ask a PostgreSQL whether it takes encrypted connections, which it answers before it asks who one is."""
+    """Begin a session as `pg_isready` does, and end it before anything is proven of who asks.
+
+    Any answer of PostgreSQL will do, also that the account may not connect, but for "not now".
+    """
     with _opened(address, timeout) as connection:
         connection.settimeout(timeout)
-        connection.sendall(SSL_REQUEST)
-        said = connection.recv(1)
+        connection.sendall((len(STARTUP) + 4).to_bytes(4) + STARTUP)
+        said = connection.recv(ANSWER_BYTES)
     if not said:
         raise OSError("closed the connection without an answer")
-    return "" if said in b"SN" else "not an answer of PostgreSQL"
+    if said[:1] not in b"RE" or int.from_bytes(said[1:5]) > ANSWER_BYTES:
+        return "not an answer of PostgreSQL"
+    fields = {field[:1]: field[1:] for field in said[5:].split(b"\0")}
+    if said[:1] == b"E" and fields.get(b"C") == CANNOT_CONNECT_NOW:
+        return fields.get(b"M", b"").decode("utf-8", "replace")
+    return ""
 
 
 def _connect(address: str, timeout: float) -> str:

@@ -9,16 +9,20 @@ import sys
 from contextlib import closing
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
+from catalog_server import catalog_server
 
 from k2run.actions.deadline import Deadline
 from k2run.adapters.iceberg import actions
 from k2run.adapters.iceberg.catalog import Iceberg, open_catalog, open_table
 from k2run.adapters.iceberg.integrity import _together
+from k2run.adapters.iceberg.views import local_path
 from k2run.errors import NotApplicable, Refused, Unknown
 from k2run.language.quantities import Duration
 
 TABLE = "market_data.trades"
+ROWS = pa.table({"message_id": ["m0"]})
 
 
 def soon() -> Deadline:
@@ -91,6 +95,24 @@ def test_a_metadata_file_that_is_gone_is_damage_and_the_newest_one_beside_it_is_
     assert actions.drop_damaged(iceberg, soon(), TABLE).rolled_back
     assert actions.intact(iceberg, soon(), TABLE).damaged == 0
     assert len(open_table(iceberg, soon(), TABLE).scan().to_arrow()) == 11
+
+
+def test_a_metadata_file_that_is_gone_is_damage_also_where_the_catalog_answers_out_of_its_memory(tmp_path):
+    with catalog_server(tmp_path) as address:
+        iceberg = Iceberg(type="rest", uri=address, namespace="market_data")
+        open_catalog(iceberg, soon()).create_namespace("market_data")
+        made = open_catalog(iceberg, soon()).create_table(TABLE, ROWS.schema)
+        for _ in range(2):
+            made.append(ROWS)
+        assert actions.intact(iceberg, soon()).damaged == 0
+        Path(local_path(made.metadata_location)).unlink()
+        assert made.catalog.load_table(TABLE).metadata == made.metadata
+        found = actions.intact(iceberg, soon())
+        assert found.damaged == 1
+        assert found.says[0].endswith(".metadata.json: missing")
+        assert actions.drop_damaged(iceberg, soon(), TABLE).rolled_back
+        assert actions.intact(iceberg, soon()).damaged == 0
+        assert len(open_table(iceberg, soon(), TABLE).scan().to_arrow()) == 1
 
 
 def test_a_disk_that_is_away_is_not_given_up_as_damaged_files(iceberg):

@@ -149,7 +149,7 @@ def test_a_fault_from_outside_is_noticed_named_by_its_cause_and_recovered_from(s
         named = [suspect["runbook"] for suspect in found["suspects"] if suspect["verdict"] == "matches"]
         assert named[:1] == [] or named[0] in fault.first, told(found)
         if not named:
-            assert found["causes"] or found["ailing"], "an unknown failure comes with its evidence"
+            assert found["causes"] or found["ailing"], f"an unknown failure comes with its evidence: {found}"
         assert re.search(fault.why, told(found), re.DOTALL), told(found)
         before = len(Store(sandbox.home).runs())
         code, said = sandbox.k2run("recover", "--auto")

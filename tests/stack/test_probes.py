@@ -51,3 +51,33 @@ def test_a_port_that_hangs_up_at_once_is_not_ready(turned_away: str) -> None:
 def test_a_port_that_waits_for_a_question_is_ready() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         assert probe(Ready(tcp=f"127.0.0.1:{server.getsockname()[1]}"), 5).ready
+
+
+def _error(code: str, message: str) -> bytes:
+    fields = f"SFATAL\0C{code}\0M{message}\0\0".encode()
+    return b"E" + (len(fields) + 4).to_bytes(4) + fields
+
+
+@pytest.mark.parametrize(
+    ("says", "ready", "detail"),
+    [
+        (b"R\0\0\0\x17\0\0\0\nSCRAM-SHA-256\0\0", True, ""),
+        (_error("28000", 'no pg_hba.conf entry for host "127.0.0.1"'), True, ""),
+        (_error("57P03", "the database system is starting up"), False, "the database system is starting up"),
+        (_error("57P03", "the database system is shutting down"), False, "the database system is shutting down"),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", False, "not an answer of PostgreSQL"),
+        (b"RFB 003.008\n", False, "not an answer of PostgreSQL"),
+    ],
+)
+def test_a_postgres_is_ready_when_it_takes_sessions(says: bytes, ready: bool, detail: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(1024)
+                connection.sendall(says)
+
+        threading.Thread(target=answer, daemon=True).start()
+        seen = probe(Ready(postgres=f"127.0.0.1:{server.getsockname()[1]}"), 5)
+    assert (seen.answered, seen.ready, seen.detail) == (True, ready, detail)

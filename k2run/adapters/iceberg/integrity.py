@@ -162,13 +162,25 @@ def _intact(iceberg: Iceberg, deadline: Deadline, table: str, footers: int) -> I
 
 
 def opened(iceberg: Iceberg, deadline: Deadline, table: str) -> Table | Wrong:
-    """The table, or what is wrong with its own metadata file."""
+    """The table, or what is wrong with its own metadata file, which a catalog may still have in its memory."""
     try:
-        return open_table(iceberg, deadline, table)
+        found = open_table(iceberg, deadline, table)
+        if _has_its_metadata(iceberg, found):
+            return found
+        again = open_table(iceberg, deadline, table)  # a commit may have put another file in its place
+        if again.metadata_location != found.metadata_location:
+            return again
+        return Wrong(path=found.metadata_location, why="missing")
     except Unknown as error:
         if isinstance(error.__cause__, FileNotFoundError):
             return Wrong(path=_path_in(error.__cause__), why="missing")
         raise
+
+
+def _has_its_metadata(iceberg: Iceberg, table: Table) -> bool:
+    with judged(iceberg, f"look for the metadata file of {'.'.join(table.name())}"):
+        path = local_path(table.metadata_location)
+        return Path(path).exists() if path is not None else table.io.new_input(table.metadata_location).exists()
 
 
 def _path_in(error: FileNotFoundError) -> str:
