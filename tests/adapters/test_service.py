@@ -53,6 +53,8 @@ services:
     ready: {{http: "http://127.0.0.1:{free_tcp_port}/", body: {{status: healthy}}}}
   sleeper: {{run: process, command: [sleep, 600]}}
   busy: {{run: process, command: [python, -c, "while True: pass"]}}
+  user: {{run: process, command: [sleep, "600"], needs: [between]}}
+  between: {{run: process, command: [sleep, "600"], needs: [busy]}}
   dying: {{run: process, command: [sh, -c, "echo no such table; exit 3"], ready: {{tcp: "127.0.0.1:1"}}}}
   graphs: {{run: process, command: [x], program: no-such-program}}
   far: {{ready: {{tcp: "127.0.0.1:1"}}}}
@@ -243,7 +245,7 @@ def test_what_a_service_uses_is_measured(services: Services) -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="the system does not say how long threads wait")
-def test_a_service_that_waits_for_a_core_is_not_judged_idle(services: Services) -> None:
+def test_a_service_that_waits_for_a_core_or_needs_one_that_does_is_not_judged_idle(services: Services) -> None:
     actions.start(services, soon(), "busy")
     pid = services.backend("busy").status().pid
     assert pid is not None
@@ -262,6 +264,10 @@ def test_a_service_that_waits_for_a_core_is_not_judged_idle(services: Services) 
         assert waited > 30
         with pytest.raises(Unknown, match=r"busy waited for a core [\d.]+ % of the time"):
             actions.resources(services, soon(), "busy", Duration(1), most_waiting=30)
+        actions.start(services, soon(), "user")
+        assert actions.resources(services, soon(), "user", Duration(1)).cpu_percent < 10
+        with pytest.raises(Unknown, match=r"busy waited for a core [\d.]+ % of the time"):
+            actions.resources(services, soon(), "user", Duration(1), most_waiting=30)
     finally:
         for other in others:
             other.kill()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, ClassVar
 
 from k2run.actions.action import Result, action, beginning
 from k2run.actions.deadline import Deadline
-from k2run.errors import NotApplicable, Refused, TimedOut, Unknown, Unreachable
+from k2run.errors import K2runError, NotApplicable, Refused, TimedOut, Unknown, Unreachable
 from k2run.language.quantities import Duration, Size
 from k2run.stack.backend import ServiceStatus, State
 from k2run.stack.lifecycle import status_of
@@ -269,19 +270,21 @@ def resources(
     Args:
         service: Name of the service in the stack.
         over: How long the processor is measured.
-        most_waiting: How long its threads may wait for a core, in percent of one core's time. On a machine that makes
-            them wait longer, a service that is idle cannot be told from one that is starved: the result is unknown.
+        most_waiting: How long its threads may wait for a core, in percent of one core's time, and those of each service
+            that it needs. On a machine that makes them wait longer, a service that is idle cannot be told from one
+            that is starved, or that waits for one that is: the result is unknown.
 
     Raises:
         Refused: It does not run.
-        Unknown: It waited for a core longer than `most_waiting`.
+        Unknown: It, or a service that it needs, waited for a core longer than `most_waiting`.
     """
-    used = services.backend(service).usage(over, deadline)
-    if most_waiting is not None and used.waiting_percent is not None and used.waiting_percent > most_waiting:
-        raise Unknown(
-            f"{service} waited for a core {used.waiting_percent:g} % of the time: the machine is too busy to judge it",
-            hint="end other work on this machine, or give the service a core of its own",
-        )
+    needed = _needed(services, service) if most_waiting is not None else []
+    with ThreadPoolExecutor(len(needed) + 1) as looks:
+        waiting = {name: looks.submit(_waiting_percent, services, name, over, deadline) for name in needed}
+        used = services.backend(service).usage(over, deadline)
+    if most_waiting is not None:
+        shares = {service: used.waiting_percent, **{name: look.result() for name, look in waiting.items()}}
+        _require_cores({name: share for name, share in shares.items() if share is not None}, most_waiting)
     return Resources(
         service=service,
         cpu_percent=used.cpu_percent,
@@ -291,6 +294,34 @@ def resources(
         waiting_percent=used.waiting_percent,
         source=service,
     )
+
+
+def _needed(services: Services, service: str) -> list[str]:
+    """The services that one needs, and what those need, without itself."""
+    found: dict[str, None] = {}
+    left = [service]
+    while left:
+        new = [name for name in services.stack.services[left.pop()].needs if name not in found]
+        found.update(dict.fromkeys(new))
+        left += new
+    return [name for name in found if name != service]
+
+
+def _waiting_percent(services: Services, service: str, over: Duration, deadline: Deadline) -> float | None:
+    """How long it waited for a core; None where that is not known. That it is down is for others to tell."""
+    try:
+        return services.backend(service).usage(over, deadline).waiting_percent
+    except K2runError:
+        return None
+
+
+def _require_cores(shares: dict[str, float], most: float) -> None:
+    for name, share in shares.items():
+        if share > most:
+            raise Unknown(
+                f"{name} waited for a core {share:g} % of the time: the machine is too busy to judge it",
+                hint="end other work on this machine, or give the service a core of its own",
+            )
 
 
 def _stopped(services: Services, service: str) -> ServiceStatus | None:
