@@ -50,6 +50,7 @@ class Suspect(Struct, frozen=True, kw_only=True):
         share: Weight of the symptoms that are present over the weight of all that apply, 0 to 1.
         weight: Weight of the symptoms that are present: how specific the evidence is.
         needed_by: How many services need the one that this runbook repairs; what others need is repaired first.
+        waiting: How many of those are not down themselves, so that this repair alone may let them work again.
         rto: Its recovery time objective, in seconds.
         requires: The services that it repairs; none for one that frees what all of them need.
         works_with: The services that its recovery works with, beside those that it starts.
@@ -68,6 +69,7 @@ class Suspect(Struct, frozen=True, kw_only=True):
     requires: list[str] = []
     works_with: list[str] = []
     down: bool = False
+    waiting: int = 0
 
     @property
     def unsaid(self) -> list[Sighting]:
@@ -222,10 +224,12 @@ def arranged(suspects: Iterable[Suspect]) -> list[Suspect]:
     return found
 
 
-def rank(suspect: Suspect) -> tuple[int, int, float, float, str]:
+def rank(suspect: Suspect) -> tuple[int, int, int, float, float, str]:
     """Matches first; among them the one that repairs, or lets work again, most of the stack; then the best evidence."""
-    needed = -suspect.needed_by - len(suspect.requires) if suspect.verdict is Verdict.MATCHES else 0
-    return _ORDER.index(suspect.verdict), needed, -suspect.weight, -suspect.share, suspect.runbook
+    matches, repaired = suspect.verdict is Verdict.MATCHES, len(suspect.requires)
+    again = -(repaired + suspect.waiting) if matches else 0
+    needed = -(repaired + suspect.needed_by) if matches else 0
+    return _ORDER.index(suspect.verdict), again, needed, -suspect.weight, -suspect.share, suspect.runbook
 
 
 class Order:

@@ -71,6 +71,7 @@ def diagnose(
             _suspect(runbook, stack, [one for one in sightings if one.runbook == runbook.name]),
             works_with=sorted(order.works_with(runbook)),
             down=not down.isdisjoint(runbook.requires),
+            waiting=len(_dependents(stack, runbook.requires) - (down if runbook.requires else set())),
         )
         for runbook in known
     ]
@@ -158,7 +159,7 @@ def _suspect(runbook: Runbook, stack: Stack, sightings: list[Sighting]) -> Suspe
         verdict=Verdict.NOT_APPLICABLE if missing else _verdict(sightings, share),
         share=round(share, 3),
         weight=round(present, 3),
-        needed_by=_dependents(stack, runbook.requires),
+        needed_by=len(_dependents(stack, runbook.requires)),
         rto=None if runbook.objective.rto is None else float(runbook.objective.rto),
         sightings=sightings,
         requires=list(runbook.requires),
@@ -184,15 +185,15 @@ def _verdict(sightings: list[Sighting], share: float) -> Verdict:
     return Verdict.MATCHES if decided or share >= ENOUGH else Verdict.RULED_OUT
 
 
-def _dependents(stack: Stack, requires: Sequence[str]) -> int:
-    """How many services need those that a runbook repairs, directly or not; one that repairs no one service: all."""
+def _dependents(stack: Stack, requires: Sequence[str]) -> set[str]:
+    """The services that need those that a runbook repairs, directly or not; of one that repairs no one service: all."""
     if not requires:
-        return len(stack.services)
+        return set(stack.services)
     needed = set(requires)
     while True:
         more = {name for name, service in stack.services.items() if needed & set(service.needs)} - needed
         if not more:
-            return len(needed) - len(set(requires))
+            return needed - set(requires)
         needed |= more
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from moved_ports import moved_ports, variables
+from msgspec.structs import replace
 
 from k2run.actions.catalogue import Catalogue
 from k2run.language.loader import load_runbook
-from k2run.recovery.diagnosis import Order, Suspect, Verdict
+from k2run.recovery.diagnosis import Order, Suspect, Verdict, arranged
+from k2run.recovery.looks import diagnose
 from k2run.stack.stack import load_stack
 
 if TYPE_CHECKING:
@@ -62,3 +65,42 @@ def test_of_failures_that_have_nothing_to_do_with_each_other_the_most_likely_is_
         assert found is not None
         assert found.runbook == names[0]
     assert order.first([]) is None
+
+
+def test_where_nothing_runs_that_is_the_failure_and_not_each_of_its_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, port in variables(moved_ports()).items():
+        monkeypatch.setenv(name, port)
+    stack = load_stack("sandbox", near=None, home=tmp_path, overrides={})
+    recoveries = [load_runbook(file, Catalogue()) for file in sorted(RECOVERIES.glob("*.yaml"))]
+    found = diagnose(recoveries, stack, Catalogue())
+    named = [one.runbook for one in found.having(Verdict.MATCHES)]
+    assert named[0] == "total-failure"
+    assert {"broker-down", "schema-registry-down", "catalog-database-down", "api-down"} <= {*named[1:]}
+
+
+CONSUMER = {"requires": ["consumer"], "needed_by": 1, "waiting": 1}
+
+
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        # the consumer has ended because it could not write, and is down itself
+        (
+            {"requires": ["store"], "needed_by": 3, "waiting": 2},
+            {"requires": ["consumer"], "needed_by": 1, "waiting": 1},
+        ),
+        (
+            {"requires": ["rest"], "needed_by": 2, "waiting": 1},
+            {"requires": ["consumer"], "needed_by": 1, "waiting": 1},
+        ),
+        # everything is down: the repair of all of it comes before that of what much of it needs
+        ({"requires": list("abcd"), "needed_by": 0}, {"requires": ["one", "two"], "needed_by": 3, "waiting": 0}),
+        ({"requires": [], "needed_by": 11, "waiting": 11}, {"requires": list("abcd"), "needed_by": 0, "waiting": 0}),
+    ],
+)
+def test_a_cause_comes_before_what_it_brought_down(first: dict[str, Any], then: dict[str, Any]) -> None:
+    plain = suspect(load_runbook(RECOVERIES / "api-down.yaml", Catalogue()))
+    cause, effect = (replace(plain, runbook=name, **one) for name, one in (("z", first), ("a", {**then, "weight": 9})))
+    assert arranged([effect, cause]) == [cause, effect]
