@@ -24,7 +24,7 @@ from k2run.stack.model import RunBy
 from k2run.stack.services import backend_of, stranger_on
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from k2run.stack.backend import LogLine
     from k2run.stack.lifecycle import Look
@@ -91,9 +91,12 @@ _WORDS: tuple[tuple[Kind, re.Pattern[str]], ...] = tuple(
             Kind.DAMAGED,
             r"malformed|corrupt|magic bytes not found|file is not a database|checksum mismatch|not a parquet",
         ),
-        (Kind.MISSING, r"no such file or directory|FileNotFoundError|no such table|unable to open database file"),
+        (
+            Kind.MISSING,
+            r"no such (?:file or directory|table)|FileNotFoundError|table does not exist|unable to open database file",
+        ),
         (Kind.UNREACHABLE, r"connection refused|did not answer within|transport failure|all brokers are down"),
-        (Kind.ERROR, r"\b(?:error|fatal|panic|exception|traceback)\b|^\w*(?:Error|Exception)\b"),
+        (Kind.ERROR, r"\b(?:error|fatal|panic|exception|traceback)\b|^[\w.]*(?:Error|Exception)\b"),
     )
 )
 EFFECTS = {Kind.UNREACHABLE, Kind.ERROR, Kind.EXIT}
@@ -149,7 +152,7 @@ def _log(stack: Stack, look: Look) -> Iterator[Cause]:
     if look.status.state is not State.RUNNING:
         lines = list(_timed(lines))
     until = _until(look, lines)
-    told = [line for line in lines if _counts(line, look, until, last_start)]
+    told = [line for line in _without_frames(lines) if _counts(line, look, until, last_start)]
     found = [(kind, line) for line in told for kind in (kind_of(line.text),) if kind is not None]
     if not found:
         return
@@ -158,6 +161,16 @@ def _log(stack: Stack, look: Look) -> Iterator[Cause]:
     if kind is Kind.PORT:
         says += _by_whom(stack, look.service)
     yield Cause(kind=kind, says=says, source=f"log of {look.service.name}")
+
+
+def _without_frames(lines: Iterable[LogLine]) -> Iterator[LogLine]:
+    """Lines without the code that a traceback quotes: what it raises stands in its last line."""
+    inside = False
+    for line in lines:
+        inside = inside and line.text[:1].isspace()
+        if not inside:
+            yield line
+        inside = inside or line.text.startswith("Traceback (most recent call last)")
 
 
 def _timed(lines: list[LogLine]) -> Iterator[LogLine]:

@@ -43,6 +43,8 @@ SAID = {
     "OSError: [Errno 24] Too many open files": Kind.FILES,
     "pyarrow.lib.ArrowInvalid: Parquet magic bytes not found in footer": Kind.DAMAGED,
     "FileNotFoundError: [Errno 2] No such file or directory: 'a.parquet'": Kind.MISSING,
+    "pyiceberg.exceptions.NoSuchTableError: NoSuchTableException: Table does not exist: a.b": Kind.MISSING,
+    "botocore.exceptions.ClientError: the bucket answers 404": Kind.ERROR,
 }
 WEB = """
 one:
@@ -103,6 +105,19 @@ def test_the_line_of_a_log_that_says_why_a_service_ended_comes_before_its_effect
     found = causes(stack, ended(stack))
     assert found[0] == (Kind.DISK, line)
     assert found[-1] == (Kind.EXIT, "ended with exit code 1")
+
+
+def test_of_a_traceback_it_is_the_last_line_that_says_why_and_no_line_of_code(make_stack, tmp_path: Path) -> None:
+    program = tmp_path / "raises.py"
+    program.write_text(
+        "class RefusedError(Exception): ...\n"
+        "try:\n"
+        "    exception = 1 / 0\n"
+        "except ZeroDivisionError as error:\n"
+        "    raise RefusedError('by the exception of others') from error\n"
+    )
+    stack = services_in(make_stack, f"one: {{run: process, command: [python, '{program}']}}")
+    assert causes(stack, ended(stack))[0] == (Kind.ERROR, "RefusedError: by the exception of others")
 
 
 def test_a_service_that_ended_without_a_word_has_its_end_as_the_only_cause(make_stack) -> None:

@@ -14,7 +14,13 @@ from urllib.parse import urlsplit
 
 import msgspec
 import pyarrow.parquet as pq
-from pyiceberg.exceptions import CommitFailedException, CommitStateUnknownException, RESTError
+from pyiceberg.exceptions import (
+    CommitFailedException,
+    CommitStateUnknownException,
+    NoSuchNamespaceError,
+    NoSuchTableError,
+    RESTError,
+)
 from pyiceberg.io.pyarrow import _dataframe_to_data_files
 
 from k2run.k2.platform import commit_ledger as ledgers
@@ -114,8 +120,10 @@ _FIRST_RETRY_S, _LONGEST_RETRY_S = 0.1, 1.0
 PATIENCE_S = 30.0
 _ADDRESS = re.compile(r"<[^<>]* at 0x[0-9a-f]+>:? ?")
 
-UNWRITTEN = (OSError, CommitFailedException, CommitStateUnknownException, RESTError)
-"""What a commit ends with while the catalog, its database or the object store is away."""
+UNWRITTEN = (
+    OSError, CommitFailedException, CommitStateUnknownException, NoSuchNamespaceError, NoSuchTableError, RESTError
+)  # fmt: skip
+"""What a commit ends with while the catalog, its database, the object store or the table is away."""
 
 
 @dataclass(frozen=True, slots=True)
