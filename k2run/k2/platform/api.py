@@ -205,13 +205,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument(
         "--cache", type=Path, required=True, help="directory of local copies of data files, emptied at each start"
     )
-    parser.add_argument("--bootstrap", default="127.0.0.1:19092", help="the broker (default: 127.0.0.1:19092)")
-    parser.add_argument(
-        "--registry",
-        default="",
-        metavar="URLS",
-        help="comma-separated schema registry nodes; without any, JSON is read",
-    )
+    storage_options.add_broker(parser)
     parser.add_argument("--api-key", default="k2-dev-api-key-2026", help="what X-API-Key must say on /v1")
     parser.add_argument("--as-is", action="store_true", help="answer with the defects of the original K2")
     return parser

@@ -32,13 +32,7 @@ _SWITCH_S = 0.001  # a commit waits for the thread that decodes; with Python's o
 def arguments() -> argparse.ArgumentParser:
     """The program's options."""
     parser = argparse.ArgumentParser(prog="k2run.k2.platform.consumer", description=__doc__)
-    parser.add_argument("--bootstrap", default="127.0.0.1:19092", help="the broker (default: 127.0.0.1:19092)")
-    parser.add_argument(
-        "--registry",
-        default="",
-        metavar="URLS",
-        help="comma-separated schema registry nodes; without any, JSON is read",
-    )
+    storage_options.add_broker(parser)
     storage_options.add_catalog(parser)
     storage_options.add_store(parser)
     parser.add_argument(

@@ -1,4 +1,4 @@
-"""Where the tables are: the catalog, the object store, and the credentials for it, as options of a program."""
+"""Where the other programs are: broker, registry, catalog, object store and its credentials, as options of a program."""
 
 from __future__ import annotations
 
@@ -14,6 +14,17 @@ REGION = "us-east-1"
 CONNECT_S, REQUEST_S = 1.0, 4.0
 """A store that is paused still takes connections: what it does not answer within these seconds has failed."""
 _REFUSED = re.compile(r"(?i)ACCESS_?DENIED|INVALID_?ACCESS_?KEY_?ID|SIGNATURE_?DOES_?NOT_?MATCH")
+
+
+def add_broker(parser: argparse.ArgumentParser, verb: str = "read") -> None:
+    """The options that name the broker and the schema registry; `verb` says what is done with its messages."""
+    parser.add_argument("--bootstrap", default="127.0.0.1:19092", help="the broker (default: 127.0.0.1:19092)")
+    parser.add_argument(
+        "--registry",
+        default="",
+        metavar="URLS",
+        help=f"comma-separated schema registry nodes; without any, JSON is {verb}",
+    )
 
 
 def add_catalog(parser: argparse.ArgumentParser) -> None:

@@ -14,6 +14,7 @@ from confluent_kafka import KafkaError, KafkaException, Producer
 from k2run.k2.platform import reference, topics, trade
 from k2run.k2.platform.program import LOOPBACK, give_up, log, require_free_port, serve_metrics, stop_signal, wait_until
 from k2run.k2.platform.registry_client import RefusedError, RegistryClient, StoppedError
+from k2run.k2.platform.storage_options import add_broker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -161,13 +162,7 @@ FLUSH_S = 1.5  # within the 2 s a program may take to end
 def arguments() -> argparse.ArgumentParser:
     """The program's options."""
     parser = argparse.ArgumentParser(prog="k2run.k2.platform.stream", description=__doc__)
-    parser.add_argument("--bootstrap", default="127.0.0.1:19092", help="the broker (default: 127.0.0.1:19092)")
-    parser.add_argument(
-        "--registry",
-        default="",
-        metavar="URLS",
-        help="comma-separated schema registry nodes; without any, JSON is sent",
-    )
+    add_broker(parser, "sent")
     parser.add_argument("--metrics-port", type=int, default=19091, help="port of /metrics (default: 19091)")
     parser.add_argument("--host", default=LOOPBACK, help="address that /metrics listens on (default: this host alone)")
     parser.add_argument("--rate", type=float, default=200.0, help="trades a second (default: 200)")
