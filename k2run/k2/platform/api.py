@@ -22,10 +22,10 @@ from starlette.routing import Route
 
 from k2run.k2.platform import api_answers as say
 from k2run.k2.platform import as_is as original
-from k2run.k2.platform import commit_ledger, storage_options
+from k2run.k2.platform import commit_ledger, store_files
 from k2run.k2.platform.api_answers import HealthCheck
 from k2run.k2.platform.api_metrics import Measurements, Observed
-from k2run.k2.platform.program import log, require_free_port, web_server
+from k2run.k2.platform.program import add_broker, log, require_free_port, web_server
 from k2run.k2.platform.queries import Queries, Trades
 from k2run.k2.platform.queries_files import TableMissingError, TableUnreadableError
 from k2run.k2.platform.queries_tail import BrokerTail, TailUnreadableError
@@ -200,12 +200,12 @@ def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="k2run.k2.platform.api", description=__doc__)
     parser.add_argument("--port", type=int, default=18000, help="port to answer on (default: 18000)")
     parser.add_argument("--host", default="127.0.0.1", help="address to answer on; 0.0.0.0 in a container")
-    storage_options.add_catalog(parser)
-    storage_options.add_store(parser)
+    store_files.add_catalog(parser)
+    store_files.add_store(parser)
     parser.add_argument(
         "--cache", type=Path, required=True, help="directory of local copies of data files, emptied at each start"
     )
-    storage_options.add_broker(parser)
+    add_broker(parser)
     parser.add_argument("--api-key", default="k2-dev-api-key-2026", help="what X-API-Key must say on /v1")
     parser.add_argument("--as-is", action="store_true", help="answer with the defects of the original K2")
     return parser

@@ -16,9 +16,18 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from k2run.k2.platform import storage_options
+from k2run.k2.platform import store_files
 from k2run.k2.platform.cascade import COOLDOWN_S
-from k2run.k2.platform.program import LOOPBACK, give_up, log, require_free_port, serve_metrics, stop_signal, wait_until
+from k2run.k2.platform.program import (
+    LOOPBACK,
+    add_broker,
+    give_up,
+    log,
+    require_free_port,
+    serve_metrics,
+    stop_signal,
+    wait_until,
+)
 
 if TYPE_CHECKING:
     import threading
@@ -32,9 +41,9 @@ _SWITCH_S = 0.001  # a commit waits for the thread that decodes; with Python's o
 def arguments() -> argparse.ArgumentParser:
     """The program's options."""
     parser = argparse.ArgumentParser(prog="k2run.k2.platform.consumer", description=__doc__)
-    storage_options.add_broker(parser)
-    storage_options.add_catalog(parser)
-    storage_options.add_store(parser)
+    add_broker(parser)
+    store_files.add_catalog(parser)
+    store_files.add_store(parser)
     parser.add_argument(
         "--state", type=Path, required=True, help="directory of what was set aside: shed messages, dead letters"
     )
@@ -101,7 +110,7 @@ def consume(options: argparse.Namespace, stopping: threading.Event) -> None:
             )
         except UNWRITTEN as problem:
             why = first_line(problem)
-            if storage_options.refuses_credentials(why):
+            if store_files.refuses_credentials(why):
                 give_up(f"the object store refuses the credentials, of this program or of the catalog: {why}")
             if why not in said:
                 said.append(why)

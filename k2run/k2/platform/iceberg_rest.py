@@ -25,7 +25,7 @@ from starlette.middleware import Middleware
 from starlette.responses import Response
 from starlette.routing import Route
 
-from k2run.k2.platform import storage_options
+from k2run.k2.platform import store_files
 from k2run.k2.platform.api_answers import as_json
 from k2run.k2.platform.api_metrics import Measurements, Observed
 from k2run.k2.platform.program import give_up, log, require_free_port, stop_signal, wait_until, web_server
@@ -361,7 +361,7 @@ def arguments() -> argparse.ArgumentParser:
         "--database", required=True, help="URL of the database, as SQLAlchemy has it; the password is in PGPASSWORD"
     )
     parser.add_argument("--warehouse", required=True, help="where tables are: s3://BUCKET, or a directory")
-    storage_options.add_store(parser)
+    store_files.add_store(parser)
     return parser
 
 
@@ -381,7 +381,7 @@ def open_catalog(options: argparse.Namespace, stopping: threading.Event) -> SqlC
         "uri": url.render_as_string(hide_password=False),
         "warehouse": options.warehouse,
         "pool_pre_ping": "true",
-        **storage_options.store_properties(options.s3_endpoint),
+        **store_files.store_properties(options.s3_endpoint),
     }
     found: list[SqlCatalog] = []
 

@@ -1,4 +1,4 @@
-"""What every program of the sandbox does alike: log plain lines, stop on a signal, give up in one sentence."""
+"""What every program of the sandbox does alike: options, plain log lines, a stop by signal, one line when it gives up."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, NoReturn
 from k2run.signals import listen
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Callable
 
     import uvicorn
@@ -40,6 +41,17 @@ LOG_LIMIT, LOG_KEPT = 32 * 2**20, 2**20
 _LOOK_EVERY = 500
 _writing = threading.Lock()
 _lines = itertools.count(1)
+
+
+def add_broker(parser: argparse.ArgumentParser, verb: str = "read") -> None:
+    """The options that name the broker and the schema registry; `verb` says what is done with its messages."""
+    parser.add_argument("--bootstrap", default="127.0.0.1:19092", help="the broker (default: 127.0.0.1:19092)")
+    parser.add_argument(
+        "--registry",
+        default="",
+        metavar="URLS",
+        help=f"comma-separated schema registry nodes; without any, JSON is {verb}",
+    )
 
 
 def log(event: str, level: str = "info", **fields: object) -> None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from k2run.k2.platform.program import log
-from k2run.k2.platform.storage_options import CONNECT_S
+from k2run.k2.platform.store_files import CONNECT_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

@@ -1,26 +1,98 @@
-"""What the API reads of a table's files: from the object store, or from files where tables are in files.
+"""Where the tables are: the object store as options of a program, the locations of its files, and reading these.
 
-A file of a table never changes, so what was read once is kept: data files on the local disk, within a bound, the ones
-unused for longest leaving first. DuckDB only ever opens those copies.
+A file of a table never changes, so what the API has read once is kept: data files on the local disk, within a bound,
+the ones unused for longest leaving first. DuckDB only ever opens those copies.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
+import re
 import shutil
 import threading
 from collections import OrderedDict
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
-from k2run.k2.platform.location import is_local, local_path, store_path
-from k2run.k2.platform.storage_options import CONNECT_S, store_properties
-
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Iterable
 
     from pyarrow.fs import FileSystem
     from pyiceberg.io import FileIO
+
+_SCHEME = "file:"
+
+
+def local_path(location: str) -> Path:
+    """The path of a location on this machine.
+
+    A path is taken as it stands, after `file:` too: pyiceberg, which writes the files, decodes no `%20` either.
+
+    Raises:
+        ValueError: It is on another file system.
+    """
+    if not is_local(location):
+        raise ValueError(f"{location} is not on the local file system")
+    return Path(store_path(location))
+
+
+def is_local(location: str) -> bool:
+    """Whether it is a file of this machine."""
+    return location.startswith(_SCHEME) or "://" not in location
+
+
+def store_path(location: str) -> str:
+    """A location as Arrow's file systems name it: a path, or bucket and key."""
+    if location.startswith(_SCHEME):
+        return location.removeprefix(_SCHEME).removeprefix("//")
+    return location.partition("://")[2] or location
+
+
+ACCESS_KEY, SECRET_KEY = "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"
+REGION = "us-east-1"
+CONNECT_S, REQUEST_S = 1.0, 4.0
+"""A store that is paused still takes connections: what it does not answer within these seconds has failed."""
+_REFUSED = re.compile(r"(?i)ACCESS_?DENIED|INVALID_?ACCESS_?KEY_?ID|SIGNATURE_?DOES_?NOT_?MATCH")
+
+
+def add_catalog(parser: argparse.ArgumentParser) -> None:
+    """The option that names the catalog."""
+    parser.add_argument(
+        "--catalog", default="http://127.0.0.1:18181", help="the REST catalog (default: http://127.0.0.1:18181)"
+    )
+
+
+def add_store(parser: argparse.ArgumentParser) -> None:
+    """The option that names the object store."""
+    parser.add_argument(
+        "--s3-endpoint",
+        default="",
+        help=f"the object store, with the credentials in {ACCESS_KEY} and {SECRET_KEY}; without it tables are in files",
+    )
+
+
+def store_properties(endpoint: str) -> dict[str, str]:
+    """Settings of pyiceberg for the object store; none for tables in files."""
+    if not endpoint:
+        return {}
+    return {
+        "s3.endpoint": endpoint,
+        "s3.access-key-id": os.environ.get(ACCESS_KEY, ""),
+        "s3.secret-access-key": os.environ.get(SECRET_KEY, ""),
+        "s3.region": REGION,
+        "s3.force-virtual-addressing": "false",
+        "s3.connect-timeout": str(CONNECT_S),
+        "s3.request-timeout": str(REQUEST_S),
+        "s3.retry-strategy-impl": "k2run.k2.platform.store_retries.Twice",
+    }
+
+
+def refuses_credentials(said: str) -> bool:
+    """Whether an error of an S3 store says that it does not take the key, which no waiting changes."""
+    return bool(_REFUSED.search(said))
+
 
 MOST_CACHED = 512 * 1024 * 1024
 _REQUEST_S = 2.0

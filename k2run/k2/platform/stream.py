@@ -12,9 +12,17 @@ from typing import TYPE_CHECKING, NamedTuple
 from confluent_kafka import KafkaError, KafkaException, Producer
 
 from k2run.k2.platform import reference, topics, trade
-from k2run.k2.platform.program import LOOPBACK, give_up, log, require_free_port, serve_metrics, stop_signal, wait_until
+from k2run.k2.platform.program import (
+    LOOPBACK,
+    add_broker,
+    give_up,
+    log,
+    require_free_port,
+    serve_metrics,
+    stop_signal,
+    wait_until,
+)
 from k2run.k2.platform.registry_client import RefusedError, RegistryClient, StoppedError
-from k2run.k2.platform.storage_options import add_broker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -20,7 +20,7 @@ from pyiceberg.types import (
 )
 from requests.adapters import HTTPAdapter
 
-from k2run.k2.platform.storage_options import CONNECT_S, store_properties
+from k2run.k2.platform.store_files import CONNECT_S, store_properties
 
 if TYPE_CHECKING:
     from pyiceberg.catalog import Catalog

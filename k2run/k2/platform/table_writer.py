@@ -25,8 +25,8 @@ from pyiceberg.io.pyarrow import _dataframe_to_data_files
 
 from k2run.k2.platform import commit_ledger as ledgers
 from k2run.k2.platform import rows
-from k2run.k2.platform.location import is_local, store_path
 from k2run.k2.platform.program import log
+from k2run.k2.platform.store_files import is_local, store_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

@@ -13,8 +13,8 @@ import pyarrow as pa
 from pyarrow.fs import FileSelector
 from pyiceberg.io.pyarrow import _dataframe_to_data_files
 
-from k2run.k2.platform.location import store_path
 from k2run.k2.platform.program import log
+from k2run.k2.platform.store_files import store_path
 from k2run.k2.platform.table_writer import data_files, read_file, store_of
 
 if TYPE_CHECKING:
