@@ -31,7 +31,7 @@ IMPORTED = (
         "k2run.k2.platform.stream",
         "k2run.k2.platform.sources",
         "k2run.k2.platform.api",
-        "k2run.k2.platform.api_metrics",
+        "k2run.k2.platform.api_answers",
     ),
     *("k2run.k2.platform.registry", "k2run.k2.platform.registry_api"),
     *("pyiceberg.catalog.sql", "pyiceberg.io.pyarrow", "pyiceberg.avro.decoder_fast", "sqlalchemy.dialects.sqlite"),

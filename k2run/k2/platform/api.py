@@ -23,8 +23,7 @@ from starlette.routing import Route
 from k2run.k2.platform import api_answers as say
 from k2run.k2.platform import as_is as original
 from k2run.k2.platform import commit_ledger, store_files
-from k2run.k2.platform.api_answers import HealthCheck
-from k2run.k2.platform.api_metrics import Measurements, Observed
+from k2run.k2.platform.api_answers import HealthCheck, Measurements, Observed
 from k2run.k2.platform.program import add_broker, log, require_free_port, web_server
 from k2run.k2.platform.queries import Queries, Trades
 from k2run.k2.platform.queries_files import TableMissingError, TableUnreadableError

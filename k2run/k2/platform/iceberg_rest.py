@@ -26,8 +26,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from k2run.k2.platform import store_files
-from k2run.k2.platform.api_answers import as_json
-from k2run.k2.platform.api_metrics import Measurements, Observed
+from k2run.k2.platform.api_answers import Measurements, Observed, as_json
 from k2run.k2.platform.program import give_up, log, require_free_port, stop_signal, wait_until, web_server
 
 if TYPE_CHECKING:

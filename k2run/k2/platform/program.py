@@ -1,4 +1,4 @@
-"""What every program of the sandbox does alike: options, plain log lines, a stop by signal, one line when it gives up."""
+"""What every program of the sandbox does alike: options, plain log lines, a stop by signal, one line to give up."""
 
 from __future__ import annotations
 

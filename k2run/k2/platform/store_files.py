@@ -85,7 +85,7 @@ def store_properties(endpoint: str) -> dict[str, str]:
         "s3.force-virtual-addressing": "false",
         "s3.connect-timeout": str(CONNECT_S),
         "s3.request-timeout": str(REQUEST_S),
-        "s3.retry-strategy-impl": "k2run.k2.platform.store_retries.Twice",
+        "s3.retry-strategy-impl": "k2run.k2.platform.table.Twice",
     }
 
 

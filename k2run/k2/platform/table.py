@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from pyarrow.fs import AwsStandardS3RetryStrategy
 from pyiceberg.catalog.rest import RestCatalog
 from pyiceberg.exceptions import NamespaceAlreadyExistsError, NoSuchTableError, TableAlreadyExistsError
 from pyiceberg.schema import Schema
@@ -124,3 +125,10 @@ def open_table(catalog: Catalog, name: str) -> Table:
         with suppress(TableAlreadyExistsError):
             return catalog.create_table(name, _SCHEMAS[name], properties=_PROPERTIES)
         return catalog.load_table(name)
+
+
+class Twice(AwsStandardS3RetryStrategy):  # type: ignore[misc]  # pyarrow has no types
+    """Two attempts: whoever asked decides whether to go on. Left to itself Arrow tries for half a minute."""
+
+    def __init__(self) -> None:
+        super().__init__(max_attempts=2)
