@@ -23,8 +23,8 @@ IMPORTED = (
     *("k2run.k2.platform.broker", "k2run.k2.platform.stream", "k2run.k2.platform.consumer", "k2run.k2.platform.api"),
     *(
         "k2run.k2.platform.pipeline",
-        "k2run.k2.platform.consumer_metrics",
-        "k2run.k2.platform.stream_metrics",
+        "k2run.k2.platform.counters",
+        "k2run.k2.platform.counters",
         "k2run.k2.platform.topics",
     ),
     *(

@@ -86,7 +86,7 @@ def claim(state: Path) -> TextIO:
 def consume(options: argparse.Namespace, stopping: threading.Event) -> None:
     """Run the consumer until told to stop."""
     from k2run.k2.platform import topics
-    from k2run.k2.platform.consumer_metrics import ConsumerMetrics
+    from k2run.k2.platform.counters import ConsumerMetrics
 
     metrics = ConsumerMetrics(options.group)
     serve_metrics(options.metrics_port, options.host)

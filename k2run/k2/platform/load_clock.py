@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from confluent_kafka.admin import AdminClient
 
     from k2run.k2.platform.consumer_client import ConsumerClient
-    from k2run.k2.platform.consumer_metrics import ConsumerMetrics
+    from k2run.k2.platform.counters import ConsumerMetrics
 
 EVERY_S = 0.4
 MIB = 1024 * 1024

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from pyiceberg.catalog import Catalog
 
     from k2run.k2.platform.cascade import Shed
-    from k2run.k2.platform.consumer_metrics import ConsumerMetrics
+    from k2run.k2.platform.counters import ConsumerMetrics
     from k2run.k2.platform.load_clock import Offsets
     from k2run.k2.platform.table_writer import Written
 

@@ -18,7 +18,7 @@ from k2run.k2.platform.program import give_up, log
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from k2run.k2.platform.stream_metrics import StreamMetrics
+    from k2run.k2.platform.counters import StreamMetrics
 
 HOSTS = ("wss://stream.binance.com:9443", "wss://stream.binance.us:9443")
 FIRST_DELAY_S, LONGEST_DELAY_S, ATTEMPTS = 5.0, 60.0, 10

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
     from confluent_kafka import Message
 
+    from k2run.k2.platform.counters import StreamMetrics
     from k2run.k2.platform.sources import Source
-    from k2run.k2.platform.stream_metrics import StreamMetrics
 
 _CHECK_S = 0.5
 LINGER_MS = 200
@@ -317,8 +317,8 @@ def main() -> None:
     stopping = stop_signal()
     require_free_port(options.metrics_port, options.host)
 
+    from k2run.k2.platform.counters import StreamMetrics
     from k2run.k2.platform.sources import Synthetic, open_source
-    from k2run.k2.platform.stream_metrics import StreamMetrics
 
     metrics = StreamMetrics(symbols)
     serve_metrics(options.metrics_port, options.host)
