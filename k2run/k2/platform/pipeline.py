@@ -15,8 +15,7 @@ from confluent_kafka import KafkaException
 
 from k2run.k2.platform import avro_rows, cascade, reference, rows, table
 from k2run.k2.platform.cascade import Cascade, Level
-from k2run.k2.platform.consumer_client import ConsumerClient
-from k2run.k2.platform.load_clock import LagMeter, LoadClock, Memory
+from k2run.k2.platform.consumer_client import ConsumerClient, LagMeter, LoadClock, Memory
 from k2run.k2.platform.program import log
 from k2run.k2.platform.registry_client import RegistryClient, StoppedError
 from k2run.k2.platform.rows import SpillFile, Taken
@@ -32,8 +31,8 @@ if TYPE_CHECKING:
     from pyiceberg.catalog import Catalog
 
     from k2run.k2.platform.cascade import Shed
+    from k2run.k2.platform.consumer_client import Offsets
     from k2run.k2.platform.counters import ConsumerMetrics
-    from k2run.k2.platform.load_clock import Offsets
     from k2run.k2.platform.table_writer import Written
 
 _TAKE_S = 0.1
