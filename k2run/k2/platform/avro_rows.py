@@ -17,7 +17,7 @@ from k2run.k2.platform.avro_trades import FRAME, NotATradeError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from k2run.k2.platform.registry_client import RegistryClient
+    from k2run.k2.platform.schemas import RegistryClient
 
 _AGAIN_S = 5.0
 """How long an id that the registry does not know is not asked for again."""

@@ -17,8 +17,8 @@ from k2run.k2.platform import avro_rows, cascade, reference, rows, table
 from k2run.k2.platform.cascade import Cascade, Level
 from k2run.k2.platform.consumer_client import ConsumerClient, LagMeter, LoadClock, Memory
 from k2run.k2.platform.program import log
-from k2run.k2.platform.registry_client import RegistryClient, StoppedError
 from k2run.k2.platform.rows import SpillFile, Taken
+from k2run.k2.platform.schemas import RegistryClient, StoppedError
 from k2run.k2.platform.table_writer import WINDOW, DeadLetters, TableWriter
 from k2run.k2.platform.upkeep import Upkeep
 

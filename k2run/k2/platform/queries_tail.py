@@ -188,7 +188,7 @@ def _avro(registry: str, topic: str) -> Callable[[bytes], TradeRow]:
     """What decodes messages in the registry's frame. A request does not wait until a registry is back."""
     from k2run.k2.platform import schemas
     from k2run.k2.platform.avro_rows import Writers, read_trade
-    from k2run.k2.platform.registry_client import RegistryClient, StoppedError
+    from k2run.k2.platform.schemas import RegistryClient, StoppedError
 
     at_once = threading.Event()
     at_once.set()

@@ -22,7 +22,7 @@ from k2run.k2.platform.program import (
     stop_signal,
     wait_until,
 )
-from k2run.k2.platform.registry_client import RefusedError, RegistryClient, StoppedError
+from k2run.k2.platform.schemas import RefusedError, RegistryClient, StoppedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from k2run.k2.platform import avro_rows, avro_trades, rows, schemas, trade
-from k2run.k2.platform.registry_client import RegistryClient, StoppedError
+from k2run.k2.platform.schemas import RegistryClient, StoppedError
 from k2run.k2.trade_generator import framed_trades
 
 if TYPE_CHECKING:
