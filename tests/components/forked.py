@@ -33,7 +33,7 @@ IMPORTED = (
         "k2run.k2.platform.api",
         "k2run.k2.platform.api_answers",
     ),
-    *("k2run.k2.platform.registry", "k2run.k2.platform.registry_api"),
+    *("k2run.k2.platform.registry", "k2run.k2.platform.registry"),
     *("pyiceberg.catalog.sql", "pyiceberg.io.pyarrow", "pyiceberg.avro.decoder_fast", "sqlalchemy.dialects.sqlite"),
     *("duckdb", "prometheus_client", "rich.console", "uvicorn", "uvicorn.lifespan.off", "uvicorn.loops.auto"),
     *("uvicorn.protocols.http.auto", "uvicorn.protocols.websockets.auto", "anyio._backends._asyncio"),

@@ -1,4 +1,7 @@
-"""What the registry does at each request: Confluent's answers and error codes."""
+"""What the registry does at each request: Confluent's answers and error codes.
+
+Long because it is one table: what each path answers, in the order of the paths.
+"""
 
 from __future__ import annotations
 
