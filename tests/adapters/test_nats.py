@@ -18,8 +18,8 @@ from nats.js.api import ConsumerConfig, StreamConfig
 from wheel_programs import free_ports
 
 from k2run.actions.deadline import Deadline
-from k2run.adapters.nats import actions
-from k2run.adapters.nats.client import Nats
+from k2run.adapters import nats
+from k2run.adapters.nats import Nats
 from k2run.errors import AuthorError, Refused, TimedOut, Unknown, Unreachable
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def soon(seconds: float = 30) -> Deadline:
 
 
 def test_a_server_that_lets_us_in_answers(server):
-    found = actions.health(server.nats, soon())
+    found = nats.health(server.nats, soon())
     assert found.jetstream
     assert found.version.split(".")[0].isdecimal()
     assert found.max_payload == 2**20
@@ -105,31 +105,31 @@ def test_a_server_that_lets_us_in_answers(server):
 
 
 def test_a_message_comes_back(server):
-    found = actions.echo(server.nats, soon())
+    found = nats.echo(server.nats, soon())
     assert 0 < found.round_trip_ms < found.elapsed_ms
 
 
 def test_a_published_message_is_stored_once_and_can_be_read(orders):
-    sent = actions.publish(orders.nats, soon(), "orders.new", json={"id": 1}, id="first")
+    sent = nats.publish(orders.nats, soon(), "orders.new", json={"id": 1}, id="first")
     assert (sent.stream, sent.sequence, sent.duplicate) == ("orders", 1, False)
-    assert actions.publish(orders.nats, soon(), "orders.new", json={"id": 1}, id="first").duplicate
-    actions.publish(orders.nats, soon(), "orders.paid", text="grüße")
-    newest = actions.read(orders.nats, soon(), "orders", limit=5)
+    assert nats.publish(orders.nats, soon(), "orders.new", json={"id": 1}, id="first").duplicate
+    nats.publish(orders.nats, soon(), "orders.paid", text="grüße")
+    newest = nats.read(orders.nats, soon(), "orders", limit=5)
     assert [(one.sequence, one.subject, one.value) for one in newest.messages] == [
         (1, "orders.new", {"id": 1}),
         (2, "orders.paid", "grüße"),
     ]
-    assert actions.read(orders.nats, soon(), "orders", subject="orders.new").messages[0].sequence == 1
+    assert nats.read(orders.nats, soon(), "orders", subject="orders.new").messages[0].sequence == 1
     with pytest.raises(Unknown, match=r"no message of 'orders\.gone' in stream 'orders'"):
-        actions.read(orders.nats, soon(), "orders", subject="orders.gone")
+        nats.read(orders.nats, soon(), "orders", subject="orders.gone")
 
 
 def test_what_no_stream_stores_fails_unless_that_is_not_asked(server):
     with pytest.raises(Unknown, match=r"no stream that stores 'elsewhere'; set stored: false"):
-        actions.publish(server.nats, soon(), "elsewhere", text="x")
-    assert actions.publish(server.nats, soon(), "elsewhere", text="x", stored=False).headline() == "published"
+        nats.publish(server.nats, soon(), "elsewhere", text="x")
+    assert nats.publish(server.nats, soon(), "elsewhere", text="x", stored=False).headline() == "published"
     with pytest.raises(AuthorError, match="not both"):
-        actions.publish(server.nats, soon(), "elsewhere", text="x", json=1)
+        nats.publish(server.nats, soon(), "elsewhere", text="x", json=1)
 
 
 def test_a_stream_and_the_lag_of_its_consumer_are_seen(orders):
@@ -137,7 +137,7 @@ def test_a_stream_and_the_lag_of_its_consumer_are_seen(orders):
         lambda streams: streams.add_consumer("orders", ConsumerConfig(durable_name="worker", ack_policy="explicit"))
     )
     for number in range(5):
-        actions.publish(orders.nats, soon(), "orders.new", json=number)
+        nats.publish(orders.nats, soon(), "orders.new", json=number)
 
     async def take_two(streams: Any) -> None:
         reader = await streams.pull_subscribe_bind("worker", "orders")
@@ -145,41 +145,41 @@ def test_a_stream_and_the_lag_of_its_consumer_are_seen(orders):
         await first.ack_sync()
 
     orders.do(take_two)
-    found = actions.stream(orders.nats, soon(), "orders")
+    found = nats.stream(orders.nats, soon(), "orders")
     assert (found.messages, found.first, found.last, found.consumers, found.replicas) == (5, 1, 5, 1, 1)
     assert (found.subjects, found.replicas_current) == (["orders.>"], None)
     assert found.headline() == "orders: 5 messages, 1 consumers"
-    lag = actions.consumer(orders.nats, soon(), "orders", "worker")
+    lag = nats.consumer(orders.nats, soon(), "orders", "worker")
     assert (lag.pending, lag.unacknowledged, lag.redelivered, lag.bound) == (3, 1, 0, None)
 
 
 def test_what_does_not_exist_is_unknown(orders):
     with pytest.raises(Unknown, match="no stream 'gone'"):
-        actions.stream(orders.nats, soon(), "gone")
+        nats.stream(orders.nats, soon(), "gone")
     with pytest.raises(Unknown, match="no consumer 'gone' of stream 'orders'"):
-        actions.consumer(orders.nats, soon(), "orders", "gone")
+        nats.consumer(orders.nats, soon(), "orders", "gone")
     with pytest.raises(Unknown, match="no stream 'gone'"):
-        actions.purge(orders.nats, soon(), "gone")
+        nats.purge(orders.nats, soon(), "gone")
     with pytest.raises(Unknown, match="has no message"):
-        actions.read(orders.nats, soon(), "orders")
+        nats.read(orders.nats, soon(), "orders")
 
 
 def test_a_stream_is_purged_by_subject_and_as_a_whole(orders):
     for subject in ("orders.new", "orders.new", "orders.paid"):
-        actions.publish(orders.nats, soon(), subject, text="x")
-    assert actions.purge(orders.nats, soon(), "orders", subject="orders.new", keep=1).purged == 1
-    assert actions.purge(orders.nats, soon(), "orders").purged == 2
-    assert actions.stream(orders.nats, soon(), "orders").messages == 0
+        nats.publish(orders.nats, soon(), subject, text="x")
+    assert nats.purge(orders.nats, soon(), "orders", subject="orders.new", keep=1).purged == 1
+    assert nats.purge(orders.nats, soon(), "orders").purged == 2
+    assert nats.stream(orders.nats, soon(), "orders").messages == 0
 
 
 def test_a_server_without_jetstream_says_so(tmp_path):
     plain = Server(tmp_path)
     try:
-        assert not actions.health(plain.nats, soon()).jetstream
+        assert not nats.health(plain.nats, soon()).jetstream
         with pytest.raises(Unknown, match=r"keeps no streams.*is JetStream on"):
-            actions.stream(plain.nats, soon(), "orders")
+            nats.stream(plain.nats, soon(), "orders")
         with pytest.raises(Unknown, match=r"keeps no streams.*is JetStream on"):
-            actions.purge(plain.nats, soon(), "orders")
+            nats.purge(plain.nats, soon(), "orders")
     finally:
         plain.stop()
 
@@ -187,20 +187,20 @@ def test_a_server_without_jetstream_says_so(tmp_path):
 def test_what_keeps_us_out_is_told_with_what_to_check(server, speaker, tmp_path):
     for wrong in ({"password": "wrong-secret"}, {"user": "", "password": ""}):
         with pytest.raises(Refused, match=r"refuses the login.*connections\.nats") as refused:
-            actions.health(structs.replace(server.nats, **wrong), soon())
+            nats.health(structs.replace(server.nats, **wrong), soon())
         assert "wrong-secret" not in str(refused.value)
     with pytest.raises(Refused, match=r"gone.creds is missing on this machine"):
-        actions.health(structs.replace(server.nats, credentials=str(tmp_path / "gone.creds")), soon())
+        nats.health(structs.replace(server.nats, credentials=str(tmp_path / "gone.creds")), soon())
     with pytest.raises(Unreachable, match=r"127\.0\.0\.1:1 does not answer.*connections\.nats"):
-        actions.health(structs.replace(server.nats, servers=["nats://127.0.0.1:1"]), soon())
+        nats.health(structs.replace(server.nats, servers=["nats://127.0.0.1:1"]), soon())
     port = speaker(lambda link: link.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")).rpartition(":")[2]
     with pytest.raises((Refused, Unreachable), match=rf"127\.0\.0\.1:{port}.*connections\.nats"):
-        actions.health(structs.replace(server.nats, servers=[f"nats://127.0.0.1:{port}"]), soon(3))
+        nats.health(structs.replace(server.nats, servers=[f"nats://127.0.0.1:{port}"]), soon(3))
 
 
 def test_the_next_server_is_asked_when_one_does_not_answer(server):
     both = structs.replace(server.nats, servers=["nats://127.0.0.1:1", *server.nats.servers])
-    assert actions.health(both, soon()).jetstream
+    assert nats.health(both, soon()).jetstream
 
 
 def test_a_frozen_server_does_not_hold_the_step(tmp_path):
@@ -209,7 +209,7 @@ def test_a_frozen_server_does_not_hold_the_step(tmp_path):
     try:
         started = time.monotonic()
         with pytest.raises((TimedOut, Unreachable), match=r"127\.0\.0\.1"):
-            actions.health(frozen.nats, soon(0.5))
+            nats.health(frozen.nats, soon(0.5))
         assert time.monotonic() - started < 3
     finally:
         frozen.stop()

@@ -1,1 +1,0 @@
-"""NATS: connections and the actions on them."""
