@@ -17,8 +17,8 @@ from pika.exceptions import AMQPError
 from wheel_programs import free_ports
 
 from k2run.actions.deadline import Deadline
-from k2run.adapters.rabbitmq import actions
-from k2run.adapters.rabbitmq.client import Rabbitmq
+from k2run.adapters import rabbitmq
+from k2run.adapters.rabbitmq import Rabbitmq
 from k2run.errors import AuthorError, Refused, TimedOut, Unknown, Unreachable
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class Broker:
         while True:
             try:
                 self.link().close()
-                actions.health(self.rabbitmq, soon(5))
+                rabbitmq.health(self.rabbitmq, soon(5))
             except (AMQPError, Unreachable, Refused, TimedOut):
                 assert time.monotonic() < end, log.read_text()[-4000:]
                 assert self._started[1].poll() is None, log.read_text()[-4000:]
@@ -133,7 +133,7 @@ def soon(seconds: float = 60) -> Deadline:
 
 
 def test_a_broker_that_lets_us_in_says_its_nodes_and_alarms(broker):
-    found = actions.health(broker.rabbitmq, soon())
+    found = rabbitmq.health(broker.rabbitmq, soon())
     assert (found.nodes, found.nodes_running, found.alarms, found.partitioned) == (1, 1, [], False)
     assert found.version.split(".")[0].isdecimal()
     assert found.cluster.startswith("tested@")
@@ -142,49 +142,49 @@ def test_a_broker_that_lets_us_in_says_its_nodes_and_alarms(broker):
 
 def test_without_the_management_plugin_its_figures_are_not_known(orders):
     bare = structs.replace(orders.rabbitmq, management="")
-    found = actions.health(bare, soon())
+    found = rabbitmq.health(bare, soon())
     assert (found.nodes, found.alarms, found.headline()) == (None, None, f"{found.version}, lets us in")
-    queue = actions.queue(bare, soon(), "orders")
+    queue = rabbitmq.queue(bare, soon(), "orders")
     assert (queue.unacknowledged, queue.kind, "unacknowledged" in queue.unknowable) == (None, "", True)
 
 
 def test_a_message_comes_back_and_leaves_no_queue(broker):
-    found = actions.echo(broker.rabbitmq, soon())
+    found = rabbitmq.echo(broker.rabbitmq, soon())
     assert 0 < found.round_trip_ms < found.elapsed_ms
 
 
 def test_a_queue_tells_its_depth_its_consumers_and_what_they_have_not_acknowledged(orders):
     for number in range(3):
-        actions.publish(orders.rabbitmq, soon(), "orders", json={"id": number})
-    assert actions.queue(orders.rabbitmq, soon(), "orders").ready == 3
+        rabbitmq.publish(orders.rabbitmq, soon(), "orders", json={"id": number})
+    assert rabbitmq.queue(orders.rabbitmq, soon(), "orders").ready == 3
     link = orders.link()
     channel = link.channel()
     channel.basic_qos(prefetch_count=2)
     channel.basic_consume("orders", lambda *_: None)
     link.process_data_events(1)
-    found = actions.queue(orders.rabbitmq, soon(), "orders")
+    found = rabbitmq.queue(orders.rabbitmq, soon(), "orders")
     assert (found.ready, found.consumers) == (1, 1)
     end = time.monotonic() + 30
-    while (found := actions.queue(orders.rabbitmq, soon(), "orders")).unacknowledged != 2:
+    while (found := rabbitmq.queue(orders.rabbitmq, soon(), "orders")).unacknowledged != 2:
         assert time.monotonic() < end  # the plugin's figures are some seconds old
         time.sleep(0.3)
     assert found.kind == "classic"
     link.close()
     with pytest.raises(Unknown, match="has no queue 'gone'"):
-        actions.queue(orders.rabbitmq, soon(), "gone")
+        rabbitmq.queue(orders.rabbitmq, soon(), "gone")
 
 
 def test_a_message_that_reaches_no_queue_or_no_exchange_fails(orders):
     with pytest.raises(Refused, match="has no queue for the message"):
-        actions.publish(orders.rabbitmq, soon(), "gone", text="x")
+        rabbitmq.publish(orders.rabbitmq, soon(), "gone", text="x")
     with pytest.raises(Unknown, match="has no exchange 'gone'"):
-        actions.publish(orders.rabbitmq, soon(), "orders", exchange="gone", text="x")
+        rabbitmq.publish(orders.rabbitmq, soon(), "orders", exchange="gone", text="x")
     with pytest.raises(AuthorError, match="not both"):
-        actions.publish(orders.rabbitmq, soon(), "orders", text="x", json=1)
+        rabbitmq.publish(orders.rabbitmq, soon(), "orders", text="x", json=1)
 
 
 def test_a_published_message_is_what_a_consumer_gets(orders):
-    actions.publish(orders.rabbitmq, soon(), "orders", json={"id": 7}, headers={"from": "k2run"})
+    rabbitmq.publish(orders.rabbitmq, soon(), "orders", json={"id": 7}, headers={"from": "k2run"})
     link = orders.link()
     _, properties, content = link.channel().basic_get("orders", auto_ack=True)
     link.close()
@@ -194,25 +194,25 @@ def test_a_published_message_is_what_a_consumer_gets(orders):
 
 def test_a_queue_is_purged(orders):
     for _ in range(3):
-        actions.publish(orders.rabbitmq, soon(), "orders", text="x")
-    assert actions.purge(orders.rabbitmq, soon(), "orders").purged == 3
-    assert actions.queue(orders.rabbitmq, soon(), "orders").ready == 0
+        rabbitmq.publish(orders.rabbitmq, soon(), "orders", text="x")
+    assert rabbitmq.purge(orders.rabbitmq, soon(), "orders").purged == 3
+    assert rabbitmq.queue(orders.rabbitmq, soon(), "orders").ready == 0
     with pytest.raises(Unknown, match="has no queue 'gone'"):
-        actions.purge(orders.rabbitmq, soon(), "gone")
+        rabbitmq.purge(orders.rabbitmq, soon(), "gone")
 
 
 def test_what_keeps_us_out_is_told_with_what_to_check(broker, speaker):
     for wrong in ({"password": "wrong-secret"}, {"user": "someone"}, {"vhost": "gone"}):
         with pytest.raises(Refused, match=rf"127\.0\.0\.1:{broker.port}.*connections\.rabbitmq") as refused:
-            actions.echo(structs.replace(broker.rabbitmq, **wrong), soon())
+            rabbitmq.echo(structs.replace(broker.rabbitmq, **wrong), soon())
         assert "wrong-secret" not in str(refused.value)
     with pytest.raises(Unreachable, match=r"127\.0\.0\.1:1/ does not answer: .*connections\.rabbitmq"):
-        actions.echo(structs.replace(broker.rabbitmq, port=1), soon())
+        rabbitmq.echo(structs.replace(broker.rabbitmq, port=1), soon())
     with pytest.raises(Unreachable, match=r"connections\.rabbitmq\.management"):
-        actions.health(structs.replace(broker.rabbitmq, management="http://127.0.0.1:1"), soon())
+        rabbitmq.health(structs.replace(broker.rabbitmq, management="http://127.0.0.1:1"), soon())
     port = int(speaker(lambda link: link.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")).rpartition(":")[2])
     with pytest.raises((Refused, Unreachable, TimedOut), match=rf"127\.0\.0\.1:{port}.*connections\.rabbitmq"):
-        actions.echo(structs.replace(broker.rabbitmq, port=port), soon(3))
+        rabbitmq.echo(structs.replace(broker.rabbitmq, port=port), soon(3))
 
 
 def test_a_frozen_broker_does_not_hold_the_step(broker):
@@ -222,7 +222,7 @@ def test_a_frozen_broker_does_not_hold_the_step(broker):
     try:
         started = time.monotonic()
         with pytest.raises((TimedOut, Unreachable), match=r"127\.0\.0\.1"):
-            actions.echo(broker.rabbitmq, soon(0.6))
+            rabbitmq.echo(broker.rabbitmq, soon(0.6))
         assert time.monotonic() - started < 3
     finally:
         for process in frozen:

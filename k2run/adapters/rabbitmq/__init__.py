@@ -1,1 +1,0 @@
-"""RabbitMQ: connections and the actions on them."""
