@@ -16,8 +16,8 @@ from msgspec import structs
 from ssh_server import Sshd, running_sshd
 
 from k2run.actions.deadline import Deadline
-from k2run.adapters.ssh import actions
-from k2run.adapters.ssh.client import Host, Ssh
+from k2run.adapters import ssh as actions
+from k2run.adapters.ssh import Host, Ssh
 from k2run.errors import Interrupted, Refused, TimedOut, Unreachable
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ import asyncssh
 import pytest
 from wheel_programs import free_ports
 
-from k2run.adapters.ssh.client import Host, Ssh
+from k2run.adapters.ssh import Host, Ssh
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

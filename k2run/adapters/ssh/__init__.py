@@ -1,1 +1,0 @@
-"""SSH: connections to other hosts and the actions on them."""
