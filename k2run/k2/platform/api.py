@@ -10,9 +10,10 @@ import argparse
 import hmac
 import sys
 import threading
+import time
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -21,7 +22,6 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from k2run.k2.platform import api_answers as say
-from k2run.k2.platform import as_is as original
 from k2run.k2.platform import commit_ledger, store_files
 from k2run.k2.platform.api_answers import HealthCheck, Measurements, Observed
 from k2run.k2.platform.program import add_broker, log, require_free_port, web_server
@@ -189,6 +189,81 @@ def _day(text: str) -> date:
         raise say.RefusedError(400, "VALIDATION_ERROR", f"{text!r} is not a date: expected YYYY-MM-DD") from error
 
 
+# The API with the defects of the original K2: what it answers wrongly, slowly, or not at all. Nothing here is broken
+# further than the original is, so that a check which passes on it has looked at something.
+
+ANSWER_S = 0.17
+"""Seconds that the original takes for one answer; it gives one at a time."""
+_NO_CONNECTION = "'QueryEngine' object has no attribute 'connection'"
+_one_at_a_time = threading.Lock()
+
+
+def slowly(endpoint: Callable[[Request], Response]) -> Callable[[Request], Response]:
+    """The same endpoint, six answers a second at most, each after the original's pause."""
+
+    def answer(request: Request) -> Response:
+        with _one_at_a_time:
+            time.sleep(ANSWER_S)
+        return endpoint(request)
+
+    return answer
+
+
+def original_health(_request: Request) -> Response:
+    """Always 200, and always unhealthy: it reads an attribute that does not exist."""
+    down: dict[str, Any] = {"name": "duckdb", "status": "unhealthy", "latency_ms": None, "message": _NO_CONNECTION}
+    return say.as_json(
+        {
+            "status": "unhealthy",
+            "version": "1.0.0",
+            "timestamp": _now(),
+            "dependencies": [down, {**down, "name": "iceberg"}],
+        }
+    )
+
+
+def original_stats(request: Request) -> Response:
+    """Always 200, and counts tables of the first version, which are not there."""
+    counted = {
+        "s3_endpoint": "",
+        "warehouse_path": "",
+        "connection_active": False,
+        "trades_count": None,
+        "quotes_count": None,
+        "error": "Table market_data.trades does not exist",
+    }
+    return say.answer(counted, correlation_id=request.state.correlation_id)
+
+
+def _failing(code: str, message: str) -> Callable[[Request], Response]:
+    def fail(_request: Request) -> Response:
+        raise say.RefusedError(500, code, message)
+
+    return fail
+
+
+WRONG: dict[str, Callable[[Request], Response]] = {
+    "/v1/trades/recent": _failing("HYBRID_QUERY_FAILED", "name 'METRICS' is not defined"),
+    "/v1/snapshots": _failing("QUERY_FAILED", "Table market_data.trades does not exist"),
+    "/v1/quotes": _failing("QUERY_FAILED", "Table market_data.quotes_v2 does not exist"),
+    "/v1/stats": original_stats,
+}
+"""What the original answers wrongly behind the API key."""
+LIVENESS = "/health"
+
+
+def originals(routes: list[Route], make: Callable[..., Route], locked: Callable[..., Any]) -> list[Route]:
+    """The routes of the API with those of the original in their places.
+
+    Args:
+        routes: Those of the API.
+        make: Makes a route of a path and an endpoint.
+        locked: Puts an endpoint behind the API key.
+    """
+    kept = [route for route in routes if route.path not in {*WRONG, LIVENESS}]
+    return [make(LIVENESS, original_health), *(make(path, locked(slowly(each))) for path, each in WRONG.items()), *kept]
+
+
 TABLE = "market_data.trades_v2"
 _NO_STORE = "no-store"
 _SWITCH_S = 0.001  # a request waits for the thread that follows the table; with Python's own 5 ms, many times over
@@ -226,7 +301,7 @@ def application(
     threading.Thread(target=_warm_up, args=(queries,), daemon=True).start()
     ends = Endpoints(queries, tail, HealthCheck(VERSION, queries, queries.table, tail), measurements, s3_endpoint)
     locked = _Lock(api_key)
-    paced = original.slowly if as_is else _as_it_is
+    paced = slowly if as_is else _as_it_is
     routes = [
         _route("/", ends.root),
         _route("/health", ends.health),
@@ -239,7 +314,7 @@ def application(
         _route("/v1/snapshots", locked(ends.snapshots), cache="private, max-age=10"),
     ]
     return Starlette(
-        routes=original.replace(routes, _route, locked) if as_is else routes,
+        routes=originals(routes, _route, locked) if as_is else routes,
         middleware=[Middleware(Observed, measurements=measurements)],
         exception_handlers={
             say.RefusedError: lambda _, error: say.refusal(error),
