@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _LATEST = {"latest", "-1"}
 _MOST_REFERENCES = 50
+_NOT_CONFIGURED = {"compatibility": 40408, "mode": 40409}
 
 
 class RefusedError(Exception):
@@ -257,9 +258,7 @@ class Registry:
         """The level of a subject, or of the registry."""
         subject = request.path_params.get("subject", "")
         with self._store.look():
-            own = self._store.setting(subject, "compatibility")
-            if own is None and subject and not _flag(request, "defaultToGlobal"):
-                raise RefusedError(40408, f"Subject '{subject}' does not have subject-level compatibility configured")
+            own = self._own(subject, "compatibility", needed=not _flag(request, "defaultToGlobal"))
             return {"compatibilityLevel": own or self._level_of("")}
 
     def put_config(self, request: Request) -> dict[str, str]:
@@ -278,9 +277,7 @@ class Registry:
         """Take away the level of a subject, or of the registry; what it was."""
         subject = request.path_params.get("subject", "")
         with self._store.change():
-            own = self._store.setting(subject, "compatibility")
-            if own is None and subject:
-                raise RefusedError(40408, f"Subject '{subject}' does not have subject-level compatibility configured")
+            own = self._own(subject, "compatibility", needed=True)
             self._store.set(subject, "compatibility", None)
             return {"compatibilityLevel": own or self._level}
 
@@ -290,9 +287,7 @@ class Registry:
         """The mode of a subject, or of the registry."""
         subject = request.path_params.get("subject", "")
         with self._store.look():
-            own = self._store.setting(subject, "mode")
-            if own is None and subject and not _flag(request, "defaultToGlobal"):
-                raise RefusedError(40409, f"Subject '{subject}' does not have subject-level mode configured")
+            own = self._own(subject, "mode", needed=not _flag(request, "defaultToGlobal"))
             return {"mode": own or self._mode_of("")}
 
     def put_mode(self, request: Request) -> dict[str, str]:
@@ -308,13 +303,11 @@ class Registry:
         log("mode_set", subject=subject or "(all)", mode=mode)
         return {"mode": mode}
 
-    def delete_mode(self, request: Request) -> dict[str, str]:
+    def delete_mode(self, request: Request) -> dict[str, str | None]:
         """Take away the mode of a subject; what it was."""
         subject = request.path_params["subject"]
         with self._store.change():
-            own = self._store.setting(subject, "mode")
-            if own is None:
-                raise RefusedError(40409, f"Subject '{subject}' does not have subject-level mode configured")
+            own = self._own(subject, "mode", needed=True)
             self._store.set(subject, "mode", None)
             return {"mode": own}
 
@@ -378,6 +371,14 @@ class Registry:
         compared = entries if level.endswith("_TRANSITIVE") else entries[-1:]
         reasons = rules.objections(level, new, [self._read(one.schema, one.references) for one in compared])
         return [*reasons, f"compatibility level: {level}"] if reasons else []
+
+    def _own(self, subject: str, name: str, *, needed: bool) -> str | None:
+        """A subject's own setting, which must be there when it is needed; with no subject that of the registry."""
+        own = self._store.setting(subject, name)
+        if own is None and subject and needed:
+            code = _NOT_CONFIGURED[name]
+            raise RefusedError(code, f"Subject '{subject}' does not have subject-level {name} configured")
+        return own
 
     def _level_of(self, subject: str) -> str:
         own = self._store.setting(subject, "compatibility") if subject else None
