@@ -140,16 +140,8 @@ def _completed(
     writers: Writers, messages: Sequence[rows.Taken], found: Sequence[avro_trades.Record | None]
 ) -> rows.Read:
     """The records that were decoded, and the others one by one."""
-    done = rows.Read()
-    for message, record in zip(messages, found, strict=True):
-        try:
-            one = record or read_trade(writers, message.value)
-        except REJECTED as problem:
-            done.rejected.append(rows.Rejected(message, problem))
-        else:
-            done.records.append(one)
-            done.messages.append(message)
-    return done
+    decoded = iter(found)
+    return rows.one_by_one(lambda value: next(decoded) or read_trade(writers, value), messages, REJECTED)
 
 
 def read_trade(writers: Writers, value: bytes) -> avro_trades.Record:
@@ -211,20 +203,7 @@ def _enriched(records: Sequence[avro_trades.Record], names: Mapping[str, str]) -
 
 def reference_reader(writers: Writers) -> Callable[[Sequence[rows.Taken]], rows.Read]:
     """What reads messages as reference data."""
-
-    def read(messages: Sequence[rows.Taken]) -> rows.Read:
-        done = rows.Read()
-        for message in messages:
-            try:
-                record = _reference(writers, message.value)
-            except REJECTED as problem:
-                done.rejected.append(rows.Rejected(message, problem))
-            else:
-                done.records.append(record)
-                done.messages.append(message)
-        return done
-
-    return read
+    return lambda messages: rows.one_by_one(lambda value: _reference(writers, value), messages, REJECTED)
 
 
 def _reference(writers: Writers, value: bytes) -> reference.ReferenceData:

@@ -109,17 +109,20 @@ def json_reader(decode: Callable[[bytes], Record]) -> Callable[[Sequence[Taken]]
         try:
             return Read([decode(message.value) for message in messages], list(messages))
         except (msgspec.MsgspecError, UnicodeError):
-            return _read_one_by_one(decode, messages)
+            return one_by_one(decode, messages, (msgspec.MsgspecError, UnicodeError))
 
     return read
 
 
-def _read_one_by_one(decode: Callable[[bytes], Record], messages: Sequence[Taken]) -> Read:
+def one_by_one(
+    decode: Callable[[bytes], Record], messages: Sequence[Taken], rejected: tuple[type[Exception], ...]
+) -> Read:
+    """Messages decoded each by itself; those at which `decode` raises one of `rejected` are set aside."""
     found = Read()
     for message in messages:
         try:
             found.records.append(decode(message.value))
-        except (msgspec.MsgspecError, UnicodeError) as problem:
+        except rejected as problem:
             found.rejected.append(Rejected(message, problem))
         else:
             found.messages.append(message)
