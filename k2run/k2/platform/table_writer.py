@@ -9,8 +9,7 @@ import time
 from collections import deque
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, cast
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING
 
 import msgspec
 import pyarrow.parquet as pq
@@ -26,15 +25,12 @@ from pyiceberg.io.pyarrow import _dataframe_to_data_files
 from k2run.k2.platform import commit_ledger as ledgers
 from k2run.k2.platform import rows
 from k2run.k2.platform.program import log
-from k2run.k2.platform.store_files import is_local, store_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     import pyarrow as pa
-    from pyarrow.fs import FileSystem
-    from pyiceberg.io.pyarrow import PyArrowFileIO
     from pyiceberg.manifest import DataFile
     from pyiceberg.table import Table, Transaction
     from pyiceberg.table.snapshots import Snapshot
@@ -321,14 +317,6 @@ def first_line(problem: BaseException) -> str:
     """What an error says, in a line: the words of the system below without the addresses of objects."""
     said = str(problem).strip().split("\n", 1)[0] or type(problem).__name__
     return _ADDRESS.sub("", said)
-
-
-def store_of(table: Table) -> tuple[FileSystem, str]:
-    """The file system of a table, and its folder there."""
-    parts = urlsplit(table.location())
-    remote = not is_local(table.location())
-    scheme, netloc = (parts.scheme, parts.netloc) if remote else ("file", "")
-    return cast("PyArrowFileIO", table.io).fs_by_scheme(scheme, netloc), store_path(table.location())
 
 
 def read_file(table: Table, file: DataFile, columns: list[str] | None = None) -> pa.Table:

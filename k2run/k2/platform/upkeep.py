@@ -7,19 +7,22 @@ import gc
 import threading
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
+from urllib.parse import urlsplit
 
 import pyarrow as pa
 from pyarrow.fs import FileSelector
 from pyiceberg.io.pyarrow import _dataframe_to_data_files
 
 from k2run.k2.platform.program import log
-from k2run.k2.platform.store_files import store_path
-from k2run.k2.platform.table_writer import data_files, read_file, store_of
+from k2run.k2.platform.store_files import is_local, store_path
+from k2run.k2.platform.table_writer import data_files, read_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from pyarrow.fs import FileSystem
+    from pyiceberg.io.pyarrow import PyArrowFileIO
     from pyiceberg.manifest import DataFile
     from pyiceberg.table import Table, Transaction
 
@@ -157,3 +160,11 @@ def sweep(table: Table) -> int:
         with suppress(FileNotFoundError):
             store.delete_file(path)
     return len(litter)
+
+
+def store_of(table: Table) -> tuple[FileSystem, str]:
+    """The file system of a table, and its folder there."""
+    parts = urlsplit(table.location())
+    remote = not is_local(table.location())
+    scheme, netloc = (parts.scheme, parts.netloc) if remote else ("file", "")
+    return cast("PyArrowFileIO", table.io).fs_by_scheme(scheme, netloc), store_path(table.location())
