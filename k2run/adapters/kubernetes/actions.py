@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from k2run.actions.action import Effect, Striking, Undo, action, beginning, fault
 from k2run.actions.deadline import Deadline
-from k2run.adapters.kubernetes import workloads
 from k2run.adapters.kubernetes.client import KINDS, Kubernetes, connect
 from k2run.adapters.kubernetes.results import (
+    POLL_S,
+    RESTARTABLE,
+    SCALABLE,
+    WORKLOADS,
     Deleted,
     Health,
     Lines,
@@ -22,8 +25,9 @@ from k2run.adapters.kubernetes.results import (
     Waited,
     condition,
     read_pod,
+    workload,
+    workload_of,
 )
-from k2run.adapters.kubernetes.workloads import POLL_S, workload, workload_of
 from k2run.errors import AuthorError, Refused, TimedOut
 from k2run.language.quantities import Duration
 
@@ -221,7 +225,7 @@ def rollout(
         kind: `deployment`, `statefulset`, `daemonset` or `replicaset`.
         namespace: Where to look; the connection's when empty.
     """
-    return workload(connect(kubernetes, deadline, namespace), kind, name, workloads.ALL).rollout()
+    return workload(connect(kubernetes, deadline, namespace), kind, name, WORKLOADS).rollout()
 
 
 @action("kubernetes.wait_rollout")
@@ -238,7 +242,7 @@ def wait_rollout(
     Raises:
         Refused: Kubernetes has given up waiting (`progressDeadlineSeconds`).
     """
-    return workload(connect(kubernetes, deadline, namespace), kind, name, workloads.ALL).completed()
+    return workload(connect(kubernetes, deadline, namespace), kind, name, WORKLOADS).completed()
 
 
 @action("kubernetes.restart", effect=Effect.CHANGES)
@@ -253,7 +257,7 @@ def restart(
         namespace: Where to look; the connection's when empty.
     """
     cluster = connect(kubernetes, deadline, namespace)
-    found = workload(cluster, kind, name, workloads.RESTARTABLE)
+    found = workload(cluster, kind, name, RESTARTABLE)
     now = datetime.now(UTC).isoformat(timespec="microseconds")
     change = {"spec": {"template": {"metadata": {"annotations": {_RESTARTED_AT: now}}}}}
     cluster.patch(found.path, change, what=cluster.called(found.kind, name))
@@ -277,7 +281,7 @@ def set_replicas(
         kind: `deployment`, `statefulset` or `replicaset`.
         namespace: Where to look; the connection's when empty.
     """
-    found = workload(connect(kubernetes, deadline, namespace), kind, name, workloads.SCALABLE)
+    found = workload(connect(kubernetes, deadline, namespace), kind, name, SCALABLE)
     scaled = found.scaled(found.replicas(), replicas)
     found.completed()
     return scaled
@@ -303,7 +307,7 @@ def scale(
         namespace: Where to look; the connection's when empty.
     """
     cluster = connect(kubernetes, deadline, namespace)
-    found = workload(cluster, kind, name, workloads.SCALABLE)
+    found = workload(cluster, kind, name, SCALABLE)
     before = found.replicas()
     args = {"kind": found.kind.name, "name": name, "namespace": cluster.namespace, "replicas": before}
     yield Undo(action="kubernetes.set_replicas", args=args, says=f"scale {found} to {before}")
