@@ -10,7 +10,7 @@ import pytest
 
 from k2run.actions.deadline import Deadline
 from k2run.adapters.service import actions
-from k2run.adapters.service.all_services import roll_call
+from k2run.adapters.service.actions import roll_call
 from k2run.errors import K2runError, NotApplicable, Refused, StackUnavailable, TimedOut, Unknown, Unreachable
 from k2run.language.quantities import Duration
 from k2run.stack import lifecycle
