@@ -78,9 +78,11 @@ class Broker:
             ]
         where = {"port": self.port, "user": "guest", "password": "guest"}
         self.rabbitmq = Rabbitmq(**where, management=f"http://127.0.0.1:{management}")
-        self._await(folder / "log")
+        self._log = folder / "log"
 
-    def _await(self, log: Path) -> None:
+    def wait_until_ready(self) -> None:
+        """Return once the node lets us in."""
+        log = self._log
         end = time.monotonic() + READY_S
         while True:
             try:
@@ -104,7 +106,7 @@ class Broker:
         return [*parent.children(recursive=True), parent]
 
     def stop(self) -> None:
-        for process in self.processes():
+        for process in self.processes() if self._started[1].poll() is None else ():
             process.kill()
         self._started[0].kill()
         for process in self._started:
@@ -114,8 +116,11 @@ class Broker:
 @pytest.fixture(scope="module")
 def broker(tmp_path_factory) -> Iterator[Broker]:
     running = Broker(tmp_path_factory.mktemp("rabbitmq"))
-    yield running
-    running.stop()
+    try:
+        running.wait_until_ready()
+        yield running
+    finally:
+        running.stop()
 
 
 @pytest.fixture
