@@ -116,7 +116,7 @@ def write_scenes(rehearsal: Runbook, into: Path, page: str, stack: str, shown: t
     Raises:
         OperatorError: They cannot be written.
     """
-    from k2run.evidence.walkthrough import Sources, scenes
+    from k2run.evidence.notebook_pages import Sources, scenes
 
     run, view = shown
     sources = Sources(

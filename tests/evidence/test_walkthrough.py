@@ -9,8 +9,8 @@ import pytest
 from k2run.actions.catalogue import Catalogue
 from k2run.cli.backup import _titles, middle
 from k2run.engine.events import Outcome, RunStarted, SectionFinished, SectionStarted
+from k2run.evidence.notebook_pages import Sources, scenes, talking_points
 from k2run.evidence.view import RunView, view_of
-from k2run.evidence.walkthrough import Sources, scenes, talking_points
 from k2run.language.loader import load_runbook
 
 REHEARSAL = load_runbook(Path(__file__).parents[2] / "runbooks" / "rehearsal.yaml", Catalogue())
