@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 from pathlib import PurePath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
 
 from k2run.engine.journal import read_journal
 from k2run.errors import K2runError, UsageError
-from k2run.evidence.declared_quotes import KnownRunbook, StackQuotes
+from k2run.evidence.footnotes import FORMS, Declared, Footnotes, has_number
 from k2run.evidence.quotes import RunQuotes, Source, Value
+from k2run.evidence.report_markdown import text
 from k2run.evidence.view import view_of
+from k2run.stack.redactor import unsecret
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from k2run.evidence.footnotes import Footnotes
     from k2run.evidence.history import History
     from k2run.evidence.view import RunView
-    from k2run.language.model import Runbook
+    from k2run.language.model import Runbook, Section, Step
+    from k2run.stack.model import Service
     from k2run.stack.stack import Stack
 
 NEWEST = 50
@@ -123,3 +127,236 @@ class Sources:
             except K2runError:
                 self._views[run] = None
         return self._views[run]
+
+
+def declared(raw: Any, source: str, field: str, form: str, notes: Footnotes) -> Value:
+    """A value that a file declares; None is none."""
+    raw = float(raw) if isinstance(raw, float) else raw  # a duration is one
+    quote = None if raw is None else Declared(shown=FORMS[form](raw), raw=raw, source=source, field=field, form=form)
+    return Value(quote, notes, f"{source}: {field}")
+
+
+def said(raw: str, source: str, field: str, notes: Footnotes, form: str = "text") -> Value | str:
+    """A text that a file has, with a footnote only where it has a number in it."""
+    shown = FORMS[form](raw)
+    return declared(raw, source, field, form, notes) if has_number(shown) else text(shown)
+
+
+class DeclaredStep(Struct, frozen=True, kw_only=True):
+    """A step of a runbook.
+
+    Attributes:
+        name: Its name without the number of the check; empty when it is a template.
+        within: Its time budget.
+        quick: Whether it has the tag `quick`.
+    """
+
+    name: Value | str
+    within: Value
+    quick: bool
+
+
+class DeclaredSection(Struct, frozen=True, kw_only=True):
+    """A section of a runbook.
+
+    Attributes:
+        name: As it is called in the runbook.
+        title: Its name without a number.
+        within: Its time budget.
+        talk: What to say in it: the texts of its `manual.note` steps.
+        steps: What it does.
+    """
+
+    name: str
+    title: Value | str
+    within: Value
+    talk: list[Value | str]
+    steps: list[DeclaredStep]
+
+
+class KnownRunbook:
+    """A runbook that can be found, and its last run.
+
+    Args:
+        runbook: The runbook.
+        last: Its last run; false when it was never run to its end.
+        notes: The document's footnotes.
+        absent: What this stack lacks of what the runbook needs; empty when it applies.
+    """
+
+    def __init__(self, runbook: Runbook, last: RunQuotes, notes: Footnotes, absent: str = "") -> None:
+        self.runbook, self.last, self.absent, self._notes = runbook, last, text(absent), notes
+
+    @property
+    def name(self) -> str:
+        """Its name, as code."""
+        return f"`{self.runbook.name}`"
+
+    @property
+    def _source(self) -> str:
+        return f"{self.runbook.kind.value} runbook {self.runbook.name}"
+
+    @property
+    def kind(self) -> str:
+        """Its kind."""
+        return self.runbook.kind.value
+
+    @property
+    def title(self) -> Value | str:
+        """What it is about."""
+        return self._said(self.runbook.title or self.runbook.name, "title")
+
+    @property
+    def promised(self) -> Value:
+        """The time that it promises: the recovery time objective, else that of the whole run."""
+        objective = self.runbook.objective
+        field = "rto" if objective.rto is not None else "within"
+        raw = objective.rto if objective.rto is not None else objective.within
+        return self._declared(raw, f"objective.{field}", "time")
+
+    @property
+    def measured(self) -> Value | str:
+        """What its last run took of that, or that it failed, or that it does not apply to this stack."""
+        if self.absent:
+            return "not on this stack"
+        if self.last and not self.last.passed:
+            return f"*failed* on {self.last.when}"
+        return self.last.clock("rto") if self.runbook.objective.rto is not None else self.last.seconds
+
+    @property
+    def repair(self) -> list[Value | str]:
+        """What its sections do, by name; a section that only shows something else meanwhile is left out."""
+        sections = enumerate(self.runbook.sections)
+        return [self._said(each.name, f"sections.{number}.name") for number, each in sections if each.when is None]
+
+    @property
+    def sections(self) -> list[DeclaredSection]:
+        """Its sections."""
+        return [self._section(number, each) for number, each in enumerate(self.runbook.sections)]
+
+    def section(self, name: str) -> DeclaredSection:
+        """A section by its name.
+
+        Raises:
+            KeyError: There is none.
+        """
+        return {each.name: each for each in self.sections}[name]
+
+    def _section(self, number: int, section: Section) -> DeclaredSection:
+        at = f"sections.{number}"
+        return DeclaredSection(
+            name=section.name,
+            title=self._said(section.name, f"{at}.name", "words"),
+            within=self._declared(section.within, f"{at}.within", "time"),
+            talk=[
+                self._said(point, f"{at}.steps.{index}.{field}")
+                for index, step in enumerate(section.steps)
+                if step.action == "manual.note"
+                for field, point in _points(step)
+            ],
+            steps=[self._step(f"{at}.steps.{index}", step) for index, step in enumerate(section.steps)],
+        )
+
+    def _step(self, at: str, step: Step) -> DeclaredStep:
+        return DeclaredStep(
+            name=self._said(step.name, f"{at}.name", "words") if isinstance(step.name, str) else "",
+            within=self._declared(step.within, f"{at}.within", "time"),
+            quick="quick" in step.tags,
+        )
+
+    def _said(self, raw: str, field: str, form: str = "text") -> Value | str:
+        return said(raw, self._source, field, self._notes, form)
+
+    def _declared(self, raw: Any, field: str, form: str) -> Value:
+        return declared(raw, self._source, field, form, self._notes)
+
+
+def _points(step: Step) -> list[tuple[str, str]]:
+    """What a note says, by its place in the step: its text, or the texts that it loops over."""
+    if isinstance(step.loop, tuple):
+        return [(f"loop.{at}", each) for at, each in enumerate(step.loop) if isinstance(each, str)]
+    point = step.args["text"]
+    return [("args.text", point)] if isinstance(point, str) else []
+
+
+class StackQuotes:
+    """The stack that a document is about.
+
+    Args:
+        stack: None when its file cannot be read.
+        notes: The document's footnotes.
+    """
+
+    def __init__(self, stack: Stack | None, notes: Footnotes) -> None:
+        self._stack, self._notes = stack, notes
+
+    @property
+    def name(self) -> str:
+        """Its name, as code; empty when the document is about any."""
+        return f"`{self._notes.stack}`" if self._notes.stack else ""
+
+    @property
+    def title(self) -> str:
+        """What people call it."""
+        return text(self._stack.title or self._stack.name) if self._stack is not None else ""
+
+    def absent(self, runbook: Runbook) -> str:
+        """What the stack lacks of what a runbook needs; empty when it applies, or when that is not known."""
+        if self._stack is None:
+            return ""
+        lacking: list[str] = []
+        for needed in runbook.requires:
+            try:
+                lacking.append(self._stack.absent(needed))
+            except K2runError as error:
+                lacking.append(error.message)
+        return next(filter(None, lacking), "")
+
+    @property
+    def services(self) -> list[dict[str, Any]]:
+        """Its services that it has here: key (its name), title, address, page (what a browser opens; else false)."""
+        return list(self._services())
+
+    def _services(self) -> Iterator[dict[str, Any]]:
+        if self._stack is None:
+            return
+        for name in self._stack.services:
+            try:
+                service = self._stack.services[name]
+            except K2runError:  # a variable or a secret of it is not set here
+                yield {"key": name, "title": text(name), "address": "*not readable here*", "page": False}
+                continue
+            field, raw = _address(service)
+            if raw is None or self._stack.absent(name):
+                continue
+            yield {
+                "key": name,
+                "title": said(
+                    service.title or name,
+                    f"stack {self._stack.name}",
+                    f"services.{name}.{'title' if service.title else 'name'}",
+                    self._notes,
+                ),
+                "address": self._address(name, field, raw),
+                "page": self._address(name, "page", service.page) if service.page else False,
+            }
+
+    def _address(self, name: str, field: str, raw: str) -> Value:
+        assert self._stack is not None  # noqa: S101 - it is a service of it
+        shown = unsecret(self._stack.redact(raw))
+        return declared(shown, f"stack {self._stack.name}", f"services.{name}.{field}", "code", self._notes)
+
+
+def _address(service: Service) -> tuple[str, str | None]:
+    """Where a service answers, and the field that says so."""
+    if service.url:
+        return "url", service.url
+    if service.metrics:
+        return "metrics", service.metrics
+    if service.elsewhere:
+        return "elsewhere", service.elsewhere
+    if service.ports:
+        return "ports", f"127.0.0.1:{service.ports[0]}"
+    ready = service.ready
+    found = ((f"ready.{name}", getattr(ready, name)) for name in ("tcp", "postgres", "http") if ready is not None)
+    return next(((field, raw) for field, raw in found if raw), ("", None))
