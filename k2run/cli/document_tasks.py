@@ -15,10 +15,9 @@ if TYPE_CHECKING:
     from invoke import Context
 
     from k2run.engine.store import Store
-    from k2run.evidence.document import Document
     from k2run.evidence.document_sources import Sources
-    from k2run.evidence.footnotes import Footnotes
     from k2run.evidence.history import History
+    from k2run.evidence.quoted_document import Document, Footnotes
     from k2run.language.model import Runbook
     from k2run.stack.stack import Stack
 
@@ -181,9 +180,9 @@ def _write_documents(kind: str, *, into: str, stack: str, max_age: str, tell: bo
     """
     from k2run.app.launch import runbook_roots
     from k2run.engine.store import Store
-    from k2run.evidence.document import make, templates
     from k2run.evidence.document_sources import Sources
     from k2run.evidence.history import History
+    from k2run.evidence.quoted_document import make, templates
     from k2run.language.problems import did_you_mean
 
     known = templates([root / TEMPLATES for root in runbook_roots()])

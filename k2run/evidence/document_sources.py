@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from k2run.engine.journal import read_journal
 from k2run.errors import K2runError, UsageError
-from k2run.evidence.footnotes import FORMS, Declared, Footnotes, has_number
+from k2run.evidence.quoted_document import FORMS, Declared, Footnotes, has_number
 from k2run.evidence.quotes import RunQuotes, Source, Value
 from k2run.evidence.report_markdown import text
 from k2run.evidence.view import view_of

@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from k2run.engine.events import Outcome, StepFinished
 from k2run.errors import UsageError
-from k2run.evidence.footnotes import FORMS, OF_TEXTS, Declared, Footnotes, Quote, has_number
+from k2run.evidence.quoted_document import FORMS, OF_TEXTS, Declared, Footnotes, Quote, has_number
 from k2run.evidence.report_markdown import text
 from k2run.evidence.view import RunView  # noqa: TC001 - msgspec resolves the types of fields at run time
 from k2run.evidence.wording import MARKS, Standing, standing_of

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from enum import StrEnum
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ from k2run.engine.events import Bound, Outcome, StepFinished
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
 
 _MINUTE = 60
 _HOUR = 3600
@@ -163,3 +165,30 @@ def clean(text: str) -> str:
     return "".join(
         "\N{REPLACEMENT CHARACTER}" if unicodedata.category(char) in {"Cc", "Cf", "Cs"} else char for char in folded
     )
+
+
+def without_id(name: str) -> str:
+    """The name of a check without its number: `C11 The key query …` is `The key query …`."""
+    return re.sub(r"^(?:[A-Z]+\d+|\d+) +", "", name)
+
+
+def bounds(expression: str) -> str:
+    """An expectation for readers: `p99 < 500 ms, no errors` for `result.p99_ms < 500 and result.errors == 0`."""
+    for pattern, words in _BOUNDS:
+        expression = re.sub(pattern, words, expression)
+    return expression.replace(" and ", ", ")
+
+
+def without_ids(said: str) -> str:
+    """A sentence on a check in words: without its number, templates, and the names that only expressions have."""
+    return re.sub(r"result\.(\w+) is not none and |result\.|\{\{.*?\}\} ?", "", without_id(said))
+
+
+_BOUNDS = (
+    (r"result\.(\w+) is not none and ", ""),
+    (r"result\.per_s > ([\d.]+)", r"more than \1/s"),
+    (r"result\.(\w+)_(ms|s|mib) ([<>]=?) ([\d.]+)", r"\1 \3 \4 \2"),
+    (r"\bmib\b", "MiB"),
+    (r"result\.(\w+) == 0\b", r"no \1"),
+    (r"result\.", ""),
+)

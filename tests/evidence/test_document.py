@@ -13,11 +13,9 @@ import pytest
 from k2run.actions.catalogue import Catalogue
 from k2run.cli.program import TASKS
 from k2run.errors import UsageError
-from k2run.evidence.document import make, templates
 from k2run.evidence.document_sources import Sources
-from k2run.evidence.footnotes import FORMS, OF_TEXTS, Declared, Footnotes, Quote
 from k2run.evidence.history import History
-from k2run.evidence.html.printed import printed
+from k2run.evidence.quoted_document import FORMS, OF_TEXTS, Declared, Footnotes, Quote, make, printed, templates
 from k2run.language.loader import load_runbook
 from k2run.stack.stack import load_stack
 

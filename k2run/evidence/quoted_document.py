@@ -1,49 +1,29 @@
-"""The evidence of a document: each value with a footnote, and with a mark where it does not speak for itself."""
+"""Documents made of templates: every number in them is a quote with a footnote; as text, or as a page to print."""
 
 from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import yaml
 from msgspec import Struct
 
 from k2run.bench.latency import in_ms, per_second
+from k2run.errors import UsageError
+from k2run.evidence.html.element import Html, tag
 from k2run.evidence.report_markdown import code, text
-from k2run.evidence.wording import NOT_MEASURED, count, moment, percent, points, span
+from k2run.evidence.wording import NOT_MEASURED, bounds, count, moment, percent, points, span, without_ids
 from k2run.language.quantities import Duration
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
-
-def without_id(name: str) -> str:
-    """The name of a check without its number: `C11 The key query …` is `The key query …`."""
-    return re.sub(r"^(?:[A-Z]+\d+|\d+) +", "", name)
-
-
-def bounds(expression: str) -> str:
-    """An expectation for readers: `p99 < 500 ms, no errors` for `result.p99_ms < 500 and result.errors == 0`."""
-    for pattern, words in _BOUNDS:
-        expression = re.sub(pattern, words, expression)
-    return expression.replace(" and ", ", ")
-
-
-def without_ids(said: str) -> str:
-    """A sentence on a check in words: without its number, templates, and the names that only expressions have."""
-    return re.sub(r"result\.(\w+) is not none and |result\.|\{\{.*?\}\} ?", "", without_id(said))
-
-
-_BOUNDS = (
-    (r"result\.(\w+) is not none and ", ""),
-    (r"result\.per_s > ([\d.]+)", r"more than \1/s"),
-    (r"result\.(\w+)_(ms|s|mib) ([<>]=?) ([\d.]+)", r"\1 \3 \4 \2"),
-    (r"\bmib\b", "MiB"),
-    (r"result\.(\w+) == 0\b", r"no \1"),
-    (r"result\.", ""),
-)
-
+    from markdown_it import MarkdownIt
+    from markdown_it.rules_inline import StateInline
 
 FORMS: dict[str, Callable[[Any], str]] = {
     "text": str,
@@ -223,3 +203,171 @@ def _footnote(number: int, quote: Quote | Declared) -> str:
     step = f", step {quote.standing}" if quote.standing not in {"", "passed"} else ""
     run = f"line {quote.seq} of {code(quote.run)} on {code(quote.stack)}{how}"
     return f"{said}, {run}{step}, {moment(quote.at)}"
+
+
+ASKED = ("figure", "last", "runs", "known", "runbook", "services", "stack", "ask")
+"""What a template may ask of its sources."""
+SUFFIX = ".md.j2"
+WEEK = Duration(7 * 24 * 3600)
+
+_STYLE = Path(__file__).parent / "html" / "printed.css"
+_MARK = re.compile(r"\[\^(\d+)\]")
+_TITLE = re.compile(r"^# (.+)$", re.MULTILINE)
+_HEADING = re.compile(r"<(h[23])>([^<>\"]+)</\1>")
+_BOX = re.compile(r"<li>(\s*<p>)?\[ \] ")
+
+
+class Heading(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The head of a template, between its two `---`.
+
+    Attributes:
+        file: Name of the document.
+        json: Name of a file with every quoted value, for programs; none when empty.
+        max_age: How old a measured value may be before it is stale.
+        lines: The most lines it may have, footnotes included; 0 for any.
+    """
+
+    file: str
+    json: str = ""
+    max_age: str = str(WEEK)
+    lines: int = 0
+
+
+class Document(Struct, frozen=True, kw_only=True):
+    """A document that has been made.
+
+    Attributes:
+        body: The text without its footnotes.
+        footnotes: One line each.
+        problems: Numbers that are stale, foreign, of a failed run or without evidence, values that no run has, too
+            many lines.
+    """
+
+    heading: Heading
+    body: str
+    footnotes: list[str]
+    quotes: list[Quote | Declared]
+    problems: list[str]
+
+    @property
+    def text(self) -> str:
+        """The whole document as Markdown."""
+        return "\n".join([self.body, "", *self.footnotes, ""])
+
+    @property
+    def html(self) -> str:
+        """The whole document as a page to print."""
+        return printed(self.body, self.footnotes)
+
+
+def templates(folders: Sequence[Path]) -> dict[str, Path]:
+    """The templates by kind; those of the first folder win."""
+    found: dict[str, Path] = {}
+    for folder in folders:
+        for file in sorted(folder.glob(f"*{SUFFIX}")):
+            found.setdefault(file.name.removesuffix(SUFFIX), file)
+    return found
+
+
+def make(template: Path, sources: Callable[[Footnotes], object], *, max_age: str = "", stack: str = "") -> Document:
+    """Fill a template in.
+
+    Args:
+        template: The file.
+        sources: Makes what the template may ask, given the footnotes that collect it.
+        max_age: Overrides what the template declares, such as `24h`.
+        stack: The stack that the document is about; measures of another are marked.
+
+    Raises:
+        UsageError: The template is wrong.
+    """
+    heading, body = _read(template)
+    notes = Footnotes(Duration.parse(max_age or heading.max_age), stack=stack)
+    said = _fill(template, body, sources(notes)).strip("\n")
+    notes.check(said, heading.lines)
+    legend = notes.legend()
+    body = f"{said}\n\n*{legend}.*" if legend else said
+    return Document(
+        heading=heading,
+        body=body,
+        footnotes=notes.written(),
+        quotes=notes.quotes,
+        problems=[*dict.fromkeys(notes.problems)],
+    )
+
+
+def _read(template: Path) -> tuple[Heading, str]:
+    _, _, rest = template.read_text(encoding="utf-8").partition("---\n")
+    heading, _, body = rest.partition("\n---\n")
+    try:
+        return msgspec.convert(yaml.safe_load(heading) or {}, Heading), body
+    except (msgspec.ValidationError, yaml.YAMLError) as error:
+        raise UsageError(f"{template}: {error}", hint="it begins with ---, `file: NAME.md` and ---") from error
+
+
+def _fill(template: Path, body: str, sources: object) -> str:
+    from jinja2 import StrictUndefined, TemplateError
+    from jinja2.sandbox import SandboxedEnvironment
+
+    environment = SandboxedEnvironment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    names: dict[str, Any] = {name: getattr(sources, name) for name in ASKED}
+    try:
+        return environment.from_string(body).render(names)
+    except UsageError as error:
+        raise UsageError(f"{template}: {error.message}", hint=error.hint) from error
+    except (TemplateError, TypeError, KeyError) as error:
+        line = getattr(error, "lineno", None)
+        raise UsageError(f"{template}{f':{line}' if line else ''}: {error}") from error
+
+
+def printed(body: str, footnotes: Sequence[str]) -> str:
+    """The document as HTML.
+
+    Args:
+        body: Its text as Markdown, with `[^1]` for footnotes and `- [ ]` for boxes to tick.
+        footnotes: One line each: `[^1]: …`.
+    """
+    titled = _TITLE.search(body)
+    head = tag(
+        "head",
+        tag("meta", charset="utf-8"),
+        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        tag("title", titled[1] if titled is not None else "Document"),
+        tag("style", Html(_STYLE.read_text(encoding="utf-8"))),
+    )
+    made = _HEADING.sub(_with_id, _markdown().render(body))
+    main = tag("main", Html(_BOX.sub(r'<li class="box">\1', made)))
+    notes = tag("ol", *(_note(number, line) for number, line in enumerate(footnotes, start=1)))
+    foot = tag("footer", tag("h2", "Footnotes"), notes) if footnotes else None
+    return f"<!doctype html>\n{tag('html', head, tag('body', main, foot), lang='en')}\n"
+
+
+def _with_id(found: re.Match[str]) -> str:
+    """A heading that a link can lead to, by the id that Markdown's readers give it."""
+    words = re.sub(r"[^\w\- ]", "", found[2].lower()).replace(" ", "-")
+    return f'<{found[1]} id="{words}">{found[2]}</{found[1]}>'
+
+
+def _note(number: int, line: str) -> Html:
+    return tag("li", Html(_markdown().renderInline(line.partition(": ")[2])), id=f"note-{number}")
+
+
+@cache
+def _markdown() -> MarkdownIt:
+    from markdown_it import MarkdownIt
+
+    made = MarkdownIt("commonmark", {"html": False}).enable("table")
+    made.inline.ruler.before("link", "footnote_mark", _footnote_mark)
+    return made
+
+
+def _footnote_mark(state: StateInline, silent: bool) -> bool:
+    """Read `[^1]` as a link to its footnote; an escaped one is text, which markdown-it has seen before."""
+    found = _MARK.match(state.src, state.pos)
+    if found is None:
+        return False
+    if not silent:
+        token = state.push("html_inline", "", 0)
+        token.content = f'<sup><a href="#note-{found[1]}">{found[1]}</a></sup>'
+    state.pos = found.end()
+    return True
