@@ -17,6 +17,7 @@ from k2run.evidence.wording import clean, count, span
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+    from k2run.stack.model import Chart
 
 LEAST_POINTS = 4
 """Points below which a chart says no more than the table of steps."""
@@ -48,6 +49,8 @@ BARS = "▏▎▍▌▋▊▉█"
 _BARS = "▁▂▃▄▅▆▇█"
 LABEL = 10
 LEAST_BAR = 10
+
+_METRIC = re.compile(r"\b[a-z][a-z0-9]*(?:_[a-z0-9]+)+\b")
 
 
 class Series(Struct, kw_only=True):
@@ -149,14 +152,14 @@ def _number(result: Any, name: str) -> float | None:
 
 def _title(started: StepStarted, name: str) -> str:
     """Such as `lag of orders, writers`; `http.get status, api` for other actions."""
-    given = [_written(started.args[key]) for key in _TITLE_ARGS if started.args.get(key)]
+    given = [_given(started.args[key]) for key in _TITLE_ARGS if started.args.get(key)]
     about = ", ".join(given) or started.name
     if started.action in _MEASURED:
         return clean(f"{_MEASURED[started.action][1]} {about}".strip())
     return clean(f"{started.action} {name}, {about}")
 
 
-def _written(value: Any) -> str:
+def _given(value: Any) -> str:
     return " ".join(f"{name}={entry}" for name, entry in value.items()) if isinstance(value, dict) else str(value)
 
 
@@ -306,3 +309,20 @@ def _bar(share: float, room: int) -> str:
         eighths = 1  # few are not none
     whole, rest = divmod(eighths, len(BARS))
     return BARS[-1] * whole + (BARS[rest - 1] if rest else "")
+
+
+def titled(series: Series, known: Iterable[Chart]) -> tuple[str, Sequence[str]]:
+    """A title for people, and the names of its levels: those of the stack's chart of the same metric."""
+    words = series.title.replace(",", " ").split()
+    for chart in known:
+        if chart.metric in words:
+            return chart.title, chart.levels
+    said = _METRIC.sub(
+        lambda metric: metric[0].removesuffix("_total").replace("_", " "), series.title.partition(",")[0]
+    )
+    return said[:1].upper() + said[1:], ()
+
+
+def written(series: Series, levels: Sequence[str], value: float) -> str:
+    """A value of a series with its unit, or as the level that it stands for."""
+    return levels[int(value)] if value in range(len(levels)) else f"{figure(value, 4)} {series.unit}".strip()

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, TypeVar
 import msgspec
 from starlette.concurrency import run_in_threadpool
 
+from k2run.app.launch import open_stack
 from k2run.app.run_processes import process_of
 from k2run.engine.events import AnyEvent, RunFinished, RunResumed, RunStarted, decode_event
 from k2run.engine.journal import JOURNAL
+from k2run.errors import K2runError
 from k2run.evidence.view import RunView
-from k2run.web.chart_titles import charts_of
 from k2run.web.fragments import Drawing
 
 if TYPE_CHECKING:
@@ -356,3 +357,13 @@ def open_incidents(incidents: IncidentStore) -> list[tuple[Incident, str]]:
 def message_of(drawn: DrawnPage) -> bytes:
     """One server-sent event."""
     return b"data: %b\n\n" % _encode(drawn)
+
+
+def charts_of(view: RunView, store: Store) -> Sequence[Chart]:
+    """The charts of a run's stack; none where its file cannot be read any more."""
+    if view.started is None:
+        return ()
+    try:
+        return open_stack(view.started.stack, store=store).charts
+    except K2runError:
+        return ()

@@ -18,7 +18,7 @@ from starlette.responses import Response
 from k2run.engine.events import Bound
 from k2run.evidence.html.charts import Form, marks_of, over_time
 from k2run.evidence.html.overview import TONES
-from k2run.evidence.measurements import LEAST_POINTS
+from k2run.evidence.measurements import LEAST_POINTS, titled, written
 from k2run.evidence.step_view import MoreTurns, listed
 from k2run.evidence.view import score_says, tally, tone_of, verdict
 from k2run.evidence.wording import (
@@ -34,7 +34,6 @@ from k2run.evidence.wording import (
     span,
     standing,
 )
-from k2run.web.chart_titles import titled, written
 from k2run.web.guard import Role
 
 if TYPE_CHECKING:

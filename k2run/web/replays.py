@@ -15,10 +15,10 @@ from k2run.engine.events import RunFinished
 from k2run.engine.journal import JOURNAL, read_journal
 from k2run.evidence.html.charts import Form, marks_of, over_time
 from k2run.evidence.html.drawings import load_pictures
-from k2run.evidence.measurements import LEAST_POINTS
+from k2run.evidence.measurements import LEAST_POINTS, titled, written
 from k2run.evidence.view import view_of
 from k2run.evidence.wording import clean, moment, without_id
-from k2run.web.chart_titles import charts_of, titled, written
+from k2run.web.feed import charts_of
 from k2run.web.fragments import PRESENTER, Drawing, drawn, is_watched
 from k2run.web.site import Denied, site_of
 

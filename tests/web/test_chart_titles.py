@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from k2run.evidence.measurements import Series
+from k2run.evidence.measurements import Series, titled, written
 from k2run.stack.model import Chart
-from k2run.web.chart_titles import titled, written
 
 LEVELS = ["NORMAL", "SOFT"]
 KNOWN = [Chart(title="Degradation level", service="consumer", metric="k2_degradation_level", levels=LEVELS)]
