@@ -19,8 +19,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse
 
 from k2run.errors import OperatorError
-from k2run.files import account_name, look_private, make_private
-from k2run.used_once import Spent
+from k2run.files import Spent, account_name, look_private, make_private
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -39,7 +39,7 @@ from k2run.daemon.alerts.incident import (
     Resolved,
 )
 from k2run.errors import JournalLost, UsageError
-from k2run.used_once import Spent
+from k2run.files import Spent
 from k2run.web.feed import DrawnPage, open_incidents, tone_of
 from k2run.web.forms import allowed
 from k2run.web.fragments import draw, drawn

@@ -14,7 +14,7 @@ from k2run.daemon.alerts.incident import Diagnosed
 from k2run.daemon.alerts.incident_store import IncidentStore
 from k2run.daemon.alerts.worker import Worker
 from k2run.errors import OperatorError, UsageError
-from k2run.used_once import Spent
+from k2run.files import Spent
 
 if TYPE_CHECKING:
     from pathlib import Path
