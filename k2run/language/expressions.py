@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
+from msgspec.structs import astuple
 
 from k2run.errors import ExpressionFailed, Inapplicable, NotWhole
 from k2run.language.problems import Place
@@ -178,8 +179,7 @@ def names_in(value: Any) -> frozenset[str]:
     """The names that the templates in a value take from their scope."""
     if isinstance(value, Template | Expression):
         return value.names
-    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
-    return frozenset().union(*map(names_in, inner))
+    return frozenset().union(*map(names_in, _inside(value)))
 
 
 def roles_in(value: Any) -> frozenset[str]:
@@ -189,8 +189,7 @@ def roles_in(value: Any) -> frozenset[str]:
     if isinstance(value, Expression):
         asked = (each.path for each in value.syntax.references if each.name == "roles")
         return frozenset(path[0] for path in asked if path)
-    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
-    return frozenset().union(*map(roles_in, inner))
+    return frozenset().union(*map(roles_in, _inside(value)))
 
 
 def calls(value: Any, function: str) -> bool:
@@ -199,8 +198,14 @@ def calls(value: Any, function: str) -> bool:
         return any(calls(part, function) for part in value.parts)
     if isinstance(value, Expression):
         return any(each.called and each.name == function for each in value.syntax.references)
-    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
-    return any(calls(item, function) for item in inner)
+    return any(calls(item, function) for item in _inside(value))
+
+
+def _inside(value: Any) -> Iterable[Any]:
+    """What a record, a mapping or a list holds."""
+    if isinstance(value, Struct):
+        return astuple(value)
+    return value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
 
 
 def render(value: Any, scope: Mapping[str, Any]) -> Any:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from k2run.actions.catalogue import Catalogue
-from k2run.authoring.lint_subject import Subject
+from k2run.authoring.lint import Subject
 from k2run.language.document import read_document
 from k2run.language.loader import parse_runbook
 

@@ -16,7 +16,7 @@ from k2run.language.problems import Explanation, read_explanations
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from k2run.authoring.lint_subject import Subject
+    from k2run.authoring.lint import Subject
 
 RUNBOOKS = Path(__file__).parents[2] / "runbooks"
 SOURCES = Path(LINT_CODES).parent

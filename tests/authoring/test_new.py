@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from k2run.authoring.lint import findings
-from k2run.authoring.lint_subject import open_subject
+from k2run.authoring.lint import findings, open_subject
 from k2run.authoring.new import write_new
 from k2run.errors import UsageError
 from k2run.language.model import Kind

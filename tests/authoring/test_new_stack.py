@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 import yaml
 
-from k2run.authoring.lint import findings
-from k2run.authoring.lint_subject import open_subject
+from k2run.authoring.lint import findings, open_subject
 from k2run.authoring.new import write_new, write_new_stack
 from k2run.errors import UsageError
 from k2run.language.document import read_file
