@@ -12,9 +12,8 @@ from typing import IO, TYPE_CHECKING, Any, NoReturn
 
 from k2run.actions.deadline import Deadline
 from k2run.errors import Interrupted, NotApplicable, Refused, StackUnavailable, TimedOut, Unknown
-from k2run.stack.backend import LogLine, ServiceStatus, State, Usage, has_times, read_tail
+from k2run.stack.backend import LogLine, ServiceStatus, State, Usage, has_times, probe, read_tail, readiness
 from k2run.stack.model import RunBy, Service
-from k2run.stack.probes import probe, readiness
 from k2run.stack.process_group import end_group, start_apart
 
 if TYPE_CHECKING:

@@ -11,9 +11,8 @@ from msgspec import Struct
 from k2run.actions.deadline import Deadline
 from k2run.errors import ActionError, K2runError, NotApplicable, StackUnavailable, TimedOut, UsageError
 from k2run.language.problems import did_you_mean
-from k2run.stack.backend import ServiceStatus, State
+from k2run.stack.backend import Probe, ServiceStatus, State, probe, readiness
 from k2run.stack.model import OUTSIDE, Ready, RunBy, Service
-from k2run.stack.probes import Probe, probe, readiness
 from k2run.stack.services import backend_of, create_missing, stranger_at
 
 if TYPE_CHECKING:

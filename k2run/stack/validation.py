@@ -14,8 +14,7 @@ from msgspec import Struct
 from k2run.files import name_objection
 from k2run.language.problems import Problem, did_you_mean
 from k2run.language.quantities import Duration, decode_quantity
-from k2run.stack.model import Chart, Ready, RunBy, Service
-from k2run.stack.roles import ROLES, role_of, role_problems
+from k2run.stack.model import ROLES, Chart, Ready, RunBy, Service, role_of, role_problems
 from k2run.stack.templates import has_template
 
 if TYPE_CHECKING:

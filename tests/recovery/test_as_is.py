@@ -23,7 +23,7 @@ from k2run.language.model import Kind
 from k2run.recovery.diagnosis import Verdict
 from k2run.recovery.looks import diagnose, diagnose_settled
 from k2run.stack import lifecycle
-from k2run.stack.probes import readiness
+from k2run.stack.backend import readiness
 from k2run.stack.stack import load_stack
 
 if TYPE_CHECKING:

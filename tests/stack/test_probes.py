@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from k2run.stack.backend import probe
 from k2run.stack.model import Ready
-from k2run.stack.probes import probe
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -12,7 +12,7 @@ from k2run.engine.request import check_protected
 from k2run.errors import Inapplicable, K2runError, Protected
 from k2run.language.loader import load_runbook
 from k2run.language.problems import render
-from k2run.stack.roles import ROLES
+from k2run.stack.model import ROLES
 from k2run.stack.stack import load_stack
 from k2run.stack.validation import problems_of, stack_schema
 

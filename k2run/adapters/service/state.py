@@ -11,16 +11,14 @@ from k2run.actions.action import Result, action, beginning
 from k2run.actions.deadline import Deadline
 from k2run.errors import K2runError, NotApplicable, Refused, TimedOut, Unknown, Unreachable
 from k2run.language.quantities import Duration, Size
-from k2run.stack.backend import ServiceStatus, State
+from k2run.stack.backend import ServiceStatus, State, readiness
+from k2run.stack.backend import probe as look_at
 from k2run.stack.lifecycle import status_of
 from k2run.stack.model import OUTSIDE
-from k2run.stack.probes import probe as look_at
-from k2run.stack.probes import readiness
 from k2run.stack.services import Services, stranger_at
 
 if TYPE_CHECKING:
-    from k2run.stack.backend import LogLine
-    from k2run.stack.probes import Probe
+    from k2run.stack.backend import LogLine, Probe
 
 SHOWN_LINES = 20
 SHOWN_CHARACTERS = 1000
