@@ -138,7 +138,7 @@ def write_cast(run: Path, file: Path) -> None:
         OperatorError: The file cannot be written.
     """
     from k2run.engine.journal import read_journal
-    from k2run.terminal.recording import cast
+    from k2run.terminal.live import cast
 
     _write(file, cast(read_journal(run)).encode())
 

@@ -3,7 +3,7 @@ from pathlib import Path
 
 from k2run.cli.document_tasks import write_cast
 from k2run.engine.journal import read_journal
-from k2run.terminal.recording import WIDTH, cast
+from k2run.terminal.live import WIDTH, cast
 
 MEASURED = Path(__file__).parents[1] / "evidence" / "journals" / "measured.jsonl"
 

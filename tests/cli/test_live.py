@@ -26,9 +26,8 @@ from k2run.engine.events import (
     UndoPlanned,
 )
 from k2run.terminal.lines import cells, cut, text_of, wrap
-from k2run.terminal.live import running
+from k2run.terminal.live import picture, running
 from k2run.terminal.mode import open_face
-from k2run.terminal.recording import picture
 from k2run.terminal.transcript import Transcript
 
 COLOUR = re.compile(r"\x1b\[(?:\d+;)*(?:3[0-7]|4[0-7]|9[0-7])(?:;\d+)*m")
