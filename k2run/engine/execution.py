@@ -11,8 +11,9 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from k2run.engine.events import ValueKept
-from k2run.engine.masking import Sources, plain
+from k2run.engine.journal import plain
 from k2run.engine.outline import steps_before
+from k2run.engine.variables import Sources
 from k2run.errors import Interrupted, K2runError
 from k2run.language.model import Kind
 from k2run.language.quantities import Duration

@@ -1,4 +1,4 @@
-"""The journal: the append-only record of one run, and the single source of truth about it."""
+"""The journal: the append-only record of one run, without its secrets; the single source of truth about it."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ import threading
 import time
 from contextlib import contextmanager, suppress
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import msgspec
-from msgspec.structs import force_setattr
+from msgspec.structs import force_setattr, replace
 
-from k2run.engine.events import AnyEvent, Event, Noted, RunFinished, RunStarted, decode_event
-from k2run.engine.masking import masked
+from k2run.engine.events import AnyEvent, Event, Noted, RunFinished, RunStarted, UndoPlanned, decode_event
 from k2run.engine.wall import Wall
-from k2run.errors import JournalLost, UsageError
+from k2run.errors import AuthorError, JournalLost, UsageError
 from k2run.files import open_own
 from k2run.language.quantities import encode_quantity
-from k2run.stack.redactor import Redactor
+from k2run.stack.redactor import FORMS, Redactor
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
 
 RESERVE = ".reserve"
 SIZE = 128 * 1024
 """Bytes: the events of `always`, of some hundred undos and of the verdict, and what a started service writes."""
+E = TypeVar("E", bound="Event")
 
 
 class Reserve:
@@ -329,3 +329,64 @@ def cut_torn_tail(path: Path) -> None:
     if len(whole) != len(raw):
         with path.open("r+b") as file:
             file.truncate(len(whole))
+
+
+def masked(event: E, redact: Redactor, *, ours: bool = False) -> E:
+    """An event without secrets; the same object when it holds none.
+
+    Args:
+        event: What happened.
+        redact: Knows the secrets.
+        ours: Its words are k2run's own: an ordinary word stays.
+
+    Raises:
+        AuthorError: An undo would be kept without its secret, so that it could not be played after a crash.
+    """
+    made: dict[str, Any] = {}
+    secrets: dict[str, tuple[str, str]] = {}
+    for field, names in event.said.items():
+        if value := getattr(event, field):
+            made[field] = redact.clean_names(value) if ours else redact.clean(value, names)
+    for field in event.compared:
+        if value := getattr(event, field):
+            made[field] = redact.clean_names(value)
+    for field, names in event.kept.items():
+        if value := getattr(event, field):
+            made[field] = redact.refer(value, secrets, names)
+    changed = {field: value for field, value in made.items() if value != getattr(event, field)}
+    if not changed:
+        return event
+    if isinstance(event, UndoPlanned):
+        _check_kept(plain(event.args), made["args"], secrets, redact)
+    return replace(event, **changed, secrets=secrets)
+
+
+def plain(value: Any) -> Any:
+    """A value as it is read from a journal."""
+    return msgspec.json.decode(msgspec.json.encode(value, enc_hook=encode_quantity))
+
+
+def _check_kept(args: Any, kept: Any, secrets: Mapping[str, tuple[str, str]], redact: Redactor) -> None:
+    """Refuse a fault whose undo could be played from memory alone: after a crash it could not be."""
+    texts = {secret.source: secret.text for secret in redact.secrets}
+    if restored(kept, {stand_in: FORMS[form](texts[source]) for stand_in, (source, form) in secrets.items()}) != args:
+        raise AuthorError(
+            "the undo of this fault would hold a secret in a form that cannot be read again after a crash",
+            hint="the fault was not injected; give it the secret as a whole value",
+        )
+
+
+def restored(value: Any, texts: Mapping[str, str]) -> Any:
+    """A value with the secrets back in their places.
+
+    Args:
+        value: As a journal keeps it.
+        texts: What is put back, by what stands for it.
+    """
+    if isinstance(value, str):
+        for stand_in in sorted(texts, key=len, reverse=True):  # the first of ten is a part of the tenth
+            value = value.replace(stand_in, texts[stand_in])
+        return value
+    if isinstance(value, dict):
+        return {key: restored(entry, texts) for key, entry in value.items()}
+    return [restored(entry, texts) for entry in value] if isinstance(value, list) else value

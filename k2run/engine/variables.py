@@ -1,23 +1,28 @@
-"""The names that expressions see while a run lasts: its variables, and the values of its inputs as they were given."""
+"""What expressions see while a run lasts: variables, inputs as given, secrets read again from their source."""
 
 from __future__ import annotations
 
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from k2run.engine.masking import BY_HAND
-from k2run.errors import UsageError
+from msgspec.structs import replace
+
+from k2run.engine.events import UndoPlanned
+from k2run.engine.journal import restored
+from k2run.errors import StackInvalid, UsageError
 from k2run.language.expressions import Template, calls, render
 from k2run.language.inputs import input_value
 from k2run.language.quantities import QUANTITIES, Duration, quantified
 from k2run.language.syntax import ABSENT, NoValue
+from k2run.stack.redactor import FORMS
 from k2run.stack.secrets import Reference, as_text, as_written, check_long_enough, is_secret, read_secret
 from k2run.stack.spellings import MASK
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
+    from k2run.engine.events import AnyEvent
     from k2run.language.model import Input, Runbook
     from k2run.stack.stack import Stack
 
@@ -231,3 +236,70 @@ def _nearest(name: str, known: set[str]) -> str:
 
     close = get_close_matches(name, known, n=1)
     return f"did you mean {close[0]}?" if close else f"it has {', '.join(sorted(known)) or 'none'}"
+
+
+T = TypeVar("T")
+
+BY_HAND = "input:"
+
+
+class Sources:
+    """Where the secrets of a run are read again.
+
+    Args:
+        text: The text of the runbook that was run.
+        home: The folder that paths in it start from.
+        stack: What it was run on.
+        given: Inputs that are known: those of a run that goes on, or given with `-e`.
+    """
+
+    def __init__(self, text: str, home: str | Path, stack: Stack, given: Mapping[str, Any]) -> None:
+        self._text = text
+        self._home = Path(home)
+        self._stack = stack
+        self._given = given
+
+    def restored(self, value: T, secrets: Mapping[str, tuple[str, str]]) -> T:
+        """A value of an event with its secrets.
+
+        Raises:
+            UsageError: A secret that was given by hand must be given again.
+            StackInvalid: A secret cannot be read.
+        """
+        if not secrets:
+            return value
+        texts = {stand_in: FORMS[form](self._read(source)) for stand_in, (source, form) in secrets.items()}
+        back: T = restored(value, texts)
+        return back
+
+    def recalled(self, events: Iterable[AnyEvent]) -> list[AnyEvent]:
+        """Events as a run that goes on works with them; undos keep their references until they are played."""
+        return [self._recalled(event) if event.secrets else event for event in events]
+
+    def _recalled(self, event: AnyEvent) -> AnyEvent:
+        if isinstance(event, UndoPlanned):
+            return event
+        return replace(event, **{field: self.restored(getattr(event, field), event.secrets) for field in event.kept})
+
+    def _read(self, source: str) -> str:
+        secret = self._find(source)
+        self._stack.redact.add(secret, source, remark=False)
+        return secret
+
+    def _find(self, source: str) -> str:
+        if source.startswith(BY_HAND):
+            name = source.removeprefix(BY_HAND)
+            given = self._given.get(name)
+            if given is None:
+                raise UsageError(
+                    f"the secret input {name!r} is not kept with the run", hint=f"give it again: -e {name}=…"
+                )
+            return read_secret(given.text, near=self._home) if isinstance(given, Reference) else str(given)
+        here = self._stack.mentions(source)
+        if source.startswith("cmd:") and not here and source not in self._text:
+            raise StackInvalid(
+                f"the secret {source} stands neither in the stack file nor in the runbook",
+                hint="a command is run only where one of them names it",
+            )
+        near = self._stack.path.absolute().parent if here else self._home
+        return read_secret(source, near=near)
