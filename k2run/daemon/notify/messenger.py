@@ -1,25 +1,32 @@
 """A process of its own beside each run: reads its journal, tells people, exports its spans. The run never waits for it.
 
+Each channel has a queue and a thread, which sends, and tries again until it gives up.
+
 Started as `python -m k2run.daemon.notify.messenger HOME RUN`, only where there is something to tell or to export.
 """
 
 from __future__ import annotations
 
 import os
+import queue
 import subprocess
 import sys
+import threading
 import time
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from k2run.engine.events import RunFinished, RunResumed, RunStarted
 from k2run.errors import UsageError
 from k2run.terminal.safe_stream import complain
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
+    from k2run.daemon.notify.channels import Channel, Moment
     from k2run.engine.events import AnyEvent
     from k2run.engine.store import Store
     from k2run.evidence.step_view import SectionView, StepView
@@ -31,6 +38,108 @@ GRACE_S = 3.0
 TIMEOUT_MS = 10_000
 """Milliseconds that an endpoint may take for what is left when the run has ended."""
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0
+GIVE_UP_S = 900.0
+LOG = "notified.jsonl"
+
+
+class Outbox:
+    """Sends moments through channels.
+
+    Args:
+        channels: The ways to people.
+        log: What was sent, or given up; a moment that stands there is not sent again.
+        give_up: Seconds after which a message is given up.
+        first_pause: Seconds until the second attempt; doubled with each.
+    """
+
+    def __init__(
+        self,
+        channels: Iterable[Channel],
+        log: Path,
+        *,
+        give_up: float = GIVE_UP_S,
+        first_pause: float = FIRST_PAUSE_S,
+    ) -> None:
+        self._log = log
+        self._give_up = give_up
+        self._first_pause = first_pause
+        self._sent = _settled(log)
+        self._lock = threading.Lock()
+        self._lanes: list[tuple[str, Channel, queue.SimpleQueue[Moment | None]]] = [
+            (f"{number} {channel.kind}", channel, queue.SimpleQueue()) for number, channel in enumerate(channels)
+        ]
+        self._threads = [threading.Thread(target=self._work, args=lane, daemon=True) for lane in self._lanes]
+        for thread in self._threads:
+            thread.start()
+
+    def put(self, moment: Moment) -> None:
+        """Send a moment to everybody who wants it; returns at once."""
+        for name, channel, lane in self._lanes:
+            if channel.wants(moment.occasion) and (name, moment.key) not in self._sent:
+                lane.put(moment)
+
+    def close(self) -> None:
+        """Wait until everything is sent or given up."""
+        for _, _, lane in self._lanes:
+            lane.put(None)
+        for thread in self._threads:
+            thread.join()
+
+    def _work(self, name: str, channel: Channel, lane: queue.SimpleQueue[Moment | None]) -> None:
+        while (moment := lane.get()) is not None:
+            self._settle(name, channel, moment)
+
+    def _settle(self, name: str, channel: Channel, moment: Moment) -> None:
+        """Try until it is sent, or cannot be sent at all, or has taken too long."""
+        from k2run.daemon.notify.channels import send
+
+        end, pause, attempts = time.monotonic() + self._give_up, self._first_pause, 0
+        while True:
+            attempts += 1
+            try:
+                send(channel, moment)
+            except UsageError as error:
+                self._note(name, moment, attempts, error=channel.masked(error.message))
+                return
+            except Exception as error:  # noqa: BLE001 - whatever a network or a mail server does, it is tried again
+                if time.monotonic() + pause > end:
+                    self._note(name, moment, attempts, error=f"given up: {channel.masked(str(error))}")
+                    return
+                time.sleep(pause)
+                pause = min(pause * 2, LONGEST_PAUSE_S)
+            else:
+                self._note(name, moment, attempts)
+                return
+
+    def _note(self, name: str, moment: Moment, attempts: int, error: str = "") -> None:
+        line: dict[str, Any] = {
+            "at": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            "channel": name,
+            "key": moment.key,
+            "occasion": moment.occasion,
+            "attempts": attempts,
+            "error": error,
+        }
+        with self._lock, self._log.open("ab") as file:
+            file.write(msgspec.json.encode(line) + b"\n")
+
+
+def _settled(log: Path) -> set[tuple[str, str]]:
+    """What an earlier messenger has sent or given up."""
+    try:
+        lines = log.read_bytes().splitlines()
+    except OSError:
+        return set()
+    found = set()
+    for line in lines:
+        try:
+            entry = msgspec.json.decode(line)
+            found.add((entry["channel"], entry["key"]))
+        except (msgspec.DecodeError, KeyError, TypeError):
+            continue  # a line that a crash has cut off
+    return found
 
 
 class Herald:
@@ -69,7 +178,7 @@ def _told() -> bool:
     """Whether there are recipients; invalid settings are a warning, not the end of the run."""
     if not Path(os.environ.get("K2RUN_SETTINGS") or "k2run.yaml").is_file():
         return False
-    from k2run.daemon.notify.config import read_settings
+    from k2run.daemon.notify.channels import read_settings
     from k2run.errors import K2runError
 
     try:
@@ -81,7 +190,6 @@ def _told() -> bool:
 
 def _patience() -> float:
     """Seconds after which a message is given up: those of K2RUN_NOTIFY_GIVE_UP, else 15 minutes."""
-    from k2run.daemon.notify.outbox import GIVE_UP_S
     from k2run.language.quantities import Duration
 
     try:
@@ -96,8 +204,7 @@ def _exported() -> bool:
 
 def follow(store: Store, folder: Path) -> None:
     """Read a run's journal until the run has ended, and send its messages."""
-    from k2run.daemon.notify.config import Settings, Telling, read_settings
-    from k2run.daemon.notify.outbox import LOG, Outbox
+    from k2run.daemon.notify.channels import Settings, Telling, read_settings
     from k2run.engine.undo import pending_undos
 
     settings = read_settings() if _told() else Settings()

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from k2run.daemon.notify.config import Channel, Moment, Occasion
-from k2run.daemon.notify.outbox import send
+from k2run.daemon.notify.channels import Channel, Moment, Occasion, send
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -1,15 +1,24 @@
-"""What people are told of runs and incidents, and who is told what: the settings in `k2run.yaml`."""
+"""Who is told what of runs and incidents, by the settings in `k2run.yaml`; how each channel sends."""
 
 from __future__ import annotations
 
+import logging
 import os
+import shutil
+import subprocess
+import time
+from email.message import EmailMessage
 from enum import StrEnum
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta, Struct, field
+from msgspec.structs import replace
 
+from k2run.daemon.alerts.delivery import SIGNATURE, TIME, signature_of
 from k2run.engine.events import (
     Asked,
     Bound,
@@ -22,13 +31,15 @@ from k2run.engine.events import (
     StepFinished,
     StepStarted,
 )
-from k2run.errors import UsageError
+from k2run.errors import OperatorError, UsageError
 from k2run.language.document import read_file
 from k2run.language.quantities import Duration
 from k2run.stack.secrets import is_secret, read_secret
 from k2run.stack.spellings import MASK
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from k2run.engine.events import AnyEvent
 
 FILE = "K2RUN_SETTINGS"
@@ -260,3 +271,111 @@ class Telling:
             stack=begun.stack if begun else "",
             link=f"{self._link}/runs/{begun.run}" if self._link and begun else "",
         )
+
+
+TIMEOUT_S = 10.0
+_MARKS = {
+    "start": "▶",
+    "incident": "●",
+    "failure": "✗",
+    "objective_missed": "!",
+    "approval": "?",
+    "recovered": "✓",
+    "ended": "○",
+}
+_ESCAPES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})
+
+
+def send(channel: Channel, moment: Moment) -> None:
+    """Deliver a message.
+
+    Raises:
+        UsageError: It can never be delivered: the receiver refuses it, or a program is missing.
+        Exception: It may be delivered later.
+    """
+    _SENDERS[channel.kind](channel, moment)
+
+
+def _slack(channel: Channel, moment: Moment) -> None:
+    text = f"{_MARKS[moment.occasion]} *{moment.title.translate(_ESCAPES)}*"
+    below = replace(moment, link="").body
+    text += f"\n{below.translate(_ESCAPES)}" if below else ""
+    text += f"\n<{moment.link}>" if moment.link else ""
+    _post(channel.slack, msgspec.json.encode({"text": text}))
+
+
+def _webhook(channel: Channel, moment: Moment) -> None:
+    body = msgspec.json.encode(moment)
+    at = str(int(time.time()))
+    headers = {TIME: at, SIGNATURE: signature_of(at, body, channel.secret)} if channel.secret else {}
+    _post(channel.webhook, body, headers)
+
+
+def _post(address: str, body: bytes, headers: dict[str, str] | None = None) -> None:
+    import httpx
+
+    answer = httpx.post(
+        address, content=body, headers={"content-type": "application/json", **(headers or {})}, timeout=TIMEOUT_S
+    )
+    host = urlsplit(address).hostname
+    if answer.status_code == httpx.codes.TOO_MANY_REQUESTS or answer.is_server_error:
+        raise OperatorError(f"{host} answered {answer.status_code}")
+    if not answer.is_success:
+        raise UsageError(f"{host} answered {answer.status_code}: {answer.text[:200]}")
+
+
+def _email(channel: Channel, moment: Moment) -> None:
+    import smtplib
+
+    message = EmailMessage()
+    message["Subject"] = f"{_MARKS[moment.occasion]} {' '.join(moment.title.split())}"
+    message["From"], message["To"] = channel.sender, ", ".join(channel.email)
+    message.set_content(moment.body or "There is nothing more to say.")
+    server = urlsplit(channel.server)
+    secure = server.scheme == "smtps"
+    kind = smtplib.SMTP_SSL if secure else smtplib.SMTP
+    with kind(server.hostname or "localhost", server.port or (465 if secure else 25), timeout=TIMEOUT_S) as smtp:
+        if not secure and smtp.has_extn("starttls"):
+            import ssl
+
+            smtp.starttls(context=ssl.create_default_context())
+        if server.username:
+            smtp.login(server.username, channel.password)
+        try:
+            smtp.send_message(message)
+        except (smtplib.SMTPRecipientsRefused, smtplib.SMTPSenderRefused) as error:
+            raise UsageError(f"{server.hostname} refused the message: {error}") from error
+
+
+def _desktop(channel: Channel, moment: Moment) -> None:  # noqa: ARG001 - every sender has the same form
+    program = shutil.which("notify-send")
+    if program is None:
+        raise UsageError("notify-send is not installed")
+    urgency = "critical" if moment.occasion in {"failure", "approval", "incident"} else "normal"
+    body = moment.body.translate(_ESCAPES)  # a body is markup, a title is not
+    words = [program, "--app-name=k2run", f"--urgency={urgency}", "--", moment.title, body]
+    subprocess.run(words, check=True, timeout=TIMEOUT_S)
+
+
+def _apprise(channel: Channel, moment: Moment) -> None:
+    """Through Apprise, which knows some 130 services by their URLs; it says why it failed in its log alone."""
+    if find_spec("apprise") is None:
+        raise UsageError("the package apprise is not installed; `pip install 'k2run[notify]'` brings it")
+    import apprise
+
+    service = apprise.Apprise()
+    if not service.add(channel.apprise):
+        raise UsageError("Apprise knows no such service; its URLs look like matrix://user:password@host/#room")
+    body = moment.body or moment.title
+    with apprise.LogCapture(level=logging.WARNING, fmt="%(message)s") as log:  # type: ignore[no-untyped-call]
+        if not service.notify(title=f"{_MARKS[moment.occasion]} {moment.title}", body=body):
+            raise OperatorError(" ".join(log.getvalue().split()) or "Apprise could not deliver it")
+
+
+_SENDERS: dict[str, Callable[[Channel, Moment], None]] = {
+    "slack": _slack,
+    "webhook": _webhook,
+    "email": _email,
+    "desktop": _desktop,
+    "apprise": _apprise,
+}
