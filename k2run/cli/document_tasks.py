@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,10 +15,12 @@ if TYPE_CHECKING:
 
     from invoke import Context
 
+    from k2run.engine.events import AnyEvent
     from k2run.engine.store import Store
     from k2run.evidence.document_sources import Sources
     from k2run.evidence.history import History
     from k2run.evidence.quoted_document import Document, Footnotes
+    from k2run.evidence.view import RunView
     from k2run.language.model import Runbook
     from k2run.stack.stack import Stack
 
@@ -76,7 +79,6 @@ def document(
 def backup(c: Context, into: str = "reference", stack: str = "", plain: bool = False) -> int:
     """Write a presenter's backup: documents, a cast, the executed notebook, screenshots, a video of the walkthrough."""
     from k2run.app.launch import launch
-    from k2run.cli import backup as materials
     from k2run.daemon.notify.messenger import heralds
     from k2run.engine.execution import Options
     from k2run.engine.store import Store
@@ -89,13 +91,13 @@ def backup(c: Context, into: str = "reference", stack: str = "", plain: bool = F
         write_cast(store.home / "runs" / shown[-1].run, Path(into) / f"{SHOWN}.cast")
     about, _ = _stack_of(stack, store, History(store.home))
     rehearsal = next((each for each in _runbooks() if each.name == REHEARSAL), None)
-    shown_run = materials.last_run(store, SHOWN, about)
+    shown_run = last_run(store, SHOWN, about)
     if not shown_run[0]:
         print(f"  {SHOWN} has not run on {about}: its charts and its replay are missing", file=sys.stderr)
-    with materials.served() as page:
+    with served() as page:
         if rehearsal is not None:
-            materials.write_scenes(rehearsal, Path(into), page, about, shown_run)
-        given = {"materials": into, "page": page, "shown": shown_run[0], "moment": materials.middle(shown_run[1])}
+            write_scenes(rehearsal, Path(into), page, about, shown_run)
+        given = {"materials": into, "page": page, "shown": shown_run[0], "moment": middle(shown_run[1])}
         options = Options(extra=given)
         ended = launch(BACKUP, stack=stack, options=options, mode="plain" if plain else "auto", heralds=heralds)
     _write_documents("all", into=into, stack=stack, max_age="")  # which quote the run's drill
@@ -112,14 +114,13 @@ def backup(c: Context, into: str = "reference", stack: str = "", plain: bool = F
 def rehearse(c: Context, into: str = "reference", stack: str = "", unattended: bool = False) -> int:
     """Rehearse the demo against the clock: opens the presenter's view, shows what to say, switches to the backup."""
     from k2run.app.launch import is_attended, launch
-    from k2run.cli import backup as materials
     from k2run.daemon.notify.messenger import heralds
     from k2run.engine.execution import Options
 
     attended = is_attended() and not unattended
     options = Options(extra={"materials": into}, attended=attended)
-    with materials.served() as page:
-        opener = materials.PresenterOpener(page, on_desktop=attended)
+    with served() as page:
+        opener = PresenterOpener(page, on_desktop=attended)
         ended = launch(
             REHEARSAL,
             stack=stack,
@@ -247,6 +248,132 @@ def _write_document(made: Document, folder: Path, *, tell: bool) -> None:
         _write(folder / name, content, tell=tell)
     for problem in made.problems if tell else ():
         print(f"  {made.heading.file}: {problem}", file=sys.stderr)
+
+
+SCENES = "walkthrough.json"
+SLIDES = "demo-slides.html"
+RESILIENCE = "Resilience"
+"""The section whose middle is photographed."""
+_GRACE_S = 5
+
+
+@contextmanager
+def served() -> Iterator[str]:
+    """k2run's own page on a free port, for as long as the block lasts; gives its address.
+
+    Raises:
+        OperatorError: It does not start.
+    """
+    import subprocess
+
+    command = [sys.executable, "-m", "k2run", "serve", "--port", "0"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        said = process.stdout.readline() if process.stdout is not None else ""
+        if not said.startswith("serving"):
+            raise OperatorError(f"k2run's page does not start: {said.strip()}", hint="`k2run serve` says more")
+        yield said.split()[1].rstrip("/")
+    finally:
+        process.terminate()
+        try:
+            process.wait(_GRACE_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+class PresenterOpener:
+    """Opens the presenter's view as soon as a run has an id.
+
+    Args:
+        page: Address of k2run's page.
+        on_desktop: Open it on the desktop; its address is told in any case.
+    """
+
+    def __init__(self, page: str, *, on_desktop: bool) -> None:
+        self._page = page
+        self._on_desktop = on_desktop
+
+    def see(self, event: AnyEvent) -> None:
+        """Wait for the start of the run."""
+        from k2run.actions.person import open_on_desktop
+        from k2run.engine.events import RunStarted
+
+        if not isinstance(event, RunStarted):
+            return
+        address = f"{self._page}/runs/{event.run}/presenter"
+        print(f"presenter's view  {address}", file=sys.stderr, flush=True)
+        if self._on_desktop:
+            open_on_desktop(address)
+
+
+def last_run(store: Store, name: str, stack: str) -> tuple[str, RunView | None]:
+    """The newest whole run of a runbook, preferably one whose resilience passed; nothing without one."""
+    from k2run.engine.journal import read_journal
+    from k2run.evidence.history import History
+    from k2run.evidence.view import view_of
+
+    newest: tuple[str, RunView | None] = ("", None)
+    for run in reversed(History(store.home).runs(name=name, stack=stack, last=20)):
+        try:
+            view = view_of(read_journal(store.home / "runs" / run.run))
+        except K2runError:
+            continue
+        if view.finished is None or view.finished.partial:
+            continue
+        newest = newest if newest[0] else (run.run, view)
+        if any(each.name == RESILIENCE and _passed(each) for each in view.sections.values()):
+            return run.run, view
+    return newest
+
+
+def _passed(section: object) -> bool:
+    finished = getattr(section, "finished", None)
+    return finished is not None and finished.outcome == "passed"
+
+
+def middle(view: RunView | None) -> float:
+    """Seconds into a run at which it is in the middle of its resilience; its end without that section."""
+    if view is None:
+        return 0.0
+    for section in view.sections.values():
+        if section.name == RESILIENCE and section.started and section.finished:
+            return round(section.started.t + 0.75 * (section.finished.t - section.started.t), 2)
+    return view.seconds
+
+
+def write_scenes(rehearsal: Runbook, into: Path, page: str, stack: str, shown: tuple[str, RunView | None]) -> None:
+    """Write the scenes of the video.
+
+    Raises:
+        OperatorError: They cannot be written.
+    """
+    from datetime import UTC, datetime
+
+    import msgspec
+
+    from k2run.evidence.notebook_pages import Sources, scenes
+
+    run, view = shown
+    sources = Sources(
+        page=page,
+        stack=stack,
+        notebook=(into / SLIDES).absolute().as_uri(),
+        titles=_titles(rehearsal),
+        run=run,
+        view=view,
+        now=datetime.now(UTC).strftime("%Y-%m-%d"),
+    )
+    try:
+        into.mkdir(parents=True, exist_ok=True)
+        (into / SCENES).write_bytes(msgspec.json.format(msgspec.json.encode(scenes(rehearsal, sources))) + b"\n")
+    except OSError as error:
+        raise OperatorError(f"cannot write {into / SCENES}: {error.strerror}", hint="choose `--into`") from error
+
+
+def _titles(rehearsal: Runbook) -> list[str]:
+    """The headings of the notebook's pages: `## 3. Storage` is that of the section `3 Storage`."""
+    return [each.name.replace(" ", ". ", 1) for each in rehearsal.sections if each.name[:1].isdecimal()]
 
 
 TASKS = (report, document, backup, rehearse)

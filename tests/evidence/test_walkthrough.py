@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from k2run.actions.catalogue import Catalogue
-from k2run.cli.backup import _titles, middle
+from k2run.cli.document_tasks import _titles, middle
 from k2run.engine.events import Outcome, RunStarted, SectionFinished, SectionStarted
 from k2run.evidence.notebook_pages import Sources, scenes, talking_points
 from k2run.evidence.view import RunView, view_of
