@@ -12,8 +12,7 @@ from msgspec import Struct
 from k2run.actions.action import Effect, Result, action
 from k2run.bench.latency import figure
 from k2run.errors import Refused, Unknown
-from k2run.evidence.html.charts import Form, over_time
-from k2run.evidence.html.element import Html, tag
+from k2run.evidence.html import Form, Html, over_time, tag
 from k2run.evidence.measurements import Series
 from k2run.evidence.wording import moment
 
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     from k2run.evidence.view import RunView
     from k2run.language.model import Runbook, Section
 
-STYLE = Path(__file__).parent / "html" / "far.css"
+STYLE = Path(__file__).parent / "far.css"
 HEADING = re.compile(r"^## (.+)$", re.MULTILINE)
 _NO_ID = re.compile(r"[^0-9a-z]+")
 _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")

@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from k2run.bench.latency import in_ms, per_second
 from k2run.errors import UsageError
-from k2run.evidence.html.element import Html, tag
+from k2run.evidence.html import Html, tag
 from k2run.evidence.report_markdown import code, text
 from k2run.evidence.wording import NOT_MEASURED, bounds, count, moment, percent, points, span, without_ids
 from k2run.language.quantities import Duration
@@ -210,7 +210,7 @@ ASKED = ("figure", "last", "runs", "known", "runbook", "services", "stack", "ask
 SUFFIX = ".md.j2"
 WEEK = Duration(7 * 24 * 3600)
 
-_STYLE = Path(__file__).parent / "html" / "printed.css"
+_STYLE = Path(__file__).parent / "printed.css"
 _MARK = re.compile(r"\[\^(\d+)\]")
 _TITLE = re.compile(r"^# (.+)$", re.MULTILINE)
 _HEADING = re.compile(r"<(h[23])>([^<>\"]+)</\1>")

@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from k2run.evidence.html.drawings import measurements, timeline
-from k2run.evidence.html.element import NOTHING, Child, Html, escape, join, journal_link, row, table, tag
-from k2run.evidence.html.overview import (
+from k2run.evidence.drawings import measurements, timeline
+from k2run.evidence.html import NOTHING, Child, Html, escape, join, row, table, tag
+from k2run.evidence.overview import (
     AGAINST_LAST,
     badge,
     bound_badge,
     header,
     join_note,
+    journal_link,
     last_time,
     objectives,
     score,
@@ -39,7 +40,7 @@ SHOWN_RESULT = 4_000
 SHOWN_LINE = 600
 SHOWN_LINES = 2_000
 _encode = msgspec.json.Encoder(enc_hook=encode_quantity).encode
-STYLE = Path(__file__).parent / "html" / "report.css"
+STYLE = Path(__file__).parent / "report.css"
 _ANCHORS = {AGAINST_LAST: "last-time", "What went wrong": "wrong", "Faults and undos": "undos"}
 
 

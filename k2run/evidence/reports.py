@@ -9,7 +9,7 @@ from k2run.engine.journal import read_journal
 from k2run.engine.store import running
 from k2run.errors import OperatorError
 from k2run.evidence.compare import last_rehearsal
-from k2run.evidence.html.element import Html, tag
+from k2run.evidence.html import Html, tag
 from k2run.evidence.report_html import report_html
 from k2run.evidence.report_markdown import report_markdown
 from k2run.evidence.view import RunView, open_ended, view_of

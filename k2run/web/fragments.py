@@ -16,9 +16,9 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from k2run.engine.events import Bound
-from k2run.evidence.html.charts import Form, marks_of, over_time
-from k2run.evidence.html.overview import TONES
+from k2run.evidence.html import Form, marks_of, over_time
 from k2run.evidence.measurements import LEAST_POINTS, titled, written
+from k2run.evidence.overview import TONES
 from k2run.evidence.step_view import MoreTurns, listed
 from k2run.evidence.view import score_says, tally, tone_of, verdict
 from k2run.evidence.wording import (
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from jinja2 import Template
     from starlette.requests import Request
 
-    from k2run.evidence.html.charts import Mark
+    from k2run.evidence.html import Mark
     from k2run.evidence.measurements import Series
     from k2run.evidence.step_view import StepView
     from k2run.evidence.view import RunView

@@ -17,7 +17,7 @@ from k2run.engine.journal import JOURNAL
 from k2run.engine.outline import outline
 from k2run.evidence.compare import last_rehearsal
 from k2run.evidence.history import OF_STEPS, History
-from k2run.evidence.html.charts import from_run_to_run
+from k2run.evidence.html import from_run_to_run
 from k2run.evidence.report_html import STYLE, report_html
 from k2run.evidence.report_markdown import report_markdown
 from k2run.evidence.trend import Trend, trends

@@ -13,8 +13,8 @@ from starlette.routing import Route
 from k2run.bench.latency import figure
 from k2run.engine.events import RunFinished
 from k2run.engine.journal import JOURNAL, read_journal
-from k2run.evidence.html.charts import Form, marks_of, over_time
-from k2run.evidence.html.drawings import load_pictures
+from k2run.evidence.drawings import load_pictures
+from k2run.evidence.html import Form, marks_of, over_time
 from k2run.evidence.measurements import LEAST_POINTS, titled, written
 from k2run.evidence.view import view_of
 from k2run.evidence.wording import clean, moment, without_id

@@ -22,7 +22,7 @@ from k2run.adapters.prometheus.client import Prometheus
 from k2run.app.launch import open_stack
 from k2run.bench.latency import figure
 from k2run.errors import K2runError
-from k2run.evidence.html.charts import Form, over_time
+from k2run.evidence.html import Form, over_time
 from k2run.evidence.measurements import Series
 from k2run.language.quantities import Duration
 from k2run.stack.model import Show

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from k2run.engine.events import Scored
-from k2run.evidence.html.overview import verdict_box
+from k2run.evidence.overview import verdict_box
 from k2run.evidence.reports import write_reports
 from k2run.evidence.view import score_says, verdict, view_of
 from k2run.terminal.lines import Tone

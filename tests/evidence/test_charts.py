@@ -7,8 +7,8 @@ import pytest
 from k2run.bench.latency import Latencies, counts
 from k2run.engine.events import FaultStruck, Outcome, RunFinished, StepFinished, StepStarted, StepTried
 from k2run.engine.journal import read_journal
-from k2run.evidence.html.charts import round_steps, round_times, short
-from k2run.evidence.html.drawings import measurements
+from k2run.evidence.drawings import measurements
+from k2run.evidence.html import round_steps, round_times, short
 from k2run.evidence.measurements import KEPT
 from k2run.evidence.view import view_of
 

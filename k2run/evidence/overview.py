@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence  # noqa: TC003 - msgspec reads the types of fields
 from functools import cache
 from typing import TYPE_CHECKING
 
 from k2run.engine.events import Bound
 from k2run.evidence.compare import against_last, attendance, wished
-from k2run.evidence.html.element import NOTHING, Child, Html, journal_link, row, table, tag
+from k2run.evidence.html import NOTHING, Child, Html, row, table, tag
 from k2run.evidence.view import open_ended, score_says, tally, tone_of, trouble, verdict
 from k2run.evidence.wording import (
     MARKS,
@@ -21,8 +22,6 @@ from k2run.evidence.wording import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from k2run.engine.events import Objected, RunFinished, Scored, ScoreLine
     from k2run.evidence.step_view import StepView
     from k2run.evidence.view import RunView
@@ -303,3 +302,8 @@ def last_time(view: RunView, last: RunView | None) -> Html:
         tag("p", "Requested changes: ", tag("strong", "; ".join(wishes))) if wishes else None,
         id="last-time",
     )
+
+
+def journal_link(seq: int) -> Html:
+    """A link to a line of the journal, which the report quotes at its end."""
+    return Html(f'<a href="#e{seq}" class="line" title="line {seq} of journal.jsonl">{seq}</a>')

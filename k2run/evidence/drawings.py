@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from k2run.evidence.html.charts import (
+from k2run.evidence.html import (
     MARGINS,
+    NOTHING,
     Form,
     Frame,
+    Html,
     Mark,
     axes,
+    escape,
     line,
     marks_in,
     marks_of,
@@ -22,9 +25,9 @@ from k2run.evidence.html.charts import (
     round_times,
     said_of,
     short,
+    tag,
 )
-from k2run.evidence.html.element import NOTHING, Html, escape, journal_link, tag
-from k2run.evidence.html.overview import TONES
+from k2run.evidence.overview import TONES, journal_link
 from k2run.evidence.view import TROUBLE
 from k2run.evidence.wording import MARKS, against, count, span, standing
 
