@@ -5,17 +5,24 @@ from __future__ import annotations
 import contextlib
 import socket
 import textwrap
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from k2run.actions.catalogue import Catalogue
+from k2run.actions.deadline import Deadline
+from k2run.engine.dispatch import Caller
+from k2run.engine.prompts import Nobody
 from k2run.errors import StackInvalid
 from k2run.stack import lifecycle
+from k2run.stack.services import backend_of
 from k2run.stack.stack import Stack, load_stack
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from k2run.stack.backend import State
 
 WEB = """\
 import http.server, json, sys
@@ -57,3 +64,25 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+@pytest.fixture
+def call() -> Callable[..., Any]:
+    """Calls an action on a stack by its name, as a step does, and gives its result."""
+
+    def call(stack: Stack, action: str, **args: object) -> object:
+        caller = Caller(Catalogue(), stack, lambda _step: Nobody())
+        plans: list[object] = []
+        return caller.call(action, args, Deadline(30), plan=plans.append)
+
+    return call
+
+
+@pytest.fixture
+def state() -> Callable[[Stack], State]:
+    """Gives the state of a stack's service `worker`."""
+
+    def state(stack: Stack) -> State:
+        return backend_of(stack, stack.services["worker"]).status().state
+
+    return state

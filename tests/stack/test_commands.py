@@ -9,21 +9,17 @@ import sys
 import textwrap
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from k2run.actions.catalogue import Catalogue
 from k2run.actions.deadline import Deadline
-from k2run.engine.dispatch import Caller
-from k2run.engine.prompts import Nobody
 from k2run.errors import K2runError, NotApplicable, Refused, StackUnavailable, Unknown
 from k2run.language.document import read_document
 from k2run.language.problems import render
 from k2run.stack import lifecycle
 from k2run.stack.backend import State
 from k2run.stack.commands import ssh_command
-from k2run.stack.services import backend_of
 from k2run.stack.validation import problems_of
 
 if TYPE_CHECKING:
@@ -50,22 +46,12 @@ def stack(tmp_path: Path, make_stack: Callable[..., Stack]) -> Iterator[Stack]:
         os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
 
 
-def _call(stack: Stack, action: str, **args: object) -> object:
-    caller = Caller(Catalogue(), stack, lambda _step: Nobody())
-    plans: list[object] = []
-    return caller.call(action, args, Deadline(20), plan=plans.append)
-
-
-def _state(stack: Stack) -> State:
-    return backend_of(stack, stack.services["worker"]).status().state
-
-
-def test_up_starts_it_and_a_run_and_down_leave_it_alone(stack: Stack) -> None:
-    assert _state(stack) is State.STOPPED
+def test_up_starts_it_and_a_run_and_down_leave_it_alone(stack: Stack, state: Callable[..., Any]) -> None:
+    assert state(stack) is State.STOPPED
     assert lifecycle.start(stack, None, Deadline(20)) == []
-    assert _state(stack) is State.STOPPED
+    assert state(stack) is State.STOPPED
     assert lifecycle.start(stack, None, Deadline(20), outside=True) == ["worker"]
-    assert _state(stack) is State.RUNNING
+    assert state(stack) is State.RUNNING
     assert lifecycle.start(stack, None, Deadline(20), outside=True) == []
     assert lifecycle.stop(stack) == []
     [look] = lifecycle.status(stack)
@@ -73,25 +59,29 @@ def test_up_starts_it_and_a_run_and_down_leave_it_alone(stack: Stack) -> None:
     assert look.is_known
 
 
-def test_it_is_stopped_as_a_fault_and_started_as_its_undo(stack: Stack) -> None:
-    _call(stack, "service.start", service="worker")
-    struck = _call(stack, "service.stop", service="worker")
+def test_it_is_stopped_as_a_fault_and_started_as_its_undo(stack: Stack, call: Callable[..., Any]) -> None:
+    call(stack, "service.start", service="worker")
+    struck = call(stack, "service.stop", service="worker")
     assert struck.state == "stopped"
-    assert not _call(stack, "service.probe", service="worker").answered
-    assert _call(stack, "service.start", service="worker").changed
-    assert _call(stack, "service.restart", service="worker").changed
-    assert _call(stack, "service.status", service="worker").running
+    assert not call(stack, "service.probe", service="worker").answered
+    assert call(stack, "service.start", service="worker").changed
+    assert call(stack, "service.restart", service="worker").changed
+    assert call(stack, "service.status", service="worker").running
 
 
 @pytest.mark.parametrize("action", ["service.kill", "service.pause"])
-def test_what_it_has_no_command_for_does_not_apply(stack: Stack, action: str) -> None:
-    _call(stack, "service.start", service="worker")
+def test_what_it_has_no_command_for_does_not_apply(
+    stack: Stack, action: str, call: Callable[..., Any], state: Callable[..., Any]
+) -> None:
+    call(stack, "service.start", service="worker")
     with pytest.raises(NotApplicable, match="the stack file does not say how to"):
-        _call(stack, action, service="worker")
-    assert _state(stack) is State.RUNNING
+        call(stack, action, service="worker")
+    assert state(stack) is State.RUNNING
 
 
-def test_a_command_that_fails_says_what_it_printed_without_secrets(make_stack: Callable[..., Stack]) -> None:
+def test_a_command_that_fails_says_what_it_printed_without_secrets(
+    make_stack: Callable[..., Stack], call: Callable[..., Any]
+) -> None:
     stack = make_stack("""
         services:
           worker:
@@ -101,16 +91,18 @@ def test_a_command_that_fails_says_what_it_printed_without_secrets(make_stack: C
             env: {TOKEN: "{{ secret('env:NO_SUCH_TOKEN', 'very-secret-token') }}"}
     """)
     with pytest.raises(Refused, match="its `start` command exits 4: no licence") as raised:
-        _call(stack, "service.start", service="worker")
+        call(stack, "service.start", service="worker")
     assert "very-secret-token" not in str(raised.value)
     with pytest.raises(K2runError, match="exits 4"):
         lifecycle.start(stack, None, Deadline(20), outside=True)
 
 
-def test_a_status_command_that_cannot_be_run_says_nothing(make_stack: Callable[..., Stack]) -> None:
+def test_a_status_command_that_cannot_be_run_says_nothing(
+    make_stack: Callable[..., Stack], call: Callable[..., Any]
+) -> None:
     stack = make_stack("services: {worker: {start: ['true'], status: [no-such-program-here]}}")
     with pytest.raises(Unknown, match="cannot be known"):
-        _call(stack, "service.status", service="worker")
+        call(stack, "service.status", service="worker")
     [look] = lifecycle.status(stack)
     assert not look.is_known
 
@@ -138,7 +130,7 @@ sections:
 
 
 def test_a_killed_run_is_undone_through_the_command_and_the_journal_has_no_command(
-    stack: Stack, tmp_path: Path
+    stack: Stack, tmp_path: Path, state: Callable[..., Any]
 ) -> None:
     lifecycle.start(stack, None, Deadline(20), outside=True)
     runbook = tmp_path / "stopped.yaml"
@@ -147,16 +139,16 @@ def test_a_killed_run_is_undone_through_the_command_and_the_journal_has_no_comma
     command = [sys.executable, "-m", "k2run", "run", str(runbook), "--stack", str(stack.path), "--plain"]
     with subprocess.Popen(command, env=environment, cwd=tmp_path, stdout=subprocess.PIPE) as run:
         ends = time.monotonic() + 60
-        while _state(stack) is not State.STOPPED and time.monotonic() < ends:
+        while state(stack) is not State.STOPPED and time.monotonic() < ends:
             time.sleep(0.05)
         run.kill()
-    assert _state(stack) is State.STOPPED
+    assert state(stack) is State.STOPPED
     [journal] = (tmp_path / "home" / "runs").glob("*/journal.jsonl")
     assert "very-secret-token" not in journal.read_text()
     assert '"action":"service.start","args":{"service":"worker"}' in journal.read_text()
     undo = [sys.executable, "-m", "k2run", "undo", "--stack", str(stack.path)]
     subprocess.run(undo, env=environment, cwd=tmp_path, check=False, capture_output=True, timeout=60)
-    assert _state(stack) is State.RUNNING
+    assert state(stack) is State.RUNNING
 
 
 WRONG = {

@@ -12,20 +12,16 @@ import sys
 import textwrap
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from ssh_server import running_sshd
 from wheel_programs import free_ports
 
-from k2run.actions.catalogue import Catalogue
 from k2run.actions.deadline import Deadline
-from k2run.engine.dispatch import Caller
-from k2run.engine.prompts import Nobody
 from k2run.errors import NotApplicable, Refused, StackUnavailable, Unknown
 from k2run.stack import lifecycle
 from k2run.stack.backend import State
-from k2run.stack.services import backend_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -80,52 +76,48 @@ def make(sshd: Sshd, tmp_path: Path, make_stack: Callable[..., Stack]) -> Iterat
         os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
 
 
-def _call(stack: Stack, action: str, **args: object) -> object:
-    caller = Caller(Catalogue(), stack, lambda _step: Nobody())
-    plans: list[object] = []
-    return caller.call(action, args, Deadline(30), plan=plans.append)
-
-
-def _state(stack: Stack) -> State:
-    return backend_of(stack, stack.services["worker"]).status().state
-
-
-def test_it_is_started_stopped_and_checked_on_its_host(make: Callable[..., Stack]) -> None:
+def test_it_is_started_stopped_and_checked_on_its_host(
+    make: Callable[..., Stack], call: Callable[..., Any], state: Callable[..., Any]
+) -> None:
     stack = make()
-    assert _state(stack) is State.STOPPED
+    assert state(stack) is State.STOPPED
     assert lifecycle.start(stack, None, Deadline(30), outside=True) == ["worker"]
-    assert _call(stack, "service.status", service="worker").running
-    assert _call(stack, "service.stop", service="worker").state == "stopped"
-    assert not _call(stack, "service.status", service="worker").running
-    assert _call(stack, "service.start", service="worker").changed
-    assert _call(stack, "service.restart", service="worker").changed
+    assert call(stack, "service.status", service="worker").running
+    assert call(stack, "service.stop", service="worker").state == "stopped"
+    assert not call(stack, "service.status", service="worker").running
+    assert call(stack, "service.start", service="worker").changed
+    assert call(stack, "service.restart", service="worker").changed
 
 
-def test_its_log_is_read_by_its_command_and_searched(make: Callable[..., Stack]) -> None:
+def test_its_log_is_read_by_its_command_and_searched(make: Callable[..., Stack], call: Callable[..., Any]) -> None:
     stack = make()
     with pytest.raises(Unknown, match=r"the log of worker cannot be read: its `logs` command exits 1: .*No such file"):
-        _call(stack, "service.logs", service="worker")
-    _call(stack, "service.start", service="worker")
-    _call(stack, "service.stop", service="worker")
-    found = _call(stack, "service.logs", service="worker", pattern="stopped", since="1m")
+        call(stack, "service.logs", service="worker")
+    call(stack, "service.start", service="worker")
+    call(stack, "service.stop", service="worker")
+    found = call(stack, "service.logs", service="worker", pattern="stopped", since="1m")
     assert (found.matches, found.searched) == (1, 2)
     assert [line.text.split()[1] for line in lifecycle.logs(stack, "worker")] == ["started", "stopped"]
     assert [line.text.split()[1] for line in lifecycle.logs(stack, "worker", lines=1)] == ["stopped"]
-    assert _call(stack, "service.logs", service="worker", since="0s").searched == 0
+    assert call(stack, "service.logs", service="worker", since="0s").searched == 0
 
 
-def test_lines_without_a_time_cannot_be_searched_by_time(make: Callable[..., Stack], tmp_path: Path) -> None:
+def test_lines_without_a_time_cannot_be_searched_by_time(
+    make: Callable[..., Stack], tmp_path: Path, call: Callable[..., Any]
+) -> None:
     stack = make()
     (tmp_path / "log").write_text("no time here\n")
     with pytest.raises(Unknown, match="does not say when its lines were written"):
-        _call(stack, "service.logs", service="worker", since="1m")
-    assert _call(stack, "service.logs", service="worker").matches == 1
+        call(stack, "service.logs", service="worker", since="1m")
+    assert call(stack, "service.logs", service="worker").matches == 1
 
 
-def test_without_a_command_for_its_log_that_is_not_applicable(make_stack: Callable[..., Stack]) -> None:
+def test_without_a_command_for_its_log_that_is_not_applicable(
+    make_stack: Callable[..., Stack], call: Callable[..., Any]
+) -> None:
     stack = make_stack("services: {worker: {start: ['true'], status: ['true']}}")
     with pytest.raises(NotApplicable, match=r"does not say how to read the log of worker.*give it `logs:`"):
-        _call(stack, "service.logs", service="worker")
+        call(stack, "service.logs", service="worker")
 
 
 RUN = """
@@ -142,7 +134,9 @@ sections:
 """
 
 
-def test_after_a_killed_run_undo_starts_it_again_through_ssh(make: Callable[..., Stack], tmp_path: Path) -> None:
+def test_after_a_killed_run_undo_starts_it_again_through_ssh(
+    make: Callable[..., Stack], tmp_path: Path, state: Callable[..., Any]
+) -> None:
     stack = make()
     lifecycle.start(stack, None, Deadline(30), outside=True)
     runbook = tmp_path / "stopped.yaml"
@@ -152,14 +146,14 @@ def test_after_a_killed_run_undo_starts_it_again_through_ssh(make: Callable[...,
     command = [*program, "run", str(runbook), "--stack", str(stack.path), "--plain"]
     with subprocess.Popen(command, env=environment, cwd=tmp_path, stdout=subprocess.PIPE) as run:
         ends = time.monotonic() + 60
-        while _state(stack) is not State.STOPPED and time.monotonic() < ends:
+        while state(stack) is not State.STOPPED and time.monotonic() < ends:
             time.sleep(0.1)
         run.kill()
-    assert _state(stack) is State.STOPPED
+    assert state(stack) is State.STOPPED
     undo = [*program, "undo", "--stack", str(stack.path)]
     done = subprocess.run(undo, env=environment, cwd=tmp_path, check=False, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert _state(stack) is State.RUNNING
+    assert state(stack) is State.RUNNING
 
 
 def _wrong(what: str, sshd: Sshd, tmp_path: Path) -> dict[str, object]:
@@ -186,30 +180,34 @@ REASONS = {
 
 @pytest.mark.parametrize("what", REASONS)
 def test_a_host_that_cannot_be_reached_is_told_and_never_taken_for_a_state(
-    make: Callable[..., Stack], sshd: Sshd, tmp_path: Path, what: str
+    make: Callable[..., Stack],
+    sshd: Sshd,
+    tmp_path: Path,
+    what: str,
+    call: Callable[..., Any],
 ) -> None:
     stack = make(**_wrong(what, sshd, tmp_path))
     told = rf"its host db1 cannot be reached through ssh: (.|\n)*{REASONS[what]}"
     with pytest.raises(Unknown, match=told):
-        _call(stack, "service.status", service="worker")
+        call(stack, "service.status", service="worker")
     [look] = lifecycle.status(stack)
     assert not look.is_known
     assert REASONS[what] in look.status.detail
     with pytest.raises(Unknown, match=told):  # no fault is injected into what cannot be seen
-        _call(stack, "service.stop", service="worker")
+        call(stack, "service.stop", service="worker")
     with pytest.raises(Refused, match=told) as refused:
-        _call(stack, "service.start", service="worker")
+        call(stack, "service.start", service="worker")
     assert "connections.ssh" in refused.value.hint
     with pytest.raises(StackUnavailable, match=told):
         lifecycle.start(stack, None, Deadline(30), outside=True)
     with pytest.raises(Unknown, match=told):
-        _call(stack, "service.logs", service="worker")
+        call(stack, "service.logs", service="worker")
 
 
-def test_a_host_that_does_not_answer_is_given_up(make: Callable[..., Stack]) -> None:
+def test_a_host_that_does_not_answer_is_given_up(make: Callable[..., Stack], call: Callable[..., Any]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         stack = make(port=silent.getsockname()[1])
         began = time.monotonic()
         with pytest.raises(Unknown, match="cannot be known"):
-            _call(stack, "service.status", service="worker")
+            call(stack, "service.status", service="worker")
         assert time.monotonic() - began < 10
