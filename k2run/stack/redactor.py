@@ -15,18 +15,11 @@ from urllib.parse import quote, quote_plus
 from msgspec import to_builtins
 
 from k2run.language.quantities import encode_quantity
-from k2run.stack.spellings import (
-    MASK,
-    Spelled,
-    base64_cores,
-    base64_pattern,
-)
+from k2run.stack.secrets import MASK, SHORTEST, Spelled, base64_cores, base64_pattern
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-SHORTEST = 4
-"""Characters; a shorter value would be found by chance in every other word, so it cannot be kept out of the records."""
 _LINE = 8  # characters; a line of a longer secret (a PEM file) is masked by itself: logs print line by line
 _FEW_DIGITS = 8  # a shorter number is as likely to be a figure
 _SHORT, _REMEMBERED = 400, 500  # characters of a text, and texts, that are remembered

@@ -24,7 +24,7 @@ from k2run.engine.undo import leftover
 from k2run.engine.variables import Sources
 from k2run.errors import StackInvalid
 from k2run.stack.redactor import Redactor
-from k2run.stack.spellings import MASK
+from k2run.stack.secrets import MASK
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from k2run.errors import StackInvalid
 from k2run.stack.redactor import Redactor
-from k2run.stack.spellings import MASK
+from k2run.stack.secrets import MASK
 from k2run.stack.stack import Stack
 
 if TYPE_CHECKING:

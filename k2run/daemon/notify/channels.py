@@ -34,8 +34,7 @@ from k2run.engine.events import (
 from k2run.errors import OperatorError, UsageError
 from k2run.language.document import read_file
 from k2run.language.quantities import Duration
-from k2run.stack.secrets import is_secret, read_secret
-from k2run.stack.spellings import MASK
+from k2run.stack.secrets import MASK, is_secret, read_secret
 
 if TYPE_CHECKING:
     from collections.abc import Callable
