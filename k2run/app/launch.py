@@ -1,4 +1,4 @@
-"""Starts runs: opens runbook and stack, shows events, writes the reports."""
+"""Starts runs: opens runbook and stack, shows events, writes the reports; and lists the runbooks there are."""
 
 from __future__ import annotations
 
@@ -6,33 +6,35 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from k2run.actions.catalogue import Catalogue
 from k2run.app.answers import InboxPerson, ask_again, ask_missing, given_again
+from k2run.engine.events import RunFinished, RunStarted
 from k2run.engine.execution import Options
 from k2run.engine.journal import read_journal
 from k2run.engine.prompts import Nobody
 from k2run.engine.replay import started
 from k2run.engine.request import Request
 from k2run.engine.run import resume, run
-from k2run.engine.store import RUNBOOK_COPY, Store
+from k2run.engine.store import RUNBOOK_COPY, Store, running
 from k2run.engine.variables import recorded_extra
 from k2run.engine.wall import aside
-from k2run.errors import UsageError
+from k2run.errors import K2runError, UsageError
 from k2run.language.loader import load_runbook
 from k2run.language.model import Kind
 from k2run.stack.secrets import as_written
 from k2run.stack.stack import load_stack, own_stack_files
-from k2run.terminal.safe_stream import say
+from k2run.terminal.safe_stream import say, say_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from k2run.actions.person import Person
-    from k2run.engine.events import RunFinished
     from k2run.engine.journal import Observer
     from k2run.engine.prompts import Guide
+    from k2run.language.model import Runbook
     from k2run.stack.stack import Stack
     from k2run.terminal.face import Face
 
@@ -298,3 +300,92 @@ def _report(find: Callable[[], Path], mode: Mode, *, junit: bool = False) -> Non
     page = aside("the report", lambda: write_reports(find(), junit=junit)[0], None)
     if page is not None and mode != "json":
         say(f"report   {page}")
+
+
+class Listed(Struct, frozen=True, kw_only=True):
+    """One runbook in a line.
+
+    Attributes:
+        kind: `invalid` where the file has problems.
+        objective: What it promises, such as `within 5m rto 60s`.
+        last: The verdict of its last run, or the problems of the file.
+        title: Its title, or the path of an invalid file.
+    """
+
+    name: str
+    kind: str
+    objective: str
+    last: str
+    title: str
+
+
+def show_runbooks(*, json: bool) -> None:
+    """Show every runbook that can be found: name, kind, objective, last verdict, title."""
+    from k2run.app.leftover_faults import warn_of_broken
+
+    store = Store()
+    warn_of_broken(store)
+    verdicts = _last_verdicts(store)
+    rows = []
+    for file in runbook_files():
+        try:
+            rows.append(_row(load_runbook(file, Catalogue()), verdicts))
+        except K2runError as invalid:
+            rows.append(Listed(name=file.stem, kind="invalid", objective="", last=str(invalid), title=str(file)))
+    if json:
+        say_json(rows)
+        return
+    _table(rows)
+
+
+def runbook_files() -> list[Path]:
+    """Every runbook that can be found from here, those of the working directory before those that ship."""
+    found: dict[str, Path] = {}
+    for root in runbook_roots():
+        for file in sorted(root.rglob("*.yaml")):
+            if "stacks" not in file.parts:
+                found.setdefault(str(file.relative_to(root)), file)
+    return list(found.values())
+
+
+def objective_of(runbook: Runbook) -> str:
+    """What a runbook promises, in a few words."""
+    promised = runbook.objective
+    bounds = (("within", promised.within), ("rto", promised.rto), ("rpo", promised.rpo))
+    return " ".join(f"{name} {value}" for name, value in bounds if value is not None)
+
+
+def _row(runbook: Runbook, verdicts: dict[str, str]) -> Listed:
+    return Listed(
+        name=runbook.name,
+        kind=runbook.kind.value,
+        objective=objective_of(runbook),
+        last=verdicts.get(runbook.name, "never run"),
+        title=runbook.title,
+    )
+
+
+def _last_verdicts(store: Store) -> dict[str, str]:
+    verdicts: dict[str, str] = {}
+    under_way = running(store.home)
+    for folder in reversed(store.runs()):
+        try:
+            events = read_journal(folder)
+        except K2runError:
+            continue
+        if events and isinstance(events[0], RunStarted) and events[0].name not in verdicts:
+            last = events[-1]
+            open_ended = "running" if folder.name in under_way else "did not end"
+            verdicts[events[0].name] = last.verdict if isinstance(last, RunFinished) else open_ended
+    return verdicts
+
+
+def _table(rows: list[Listed]) -> None:
+    if not rows:
+        say("no runbooks here; `k2run run FILE` takes a path")
+        return
+    heads = ("name", "kind", "objective", "last")
+    cells = [(row.name, row.kind, row.objective, row.last) for row in rows]
+    widths = [min(40, max(map(len, column))) for column in zip(heads, *cells, strict=True)]
+    for line, title in zip((heads, *cells), ("title", *(row.title for row in rows)), strict=True):
+        say("  ".join(cell[:width].ljust(width) for cell, width in zip(line, widths, strict=True)) + f"  {title}")

@@ -108,22 +108,23 @@ def _means(stack: str, left: Leftover, store: Store) -> bool:
     begun = left.begun
     if not stack or stack == left.stack or (begun is not None and stack == begun.stack_file):
         return True
-    from k2run.app.launch import open_stack
+    from k2run.stack.stack import load_stack
 
     try:
-        return open_stack(stack, store=store).name == left.stack
+        return load_stack(stack, near=None, home=store.home, overrides={}).name == left.stack
     except K2runError:
         return False
 
 
 def _undo(left: Leftover, given: str, store: Store, extra: Mapping[str, Any]) -> list[str]:
     """Undo what one run left."""
-    from k2run.app.launch import open_stack
+    from k2run.stack.stack import load_stack
     from k2run.terminal.mode import open_face
 
     begun = left.begun
     try:
-        stack = open_stack(given or (begun.stack_file if begun is not None else "") or left.stack, store=store)
+        reference = given or (begun.stack_file if begun is not None else "") or left.stack
+        stack = load_stack(reference, near=None, home=store.home, overrides={})
     except K2runError as error:
         raise UsageError(
             f"cannot open its stack: {error.message}", hint="give its file: `k2run undo --stack FILE`"

@@ -17,7 +17,7 @@ import msgspec
 
 from k2run.actions.catalogue import Catalogue
 from k2run.app.diagnose import StackStatus
-from k2run.app.runbook_list import Listed
+from k2run.app.launch import Listed
 from k2run.authoring.action_manual import (
     LINT_CODES,
     argument_rows,

@@ -227,7 +227,7 @@ def _stack_of(reference: str, store: Store, history: History) -> tuple[str, Stac
 
 def _runbooks() -> Iterator[Runbook]:
     from k2run.actions.catalogue import Catalogue
-    from k2run.app.runbook_list import runbook_files
+    from k2run.app.launch import runbook_files
     from k2run.language.loader import load_runbook
 
     for file in runbook_files():

@@ -136,7 +136,7 @@ def _check_names(past: History, runbook: str, stack: str) -> None:
     Raises:
         UsageError: It is none; the nearest is named.
     """
-    from k2run.app.runbook_list import runbook_files
+    from k2run.app.launch import runbook_files
     from k2run.language.problems import did_you_mean
     from k2run.language.references import stack_files
 

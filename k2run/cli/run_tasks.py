@@ -138,7 +138,7 @@ def resume(
 @command(name="list", help={"json": "as JSON"})
 def list_(c: Context, json: bool = False) -> None:
     """List the available runbooks with kind, objective and last verdict."""
-    from k2run.app.runbook_list import show_runbooks
+    from k2run.app.launch import show_runbooks
 
     show_runbooks(json=json)
 

@@ -11,9 +11,8 @@ import msgspec
 from msgspec import Struct
 
 from k2run.actions.catalogue import Catalogue
-from k2run.app.launch import open_stack
+from k2run.app.launch import objective_of, open_stack, runbook_files
 from k2run.app.run_processes import process_of
-from k2run.app.runbook_list import objective_of, runbook_files
 from k2run.engine.events import RunFinished, RunStarted, Scored, SectionFinished, StepFinished
 from k2run.engine.journal import JOURNAL, ends_of, newest_first, read_journal
 from k2run.errors import K2runError, UsageError
