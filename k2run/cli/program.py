@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from invoke import Collection, Exit, ParseError, Program, Task
 
-from k2run.ascii_signs import PLAIN_SIGNS
 from k2run.cli import authoring_tasks, document_tasks, history_tasks, run_tasks, stack_tasks
 from k2run.cli.command import command, say_error
 from k2run.errors import AuthorError
+from k2run.terminal.safe_stream import PLAIN_SIGNS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

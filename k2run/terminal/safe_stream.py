@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import sys
 from typing import Any, TextIO
 
-import msgspec
+PLAIN_SIGNS = "k2run.plain_signs"
+"""The name under which a stream's `errors` finds it."""
+_PLAIN = {
+    "✓": "+", "✗": "x", "·": "-", "…": "~", "≤": "<=", "≥": ">=", "∅": "/", "☐": "o", "■": "#", "▸": ">",
+    "↯": "*", "↺": "<", "±": "+/-", "━": "=", "─": "-", "→": "->", "\u00d7": "x", "µ": "u", "•": "*",
+    "├": "+", "└": "+", "│": "|", **dict(zip("▁▂▃▄▅▆▇█", "_.:-=+*#", strict=True)),
+}  # fmt: skip
 
-from k2run.ascii_signs import PLAIN_SIGNS
-from k2run.stack.redactor import unsecret_layout, unsecret_value
+
+def _replaced(error: UnicodeError) -> tuple[str, int]:
+    """A sign that means nearly the same, else a question mark."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return "".join(_PLAIN.get(sign, "?") for sign in error.object[error.start : error.end]), error.end
+
+
+codecs.register_error(PLAIN_SIGNS, _replaced)
 
 
 def say(*lines: str) -> None:
@@ -18,16 +32,24 @@ def say(*lines: str) -> None:
     Whatever is printed about a stack or a run goes through here, `complain`, `say_json` or the face of the run: none of
     them shows a secret that this process has read.
     """
+    from k2run.stack.redactor import unsecret_layout
+
     SafeStream(sys.stdout).write(*map(unsecret_layout, lines))
 
 
 def complain(*lines: str) -> None:
     """The same, on stderr."""
+    from k2run.stack.redactor import unsecret_layout
+
     SafeStream(sys.stderr).write(*map(unsecret_layout, lines))
 
 
 def say_json(value: Any) -> None:
     """Print a value as one line of JSON."""
+    import msgspec
+
+    from k2run.stack.redactor import unsecret_value
+
     SafeStream(sys.stdout).write(msgspec.json.encode(unsecret_value(value)).decode())
 
 
