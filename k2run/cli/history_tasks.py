@@ -123,10 +123,10 @@ def publish(c: Context, stack: str = "", namespace: str = "k2run", timeout: int 
     from k2run.actions.deadline import Deadline
     from k2run.adapters.iceberg.catalog import Iceberg
     from k2run.app.launch import open_stack
-    from k2run.evidence import tables as publishing
+    from k2run.evidence import reports
 
     iceberg = Iceberg.of(open_stack(stack))
-    for table, rows in publishing.publish(_history(), iceberg, namespace, Deadline(timeout)).rows.items():
+    for table, rows in reports.publish(_history(), iceberg, namespace, Deadline(timeout)).rows.items():
         say(f"{table}  {rows:,} new rows in {iceberg.source}")
 
 

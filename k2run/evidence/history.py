@@ -19,13 +19,14 @@ from msgspec.structs import replace
 from k2run.engine.journal import JOURNAL
 from k2run.engine.store import running
 from k2run.errors import UsageError
-from k2run.evidence.tables import harvest
 from k2run.files import drafted
 from k2run.language.problems import did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
+
+    from duckdb import DuckDBPyConnection
 
 MOST_PIECES = 24
 """Files in the cache from which on they are put together: each new run adds one."""
@@ -39,6 +40,13 @@ MEASURE_COLUMNS = "run, stamp, metric, value, seq, kind"
 _TABLES = {"runs": RUN_COLUMNS, "measures": MEASURE_COLUMNS}
 _OUR_OWN = {"stamp", "attended"}
 """Columns that are not published: tables that were made by earlier versions do not have them."""
+_EVENTS = ("run_started", "run_finished", "scored", "clock_stopped", "step_finished", "section_finished")
+_SHAPE = (
+    '{"event":"VARCHAR","seq":"INTEGER","at":"VARCHAR","name":"VARCHAR","title":"VARCHAR","kind":"VARCHAR",'
+    '"stack":"VARCHAR","owner":"VARCHAR","outcome":"VARCHAR","verdict":"VARCHAR","exit_code":"INTEGER",'
+    '"seconds":"DOUBLE","score":"DOUBLE","coverage":"DOUBLE","band":"VARCHAR","clock":"VARCHAR",'
+    '"message":"VARCHAR","attended":"BOOLEAN","figures":"JSON","result":"JSON","lines":"JSON"}'
+)
 
 
 class PastRun(Struct, frozen=True, kw_only=True):
@@ -294,3 +302,77 @@ def _duckdb_error() -> type[Exception]:
 def _narrowed(name: str, stack: str) -> str:
     parts = ["runs.name = $name" if name else "", "runs.stack = $stack" if stack else ""]
     return " and ".join(part for part in parts if part) or "true"
+
+
+# A torn last line is not an event yet; the engine leaves it out, too.
+_LINES = f"""
+create or replace temp table lines as
+select stamps.run as run, stamps.stamp as stamp, from_json(json, '{_SHAPE}') as e
+from read_ndjson_objects($files, filename = true, ignore_errors = true) as journal
+join stamps on stamps.file = journal.filename
+where regexp_matches(json::varchar, '^[{{]"event":"({"|".join(_EVENTS)})"')
+"""  # noqa: S608 - constants of this module
+_RUNS = """
+create or replace temp table new_runs as
+with started as (select run, stamp, arg_min(e, e.seq) as e from lines where e.event = 'run_started' group by all),
+finished as (select run, arg_max(e, e.seq) as e from lines where e.event = 'run_finished' group by all),
+scored as (select run, arg_max(e, e.seq) as e from lines where e.event = 'scored' group by all)
+select run, stamp, started.e."at" as began, started.e.name as name, coalesce(started.e.title, '') as title,
+    started.e.kind as kind, started.e.stack as stack, coalesce(started.e.owner, '') as owner,
+    coalesce(finished.e.outcome, '') as outcome, coalesce(finished.e.verdict, 'did not end') as verdict,
+    finished.e.exit_code as exit_code, finished.e.seconds as seconds,
+    scored.e.score as score, scored.e.coverage as coverage, coalesce(scored.e.band, '') as band,
+    coalesce(started.e.attended, false) as attended
+from started left join finished using (run) left join scored using (run)
+"""
+# The same metric may be measured more than once in a run (a resumed one, say): the last time counts.
+_MEASURES = """
+create or replace temp table new_measures as
+with each_one as (
+    select run, stamp, 'seconds' as metric, e.seconds as value, e.seq as seq, 'run' as kind
+    from lines where e.event = 'run_finished'
+    union all
+    select run, stamp, 'score', e.score, e.seq, 'score' from lines where e.event = 'scored'
+    union all
+    select run, stamp, 'coverage', e.coverage, e.seq, 'score' from lines where e.event = 'scored'
+    union all
+    select run, stamp, 'score: ' || (line ->> 'category'),
+        100 * try_cast(line ->> 'earned' as double) / nullif(try_cast(line ->> 'judged' as double), 0), seq, 'score'
+    from (select run, stamp, e.seq as seq, unnest(cast(e.lines as json[])) as line from lines where e.event = 'scored')
+    union all
+    select run, stamp, e.clock, e.seconds, e.seq, 'clock' from lines
+    where e.event = 'clock_stopped' and coalesce(e.message, '') = ''
+    union all
+    select run, stamp, 'section: ' || e.name, e.seconds, e.seq, 'section' from lines where e.event = 'section_finished'
+    union all
+    select run, stamp, 'step: ' || e.name, e.seconds, e.seq, 'step' from lines
+    where e.event = 'step_finished' and e.outcome in ('passed', 'failed')
+    union all
+    select run, stamp, key, try_cast(e.figures ->> ('$."' || key || '"') as double), e.seq, 'figure'
+    from (select *, unnest(json_keys(e.figures)) as key from lines where e.event = 'step_finished')
+    union all
+    select run, stamp, e.name || '/' || key, try_cast(e.result ->> ('$."' || key || '"') as double), e.seq, 'result'
+    from (
+        select *, unnest(json_keys(e.result)) as key from lines
+        where e.event = 'step_finished' and json_type(e.result) = 'OBJECT'
+    )
+)
+select run, stamp, metric, arg_max(value, seq) as value, max(seq) as seq, any_value(kind) as kind
+from each_one where value is not null and metric is not null group by run, stamp, metric
+"""
+
+
+def harvest(database: DuckDBPyConnection, found: Sequence[tuple[str, str, str]]) -> None:
+    """Fill the tables `new_runs` and `new_measures` from journals.
+
+    Args:
+        database: Where the tables are made.
+        found: Of each journal: the run, the stamp of its file, and the file.
+    """
+    database.execute("create or replace temp table stamps (run varchar, stamp varchar, file varchar)")
+    runs, stamps, files = (list(column) for column in zip(*found, strict=True))
+    database.execute("insert into stamps select unnest($1), unnest($2), unnest($3)", [runs, stamps, files])
+    database.execute(_LINES, {"files": files})
+    database.execute(_RUNS)
+    database.execute(_MEASURES)
+    database.execute("drop table lines")

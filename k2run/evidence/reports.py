@@ -1,8 +1,10 @@
-"""Write the reports of a run beside its journal: report.html, report.md, junit.xml."""
+"""Write the reports of a run beside its journal: report.html, report.md, junit.xml; append runs to Iceberg tables."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
+
+from msgspec import Struct
 
 from k2run.engine.events import NOT_PLAYED, Bound, Outcome
 from k2run.engine.journal import read_journal
@@ -20,6 +22,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
+    from pyiceberg.table import Table
+
+    from k2run.actions.deadline import Deadline
+    from k2run.adapters.iceberg.catalog import Iceberg
     from k2run.engine.events import Objected
     from k2run.evidence.step_view import SectionView, StepView, UndoView
 
@@ -168,3 +174,57 @@ def _write(path: Path, text: str) -> Path:
             hint="the journal is complete: free some space, then run `k2run report`",
         ) from error
     return path
+
+
+PUBLISHED = ("measures", "runs")
+"""What is published; a run is complete once its row in `runs` is there, so that comes last."""
+
+
+class Readable(Protocol):
+    """What is published: a history."""
+
+    def arrow(self, table: str) -> Any:
+        """A table by its name, as Arrow."""
+
+
+class Published(Struct, frozen=True, kw_only=True):
+    """How many rows were new, by the name of their table."""
+
+    rows: dict[str, int]
+
+
+def publish(history: Readable, iceberg: Iceberg, namespace: str, deadline: Deadline) -> Published:
+    """Append the runs that are not there yet; those that did not end are left for later.
+
+    Args:
+        history: The runs.
+        iceberg: The catalog; its tables are made when they are not there.
+        namespace: Namespace of the tables `runs` and `measures`.
+        deadline: How long it may take.
+
+    Raises:
+        ResponderError: The catalog cannot be reached, or refuses.
+    """
+    from k2run.adapters.iceberg.catalog import judged, open_catalog  # reading needs no catalog
+
+    catalog = open_catalog(iceberg, deadline)
+    rows: dict[str, int] = {}
+    with judged(iceberg, f"publish to {namespace}"):
+        catalog.create_namespace_if_not_exists(namespace)
+        for name in PUBLISHED:
+            deadline.remaining()
+            everything = history.arrow(name)
+            table = catalog.create_table_if_not_exists(f"{namespace}.{name}", schema=everything.schema)
+            rows[f"{namespace}.{name}"] = _append(table, everything)
+    return Published(rows=rows)
+
+
+def _append(table: Table, everything: Any) -> int:
+    """Append the rows of runs that the table does not have; returns how many."""
+    import pyarrow.compute as pc
+
+    there = pc.unique(table.scan(selected_fields=("run",)).to_arrow()["run"])
+    new = everything.filter(pc.invert(pc.is_in(everything["run"], value_set=there)))
+    if new.num_rows:
+        table.append(new)
+    return int(new.num_rows)

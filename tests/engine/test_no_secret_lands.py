@@ -16,7 +16,7 @@ from k2run.adapters.iceberg.catalog import Iceberg, open_table
 from k2run.engine.events import RunFinished, StepFinished
 from k2run.engine.journal import read_journal
 from k2run.evidence.history import History
-from k2run.evidence.tables import publish
+from k2run.evidence.reports import publish
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

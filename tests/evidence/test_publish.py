@@ -8,7 +8,7 @@ from k2run.actions.deadline import Deadline
 from k2run.adapters.iceberg.catalog import Iceberg, open_table
 from k2run.errors import K2runError
 from k2run.evidence.history import History
-from k2run.evidence.tables import publish
+from k2run.evidence.reports import publish
 
 MEASURED = Path(__file__).parent / "journals" / "measured.jsonl"
 
