@@ -32,7 +32,7 @@ from k2run.language.filters import FILTERS
 from k2run.language.keywords import PLACES, table
 from k2run.language.problems import CODES
 from k2run.language.schema import described_arguments, runbook_schema
-from k2run.language.syntax import FUNCTIONS, JINJA_FILTERS, JINJA_TESTS, METHODS
+from k2run.language.vocabulary import FUNCTIONS, JINJA_FILTERS, JINJA_TESTS, METHODS
 from k2run.recovery.diagnosis import Diagnosis
 from k2run.stack.validation import stack_schema
 

@@ -24,14 +24,14 @@ from k2run.errors import (
 )
 from k2run.language.expressions import render
 from k2run.language.quantities import Duration
-from k2run.language.syntax import ITEM, METHODS
+from k2run.language.vocabulary import ITEM, METHODS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from k2run.actions.deadline import Deadline
     from k2run.language.expressions import Expression
-    from k2run.language.syntax import Reference
+    from k2run.language.vocabulary import Reference
 
 _SHOWN = 80
 _NOTHING = " = none"

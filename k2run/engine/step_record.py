@@ -21,8 +21,7 @@ from k2run.errors import (
     JournalLost,
 )
 from k2run.language.expressions import Template
-from k2run.language.syntax import NoValue
-from k2run.language.vocabulary import ONLY_LOOKS, SET
+from k2run.language.vocabulary import ONLY_LOOKS, SET, NoValue
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

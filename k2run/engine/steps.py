@@ -30,8 +30,7 @@ from k2run.errors import (
     UsageError,
 )
 from k2run.language.expressions import is_fixed, names_in, render
-from k2run.language.syntax import NoValue
-from k2run.language.vocabulary import ASSERT, HARMS, RUN, SET
+from k2run.language.vocabulary import ASSERT, HARMS, RUN, SET, NoValue
 
 if TYPE_CHECKING:
     from k2run.engine.events import StepFinished

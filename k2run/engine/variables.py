@@ -14,7 +14,7 @@ from k2run.errors import StackInvalid, UsageError
 from k2run.language.expressions import Template, calls, render
 from k2run.language.inputs import input_value
 from k2run.language.quantities import QUANTITIES, Duration, quantified
-from k2run.language.syntax import ABSENT, NoValue
+from k2run.language.vocabulary import ABSENT, NoValue
 from k2run.stack.redactor import FORMS
 from k2run.stack.secrets import MASK, Reference, as_text, as_written, check_long_enough, is_secret, read_secret
 

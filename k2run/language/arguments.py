@@ -19,8 +19,7 @@ from k2run.language.vocabulary import ASSERT, SET, WAIT
 if TYPE_CHECKING:
     from k2run.language.document import Trail
     from k2run.language.reading import Reading
-    from k2run.language.syntax import Scope
-    from k2run.language.vocabulary import ActionForm
+    from k2run.language.vocabulary import ActionForm, Scope
 
 _AT = re.compile(r"(.*?)(?: - at `\$(.*)`)?$", re.DOTALL)
 _STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]")

@@ -21,8 +21,8 @@ from k2run.language.parser import parse, read_expression
 from k2run.language.problems import did_you_mean
 from k2run.language.quantities import UnitMismatch
 from k2run.language.sandbox import FUNCTIONS, Missing, environment
-from k2run.language.syntax import ABSENT, ITEM
 from k2run.language.units import contained, equal
+from k2run.language.vocabulary import ABSENT, ITEM
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -16,12 +16,12 @@ from msgspec.structs import astuple
 
 from k2run.errors import ExpressionFailed, Inapplicable, NotWhole
 from k2run.language.problems import Place
-from k2run.language.syntax import ITEM
+from k2run.language.vocabulary import ITEM
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from k2run.language.syntax import Reference, Syntax
+    from k2run.language.vocabulary import Reference, Syntax
 
 NOWHERE = Place("", 0, 0)
 """The place of an expression that stands in no file."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from k2run.language.model import Award, Band, Category, Input, Objective, Points, Score
 from k2run.language.problems import did_you_mean, of_value, true_or_false
 from k2run.language.quantities import Duration, Size
-from k2run.language.syntax import Scope
+from k2run.language.vocabulary import Scope
 
 if TYPE_CHECKING:
     from collections.abc import Callable

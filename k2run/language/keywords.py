@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from k2run.language.model import Step
     from k2run.language.reading import Reading
     from k2run.language.step_reader import Draft
-    from k2run.language.syntax import Scope
+    from k2run.language.vocabulary import Scope
 
 _WHOLE = 100
 

@@ -16,7 +16,7 @@ from k2run.language.problems import did_you_mean, ordered
 from k2run.language.reading import Reading
 from k2run.language.references import References
 from k2run.language.step_reader import StepReader, read_vars
-from k2run.language.syntax import FACTS, Scope
+from k2run.language.vocabulary import FACTS, Scope
 
 if TYPE_CHECKING:
     from collections.abc import Callable

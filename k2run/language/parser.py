@@ -30,7 +30,8 @@ from jinja2.parser import Parser
 from k2run.language.problems import did_you_mean
 from k2run.language.quantities import QUANTITIES, Duration, Size
 from k2run.language.sandbox import environment
-from k2run.language.syntax import (
+from k2run.language.units import QUANTITY
+from k2run.language.vocabulary import (
     FILTERS,
     ITEM,
     MAX_LENGTH,
@@ -42,7 +43,6 @@ from k2run.language.syntax import (
     Reference,
     Syntax,
 )
-from k2run.language.units import QUANTITY
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from k2run.language.expressions import Expression, Template, cut
 from k2run.language.problems import did_you_mean, of_value
 from k2run.language.quantities import QUANTITIES, Duration, quantified
-from k2run.language.syntax import FUNCTIONS, RESERVED, RESERVED_FUNCTIONS, Absent, Fault, Reference, Scope, follow
 from k2run.language.unit_check import is_quantity, measured
 from k2run.language.units import TYPES, Unit
+from k2run.language.vocabulary import FUNCTIONS, RESERVED, RESERVED_FUNCTIONS, Absent, Fault, Reference, Scope, follow
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -320,7 +320,7 @@ class Reading:
     def _defined_later(self, name: str) -> str:
         """Where a step registers the name after all."""
         if self._registered is None:
-            from k2run.language.syntax import registrations
+            from k2run.language.vocabulary import registrations
 
             self._registered = registrations(self.document.data)
         path = self._registered.get(name)

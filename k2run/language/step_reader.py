@@ -13,8 +13,7 @@ from k2run.language.keywords import KEYWORDS, check_delegate, needed, place_of, 
 from k2run.language.model import Step
 from k2run.language.problems import did_you_mean
 from k2run.language.references import check_inputs, result_of
-from k2run.language.syntax import Scope
-from k2run.language.vocabulary import SET, WORDS, ActionForm
+from k2run.language.vocabulary import SET, WORDS, ActionForm, Scope
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -13,7 +13,7 @@ from msgspec import Struct
 from k2run.language.model import AlertRule, Schedule, Start, WhenLocked
 from k2run.language.problems import did_you_mean, of_value
 from k2run.language.quantities import Duration
-from k2run.language.syntax import Scope
+from k2run.language.vocabulary import Scope
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,8 +8,8 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar, get_args, get_origin
 
 from k2run.language.quantities import Duration, Rate, Size
-from k2run.language.syntax import ITEM, Fault
 from k2run.language.units import TYPES, Unit, outcome, refusal, unit_of
+from k2run.language.vocabulary import ITEM, Fault
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from k2run.language.nodes import plain_value
-from k2run.language.syntax import FUNCTIONS, RESERVED
+from k2run.language.vocabulary import FUNCTIONS, RESERVED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
