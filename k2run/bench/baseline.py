@@ -12,7 +12,7 @@ from msgspec import Struct, structs
 
 from k2run.actions.connection import Connection, Site
 from k2run.bench.latency import Percentile
-from k2run.bench.regression import RATE, Sample, sample_of, sample_of_rate
+from k2run.bench.regression import MOST, RATE, Sample, sample_of, sample_of_rate
 from k2run.bench.thresholds import LAST_GREEN
 from k2run.engine.events import Outcome, RunFinished, RunStarted, StepFinished
 from k2run.engine.journal import JOURNAL, read_journal
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 PINS = "baselines.json"
 FARTHEST = 1000
 """Runs to look back for those that put on the same load."""
-MOST = 10
-"""Runs that make a baseline: enough to know how far runs differ by themselves, few enough to be of the same time."""
 GREEN = frozenset({Outcome.PASSED})
 PINNED = frozenset({Outcome.PASSED, Outcome.FAILED})
 """What a person pins was measured, whether or not it kept to its thresholds."""

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from invoke import Context
 
     from k2run.bench.baseline import Pins
+    from k2run.bench.regression import Trend
     from k2run.evidence.history import History, PastRun
-    from k2run.evidence.trend import Trend
 
 LISTED = 10
 """Runs that a trend lists under its picture."""
@@ -204,7 +204,7 @@ def _list_metrics(runbook: str, stack: str, *, json: bool) -> None:
 
 
 def _show_trend(metric: str, runbook: str, stack: str, last: int, *, json: bool) -> None:
-    from k2run.evidence import trend as trends
+    from k2run.bench.regression import trends
 
     past = _history()
     _check_names(past, runbook, stack)
@@ -212,7 +212,7 @@ def _show_trend(metric: str, runbook: str, stack: str, last: int, *, json: bool)
     if not points:
         metric = past.resolve(metric, name=runbook, stack=stack)
         points = past.points(metric, name=runbook, stack=stack, last=last)
-    found = trends.trends(metric, points)
+    found = trends(metric, points)
     if json:
         print_json(found[0])
         return

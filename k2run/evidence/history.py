@@ -16,6 +16,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
+from k2run.bench.regression import Point
 from k2run.engine.journal import JOURNAL
 from k2run.engine.store import running
 from k2run.errors import UsageError
@@ -70,18 +71,6 @@ class PastRun(Struct, frozen=True, kw_only=True):
     score: float | None
     coverage: float | None
     band: str
-    attended: bool = False
-
-
-class Point(Struct, frozen=True, kw_only=True):
-    """What one run measured, the line of its journal that says so, and whether an operator was there."""
-
-    run: str
-    began: str
-    outcome: str
-    value: float
-    seq: int
-    kind: str
     attended: bool = False
 
 

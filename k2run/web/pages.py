@@ -13,6 +13,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from k2run.bench.regression import Trend, trends
 from k2run.engine.journal import JOURNAL
 from k2run.engine.outline import outline
 from k2run.evidence.compare import last_rehearsal
@@ -20,7 +21,6 @@ from k2run.evidence.history import OF_STEPS, History
 from k2run.evidence.html import from_run_to_run
 from k2run.evidence.report_html import STYLE, report_html
 from k2run.evidence.report_markdown import report_markdown
-from k2run.evidence.trend import Trend, trends
 from k2run.web.feed import open_incidents
 from k2run.web.fragments import ON_CALL, PANELS, PRESENTER, RUN, draw, drawn
 from k2run.web.guard import POLICY

@@ -8,16 +8,15 @@ from math import exp
 import msgspec
 import pytest
 
-from k2run.bench.baseline import MOST, Baselines
+from k2run.bench.baseline import Baselines
 from k2run.bench.latency import Latencies
 from k2run.bench.plan import Outcome as Load
-from k2run.bench.regression import ASSUMED, RATE, Sample, change, drift, quantile, sample_of, two_sided
+from k2run.bench.regression import ASSUMED, MOST, RATE, Sample, change, drift, quantile, sample_of, trends, two_sided
 from k2run.bench.result import Measured, judge
 from k2run.bench.thresholds import Threshold
 from k2run.engine.events import Outcome, RunFinished, RunStarted, StepFinished
 from k2run.engine.journal import JOURNAL, read_journal
 from k2run.evidence.compare import compare
-from k2run.evidence.trend import trends
 from k2run.evidence.view import view_of
 
 LOAD = "0123456789ab"
@@ -238,7 +237,7 @@ def test_loads_that_are_not_the_same_are_not_compared(tmp_path):
 
 
 def test_a_trend_warns_of_a_drift(tmp_path):
-    from k2run.evidence.history import Point
+    from k2run.bench.regression import Point
 
     points = [
         Point(run="r", began="2026", outcome="passed", value=5 * 1.08**n, seq=1, kind="figure") for n in range(10)

@@ -2,13 +2,13 @@ import duckdb
 import msgspec
 import pytest
 
+from k2run.bench.regression import difference, trends
 from k2run.engine.events import Outcome, RunFinished, RunStarted, StepFinished
 from k2run.engine.journal import JOURNAL
 from k2run.errors import UsageError
 from k2run.evidence.compare import compare
 from k2run.evidence.history import MOST_PIECES, History
 from k2run.evidence.measurements import sparkline
-from k2run.evidence.trend import difference, trends
 from k2run.evidence.view import view_of
 
 
