@@ -18,7 +18,7 @@ from k2run.engine.prompts import Decision, Guide, Move, Planned
 from k2run.evidence.view import RunView
 from k2run.evidence.wording import MARKS, clean, span, standing, standing_of, timed
 from k2run.files import account_name
-from k2run.recovery.repairs import REPAIRED
+from k2run.recovery.account import REPAIRED
 from k2run.terminal.face import Face, forget_what_was_typed
 from k2run.terminal.lines import text_of
 from k2run.terminal.summary import closing

@@ -264,7 +264,7 @@ def is_attended() -> bool:
 
 
 def _write_timeline(folder: Path) -> None:
-    from k2run.recovery.timeline import write_timeline
+    from k2run.recovery.account import write_timeline
 
     write_timeline(folder)
 

@@ -30,10 +30,10 @@ from k2run.evidence.wording import clean, moment
 from k2run.files import account_name
 from k2run.language.loader import load_runbook
 from k2run.language.model import Kind
+from k2run.recovery.account import write_timeline
 from k2run.recovery.diagnosis import Diagnosis, Verdict
 from k2run.recovery.looks import diagnose_settled, suspicion
 from k2run.recovery.repairs import Clocks, Repair, Repairs
-from k2run.recovery.timeline import write_timeline
 from k2run.terminal.face import TerminalPerson
 from k2run.terminal.mode import open_face
 from k2run.terminal.safe_stream import complain, say
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from k2run.app.launch import Heralds
     from k2run.engine.events import RunFinished
     from k2run.language.model import Runbook
-    from k2run.recovery.attempts import Tries
+    from k2run.recovery.account import Tries
     from k2run.recovery.diagnosis import Suspect, Why
     from k2run.stack.stack import Stack
 

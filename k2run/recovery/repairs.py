@@ -26,7 +26,7 @@ from k2run.engine.step_record import did_change, expected
 from k2run.language.expressions import Expression, Template
 from k2run.language.quantities import Duration
 from k2run.language.vocabulary import ONLY_LOOKS
-from k2run.recovery.attempts import Tries
+from k2run.recovery.account import REPAIRED, Tries
 from k2run.recovery.diagnosis import Order
 from k2run.recovery.looks import suspicion
 
@@ -42,8 +42,6 @@ if TYPE_CHECKING:
     from k2run.recovery.diagnosis import Diagnosis, Suspect, Why
     from k2run.stack.stack import Stack
 
-REPAIRED = "repaired"
-"""The clock of a repair that is proven by its own symptoms; `rto` is the one of the whole steady state."""
 LIMIT_S = 20.0
 PERIOD_S = 0.1
 SECTION, NAME = "repaired", "Its own symptoms are gone"

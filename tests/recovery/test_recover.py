@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from k2run.engine.journal import read_journal
-from k2run.recovery.timeline import timeline
+from k2run.recovery.account import timeline
 
 if TYPE_CHECKING:
     from pathlib import Path
