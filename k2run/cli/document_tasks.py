@@ -79,7 +79,7 @@ def document(
 def backup(c: Context, into: str = "reference", stack: str = "", plain: bool = False) -> int:
     """Write a presenter's backup: documents, a cast, the executed notebook, screenshots, a video of the walkthrough."""
     from k2run.app.launch import launch
-    from k2run.daemon.notify.messenger import heralds
+    from k2run.daemon.messenger import heralds
     from k2run.engine.execution import Options
     from k2run.engine.store import Store
     from k2run.evidence.history import History
@@ -114,7 +114,7 @@ def backup(c: Context, into: str = "reference", stack: str = "", plain: bool = F
 def rehearse(c: Context, into: str = "reference", stack: str = "", unattended: bool = False) -> int:
     """Rehearse the demo against the clock: opens the presenter's view, shows what to say, switches to the backup."""
     from k2run.app.launch import is_attended, launch
-    from k2run.daemon.notify.messenger import heralds
+    from k2run.daemon.messenger import heralds
     from k2run.engine.execution import Options
 
     attended = is_attended() and not unattended

@@ -72,7 +72,7 @@ def run(
 ) -> int:
     """Run a runbook: check, measure, break, recover, score, go or no-go."""
     from k2run.app.launch import is_attended, launch_on, parse_extra
-    from k2run.daemon.notify.messenger import heralds
+    from k2run.daemon.messenger import heralds
     from k2run.engine.execution import Options
 
     if list_steps:
@@ -127,7 +127,7 @@ def resume(
 ) -> int:
     """Resume an interrupted run: undo pending faults, skip finished steps."""
     from k2run.app.launch import is_attended, parse_extra, relaunch
-    from k2run.daemon.notify.messenger import heralds
+    from k2run.daemon.messenger import heralds
     from k2run.engine.execution import Options
 
     attended = inbox or (is_attended() and not unattended and not json)
@@ -211,7 +211,7 @@ def recover(c: Context, runbook: str = "", stack: str = "", auto: bool = False, 
     """Recover a stack, guided step by step against the clock."""
     from k2run.app.launch import parse_extra
     from k2run.app.recover import Recovery
-    from k2run.daemon.notify.messenger import heralds
+    from k2run.daemon.messenger import heralds
 
     recovery = Recovery(stack, auto=auto, extra=parse_extra(e or []), heralds=heralds)
     return recovery.by(runbook) if runbook else recovery.from_diagnosis()
@@ -238,7 +238,7 @@ def drill(
 ) -> int:
     """Inject an undisclosed fault, diagnose it, recover from it, and show how long that took and what was lost."""
     from k2run.app.drill_session import hold_drill
-    from k2run.daemon.notify.messenger import heralds
+    from k2run.daemon.messenger import heralds
     from k2run.recovery.drill import Choice
 
     choice = Choice(seed=seed, rounds=rounds, every=every)

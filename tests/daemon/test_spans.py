@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from k2run.daemon.notify.messenger import export_spans
+from k2run.daemon.messenger import export_spans
 from k2run.engine.journal import read_journal
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from k2run.daemon.alerts.incident import seconds_of
 from k2run.daemon.alerts.incident_store import IncidentStore
-from k2run.daemon.notify.channels import Moment, Occasion, read_settings
-from k2run.daemon.notify.messenger import GIVE_UP_S, LOG, Outbox
+from k2run.daemon.channels import Moment, Occasion, read_settings
+from k2run.daemon.messenger import GIVE_UP_S, LOG, Outbox
 from k2run.engine.store import Store
 from k2run.errors import K2runError
 from k2run.evidence.wording import clean, span

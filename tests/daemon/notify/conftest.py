@@ -171,7 +171,7 @@ class Place:
 
 def _is_messenger(process: psutil.Process, home: Path) -> bool:
     words = process.info["cmdline"] or []
-    return "k2run.daemon.notify.messenger" in words and str(home) in words
+    return "k2run.daemon.messenger" in words and str(home) in words
 
 
 @pytest.fixture

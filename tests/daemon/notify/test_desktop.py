@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from k2run.daemon.notify.channels import Channel, Moment, Occasion, send
+from k2run.daemon.channels import Channel, Moment, Occasion, send
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -15,7 +15,7 @@ from k2run.daemon.alerts.delivery import Alert, Delivery
 from k2run.daemon.alerts.incident_messages import open_messages
 from k2run.daemon.alerts.incident_store import IncidentStore
 from k2run.daemon.alerts.worker import Worker
-from k2run.daemon.notify.messenger import LOG
+from k2run.daemon.messenger import LOG
 
 RECOVERY = """\
 runbook: 1

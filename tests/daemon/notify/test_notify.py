@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from k2run.daemon.notify.channels import Channel, Moment, Occasion, Telling, read_settings
-from k2run.daemon.notify.messenger import LOG, Outbox
+from k2run.daemon.channels import Channel, Moment, Occasion, Telling, read_settings
+from k2run.daemon.messenger import LOG, Outbox
 from k2run.errors import UsageError
 
 PASS = "- assert: {that: true}\n"

@@ -2,7 +2,7 @@
 
 Each channel has a queue and a thread, which sends, and tries again until it gives up.
 
-Started as `python -m k2run.daemon.notify.messenger HOME RUN`, only where there is something to tell or to export.
+Started as `python -m k2run.daemon.messenger HOME RUN`, only where there is something to tell or to export.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from k2run.terminal.safe_stream import complain
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from k2run.daemon.notify.channels import Channel, Moment
+    from k2run.daemon.channels import Channel, Moment
     from k2run.engine.events import AnyEvent
     from k2run.engine.store import Store
     from k2run.evidence.step_view import SectionView, StepView
@@ -93,7 +93,7 @@ class Outbox:
 
     def _settle(self, name: str, channel: Channel, moment: Moment) -> None:
         """Try until it is sent, or cannot be sent at all, or has taken too long."""
-        from k2run.daemon.notify.channels import send
+        from k2run.daemon.channels import send
 
         end, pause, attempts = time.monotonic() + self._give_up, self._first_pause, 0
         while True:
@@ -162,7 +162,7 @@ class Herald:
             self._start(self._run)
 
     def _start(self, run: str) -> None:
-        command = [sys.executable, "-m", "k2run.daemon.notify.messenger", str(self._home), run]
+        command = [sys.executable, "-m", "k2run.daemon.messenger", str(self._home), run]
         with (self._home / "messenger.log").open("ab") as log:
             subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
@@ -178,7 +178,7 @@ def _told() -> bool:
     """Whether there are recipients; invalid settings are a warning, not the end of the run."""
     if not Path(os.environ.get("K2RUN_SETTINGS") or "k2run.yaml").is_file():
         return False
-    from k2run.daemon.notify.channels import read_settings
+    from k2run.daemon.channels import read_settings
     from k2run.errors import K2runError
 
     try:
@@ -204,7 +204,7 @@ def _exported() -> bool:
 
 def follow(store: Store, folder: Path) -> None:
     """Read a run's journal until the run has ended, and send its messages."""
-    from k2run.daemon.notify.channels import Settings, Telling, read_settings
+    from k2run.daemon.channels import Settings, Telling, read_settings
     from k2run.engine.undo import pending_undos
 
     settings = read_settings() if _told() else Settings()
