@@ -15,7 +15,7 @@ ELSEWHERE = {
     *("cli/authoring_tasks", "cli/document_tasks", "cli/run_tasks", "daemon/schedule/timetable"),  # runbooks, files
     *("cli/command", "engine/wall"),  # take secrets out of what they say
     "daemon/own_metrics",  # the metrics of k2run, which are figures
-    *("web/server", "cli/backup"),  # the server itself, and the link to sign in
+    "web/server",  # the server itself, and the link to sign in
     *("adapters/host/stress_process", "k2/platform/program", "k2/platform/prometheus", "k2/platform/stream"),
     "terminal/safe_stream",  # the one place
 }
