@@ -24,8 +24,7 @@ LONGEST, LONGEST_RUN = 128, 192
 """Bytes; a run's id adds its time to the name of its runbook, and most file systems end at 255."""
 _NAME = re.compile(r"[^\W_][\w .,+@=~-]*(?<![ .])")
 RUN = "a run"
-
-KEPT = 100_000
+KEPT_MARKS = 100_000
 """Marks in memory; far more than can come within their time, at the rate that the guard lets through."""
 
 
@@ -276,7 +275,7 @@ class Spent:
             self._known.pop(mark, None)
             self._known[mark] = now
             oldest = next(iter(self._known))
-            if len(self._known) > KEPT or now - self._known[oldest] > self._seconds:
+            if len(self._known) > KEPT_MARKS or now - self._known[oldest] > self._seconds:
                 del self._known[oldest]
             return True
 

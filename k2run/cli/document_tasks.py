@@ -254,7 +254,8 @@ SCENES = "walkthrough.json"
 SLIDES = "demo-slides.html"
 RESILIENCE = "Resilience"
 """The section whose middle is photographed."""
-_GRACE_S = 5
+GRACE_S = 5
+"""Seconds that the page has to end before it is killed."""
 
 
 @contextmanager
@@ -276,7 +277,7 @@ def served() -> Iterator[str]:
     finally:
         process.terminate()
         try:
-            process.wait(_GRACE_S)
+            process.wait(GRACE_S)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

@@ -38,7 +38,6 @@ GRACE_S = 3.0
 TIMEOUT_MS = 10_000
 """Milliseconds that an endpoint may take for what is left when the run has ended."""
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
-
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0
 GIVE_UP_S = 900.0
 LOG = "notified.jsonl"

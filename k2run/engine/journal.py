@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
-
 RESERVE = ".reserve"
 SIZE = 128 * 1024
 """Bytes: the events of `always`, of some hundred undos and of the verdict, and what a started service writes."""

@@ -37,7 +37,6 @@ PAUSES_S = (2.0, 5.0, 10.0, 20.0)
 """Seconds before the second try, the third, and so on: a cause that lasts is given time to end."""
 PATIENCE_S = 60.0
 """Seconds for which a recovery without a recovery time objective is tried."""
-
 REPAIRED = "repaired"
 """The clock of a repair that is proven by its own symptoms; `rto` is the one of the whole steady state."""
 

@@ -30,7 +30,6 @@ _BLOCK = 64 * 1024
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _TIME = re.compile(r"(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d:\d\d)(?:[.,](\d{1,9}))?(Z|[+-]\d\d:?\d\d)?")
 _HEAD = 200  # characters at the start of a line in which its time is looked for
-
 HANG_UP_S = 0.05
 """How long an accepted connection is watched: a proxy accepts for a service that does not listen, and then hangs up."""
 STARTUP = (3 << 16).to_bytes(4) + b"user\0postgres\0database\0postgres\0\0"
