@@ -13,8 +13,9 @@ from msgspec import structs
 
 from k2run.actions.deadline import Deadline
 from k2run.adapters.kubernetes import actions
-from k2run.adapters.kubernetes.client import Kubernetes
+from k2run.adapters.kubernetes.client import Kubernetes, connect
 from k2run.adapters.kubernetes.results import read_pod, read_rollout
+from k2run.adapters.kubernetes.workloads import selector_text, workload
 from k2run.errors import AuthorError, Refused, TimedOut, Unknown, Unreachable
 
 if TYPE_CHECKING:
@@ -190,6 +191,39 @@ def test_a_workload_is_scaled_down_as_a_fault_and_has_its_pods_again_after_the_u
     assert (undo.before, undo.replicas) == (0, 2)
     assert actions.pods(web.kubernetes, soon(), "app=web").ready == 2
     assert actions.set_replicas(web.kubernetes, soon(), "web", 2).before == 2  # twice is as good as once
+
+
+def test_a_workload_counts_the_pods_that_its_whole_selector_means(web):
+    """A selector of expressions alone was read as "all pods", so another workload's pods made a rollout complete."""
+    odd = deployment("odd", 0)
+    odd["spec"]["selector"] = {
+        "matchExpressions": [
+            {"key": "app", "operator": "In", "values": ["odd", "strange"]},
+            {"key": "canary", "operator": "DoesNotExist"},
+        ]
+    }
+    web.client.send("POST", f"{APPS}/deployments", odd)
+    try:
+        counted = workload(connect(web.kubernetes, soon()), "deployment", "odd", ("deployment",))
+        assert counted._ready_pods() == 0
+        assert actions.pods(web.kubernetes, soon(), "app in (web,odd),mark,!canary,app notin (odd)").ready == 2
+    finally:
+        web.client.send("DELETE", f"{APPS}/deployments/odd")
+
+
+def test_every_operator_of_a_selector_is_written_as_the_api_takes_it():
+    found = selector_text(
+        {
+            "matchLabels": {"app": "web"},
+            "matchExpressions": [
+                {"key": "tier", "operator": "NotIn", "values": ["cache", "queue"]},
+                {"key": "mark", "operator": "Exists"},
+            ],
+        }
+    )
+    assert found == "app=web,tier notin (cache,queue),mark"
+    with pytest.raises(Refused, match="operator 'Near'"):
+        selector_text({"matchExpressions": [{"key": "zone", "operator": "Near"}]})
 
 
 def test_a_pod_is_deleted_and_the_undo_waits_for_its_successor(web):

@@ -33,6 +33,8 @@ _PATH = re.compile(
     r"(?P<root>/api/v1|/apis/[^/]+/[^/]+)(?:/namespaces/(?P<namespace>[^/]+))?/(?P<plural>[a-z]+)"
     r"(?:/(?P<name>[^/]+))?(?:/(?P<part>status|scale|log))?"
 )
+_PARTS = re.compile(r",(?![^()]*\))")
+_AMONG = re.compile(r"(?P<key>\S+) (?P<how>in|notin) \((?P<values>.*)\)")
 _KINDS = {"pods": "Pod", "deployments": "Deployment", "replicasets": "ReplicaSet", "namespaces": "Namespace"}
 _KINDS |= {"nodes": "Node", "secrets": "Secret", "widgets": "Widget", "statefulsets": "StatefulSet"}
 WIDGETS = {
@@ -145,8 +147,10 @@ class FakeApi:
     def _listed(self, plural: str, kept: dict[str, Any], query: dict[str, str]) -> dict[str, Any]:
         if plural in self.forbidden:
             raise Refusal(403, "Forbidden", f'{plural} is forbidden: User "tester" cannot list resource "{plural}"')
-        wanted = dict(part.split("=") for part in query.get("labelSelector", "").split(",") if part)
-        items = [one for one in kept.values() if wanted.items() <= one["metadata"].get("labels", {}).items()]
+        wanted = [part for part in _PARTS.split(query.get("labelSelector", "")) if part]
+        items = [
+            one for one in kept.values() if all(_selects(part, one["metadata"].get("labels", {})) for part in wanted)
+        ]
         limit = int(query.get("limit", len(items)))
         more = {"continue": "next"} if len(items) > limit else {}
         return {"kind": f"{_KINDS[plural]}List", "metadata": more, "items": items[:limit]}
@@ -204,6 +208,17 @@ class FakeApi:
             container += " before"
         lines = self.logs.get((pod, container), "").splitlines(keepends=True)
         return "".join(lines[-int(query.get("tailLines", len(lines) or 1)) :])
+
+
+def _selects(part: str, labels: Mapping[str, str]) -> bool:
+    """Whether one part of a label selector means an object, as the API's reference on labels says."""
+    if found := _AMONG.fullmatch(part):
+        among = labels.get(found["key"]) in found["values"].split(",")
+        return among if found["how"] == "in" else not among
+    key, equals, value = part.partition("=")
+    if not equals:
+        return key.removeprefix("!") not in labels if key.startswith("!") else key in labels
+    return labels.get(key) != value if key.endswith("!") else labels.get(key) == value
 
 
 def merged(before: Any, change: Any) -> Any:
