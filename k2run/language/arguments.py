@@ -157,14 +157,18 @@ def _notation(kind: Any) -> type[Notation] | None:
 def _check_notes(reading: Reading, kind: type[Notation], written: list[Any], path: Trail) -> None:
     """Every text of the list on its own, so that each problem is told, at its column; computed ones wait."""
     for number, item in enumerate(written):
-        if isinstance(item, str) and "{{" in item:
-            continue
-        try:
-            kind.parse(item)
-        except Misread as wrong:
-            where = {"at": wrong.at, "length": wrong.length} if wrong.length else {}
-            expected = "" if wrong.hint else kind.says
-            reading.problem("K304", str(wrong), (*path, number), hint=wrong.hint, expected=expected, **where)
+        if not (isinstance(item, str) and "{{" in item):
+            _check_note(reading, kind, item, (*path, number))
+
+
+def _check_note(reading: Reading, kind: type[Notation], item: Any, path: Trail) -> None:
+    """Tell what is wrong with a text in a notation, in the words of the notation."""
+    try:
+        kind.parse(item)
+    except Misread as wrong:
+        where = {"at": wrong.at, "length": wrong.length} if wrong.length else {}
+        expected = "" if wrong.hint else kind.says
+        reading.problem("K304", str(wrong), path, hint=wrong.hint, expected=expected, **where)
 
 
 def _is_schema(kind: Any) -> bool:
@@ -210,6 +214,10 @@ def _check_value(reading: Reading, kind: Any, value: Any, written: Any, path: Tr
         msgspec.convert(value, kind, dec_hook=decode_quantity)
     except (msgspec.ValidationError, ValueError, TypeError) as error:
         said, inner = _split(str(error))
+        noted = [part for part in _members(kind) if isinstance(part, type) and issubclass(part, Notation)]
+        if noted and isinstance(value, str):
+            _check_note(reading, noted[0], value, path)
+            return
         deeper = (*path, *inner)
         found = _value_at(written, inner)
         expected = of_type(kind) if not inner else ""

@@ -8,12 +8,14 @@ import uuid
 
 import pytest
 
+from k2run.actions.catalogue import Catalogue
 from k2run.actions.deadline import Deadline
 from k2run.adapters.kafka import actions, offsets
 from k2run.adapters.kafka.client import Kafka, Link
 from k2run.adapters.kafka.form import Form, form_of
 from k2run.bench.produce import produce as bench_produce
-from k2run.errors import Refused
+from k2run.errors import Refused, RunbookInvalid
+from k2run.language.loader import parse_runbook
 from k2run.language.quantities import Size
 
 FRAMED = (b"\0" + (7).to_bytes(4, "big") + b"\x06BTC").hex()
@@ -101,3 +103,15 @@ def test_one_bad_message_among_the_newest_does_not_close_a_topic(kafka, topic):
 )
 def test_the_form_of_a_value_is_seen_in_its_bytes(value, form):
     assert form_of(value) is form
+
+
+def test_a_template_that_does_not_exist_is_told_with_the_nearest_one() -> None:
+    text = "runbook: 1\nkind: readiness\nsections:\n  - steps:\n      - kafka.produce: {topic: t, template: traed}\n"
+    with pytest.raises(RunbookInvalid) as error:
+        parse_runbook(text, "runbook.yaml", Catalogue())
+    [problem] = error.value.problems
+    assert (problem.code, problem.message, problem.hint) == (
+        "K304",
+        "there is no template 'traed'",
+        "did you mean `trade`?",
+    )
