@@ -14,10 +14,10 @@ from k2run.errors import RunbookInvalid, UsageError
 from k2run.language.document import read_file
 from k2run.language.model import Kind
 from k2run.language.references import stack_files
-from k2run.stack.model import RunBy
+from k2run.stack.model import OUTSIDE, RunBy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from k2run.language.document import Document
 
@@ -167,14 +167,16 @@ class Known(NamedTuple):
 
     Attributes:
         name: Its name.
-        can_break: Whether k2run can stop and start it.
+        fault: What k2run can do to it and undo: `kill` what it runs itself, `stop` what has commands; else empty.
+        has_log: Whether k2run can read its log.
         is_needed: Whether another one needs it.
         needs: How many others it needs.
         path: The path that its `ready` probe asks, where it is asked for over HTTP; else empty.
     """
 
     name: str
-    can_break: bool
+    fault: str
+    has_log: bool
     is_needed: bool
     needs: int
     path: str
@@ -237,7 +239,8 @@ def _known(document: Document) -> list[Known]:
     return [
         Known(
             name,
-            form.get("run", RunBy.EXTERNAL) != RunBy.EXTERNAL,
+            _fault(form),
+            form.get("run", RunBy.EXTERNAL) not in OUTSIDE or bool(form.get("logs")),
             name in needed,
             len(form.get("needs") or []),
             urlsplit(str((form.get("ready") or {}).get("http", ""))).path,
@@ -246,14 +249,21 @@ def _known(document: Document) -> list[Known]:
     ]
 
 
+def _fault(form: Mapping[str, Any]) -> str:
+    """The fault of a service as its stack file has it."""
+    if form.get("run", RunBy.EXTERNAL) not in OUTSIDE:
+        return "kill"
+    return "stop" if form.get("start") and form.get("stop") else ""
+
+
 def _target(services: list[Known], stack: str) -> Known:
     """What such a runbook breaks or repairs: a service that k2run can stop, at the end of what needs each other."""
     mortal = sorted(
-        (service for service in services if service.can_break),
+        (service for service in services if service.fault),
         key=lambda service: (service.is_needed, -service.needs),
     )
     if not mortal:
-        hint = "`run: process` or `run: docker` says how one is started and stopped"
+        hint = "`run: process`, `run: docker`, or the commands `start:` and `stop:` say how one is started and stopped"
         raise UsageError(f"k2run can stop and start no service of {stack}", hint=hint)
     return mortal[0]
 

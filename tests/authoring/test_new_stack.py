@@ -186,6 +186,40 @@ def test_a_new_runbook_about_ones_own_stack_is_valid_and_lints_clean(kind: Kind,
         assert "service: web" in path.read_text(), "nothing depends on it"
 
 
+OUTSIDE = """\
+stack: 1
+name: shop
+services:
+  proxy: {run: external, ready: {tcp: "127.0.0.1:8080"}, needs: [web]}
+  web:
+    run: RUN
+    start: [systemctl, start, web]
+    stop: [systemctl, stop, web]
+    ready: {tcp: "127.0.0.1:8081"}
+"""
+
+
+@pytest.mark.parametrize("run", ["external", "ssh, host: web.example"])
+@pytest.mark.parametrize("kind", [Kind.SCENARIO, Kind.RECOVERY])
+def test_a_service_of_others_that_has_commands_is_broken_and_repaired_by_them(
+    kind: Kind, run: str, catalogue: Catalogue
+) -> None:
+    stacks = Path("runbooks/stacks")
+    stacks.mkdir(parents=True)
+    (stacks / "shop.yaml").write_text(OUTSIDE.replace("RUN", run.replace(", ", "\n    ")))
+    path = write_new(kind, "first-try", stack="shop")
+    subject = open_subject(path, catalogue)
+    assert findings(subject) == []
+    text = path.read_text()
+    assert "requires: [web]" in text
+    assert ("service.stop: {service: web}" in text) == (kind is Kind.SCENARIO)
+    assert "service.kill" not in text
+    assert "service.logs" not in text, "it has no command that prints its log"
+    logged = (stacks / "shop.yaml").read_text() + "    logs: [journalctl, -u, web]\n"
+    (stacks / "shop.yaml").write_text(logged)
+    assert "service.logs: {service: web" in write_new(kind, "second-try", stack="shop").read_text()
+
+
 def test_what_a_stack_cannot_do_is_told(prometheus: str) -> None:
     new_stack(prometheus=prometheus)
     with pytest.raises(UsageError, match="can stop and start no service of shop"):
