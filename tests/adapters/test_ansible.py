@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+TESTED_ON = {"ansible": "the real `ansible-playbook` on this machine; a host that cannot be reached over SSH"}
+
 
 def soon(seconds: float = 120) -> Deadline:
     return Deadline(seconds)

@@ -18,6 +18,8 @@ from k2run.adapters.browser.client import PROGRAMS, Scene, captions
 from k2run.errors import Interrupted, Refused, TimedOut, Unknown, Unreachable
 from k2run.language.quantities import Duration
 
+TESTED_ON = {"browser": "Debian's Chromium through Playwright; ffmpeg"}
+
 pytest.importorskip("playwright", reason="the extra k2run[browser] is not installed")
 pytestmark = [
     pytest.mark.skipif(not any(map(shutil.which, PROGRAMS)), reason="Chromium is not installed (Debian: chromium)"),

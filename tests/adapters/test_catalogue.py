@@ -1,4 +1,4 @@
-"""Every action, of whichever adapter: described, tested, and its adapter on the page of adapters."""
+"""Every action, of whichever adapter, is described and tested; a new adapter needs no other file to be edited."""
 
 from __future__ import annotations
 
@@ -9,8 +9,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from adapter_tests import is_undone_in_a_test
 
+import k2run.adapters
 from k2run.actions.catalogue import Catalogue
+from k2run.authoring.adapter_pages import adapter_rows, components_of, connection_rows
+from k2run.authoring.generated import actions_page
+from k2run.language.schema import runbook_schema
 
 TESTS = Path(__file__).parents[1]
 ADAPTERS = TESTS.parent / "k2run" / "adapters"
@@ -47,9 +52,52 @@ def _called(name: str, written: dict[str, str]) -> bool:
     )
 
 
-def test_every_adapter_is_on_the_page_of_adapters():
-    listed = set(re.findall(r"^\| `(\w+)` \|", PAGE.read_text(), re.MULTILINE))
-    assert listed == {action.name.partition(".")[0] for action in ACTIONS}
+def test_every_adapter_has_a_test_that_says_what_it_is_tested_on():
+    assert components_of(TESTS).keys() == {action.name.partition(".")[0] for action in ACTIONS}
+
+
+WEATHER = re.search(r"```python\n(.*?)```", (TESTS.parent / "CONTRIBUTING.md").read_text(), re.DOTALL)[1]
+FLOOD = """
+
+@action("weather.clear", effect=Effect.CHANGES)
+def clear(weather: Weather) -> None:
+    \"""Let the sun shine again.\"""
+
+
+@fault("weather.storm", undone_by="weather.clear")
+def storm(weather: Weather) -> Striking[None]:
+    \"""Make a storm. Blast radius: the city.\"""
+    yield Undo(action="weather.clear", args={}, says="clear the sky")
+"""
+
+
+@pytest.fixture
+def weather(tmp_path, monkeypatch):
+    """The adapter of CONTRIBUTING, with a fault, as one file that was dropped among the others."""
+    imports = "from k2run.actions.action import Effect, Striking, Undo, fault\n"
+    text = WEATHER.replace("from k2run.actions.connection", f"{imports}from k2run.actions.connection") + FLOOD
+    dropped = tmp_path / "adapters"
+    dropped.mkdir()
+    (dropped / "weather.py").write_text(text)
+    monkeypatch.setattr(k2run.adapters, "__path__", [*k2run.adapters.__path__, str(dropped)])
+    yield Catalogue()
+    sys.modules.pop("k2run.adapters.weather", None)
+    vars(k2run.adapters).pop("weather", None)
+
+
+def test_an_adapter_that_is_dropped_in_is_found_and_documented_and_what_is_untested_of_it_is_told(weather, tmp_path):
+    """No other file is edited for it: pages, schema and the tests about tests ask the adapter itself."""
+    assert "weather.temperature" in weather.names()
+    assert "`result.degrees_c`" in actions_page(weather)
+    assert "weather.temperature" in runbook_schema(weather)["$defs"]["step"]["properties"]
+    assert ("`weather`", "Weather: an example adapter", "not tested") in adapter_rows(weather, TESTS)
+    assert ("`weather`", "`url`: Address of the weather station") in connection_rows(weather)
+    assert "weather.storm" in weather.faults()
+    assert not is_undone_in_a_test("weather.storm", TESTS / "adapters")
+    own = 'TESTED_ON = {"weather": "a station"}\ndef test_a_storm_is_undone(): undone(weather.storm(station))\n'
+    (tmp_path / "test_weather.py").write_text(own)
+    assert is_undone_in_a_test("weather.storm", tmp_path)
+    assert ("`weather`", "Weather: an example adapter", "a station") in adapter_rows(weather, tmp_path)
 
 
 def _imported(tree: ast.AST) -> set[str]:

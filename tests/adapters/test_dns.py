@@ -21,6 +21,8 @@ from k2run.errors import AuthorError, Interrupted, Refused, Unknown, Unreachable
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+TESTED_ON = {"dns": "real DNS servers of the library dnslib, over UDP and TCP"}
+
 ZONE = """\
 shop.test.       300 IN SOA ns1.shop.test. admin.shop.test. 7 3600 600 86400 300
 shop.test.       300 IN MX 10 mail.shop.test.

@@ -24,6 +24,13 @@ if TYPE_CHECKING:
 
     from k2run.actions.action import Striking, Undo
 
+TESTED_ON = {
+    "docker": (
+        "a dedicated Docker engine, with an image built there; the slow tests start the [compose "
+        "project](compose.md) and run demo-day, faults and recoveries on it"
+    )
+}
+
 SLEEPER = ["sh", "-c", "trap 'exit 0' TERM; while true; do sleep 0.1; done"]
 
 

@@ -15,6 +15,8 @@ from k2run.adapters.iceberg.catalog import Iceberg, open_table
 from k2run.errors import Interrupted, Refused, TimedOut, Unknown, Unreachable
 from k2run.language.quantities import Size
 
+TESTED_ON = {"duckdb": "DuckDB on real tables"}
+
 CROSS = "SELECT count(*) FROM trades a, trades b, trades c WHERE a.message_id || b.message_id < c.message_id"
 
 

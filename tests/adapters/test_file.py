@@ -13,6 +13,8 @@ from k2run.adapters import file
 from k2run.errors import Refused, TimedOut, Unknown
 from k2run.language.json_schema import JsonSchema
 
+TESTED_ON = {"file": "the file system; ffmpeg and ffprobe"}
+
 
 def test_something_that_is_there_has_a_kind_a_size_and_an_age(tmp_path):
     (tmp_path / "a.txt").write_text("hello")

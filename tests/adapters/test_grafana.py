@@ -20,6 +20,8 @@ from k2run.errors import AuthorError, Refused, TimedOut, Unknown, Unreachable
 from k2run.language.json_schema import JsonSchema
 from k2run.language.quantities import Duration
 
+TESTED_ON = {"grafana": "a fake of Grafana's documented HTTP API: see below"}
+
 DASHBOARD = {
     "uid": "k2-platform-overview",
     "title": "K2 Market Data Platform",

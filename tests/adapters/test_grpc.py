@@ -18,6 +18,8 @@ from k2run.errors import AuthorError, Refused, TimedOut, Unknown, Unreachable
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+TESTED_ON = {"grpc": "grpcio's own server with its standard health service, plain and over TLS"}
+
 SAYS = health_pb2.HealthCheckResponse
 LONG = "shop.v1." + "a" * 300
 

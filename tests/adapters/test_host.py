@@ -10,15 +10,21 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
+import httpx
 import psutil
 import pytest
 
 from k2run.actions.deadline import Deadline
 from k2run.adapters.host import actions as host
 from k2run.errors import AuthorError, NotApplicable, Refused, TimedOut, Unknown, Unreachable
+from k2run.language.quantities import Duration
+from k2run.stack.services import Services
+from k2run.stack.stack import load_stack
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+TESTED_ON = {"host": "the machine; ping; chronyd as a time server"}
 
 CHRONYD = shutil.which("chronyd") or shutil.which("chronyd", path="/usr/sbin:/sbin")
 
@@ -125,3 +131,29 @@ def test_a_clock_that_is_off_a_silent_server_and_garbage_are_told():
         assert time.monotonic() - started < 0.9
     with pytest.raises(AuthorError):
         host.clock(Deadline(1), "127.0.0.1:now")
+
+
+def test_a_port_of_a_service_is_taken_by_a_stranger_and_free_again_after_the_undo(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    stack = tmp_path / "stack.yaml"
+    stack.write_text(
+        "stack: 1\nname: held\nservices:\n"
+        f"  web: {{run: process, command: [sleep, '600'], ports: [{port}]}}\n  away: {{run: external}}\n"
+    )
+    services = Services.of(load_stack(str(stack), near=None, home=tmp_path / "home", overrides={}))
+    struck = host.take_port(services, Deadline(20), "web", at_most=Duration(60))
+    undo = next(struck)
+    assert undo.action == "host.relieve"
+    with pytest.raises(StopIteration):
+        next(struck)
+    try:
+        assert httpx.get(f"http://127.0.0.1:{port}/").status_code == 200
+        with pytest.raises(Refused, match=f"something listens on port {port} already"):
+            next(host.take_port(services, Deadline(20), "web"))
+    finally:
+        host.relieve(services, **undo.args)
+    with socket.create_server(("127.0.0.1", port)):
+        host.relieve(services, **undo.args)  # twice is as good as once
+    with pytest.raises(NotApplicable, match="away has no port"):
+        next(host.take_port(services, Deadline(20), "away"))

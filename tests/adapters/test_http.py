@@ -17,6 +17,8 @@ from k2run.errors import Interrupted, NotApplicable, Refused, TimedOut, Unreacha
 from k2run.language.json_schema import JsonSchema
 from k2run.language.quantities import Duration
 
+TESTED_ON = {"http": "real HTTP and HTTPS servers, including silent and broken ones"}
+
 
 def test_a_service_is_asked_with_the_headers_of_the_stack(web, services):
     web.page("/v1/trades", '{"data": [1, 2]}', Content_Type="application/json")

@@ -21,6 +21,13 @@ from k2run.errors import Refused, TimedOut, Unknown, Unreachable
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+TESTED_ON = {
+    "iceberg": (
+        "pyiceberg's SQL catalog on SQLite and on PostgreSQL; the REST catalog of Iceberg's own tests; "
+        "local files and S3 (moto)"
+    )
+}
+
 LOOKS: list[Callable] = [
     actions.schema,
     actions.rows,

@@ -21,6 +21,8 @@ from k2run.language.quantities import Duration
 if TYPE_CHECKING:
     from pathlib import Path
 
+TESTED_ON = {"k6": "a program that stands in for k6: see below"}
+
 K6 = """
 import json, os, sys, time
 

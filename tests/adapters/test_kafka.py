@@ -24,6 +24,8 @@ from k2run.language.quantities import Duration, Rate
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+TESTED_ON = {"kafka": "the Tansu broker; Apache Kafka 3.9 in KRaft mode, plain, with SASL, over TLS, and with both"}
+
 
 def soon(seconds: float = 20) -> Deadline:
     return Deadline(seconds)

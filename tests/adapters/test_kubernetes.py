@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
     from pathlib import Path
 
+TESTED_ON = {"kubernetes": "a fake of the API server: see below"}
+
 pytestmark = pytest.mark.xdist_group("kubernetes")
 
 WRONG_END = {

@@ -14,6 +14,8 @@ from k2run.errors import AuthorError, NotConfirmed, Refused, Unknown
 if TYPE_CHECKING:
     from pathlib import Path
 
+TESTED_ON = {"manual": "the terminal"}
+
 
 class Operator(Person):
     """One who gives the same answer to everything.

@@ -9,6 +9,8 @@ from k2run.adapters import metrics
 from k2run.errors import NotApplicable, Refused, Unknown, Unreachable
 from k2run.language.quantities import Duration
 
+TESTED_ON = {"metrics": "a real HTTP server with prometheus_client's format"}
+
 PAGE = """
 # HELP k2_degradation_level Level of degradation
 # TYPE k2_degradation_level gauge

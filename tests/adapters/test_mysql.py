@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+# program: mariadbd mariadb-server-core mariadb-client-core
+TESTED_ON = {"mysql": "Debian's MariaDB: a single server, and a source with a replica; MySQL itself: see below"}
+
 pytestmark = pytest.mark.xdist_group("mysql")  # one server, not one a process
 PASSWORD = "a-secret-of-tests"
 READY_S = 60.0

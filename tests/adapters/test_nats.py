@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
     from pathlib import Path
 
+# program: nats-server nats-server
+TESTED_ON = {"nats": "Debian's `nats-server`, with JetStream and without"}
+
 WRONG_END = {
     "action": "nats.health",
     "step": "{}",

@@ -18,6 +18,8 @@ from k2run.errors import Interrupted, Refused, TimedOut, Unknown
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+TESTED_ON = {"notebook": "nbclient with a real ipykernel"}
+
 pytest.importorskip("ipykernel", reason="the extra k2run[notebook] is not installed")
 
 

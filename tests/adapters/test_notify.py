@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from aiosmtpd.smtp import Envelope
 
+TESTED_ON = {"notify": "aiosmtpd as the mail server; HTTP servers that receive the documents: see below"}
+
 
 def soon(seconds: float = 10) -> Deadline:
     return Deadline(seconds)

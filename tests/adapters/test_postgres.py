@@ -22,6 +22,8 @@ from k2run.language.quantities import Duration
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+TESTED_ON = {"postgres": "Debian's PostgreSQL, one server for each test process"}
+
 
 def soon(seconds: float = 10) -> Deadline:
     return Deadline(seconds)

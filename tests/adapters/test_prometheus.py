@@ -13,6 +13,8 @@ from k2run.adapters.prometheus.client import Prometheus
 from k2run.errors import Refused, Unknown, Unreachable
 from k2run.language.quantities import Duration
 
+TESTED_ON = {"prometheus": "Debian's Prometheus"}
+
 CONFIG = """
 global: {{scrape_interval: 200ms, evaluation_interval: 200ms}}
 rule_files: [rules.yml]

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+# program: rabbitmq-server rabbitmq-server
+TESTED_ON = {"rabbitmq": "Debian's `rabbitmq-server` with its management plugin"}
+
 pytestmark = pytest.mark.xdist_group("rabbitmq")  # one broker, not one a process
 WRONG_END = {
     "action": "rabbitmq.health",

@@ -15,6 +15,8 @@ from k2run.adapters.kafka.client import Kafka, Link
 from k2run.adapters.kafka.offsets import commit
 from k2run.errors import Unknown
 
+TESTED_ON = {"reconcile": "the sandbox"}
+
 
 def soon() -> Deadline:
     return Deadline(20)

@@ -23,6 +23,9 @@ from k2run.errors import Refused, TimedOut, Unknown, Unreachable
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+# program: redis-server redis-server
+TESTED_ON = {"redis": "Debian's `redis-server`: single ones, and a master with a replica"}
+
 PASSWORD = "a-secret-of-tests"
 
 

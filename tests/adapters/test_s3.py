@@ -14,6 +14,12 @@ from k2run.adapters import s3 as actions
 from k2run.adapters.s3 import S3, signed
 from k2run.errors import AuthorError, Refused, TimedOut, Unknown, Unreachable
 
+TESTED_ON = {
+    "s3": (
+        "moto's server, which checks every signature; MinIO where it was built; AWS's published example of a signature"
+    )
+}
+
 
 def soon(seconds: float = 10) -> Deadline:
     return Deadline(seconds)

@@ -24,6 +24,13 @@ from k2run.language.quantities import Duration
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+TESTED_ON = {
+    "schema_registry": (
+        "the sandbox's own registry, Apicurio's through its Confluent-compatible API, and a fake: see "
+        "below; a real broker carries the messages"
+    )
+}
+
 PROGRAM = Path(__file__).with_name("registry_server.py")
 TRADE = {
     "type": "record",

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     from k2run.actions.action import Striking, Undo
 
+TESTED_ON = {"service": "processes and containers"}
+
 PROGRAM = """\
 import datetime, http.server, socketserver, sys
 class Page(http.server.BaseHTTPRequestHandler):

@@ -18,6 +18,8 @@ from k2run.actions.deadline import Deadline
 from k2run.adapters import shell
 from k2run.errors import Interrupted, Refused, TimedOut, Unreachable
 
+TESTED_ON = {"shell": "system programs"}
+
 OPEN_FILES = Path("/proc/self/fd")
 TELLS = "from k2run.actions.deadline import Deadline; from k2run.adapters.shell import run; import os, signal; "
 

@@ -16,6 +16,8 @@ from k2run.actions.deadline import Deadline
 from k2run.adapters import sql
 from k2run.errors import AuthorError, Interrupted, Refused, TimedOut, Unknown
 
+TESTED_ON = {"sql": "DuckDB on real files"}
+
 
 def soon(seconds: float = 20) -> Deadline:
     return Deadline(seconds)

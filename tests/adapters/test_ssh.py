@@ -23,6 +23,11 @@ from k2run.errors import Interrupted, Refused, TimedOut, Unreachable
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+# program: sshd openssh-server
+TESTED_ON = {
+    "ssh": "Debian's `sshd`, started on a free port as the user of the test; services with `run: ssh` likewise"
+}
+
 pytestmark = pytest.mark.xdist_group("sshd")  # one server, not one a process
 
 

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+TESTED_ON = {"systemd": "programs that stand in for systemctl and journalctl: see below"}
+
 SYSTEMCTL = """
 import json, os, sys, time
 

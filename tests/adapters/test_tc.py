@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from k2run.actions.action import Undo
 
+TESTED_ON = {"tc": "the kernel, in a dedicated network namespace"}
+
 
 def ip(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(["ip", *words], capture_output=True, text=True, check=False, timeout=10)

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+TESTED_ON = {"tls": "real TLS servers, with an authority and certificates made by the test"}
+
 
 def soon(seconds: float = 10) -> Deadline:
     return Deadline(seconds)

@@ -18,6 +18,8 @@ from k2run.language.quantities import Duration
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+TESTED_ON = {"websocket": "a server of the websockets library"}
+
 SECOND = Duration(1)
 
 

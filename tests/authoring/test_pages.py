@@ -29,7 +29,7 @@ def current() -> dict[str, str]:
     return pages(DOCS)
 
 
-@pytest.mark.parametrize("name", ["actions.md", "errors.md", "language.md"])
+@pytest.mark.parametrize("name", ["actions.md", "errors.md", "language.md", "adapters.md", "stacks.md"])
 def test_a_generated_page_is_current(name: str, current: dict[str, str]) -> None:
     assert (DOCS / name).read_text(encoding="utf-8") == current[name], "run `invoke pages`"
 

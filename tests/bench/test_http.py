@@ -16,6 +16,8 @@ from k2run.language.quantities import Duration, Rate
 from k2run.stack.services import Services
 from k2run.stack.stack import load_stack
 
+TESTED_ON = {"bench": "the sandbox's API, recording HTTP servers"}
+
 
 def quantile(values, share):
     """The least value that this share of all does not exceed, in milliseconds, as histograms have it."""

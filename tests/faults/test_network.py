@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from conftest import Faulty
 
+TESTED_ON = {"network": "the sandbox's proxy"}
+
 KAFKA = "127.0.0.1"
 
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+TESTED_ON = {"settings": "the sandbox"}
+
 STACK = """\
 stack: 1
 name: becoming
