@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 import threading
 import time
 from pathlib import Path
@@ -106,6 +107,19 @@ def test_no_runbook_knows_a_topic_a_table_a_group_or_a_metric_by_name(file: Path
     known = {name for step in _steps(runbook) for name in NAMES if name in _texts(step.args)}
     known |= {name for entry in runbook.inputs for name in NAMES if name in str(entry.default)}
     assert known <= ({"k2_"} if file.stem == "backup" else set())  # a picture of the metrics page
+
+
+BOUND_BY_HEART = re.compile(r"\| age\)(?: \| abs)? *[<>]=? *[\d.]")
+
+
+@pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.stem)
+def test_no_runbook_knows_by_heart_how_fresh_rows_are_or_where_a_platform_tells_its_health(file: Path) -> None:
+    """Rows come every second on one platform and every 15 s on another; one's `/health` is never healthy."""
+    runbook = load_runbook(file, Catalogue())
+    asked = [each.text for step in _steps(runbook) for each in (*step.expect, step.until) if each]
+    assert [text for text in asked if BOUND_BY_HEART.search(text)] == []
+    paths = [step.args.get("path") for step in _steps(runbook) if step.action.startswith("http.")]
+    assert "/health" not in paths
 
 
 def _texts(value: Any) -> str:
