@@ -65,6 +65,10 @@ def of_all(outcomes: Iterable[Outcome]) -> Outcome:
 
 NOT_PLAYED = "no person has played all of it"
 """The value of the length of a rehearsal with steps that no operator has confirmed."""
+NOT_ALL_SEEN = "not all of it could be checked"
+"""The value of the length of a run with steps that are unknown."""
+NO_LENGTH = (NOT_PLAYED, NOT_ALL_SEEN)
+"""Why the length of a run says nothing of it; neither speaks against the run."""
 
 
 def bound_of(within: float | None, seconds: float, *, measured: bool) -> Bound | None:

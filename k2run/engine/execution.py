@@ -140,7 +140,8 @@ class Execution:
         ended_well: The same, where it does not.
         late: Sections that were not done within their hard limits, in sentences.
         absences: Why steps do not apply, by their paths.
-        unconfirmed: Paths of the steps that waited for a person while none was there.
+        untimed: Paths of the steps that waited for a person while none was there, and of those that could not be seen:
+            the time of a section with such a step says nothing. With each stands whether it would fail a block.
         changes: Paths of the steps that may have changed the stack; the probes that prove a recovery are none.
         lacking: Why what its faults and changes were to show does not apply; empty when it does.
         unproven: What failed of that which was to prove a recovery; empty when nothing did.
@@ -206,7 +207,7 @@ class Execution:
         self.failures: dict[str, dict[str, Any]] = {}
         self.absences: dict[str, str] = {}
         self.changes: set[str] = set()
-        self.unconfirmed: set[str] = set()
+        self.untimed: dict[str, bool] = {}
         self.first_fault = past.first_fault
         self.late: list[str] = []
         self.before = steps_before(runbook, options.start_at)

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct
 
 from k2run.engine.events import (
-    NOT_PLAYED,
     Answered,
     Asked,
     Bound,
@@ -19,25 +18,23 @@ from k2run.engine.events import (
     Scored,
     ScoreLine,
     StepFinished,
-    bound_of,
     satisfied,
     went_wrong,
 )
+from k2run.engine.objectives import judge_objectives, no_length, not_kept
 from k2run.engine.outline import BEFORE, LEFT_OUT
 from k2run.engine.replay import latest, unmet_clocks
-from k2run.errors import ExpressionFailed, Interrupted, JournalLost, K2runError
+from k2run.errors import Interrupted, JournalLost, K2runError
 from k2run.language.model import Kind
-from k2run.language.quantities import Duration
 from k2run.language.vocabulary import RUN, SET, SKIP_SECTION, STOP, WAIT
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
     from k2run.engine.events import AnyEvent
     from k2run.language.model import Band, Category, Runbook, Score
 
 CHANGED_NOTHING = "changed nothing"
-NO_CLOCKS: dict[str, str] = {}
 _INSIDE = re.compile(r"\.(?:block|rescue|always)\[")
 NOT_APPLICABLE_CODE = 7
 """Exit code of a run that does not apply to its stack: it has not passed, and nothing has failed."""
@@ -86,9 +83,9 @@ def judge_run(  # noqa: PLR0913 - the end of a run looks at all of it
     broken = top_level([step for step in steps if critical_failure(step)])
     critical = {step.name: went_wrong(step.name, step.outcome) for step in broken}
     not_stopped = unmet_clocks(events)
-    unplayed = runbook.kind is Kind.REHEARSAL and any(step.outcome is Outcome.NOT_CONFIRMED for step in everything)
-    objectives = [] if stopped else judge_objectives(runbook, None if unplayed else seconds, figures, not_stopped)
-    missed = _missed(objectives, lacking)
+    length = no_length(runbook, everything) or seconds
+    objectives = [] if stopped else judge_objectives(runbook, length, figures, not_stopped)
+    missed = not_kept(objectives, lacking)
     part = part_of(runbook, everything)
     scored = _scored(runbook, steps, events, critical) if runbook.score and not part else None
     failed = [went_wrong(step.name, step.outcome) for step in broken]
@@ -198,54 +195,6 @@ def critical_failure(step: StepFinished) -> bool:
 def top_level(steps: Sequence[StepFinished]) -> list[StepFinished]:
     """Steps that are not inside a block or a section of a runbook that is run: those speak for themselves."""
     return [step for step in steps if _INSIDE.search(step.step) is None]
-
-
-def judge_objectives(
-    runbook: Runbook, seconds: float | None, figures: dict[str, Any], not_stopped: Mapping[str, str] = NO_CLOCKS
-) -> list[Objected]:
-    """Compare with what is promised; a clock that did not stop by its condition missed it, no length says nothing."""
-    promised = runbook.objective
-    found: list[Objected] = []
-    if promised.within is not None:
-        value = NOT_PLAYED if seconds is None else str(Duration(seconds))
-        met = bound_of(promised.within, seconds or 0.0, measured=seconds is not None) or Bound.MET
-        found.append(Objected(objective=f"whole run within {promised.within}", value=value, bound=met))
-    for name, limit in (("rto", promised.rto), ("rpo", promised.rpo)):
-        if limit is not None:
-            found.append(_limit(name, limit, figures.get(name), not_stopped.get(name, "")))
-    for expression in promised.figures:
-        open_clocks = [not_stopped[name] for name in sorted(expression.names & not_stopped.keys())]
-        if open_clocks:
-            found.append(Objected(objective=expression.text, value="; ".join(open_clocks), bound=Bound.MISSED))
-            continue
-        try:
-            bound = Bound.MET if expression.evaluate({**figures, "figures": figures}) else Bound.MISSED
-            value = ", ".join(f"{name} = {figures[name]}" for name in sorted(expression.names & figures.keys()))
-        except ExpressionFailed as error:
-            bound, value = Bound.NOT_MEASURED, error.message
-        found.append(Objected(objective=expression.text, value=value, bound=bound))
-    return found
-
-
-def _missed(objectives: Sequence[Objected], lacking: str) -> list[str]:
-    """The promises that were not kept; one that was not measured is none, unless something does not apply."""
-    kept = {Bound.MET, Bound.NOT_MEASURED} if lacking else {Bound.MET}
-    return [
-        f"objective missed: {each.objective} ({each.value})"
-        if each.bound is Bound.MISSED
-        else f"objective not measured: {each.objective}"
-        for each in objectives
-        if each.bound not in kept and each.value != NOT_PLAYED
-    ]
-
-
-def _limit(name: str, limit: float, value: Any, why_not: str = "") -> Objected:
-    text = f"{name} within {limit}" if isinstance(limit, Duration) else f"{name} at most {limit:g}"
-    if why_not:
-        return Objected(objective=text, value=why_not, bound=Bound.MISSED)
-    if not isinstance(value, int | float):
-        return Objected(objective=text, value="not measured", bound=Bound.NOT_MEASURED)
-    return Objected(objective=text, value=str(value), bound=Bound.MET if value <= limit else Bound.MISSED)
 
 
 def _outcome(stopped: K2runError | None, against: list[str]) -> tuple[Outcome, int]:

@@ -295,7 +295,7 @@ class SectionAccount:
         self._run = execution
         self._section = section
         self._began = execution.journal.elapsed()
-        self._unconfirmed = len(execution.unconfirmed)
+        self._untimed = {*execution.untimed}
         self._group = f"{execution.prefix}{section.path}" if execution.prefix and "[" in section.path else ""
 
     def ended(self) -> StepFinished | SectionFinished | None:
@@ -329,8 +329,8 @@ class SectionAccount:
         """Record the section's end; with why it failed, where that is not because of one of its steps."""
         section = self._section
         seconds = round(self._run.journal.elapsed() - self._began, 3)
-        played = len(self._run.unconfirmed) == self._unconfirmed  # without its persons, it has not taken its time
-        measured = played and outcome not in {Outcome.SKIPPED, Outcome.INTERRUPTED}
+        whole = {*self._run.untimed} <= self._untimed  # without its persons, or unseen, it has not taken its time
+        measured = whole and outcome not in {Outcome.SKIPPED, Outcome.INTERRUPTED}
         objective = bound_of(section.within, seconds, measured=measured)
         if not self._run.prefix:
             self._run.journal.record(

@@ -21,6 +21,7 @@ from k2run.errors import (
     JournalLost,
 )
 from k2run.language.expressions import Template
+from k2run.language.model import Severity
 from k2run.language.vocabulary import ONLY_LOOKS, SET, NoValue
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from k2run.language.model import Award, Points, Step
 
 _AS_FILE = re.compile(r"[^\w#]+", re.ASCII)
+_UNTIMED = frozenset({Outcome.UNKNOWN, Outcome.NOT_CONFIRMED})
 _BOUNDS = {True: Bound.MET, False: Bound.MISSED, None: Bound.NOT_MEASURED}
 UNJUDGED = frozenset({Outcome.SKIPPED, Outcome.NOT_APPLICABLE, Outcome.NOT_CONFIRMED, Outcome.INTERRUPTED})
 
@@ -118,11 +120,26 @@ class Turn(Struct, frozen=True):
             self.run.changes.add(self.path)
         if troubled:
             self.run.failures[without_turn(self.path)] = failure_of(finished)
-        elif attempt.outcome is Outcome.NOT_CONFIRMED:
-            self.run.unconfirmed.add(self.path)
         elif attempt.outcome is Outcome.NOT_APPLICABLE:
             self.run.absences[without_turn(self.path)] = attempt.message
+        self._time_of_those_around(attempt.outcome)
         return attempt.outcome
+
+    def _time_of_those_around(self, outcome: Outcome) -> None:
+        """Keep whether the time of a section with this step says anything."""
+        step, untimed = self.step, self.run.untimed
+        untimed.pop(self.path, None)
+        if outcome in _UNTIMED and not step.ignore_failure:
+            untimed[self.path] = step.severity is Severity.CRITICAL and outcome is Outcome.UNKNOWN
+        elif step.block and outcome is Outcome.PASSED:  # what would have failed it was rescued
+            for path in self._untimed_inside(critical=True):
+                untimed.pop(path, None)
+
+    def _untimed_inside(self, *, critical: bool = False) -> list[str]:
+        """Those of its own steps whose time says nothing."""
+        below = f"{self.path}."
+        known = [*self.run.untimed.items()]  # steps that run at once add to them
+        return [path for path, fails in known if path.startswith(below) and (fails or not critical)]
 
     @contextmanager
     def in_any_case(self, began: float) -> Iterator[None]:
@@ -195,7 +212,8 @@ class Turn(Struct, frozen=True):
 
     def _objective(self, attempt: Attempt, seconds: float, within: float) -> Bound:
         """Whether `within` was met; a step that did not pass has not met it."""
-        if attempt.outcome in UNJUDGED:
+        unseen = attempt.outcome is Outcome.PASSED and self._untimed_inside()
+        if attempt.outcome in UNJUDGED or unseen:
             return Bound.NOT_MEASURED
         return Bound.MET if attempt.outcome is Outcome.PASSED and seconds <= within else Bound.MISSED
 

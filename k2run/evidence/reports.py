@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from msgspec import Struct
 
-from k2run.engine.events import NOT_PLAYED, Bound, Outcome
+from k2run.engine.events import NO_LENGTH, Bound, Outcome
 from k2run.engine.journal import read_journal
 from k2run.engine.store import running
 from k2run.errors import OperatorError
@@ -106,7 +106,7 @@ def _objective(name: str, each: Objected) -> Html:
         ),
         Bound.NOT_MEASURED: tag("error", each.value, message="not measured", type="objective"),
     }
-    if each.value == NOT_PLAYED:
+    if each.value in NO_LENGTH:
         return _case(f"{name}.Objectives", each.objective, tag("skipped", message=each.value))
     return _case(f"{name}.Objectives", each.objective, body[each.bound])
 
