@@ -134,15 +134,21 @@ TASKS = (up, down, status, logs)
         "port": "port to listen on",
         "allow": "another host name of this server; may be given several times",
         "private": "viewing needs a token too",
+        "until-eof": "end when standard input ends, as it does with the program that started this",
     },
 )
 def serve(
-    c: Context, host: str = "127.0.0.1", port: int = 8642, allow: list[str] | None = None, private: bool = False
+    c: Context,
+    host: str = "127.0.0.1",
+    port: int = 8642,
+    allow: list[str] | None = None,
+    private: bool = False,
+    until_eof: bool = False,
 ) -> None:
     """Serve the web page: start runs, follow them live, answer prompts, abort, read reports."""
     from k2run.web.server import serve as serve_page
 
-    serve_page(host, port, allow=allow or [], private=private)
+    serve_page(host, port, allow=allow or [], private=private, until_eof=until_eof)
 
 
 @command(

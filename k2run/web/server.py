@@ -6,8 +6,10 @@ import ipaddress
 import logging
 import os
 import resource
+import signal
 import socket
 import sys
+import threading
 import time
 from collections import OrderedDict
 from typing import TYPE_CHECKING, ClassVar
@@ -61,6 +63,8 @@ PORT = 8642
 HIGHEST_PORT = 65_535
 TURN_S = 0.001
 """Seconds after which a thread that draws makes way for those who wait for an answer."""
+PIPE_READ = 4096
+"""Bytes read at once from an input that only tells that it has ended."""
 GRACE_S = 1
 """Seconds that open connections get when the server ends; the pages come back by themselves."""
 
@@ -283,7 +287,14 @@ async def _broke(request: Request, error: Exception) -> Response:  # noqa: ARG00
     )
 
 
-def serve(host: str = "127.0.0.1", port: int = PORT, *, allow: Iterable[str] = (), private: bool = False) -> None:
+def serve(
+    host: str = "127.0.0.1",
+    port: int = PORT,
+    *,
+    allow: Iterable[str] = (),
+    private: bool = False,
+    until_eof: bool = False,
+) -> None:
     """Serve the page.
 
     Args:
@@ -291,6 +302,7 @@ def serve(host: str = "127.0.0.1", port: int = PORT, *, allow: Iterable[str] = (
         port: Its port; 0 takes a free one.
         allow: Further names by which the server is called, behind a proxy for example.
         private: Reading needs a token too; always so beyond this machine.
+        until_eof: End when standard input ends.
 
     Raises:
         OperatorError: The address cannot be used, or the token file is not private.
@@ -323,10 +335,19 @@ def serve(host: str = "127.0.0.1", port: int = PORT, *, allow: Iterable[str] = (
     )
     worker = Worker(store, site.incidents, messages=open_messages(store))
     worker.start()
+    if until_eof:
+        threading.Thread(target=_end_with_input, name="until-eof", daemon=True).start()
     sys.setswitchinterval(TURN_S)
     log_seldom()
     Server(config).run([listener])
     worker.stop()
+
+
+def _end_with_input() -> None:
+    """Ask this process to end when its standard input has ended."""
+    while os.read(0, PIPE_READ):  # not `sys.stdin`: its lock would be held when the process ends for another reason
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _listen(host: str, port: int) -> socket.socket:
