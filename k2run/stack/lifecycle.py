@@ -30,6 +30,7 @@ SETTLE_S = 0.1
 STOP_S = 10.0
 """Seconds that services get to end by themselves."""
 _LOOK_S = 1.0
+_WATCH_S = 0.5
 
 
 class Look(Struct, frozen=True, kw_only=True):
@@ -98,20 +99,33 @@ def start(
                     started.append(service.name)
             except (NotApplicable, TimedOut) as error:
                 raise StackUnavailable(f"{service.name}: {error.message}", hint=error.hint) from error
-        given_up = threading.Event()
-
-        def wait(service: Service) -> None:
-            try:
-                await_ready(stack, service, deadline, given_up)
-            except BaseException:
-                given_up.set()
-                raise
-
-        _side_by_side([stack.services[name] for name in started], wait)
+        _await_all(stack, [stack.services[name] for name in started], deadline)
     except BaseException:
         stop(stack, started, failed=True)
         raise
     return started
+
+
+def _await_all(stack: Stack, services: Sequence[Service], deadline: Deadline) -> None:
+    """Wait until each is ready; one that was ready and ends while others are waited for has failed, too."""
+    given_up, over = threading.Event(), threading.Event()
+    waited_for = {service.name for service in services}
+
+    def wait(service: Service) -> None:
+        try:
+            await_ready(stack, service, deadline, given_up)
+            waited_for.discard(service.name)
+            while waited_for and not over.wait(_WATCH_S):
+                if readiness(service) is not None:  # without a probe it may be one that does its work and ends
+                    _require_alive(stack, service, backend_of(stack, service))
+        except BaseException:
+            given_up.set()
+            raise
+        finally:
+            if given_up.is_set() or not waited_for:
+                over.set()
+
+    _side_by_side(services, wait)
 
 
 def await_ready(

@@ -22,6 +22,11 @@ if TYPE_CHECKING:
 
 Make = Callable[..., Stack]
 
+ANSWERS_ONCE = (
+    "import http.server as web, sys; "
+    'web.HTTPServer(("127.0.0.1", int(sys.argv[1])), web.SimpleHTTPRequestHandler).handle_request(); '
+    'sys.exit("error: the key is wrong")'
+)
 SLEEPER = "{run: process, command: [sleep, 600]}"
 
 
@@ -69,6 +74,23 @@ def test_services_are_up_when_start_returns_and_a_second_start_changes_nothing(
     assert lifecycle.stop(stack) == ["web", "other"]
     assert lifecycle.stop(stack) == []
     assert set(states(stack).values()) == {State.STOPPED}
+
+
+def test_a_service_that_was_ready_and_ends_while_another_is_waited_for_fails_the_start_with_its_last_words(
+    make_stack: Make, free_port: int, unhealthy: str
+) -> None:
+    brief = (
+        f"{{run: process, command: [python, -c, '{ANSWERS_ONCE}', {free_port}], "
+        f"ready: {{http: 'http://127.0.0.1:{free_port}/'}}}}"
+    )
+    ready = f"{{http: '{unhealthy}', body: {{status: healthy}}, within: 20s}}"
+    slow = f"{{run: process, command: [sleep, 600], ready: {ready}}}"
+    stack = make_stack(f"services:\n  slow: {slow}\n  brief: {brief}\n")
+    began = time.monotonic()
+    with pytest.raises(StackUnavailable, match=r"brief .*while it was started(?s:.*)the key is wrong"):
+        lifecycle.start(stack, None, Deadline(30))
+    assert time.monotonic() - began < 10
+    assert set(states(stack).values()) <= {State.STOPPED, State.ABSENT}
 
 
 def test_only_what_is_asked_for_and_what_that_needs_is_started(make_stack: Make) -> None:
