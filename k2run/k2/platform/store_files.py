@@ -12,12 +12,13 @@ import re
 import shutil
 import threading
 from collections import OrderedDict
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from pyarrow.fs import FileSystem
     from pyiceberg.io import FileIO
@@ -124,7 +125,7 @@ class StoreFiles:
         """
         if is_local(location):
             return local_path(location).read_bytes()
-        with self._s3().open_input_file(store_path(location)) as file:
+        with _telling_refusals(), self._s3().open_input_file(store_path(location)) as file:
             return cast("bytes", file.read())
 
     def require(self, location: str, size: int | None = None) -> None:
@@ -138,7 +139,8 @@ class StoreFiles:
         else:
             from pyarrow.fs import FileType
 
-            told = self._s3().get_file_info(store_path(location))
+            with _telling_refusals():
+                told = self._s3().get_file_info(store_path(location))
             if told.type == FileType.NotFound:
                 raise FileNotFoundError(2, "no such object", location)
             found = told.size
@@ -197,6 +199,21 @@ class StoreFiles:
                     retry_strategy=AwsStandardS3RetryStrategy(max_attempts=1),
                 )
             return self._store
+
+
+@contextmanager
+def _telling_refusals() -> Iterator[None]:
+    """Say it in words when the store does not take the key.
+
+    Raises:
+        OSError: It does not.
+    """
+    try:
+        yield
+    except OSError as problem:
+        if refuses_credentials(str(problem)):
+            raise OSError(f"the object store refuses the credentials: {problem}") from problem
+        raise
 
 
 class FileCache:

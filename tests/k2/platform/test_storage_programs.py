@@ -19,6 +19,7 @@ import psycopg
 import pytest
 
 from k2run.k2.platform import table
+from k2run.k2.platform.store_files import StoreFiles
 
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "admin", "AWS_SECRET_ACCESS_KEY": "password", "PGPASSWORD": "iceberg"}
 UNNAMED = 54_321
@@ -296,3 +297,22 @@ def test_a_wrong_key_of_the_object_store_is_told_in_one_line_and_status_1(runnin
     assert consumer.wait(60) == 1
     last = running.log("consumer").splitlines()[-1]
     assert last.startswith("error: the object store refuses the credentials, of this program or of the catalog: ")
+
+
+def test_what_the_api_reads_of_a_store_that_refuses_its_key_says_so(running, monkeypatch):
+    port = free_port()
+    words = ("--port", port, "--metrics-port", free_port(), "--data", running.folder / "objects")
+    running.start("object_store", *words)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "stolen")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "password")
+    files = StoreFiles(f"http://127.0.0.1:{port}")
+
+    def refusal(look):
+        try:
+            look("s3://warehouse/file")
+        except OSError as problem:
+            return str(problem)
+        return ""
+
+    for look in (files.read, files.require):
+        until(lambda look=look: "the object store refuses the credentials" in refusal(look))
