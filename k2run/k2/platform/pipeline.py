@@ -248,6 +248,7 @@ class Pipeline:
             throughput=round(done.messages / written.duration_s),
             total_consumed=self._consumed,
             total_written=self._written,
+            lag=self._behind(),
         )
         before, after = written.before, written.after
         if after is not None and after != before:
@@ -259,6 +260,11 @@ class Pipeline:
                 snapshot_id_after=after.snapshot_id,
                 total_records=after.summary["total-records"] if after.summary else "unknown",
             )
+
+    def _behind(self) -> int:
+        """Messages that the broker had when it was last read from and that are in no table yet."""
+        ends = self._intake.fetched_ends.items()
+        return sum(max(0, end - self._lanes[topic].sink.ledger.offsets.get(at, 0)) for (topic, at), end in ends)
 
     def _restore(self, lane: Lane) -> None:
         """Bring one file of deferred messages back; the next turn of the loop brings the next."""
