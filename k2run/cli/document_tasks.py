@@ -262,13 +262,16 @@ GRACE_S = 5
 def served() -> Iterator[str]:
     """k2run's own page on a free port, for as long as the block lasts; gives its address.
 
+    It ends with this process however that ends, also with kill -9: a pipe between the two is closed then.
+
     Raises:
         OperatorError: It does not start.
     """
     import subprocess
 
-    command = [sys.executable, "-m", "k2run", "serve", "--port", "0"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    command = [sys.executable, "-m", "k2run", "serve", "--port", "0", "--until-eof"]
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.STDOUT, text=True)
     try:
         said = process.stdout.readline() if process.stdout is not None else ""
         if not said.startswith("serving"):

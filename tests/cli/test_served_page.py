@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 PROGRAM = """\
 import sys, time
-from k2run.cli.backup import served
+from k2run.cli.document_tasks import served
 with served() as page:
     print(page, flush=True)
     sys.stdin.readline()
