@@ -116,7 +116,7 @@ def _await_all(stack: Stack, services: Sequence[Service], deadline: Deadline) ->
             await_ready(stack, service, deadline, given_up)
             waited_for.discard(service.name)
             while waited_for and not over.wait(_WATCH_S):
-                if readiness(service) is not None:  # without a probe it may be one that does its work and ends
+                if readiness(service) is not None:  # without a probe it may be a job that ends
                     _require_alive(stack, service, backend_of(stack, service))
         except BaseException:
             given_up.set()

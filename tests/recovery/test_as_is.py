@@ -180,7 +180,7 @@ def test_a_healthy_platform_with_the_defects_has_no_failure_and_is_healthy_as_fa
 ) -> None:
     recoveries = [load_runbook(file, Catalogue()) for file in SHIPPED if file.parent.name == "recovery"]
     found = diagnose_settled(recoveries, as_is_platform, Catalogue(), threading.Event())
-    table = {Path(name).stem: row for name, row in expected().items()}
+    table = {Path(name).stem: row for name, row in expected().items() if name.startswith("recovery/")}
     assert {
         name: verdict for name, verdict in verdicts(found).items() if verdict is not SAID[table[name]["verdict"]]
     } == {}
