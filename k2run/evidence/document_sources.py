@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 NEWEST = 50
 """So many runs of a runbook are searched for one that ended and was whole."""
-COMMANDS = {"backup": "k2run backup"}
+COMMANDS = {"backup": "k2run backup", "rehearsal": "k2run rehearse"}
 """What runs a runbook, where that is a command of its own."""
 RECOVERY = "recovery"
 DRILL = "k2run drill --every"
@@ -222,6 +222,15 @@ class KnownRunbook:
         if self.last and not self.last.passed:
             return f"*failed* on {self.last.when}"
         return self.last.clock("rto") if self.runbook.objective.rto is not None else self.last.seconds
+
+    @property
+    def measured_brief(self) -> str:
+        """The same for a table, which says once what measures it."""
+        measured = self.measured
+        if isinstance(measured, Value) and not measured and self.last.command == "``":
+            self._notes.missing(f"{self.runbook.name}: rto")
+            return "*no drill*"
+        return measured.brief if isinstance(measured, Value) else measured
 
     @property
     def repair(self) -> list[Value | str]:

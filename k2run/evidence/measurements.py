@@ -326,3 +326,15 @@ def titled(series: Series, known: Iterable[Chart]) -> tuple[str, Sequence[str]]:
 def written(series: Series, levels: Sequence[str], value: float) -> str:
     """A value of a series with its unit, or as the level that it stands for."""
     return levels[int(value)] if value in range(len(levels)) else f"{figure(value, 4)} {series.unit}".strip()
+
+
+def at_place(value: Any, field: str) -> Any:
+    """The value at a place such as `result.percentiles.p99`; names with dots in them are tried whole first."""
+    if not field:
+        return value
+    if isinstance(value, dict) and field in value:
+        return value[field]
+    head, _, rest = field.partition(".")
+    if isinstance(value, list):
+        return at_place(value[int(head)], rest) if head.isdigit() and int(head) < len(value) else None
+    return at_place(value[head], rest) if isinstance(value, dict) and head in value else None

@@ -46,6 +46,8 @@ FORMS: dict[str, Callable[[Any], str]] = {
 """How a value is written: name of the form and what makes it."""
 OF_TEXTS = frozenset({"text", "code", "words", "bounds", "target", "moment"})
 """Forms of values that are no numbers."""
+_WHY = {"failed": "failed", "skipped": "not reached"}
+"""Why a step that ended so has no time and no figures."""
 NUMBER = re.compile(r"(?<![\w.])(?<!T\u2212)\d[\d,.:]*")
 """A number in a text; digits of a name, such as p99 or C15, are none, nor are those of a time before the demo (T-2 h,
 written with a minus sign)."""
@@ -155,13 +157,16 @@ class Footnotes:
         Args:
             what: The value.
             command: What measures it.
-            standing: How the step that measures it ended: what does not apply, or was not confirmed, says so.
+            standing: How the step that measures it ended, where that is why there is no value.
         """
         if standing == "n/a":
             return "*not applicable here*"
         if standing == "unconfirmed":
             self.problems.append(f"{what}: not confirmed")
             return "*not confirmed*"
+        if standing in _WHY:
+            self.problems.append(f"{what}: not measured, {_WHY[standing]}")
+            return f"*{NOT_MEASURED}* ({_WHY[standing]})"
         self.problems.append(f"{what}: no run has measured it" + (f"; `{command}` does" if command else ""))
         return f"*{NOT_MEASURED}*" + (f" ({code(command)})" if command else "")
 

@@ -9,6 +9,7 @@ from msgspec import Struct
 
 from k2run.engine.events import Outcome, StepFinished
 from k2run.errors import UsageError
+from k2run.evidence.measurements import at_place
 from k2run.evidence.quoted_document import FORMS, OF_TEXTS, Declared, Footnotes, Quote, has_number
 from k2run.evidence.report_markdown import text
 from k2run.evidence.view import RunView  # noqa: TC001 - msgspec resolves the types of fields at run time
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from k2run.engine.events import AnyEvent
     from k2run.evidence.step_view import StepView
 
+_FAILED = frozenset({Standing.FAILED, Standing.WARNING, Standing.IGNORED})
 _OF_A_LINE = ("earned", "judged", "points")
 
 
@@ -44,6 +46,11 @@ class Value:
 
     def __bool__(self) -> bool:
         return self._quote is not None
+
+    @property
+    def brief(self) -> str:
+        """The same without the command that measures it, for a table that names it once."""
+        return str(self).partition(" (`")[0] if self._quote is None else str(self)
 
 
 class Source(Struct, frozen=True, kw_only=True):
@@ -94,18 +101,6 @@ def quoted(view: RunView, event: AnyEvent | None, field: str, form: str) -> Quot
     )
 
 
-def at_place(value: Any, field: str) -> Any:
-    """The value at a place such as `result.percentiles.p99`; names with dots in them are tried whole first."""
-    if not field:
-        return value
-    if isinstance(value, dict) and field in value:
-        return value[field]
-    head, _, rest = field.partition(".")
-    if isinstance(value, list):
-        return at_place(value[int(head)], rest) if head.isdigit() and int(head) < len(value) else None
-    return at_place(value[head], rest) if isinstance(value, dict) and head in value else None
-
-
 class StepQuotes:
     """A step of a run; one that was not reached has no values.
 
@@ -143,6 +138,11 @@ class StepQuotes:
         return self._standing is Standing.PASSED
 
     @property
+    def checks(self) -> bool:
+        """Whether it is a check: something is expected of it, or it earns points."""
+        return self._finished is not None and bool(self._finished.expected or self._finished.maximum is not None)
+
+    @property
     def name(self) -> Value | str:
         """Its name."""
         return self._called("text")
@@ -165,7 +165,7 @@ class StepQuotes:
     @property
     def message(self) -> Value | str:
         """Why it did not pass."""
-        return self.value_at("message", "text") if self._finished and self._finished.message else ""
+        return self.value_at("message", "words") if self._finished and self._finished.message else ""
 
     @property
     def expected(self) -> Value | str:
@@ -202,10 +202,15 @@ class StepQuotes:
         """A value at a place of its end."""
         if self._finished is None:
             return self._no(field)
-        return self._source.value(self._finished, field, form, self._standing.value if self._standing else "")
+        return self._source.value(self._finished, field, form, "" if self._standing in _FAILED else self._ended)
+
+    @property
+    def _ended(self) -> str:
+        """How it ended, as a reason why there is no value."""
+        return "failed" if self._standing in _FAILED else self._standing.value if self._standing else ""
 
     def _no(self, field: str) -> Value:
-        standing = self._standing.value if self._standing is not None and self._source.here else ""
+        standing = self._ended if self._source.here else ""
         return Value(None, self._source.notes, f"{self._named}: {field}", self._source.command, standing)
 
 
@@ -340,8 +345,15 @@ class RunQuotes:
             return self._nothing(f"section {name}")
         if any(step.standing is Standing.NOT_CONFIRMED for step in section.leaves()):
             return self._nothing(f"section {name}", Standing.NOT_CONFIRMED.value)
-        passed = section.finished.outcome is Outcome.PASSED
-        return self._source.value(section.finished, "seconds", "time") if passed else self._nothing(f"section {name}")
+        if section.finished.outcome is Outcome.PASSED:
+            return self._source.value(section.finished, "seconds", "time")
+        return self._nothing(f"section {name}", "failed" if section.finished.outcome is Outcome.FAILED else "")
+
+    def _cut(self, section: str) -> str:
+        """Why a step of a section did not record what it records: the section failed before it; empty otherwise."""
+        sections = self._view.sections.values() if self._view is not None and self._source.here else ()
+        ended = (each.finished.outcome for each in sections if each.name == section and each.finished is not None)
+        return "skipped" if Outcome.FAILED in ended else ""
 
     def step(self, name: str, section: str = "") -> StepQuotes:
         """A step by its name, and by its section where several have one of that name.
@@ -362,7 +374,7 @@ class RunQuotes:
         found = [step for step in self._ended(section) if step.finished is not None and name in step.finished.figures]
         self._of_one_section(f"the figure {name!r}", found)
         if not found:
-            return self._nothing(f"figure {name}")
+            return self._nothing(f"figure {name}", self._cut(section))
         return StepQuotes(found[-1], self._source, self._source.name).value_at(f"figures.{name}", form)
 
     @property

@@ -168,8 +168,8 @@ def clean(text: str) -> str:
 
 
 def without_id(name: str) -> str:
-    """The name of a check without its number: `C11 The key query …` is `The key query …`."""
-    return re.sub(r"^(?:[A-Z]+\d+|\d+) +", "", name)
+    """The name of a check without its number: `C11 The key query …` is `The key query …`; `60 % of …` has none."""
+    return re.sub(r"^(?:[A-Z]+\d+ +|\d+ +(?=[^\W\d_]))", "", name)
 
 
 def bounds(expression: str) -> str:
@@ -181,14 +181,30 @@ def bounds(expression: str) -> str:
 
 def without_ids(said: str) -> str:
     """A sentence on a check in words: without its number, templates, and the names that only expressions have."""
-    return re.sub(r"result\.(\w+) is not none and |result\.|\{\{.*?\}\} ?", "", without_id(said))
+    for pattern, words in _WORDS:
+        said = re.sub(pattern, words, said)
+    return without_id(said)
 
 
-_BOUNDS = (
-    (r"result\.(\w+) is not none and ", ""),
-    (r"result\.per_s > ([\d.]+)", r"more than \1/s"),
-    (r"result\.(\w+)_(ms|s|mib) ([<>]=?) ([\d.]+)", r"\1 \3 \4 \2"),
-    (r"\bmib\b", "MiB"),
-    (r"result\.(\w+) == 0\b", r"no \1"),
+_GIVEN = r"result\.[\w.]+ is not none and "
+_AT_MOST = (r"result\.percentiles\.(\w+)\.at_most_(\w+) ", r"result.\1 (its upper bound)_\2 ")
+_UNITS = (r"(\w\)?)_(ms|s|mib) ([<>]=?|=) (\d[\d,.]*)", r"\1 \3 \4 \2")
+_WORDS = (
+    (r"`\w+` has no value: it is registered by (['\"])(.*?)\1, which does not apply: .*", r"it needs “\2”"),
+    (_GIVEN, ""),
+    _AT_MOST,
     (r"result\.", ""),
+    (r"\{\{.*?\}\}", "…"),
+    _UNITS,
+)
+_BOUNDS = (
+    (_GIVEN, ""),
+    _AT_MOST,
+    (r"result\.per_s > ([\d.]+)", r"more than \1/s"),
+    (r"result\.(\w+) == 0\b", r"no \1"),
+    (r"result\.(\w+) == (?=\w)", r"\1 = "),
+    (r"result\.", ""),
+    _UNITS,
+    (r"\bmib\b", "MiB"),
+    (r"(?<![\d.])\d{5,}\b", lambda found: f"{int(found[0]):,}"),
 )

@@ -31,7 +31,7 @@ LIMIT_S = 400.0
 NOT_THERE = {
     "C09 Grafana answers and its database is ok",
     "C13 The notebook runs from start to finish without errors",
-    "The backup materials are made (`invoke backup` makes them; without them C21, C25 and C27 do not apply)",
+    "The backup materials are made",
     "C21 The quick reference fits two pages",
     "C25 The recorded demo has every section and is long enough",
     "C27 Screenshot {{ shot }} is there in full size",

@@ -111,9 +111,90 @@ def test_every_kind_has_its_template():
     assert set(TEMPLATES) == KINDS
 
 
+def after_nothing(home):
+    """Only the runs of `home`."""
+
+
+def after_a_drill(home):
+    """A recovery of a drill ran last, with figures of the same names as those of the demo day."""
+    put(home, other("api-down", "20261122-000000-api-down-4f00d", ('"doubled":0', '"doubled":7')))
+
+
+def after_a_foreign_run(home):
+    """A demo day on another stack ran last, and another runbook has figures of the same names."""
+    put(home, other("measured", "20261125-101448-demo-day-f0e1", ('"stack":"sandbox"', '"stack":"compose"')))
+
+
+def after_a_run_that_failed(home):
+    """The last demo day failed where it drained the backlog: what comes after that was not reached."""
+    lines = other("measured", "20261125-101448-demo-day-fa11")
+    events = [json.loads(each) for each in lines]
+    at = next(number for number, each in enumerate(events) if each.get("name") == "The backlog is drained")
+    section = events[at]["section"]
+    for each in events[at:]:
+        if each["event"] in {"step_finished", "section_finished"} and each["section"] == section:
+            each["outcome"] = "failed" if each["event"] == "section_finished" or each is events[at + 1] else "skipped"
+            each["figures"] = {}
+    events[-1] |= {"outcome": "failed", "verdict": 'no-go: "The backlog is drained" failed', "exit_code": 1}
+    put(home, [line(each) for each in events])
+
+
+def other(journal, run, *changes):
+    """The lines of a run that is another by its name and by these changes."""
+    lines = (JOURNALS / f"{journal}.jsonl").read_text()
+    for old, new in ((json.loads(lines.splitlines()[0])["run"], run), *changes):
+        assert old in lines
+        lines = lines.replace(old, new)
+    return lines.splitlines()
+
+
+SITUATIONS = (after_nothing, after_a_drill, after_a_foreign_run, after_a_run_that_failed)
+
+
+@pytest.mark.parametrize("situation", SITUATIONS)
 @pytest.mark.parametrize("kind", sorted(KINDS))
-def test_every_number_is_followed_to_the_journal_of_the_run_that_it_names(kind, home, ask, runbooks, stack):
-    text = written(kind, ask).text
+def test_every_number_is_followed_to_the_journal_of_the_run_that_it_names(kind, situation, home, runbooks, stack):
+    situation(home)
+    document = written(kind, sources(home, runbooks, stack))
+    check_numbers(document.text, home, runbooks, stack)
+    check_sections(document, TEMPLATES[kind].read_text(), home)
+    assert {quote.stack for quote in measured(document)} <= {"sandbox"}, "a run of another stack is not quoted"
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_what_is_stale_or_foreign_is_marked_at_every_number_and_followed_too(kind, home, runbooks, stack):
+    document = make(TEMPLATES[kind], sources(home, runbooks, stack), max_age="24h", stack="k2")
+    check_numbers(document.text, home, runbooks, stack)
+    check_sections(document, TEMPLATES[kind].read_text(), home)
+    for number, quote in enumerate(document.quotes, start=1):
+        if isinstance(quote, Quote):
+            assert re.search(rf"†‡§?\[\^{number}\]", document.body), quote
+    assert "† stale" in document.body
+    assert "‡ measured on another stack than `k2`" in document.body
+
+
+def check_sections(document, template, home):
+    """Each figure is of the runbook and the section that the template names."""
+    asked = re.findall(r"figure\('(\w+)', '[\w ]+', runbook='([\w-]+)', section='([^']+)'\)", template)
+    asked += [
+        (figure, {"storage": "storage", "scaling": "scaling"}[of], section)
+        for of, figure, section in re.findall(r"(\w+)\.figure\('(\w+)', '[\w ]+', section='([^']+)'\)", template)
+    ]
+    asked += re.findall(r"last\('([\w-]+)'\)\.figure\('(\w+)', '[\w ]+', section='([^']+)'\)", template)
+    for quote in measured(document):
+        if quote.field.startswith("figures."):
+            event = line_of(home, quote.run, quote.seq)
+            begun = line_of(home, quote.run, 1)
+            events = (home / "runs" / quote.run / "journal.jsonl").read_text().splitlines()
+            named = {
+                each["section"]: each["name"] for each in map(json.loads, events) if each["event"] == "section_started"
+            }
+            figure = quote.field.removeprefix("figures.")
+            assert (figure, begun["name"], named[event["section"]]) in asked, quote
+
+
+def check_numbers(text, home, runbooks, stack):
+    """Each number is that of the line of the journal, or of the declaration, that its footnote names."""
     told = {}
     for note in re.findall(r"^\[\^\d+\]: .*$", text, re.MULTILINE):
         if measured := MEASURED.match(note):
@@ -126,7 +207,7 @@ def test_every_number_is_followed_to_the_journal_of_the_run_that_it_names(kind, 
             number, field, _, what, name = DECLARED.match(note).groups()
             told[number] = declaration(what, name, field, runbooks, stack)
     numbers = 0
-    for line in text.partition("\n[^1]:")[0].splitlines():
+    for line in re.sub(r"\n\*[†‡§] .*\*\n", "\n", text.partition("\n[^1]:")[0]).splitlines():
         known = {word for mark in re.findall(r"\[\^(\d+)\]", line) for word in words(told[mark])}
         for found in NUMBER.findall(re.sub(r"\[\^\d+\]", " ", line).replace("\\", "")):
             numbers += 1
@@ -187,7 +268,9 @@ def test_the_documents_of_a_demo_day_quote_that_run_alone(ask):
 def test_what_no_run_measured_says_so_and_names_the_command(ask):
     document = written("contingency-plan", ask)
     assert "| The broker does not answer | `broker-down` | 1m30s[^" in document.text
-    assert "| *not measured* (`k2run drill --every`) |" in document.text
+    assert re.search(r"`broker-down` \| 1m30s\[\^\d+\] \| \*not measured\* \|", document.text)
+    assert "`k2run drill --every` measures\nwhat is *not measured*" in document.text
+    assert re.search(r"`kafka-checkpoint` \| \S+ \| \*no drill\* \|", document.text)
     assert "broker-down: rto: no run has measured it; `k2run drill --every` does" in document.problems
     assert "*not measured* (`k2run backup`)" in document.text
 
@@ -278,7 +361,7 @@ def test_runbooks_of_two_kinds_that_share_a_name_are_not_mistaken_for_each_other
         .splitlines(),
     )
     plan = written("contingency-plan", sources(home, runbooks, stack)).body
-    assert re.search(r"`api-failing` \| 1m30s\[\^\d+\] \| \*not measured\* \(`k2run drill --every`\)", plan)
+    assert re.search(r"`api-failing` \| 1m30s\[\^\d+\] \| \*not measured\* \|", plan)
     status = written("status", sources(home, runbooks, stack)).body
     assert re.search(r"`api-failing` \| scenario \| 2026-11-21", status)
 
@@ -298,6 +381,18 @@ def test_an_expectation_reads_as_a_target():
     )
     assert target("result.per_s > 10") == "more than 10/s"
     assert target("result.rss_mib < 2000") == "rss < 2000 MiB"
+    assert target("result.total > 500000") == "total > 500,000"
+    assert target("result.acked == backlog") == "acked = backlog"
+
+
+def test_why_something_does_not_apply_is_told_once_and_without_the_words_of_a_runbook():
+    said = (
+        "C21 It fits: `made` has no value: it is registered by 'It is made', which does not apply: /a/b does not exist"
+    )
+    assert FORMS["words"](said) == "It fits: it needs “It is made”"
+    assert FORMS["words"]("C15 Fast: expected result.p99_ms < 500; found result.p99_ms = 4657.151") == (
+        "Fast: expected p99 < 500 ms; found p99 = 4657.151 ms"
+    )
 
 
 def test_what_must_not_be_said_is_in_words(ask):
@@ -305,7 +400,9 @@ def test_what_must_not_be_said_is_in_words(ask):
     assert "The decisions can be defended" in said
     assert "Schema registry knows the trades" in said
     assert not re.search(r"\b[CS]\d+\b", said)
-    assert FORMS["words"]("C27 Screenshot {{ shot }} is there in full size") == "Screenshot is there in full size"
+    assert FORMS["words"]("C27 Screenshot {{ shot }} is there in full size") == "Screenshot … is there in full size"
+    assert FORMS["words"]("C14 /v1/symbols is not slow") == "/v1/symbols is not slow"
+    assert FORMS["words"]("60 % of the points were judged") == "60 % of the points were judged"
 
 
 def test_the_plan_says_what_to_show_and_to_say_before_it_repairs(ask):
