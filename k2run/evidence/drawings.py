@@ -99,25 +99,25 @@ def _load(load: Load) -> Html:
     )
 
 
-def load_pictures(load: Load, *, far: bool = False) -> tuple[Html, Html]:
+def load_pictures(load: Load, *, far: int = 0) -> tuple[Html, Html]:
     """The pictures of a load: how many answers took how long, and the latency by percentile.
 
     Args:
         load: There are answers.
-        far: Read from afar: the style sheet gives it large letters, and they need more room.
+        far: How many such pictures share a screen that is read from afar, at most; 0 for a page.
     """
     told = load.says()
     return _histogram(load, f"Answers by latency: {told}", far=far), _curve(load, f"Latency by percentile: {told}")
 
 
-def _histogram(load: Load, says: str, *, far: bool = False) -> Html:
+def _histogram(load: Load, says: str, *, far: int = 0) -> Html:
     """Bars over a logarithmic scale of milliseconds."""
     low, high = log10(load.counts[0][0]), log10(load.counts[-1][0])
     wide = (high - low) / BINS or 0.1
     bins = [0] * BINS
     for value, number in load.counts:
         bins[min(BINS - 1, int((log10(value) - low) / wide))] += number
-    width, height, margins = Form(width=420, far=True).frame if far else (420, 190, MARGINS)
+    width, height, margins = Form(far=far).frame if far else (420, 190, MARGINS)
     ends = (low, low + BINS * wide)
     frame = Frame(width=width, height=height, x_from=ends[0], x_to=ends[1], y_to=max(bins) * 1.1, margins=margins)
     bars = [

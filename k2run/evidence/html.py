@@ -143,8 +143,10 @@ TICKS = 4
 MARGINS = (62, 14, 18, 22)
 LEVEL_MARGIN, FAR_LEVEL_MARGIN, FAR_MARGIN = 120, 176, 70
 """Left margin of a chart that has the names of levels beside it, or large letters."""
-LETTER = 6.5
-"""Width of a letter, on average."""
+LETTER, FAR_LETTER = 6.5, 10.5
+"""Width of a letter, on average; and of a large one."""
+FAR_SIZES = {1: (860, 350), 2: (860, 158), 4: (420, 158), 6: (420, 132)}
+"""Width and height of a picture that is read from afar, where at most so many share the screen."""
 _ROUND_SECONDS = tuple(
     size * unit
     for unit, sizes in ((0.01, (1, 2, 5, 10, 20, 50)), (1, (1, 2, 5, 10, 15, 30)), (60, (1, 2, 5, 10, 15, 30)))
@@ -157,10 +159,12 @@ class Frame(Struct, frozen=True, kw_only=True):
 
     Attributes:
         margins: Left, right, top and bottom.
+        letter: Width of a letter, on average.
     """
 
     width: int = 720
     height: int = 190
+    letter: float = LETTER
     x_from: float
     x_to: float
     y_from: float = 0.0
@@ -200,11 +204,12 @@ class Form(Struct, frozen=True, kw_only=True):
         labels: How a time is written below.
         levels: The names of the values 0, 1, 2, … of a level; all of them stand beside the chart.
         gap: Seconds without a measurement after which the line is interrupted.
-        far: Read from afar: the style sheet gives it large letters, and they need more room.
+        far: How many such pictures share a screen that is read from afar, at most; 0 for a page. The style sheet gives
+            it large letters, and they need more room.
     """
 
     width: int = 720
-    far: bool = False
+    far: int = 0
     labels: Callable[[float], str] = span
     levels: Sequence[str] = ()
     gap: float = inf
@@ -213,7 +218,8 @@ class Form(Struct, frozen=True, kw_only=True):
     def frame(self) -> tuple[int, int, tuple[int, int, int, int]]:
         """Width, height and margins."""
         if self.far:
-            return self.width, 132, (FAR_LEVEL_MARGIN if self.levels else FAR_MARGIN, 16, 22, 27)
+            size = next((size for most, size in FAR_SIZES.items() if self.far <= most), FAR_SIZES[max(FAR_SIZES)])
+            return *size, (FAR_LEVEL_MARGIN if self.levels else FAR_MARGIN, 16, 22, 27)
         margins = (LEVEL_MARGIN, *MARGINS[1:]) if self.levels else MARGINS
         return self.width, 190 if self.width > 600 else 150, margins  # noqa: PLR2004 - of a whole page
 
@@ -285,6 +291,7 @@ def over_time(
         y_from=1.08 * min(0.0, *(value for _, value in points)),
         y_to=1.08 * max(0.0, series.most, len(form.levels) - 1.0),
         margins=margins,
+        letter=FAR_LETTER if form.far else LETTER,
     )
     across = [(at, form.labels(at)) for at in round_times(frame.x_from, frame.x_to, max(2, width // 140))]
     last_x, last_y = points[-1]
@@ -363,9 +370,9 @@ def marks_in(frame: Frame, marks: Iterable[Mark]) -> Iterator[Html]:
             continue
         x = frame.x(mark.at)
         yield tag("line", class_=mark.kind, x1=x, x2=x, y1=frame.margins[2] - 4, y2=frame.bottom)
-        wide = LETTER * len(mark.word)
-        begin = x - 4 - wide if x + wide > frame.width else x + 4
-        if begin >= free:
+        wide = frame.letter * len(mark.word)
+        begin = x - 4 - wide if x + 4 + wide > frame.width else x + 4
+        if mark.word and begin >= free:
             yield tag("text", mark.word, x=round(begin, 1), y=frame.margins[2] - 6)
             free = begin + wide
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from math import floor, log10
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,7 +81,7 @@ def plot(title: str, points: Sequence[tuple[float, float]], *, unit: str = "", l
     if not points:
         raise ValueError(f"{title}: nothing was measured")
     series = Series(title=title, unit=unit, points=list(points), count=len(points), most=max(v for _, v in points))
-    svg = over_time(series, [], form=Form(width=420, far=True, levels=tuple(levels)))
+    svg = over_time(series, [], form=Form(far=4, levels=tuple(levels)))
     latest = levels[int(series.latest)] if levels else f"{figure(series.latest)} {unit}".strip()
     caption = tag("figcaption", title, tag("strong", latest))
     return Drawn(tag("figure", caption, svg), f"{title}: {latest}, {len(points)} points")
@@ -104,15 +105,25 @@ def table(rows: Sequence[Mapping[str, Any]]) -> Drawn:
     numeric = {head for head in heads if all(isinstance(row[head], int | float) for row in rows)}
     kind = {head: "number" if head in numeric else None for head in heads}
     top = tag("tr", *(tag("th", head, class_=kind[head]) for head in heads))
-    body = [tag("tr", *(tag("td", _shown(row[head]), class_=kind[head]) for head in heads)) for row in rows]
-    text = "\n".join("  ".join(_shown(row[head]) for head in heads) for row in rows)
+    places = {head: _places([row[head] for row in rows]) for head in numeric}
+    shown = [{head: _shown(row[head], places.get(head, 0)) for head in heads} for row in rows]
+    body = [tag("tr", *(tag("td", row[head], class_=kind[head]) for head in heads)) for row in shown]
+    text = "\n".join("  ".join(row.values()) for row in shown)
     return Drawn(tag("table", tag("thead", top), tag("tbody", *body)), text)
 
 
-def _shown(value: Any) -> str:
+def _places(column: Sequence[float]) -> int:
+    """Decimal places of all values of a column: two, and four digits of its largest value where that is small."""
+    if all(isinstance(value, int) for value in column):
+        return 0
+    most = max(abs(value) for value in column)
+    return max(2, 3 - floor(log10(most))) if most else 2
+
+
+def _shown(value: Any, places: int) -> str:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return str(value)
-    return f"{value:,}" if isinstance(value, int) else f"{value:,.2f}" if abs(value) >= 10 else f"{value:,.4g}"  # noqa: PLR2004 - digits shown
+    return f"{value:,.{places}f}"
 
 
 def pages_of(notebook: Mapping[str, Any]) -> str:

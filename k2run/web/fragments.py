@@ -64,6 +64,8 @@ PANELS = {
 """What each layout is made of; the steps follow below in the layout of a run."""
 WATCHED = ("lag", "level")
 """Words in the titles of the series that are drawn first, and also while they do not move."""
+BESIDE_ACTS = 6
+"""Charts have the height of as many on a screen where the sections of a run stand above them."""
 MOST_CHARTS = 6
 _NO_ID = re.compile(r"[^0-9A-Za-z]+")
 
@@ -343,7 +345,7 @@ def run_charts(view: RunView, known: Sequence[Chart], *, far: bool = False) -> l
 
 def _drawn(series: Series, marks: Sequence[Mark], known: Sequence[Chart], *, far: bool) -> DrawnSeries:
     title, levels = titled(series, known)
-    svg = over_time(series, marks, form=Form(width=420, far=far, levels=levels))
+    svg = over_time(series, marks, form=Form(width=420, far=BESIDE_ACTS if far else 0, levels=levels))
     return DrawnSeries(title, written(series, levels, series.latest), drawn(svg))
 
 

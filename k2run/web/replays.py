@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
 
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
@@ -23,7 +24,7 @@ from k2run.web.fragments import PRESENTER, Drawing, drawn, is_watched
 from k2run.web.site import Denied, site_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from markupsafe import Markup
@@ -31,11 +32,11 @@ if TYPE_CHECKING:
 
     from k2run.engine.events import AnyEvent
     from k2run.engine.store import Store
-    from k2run.evidence.measurements import Series
+    from k2run.evidence.measurements import Load, Series
     from k2run.evidence.view import RunView
     from k2run.stack.model import Chart
 
-FAR_WIDTH, WIDTH = 420, 560
+WIDTH = 560
 MOST_FAR = 4
 KEPT = 4
 """Journals that are kept in memory."""
@@ -119,9 +120,14 @@ def routes(journals: Journals) -> list[Route]:
             raise Denied(404, "The run has not started yet", "try again in a moment")
         far = "far" in request.query_params
         word = request.query_params.get("show", "").lower()
-        made = list(_charts(view, charts_of(view, site.store), far=far))
-        found = [each for each in made if word in each[0].lower() or word == each[3]]
-        values = {"run": folder.name, "view": view, "far": far, "charts": found[:MOST_FAR] if far else found}
+        found = [
+            each
+            for each in _charted(view, charts_of(view, site.store))
+            if word in each.title.lower() or word == each.kind
+        ]
+        found = found[:MOST_FAR] if far else found
+        drawings = [(each.title, each.said, each.drawn(len(found) if far else 0)) for each in found]
+        values = {"run": folder.name, "view": view, "far": far, "charts": drawings}
         return HTMLResponse(site.page("run_charts.html", who, **values))
 
     return [Route("/runs/{run}/replay", replay), Route("/runs/{run}/charts", charts)]
@@ -138,20 +144,45 @@ def _seconds(text: str) -> float:
         raise Denied(400, "?at= is a number of seconds after the start of the run") from None
 
 
-def _charts(view: RunView, known: Sequence[Chart], *, far: bool) -> Iterable[tuple[str, str, Markup, str]]:
-    """Title, what it says, picture and kind of each chart; what a demo is about comes first."""
-    width = FAR_WIDTH if far else WIDTH
-    marks = [each for each in marks_of(view) if not far or each.kind != "undone"]
+class Charted(NamedTuple):
+    """A chart that can be drawn.
+
+    Attributes:
+        said: What it says, in words.
+        kind: `series` or `loads`.
+        drawn: Draws it, given how many share the screen from afar; 0 for a page.
+    """
+
+    title: str
+    said: str
+    kind: str
+    drawn: Callable[[int], Markup]
+
+
+def _charted(view: RunView, known: Sequence[Chart]) -> Iterator[Charted]:
+    """The charts of a run; what a demo is about comes first."""
     series = [each for each in view.measured.all(2) if each.moves and (is_watched(each) or each.count >= LEAST_POINTS)]
-    begin, end = _span(series)
+    span = _span(series)
     for each in sorted(series, key=is_watched, reverse=True):
         title, levels = titled(each, known)
-        form = Form(width=width, far=far, levels=levels)
-        said = f"up to {written(each, levels, each.most)}"
-        yield title, said, drawn(over_time(each, marks, form=form, begin=begin, end=end)), "series"
+        yield Charted(
+            title, f"up to {written(each, levels, each.most)}", "series", partial(_course, view, each, levels, span)
+        )
     for load in (each for each in view.loads() if each.counts):
         shown = [f"{name} {figure(value)} ms" for name, value in load.percentiles.items() if name in PERCENTILES]
-        yield without_id(clean(load.step)), ", ".join(shown), drawn(load_pictures(load, far=far)[0]), "loads"
+        yield Charted(without_id(clean(load.step)), ", ".join(shown), "loads", partial(_answers, load))
+
+
+def _course(
+    view: RunView, series: Series, levels: Sequence[str], span: tuple[float | None, float | None], far: int
+) -> Markup:
+    marks = [each for each in marks_of(view) if not far or each.kind != "undone"]
+    form = Form(width=WIDTH, far=far, levels=levels)
+    return drawn(over_time(series, marks, form=form, begin=span[0], end=span[1]))
+
+
+def _answers(load: Load, far: int) -> Markup:
+    return drawn(load_pictures(load, far=far)[0])
 
 
 def _span(series: Sequence[Series]) -> tuple[float | None, float | None]:

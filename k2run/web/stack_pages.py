@@ -56,7 +56,7 @@ GAP = 6
 """So many missing points interrupt a line."""
 Raw = float | dict[float, float]
 """What one look says of one chart: a value, or the buckets of a histogram by their upper bound."""
-WIDTH, FAR_WIDTH = 560, 420
+WIDTH = 560
 """Of a chart in its own units; on a projector fewer, so that its text is larger."""
 MOST_FAR = 6
 """Charts that fit on a projector together with the services."""
@@ -345,7 +345,7 @@ def _values(request: Request, watches: StackWatches) -> dict[str, Any]:
         "far": far,
         "show": show,
         "query": f"?{request.url.query}" if request.url.query else "",
-        "charts": [_drawn(each, FAR_WIDTH if far else WIDTH) for each in courses],
+        "charts": [_drawn(each, (len(courses) if show else MOST_FAR) if far else 0) for each in courses],
         "problem": watch.problem,
         "at": datetime.now(UTC).strftime("%H:%M:%S UTC"),
     }
@@ -361,7 +361,7 @@ def _chosen(courses: list[Course], show: str, *, far: bool) -> list[Course]:
     return courses[:MOST_FAR] if far else courses
 
 
-def _drawn(course: Course, width: int) -> DrawnChart:
+def _drawn(course: Course, far: int) -> DrawnChart:
     chart, series = course.chart, course.series
     if not series.points:
         return DrawnChart(title=chart.title, source=course.source, problem=course.problem)
@@ -370,8 +370,8 @@ def _drawn(course: Course, width: int) -> DrawnChart:
         series,
         [],
         form=Form(
-            width=width,
-            far=width == FAR_WIDTH,
+            width=WIDTH,
+            far=far,
             labels=_clock if end - begin < MINUTES else _minutes,
             levels=chart.levels,
             gap=GAP * course.every,

@@ -3,6 +3,8 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from k2run.evidence.html.charts import FAR_LETTER, FAR_SIZES, Form, Mark, over_time, round_steps, round_times, short
+from k2run.evidence.html.drawings import measurements
 
 from k2run.bench.latency import Latencies, counts
 from k2run.engine.events import FaultStruck, Outcome, RunFinished, StepFinished, StepStarted, StepTried
@@ -119,3 +121,22 @@ def test_axes_have_round_figures():
     assert round_times(0, 0.1, 6)[:2] == [0, 0.02]
     assert [short(value) for value in (9999, 601288, 1.5e6, 0)] == ["9,999", "601.3k", "1.5M", "0"]
     assert msgspec.json.encode(round_steps(0.5)) == b"[0.0,0.2,0.4]"
+
+
+@pytest.mark.parametrize("far", [0, *FAR_SIZES])
+@pytest.mark.parametrize("at", [2.0, 11.0, 19.0, 20.0])
+def test_what_is_written_at_a_mark_is_inside_the_picture(at, far):
+    (drawn,) = lag_run([600, 400, 200, 100, 40]).measured.all()
+    form = Form(far=far)
+    chart = ET.fromstring(over_time(drawn, [Mark(at=at, word="resume consumer", kind="undone")], form=form))
+    [said] = [each for each in chart.iter("text") if each.text == "resume consumer"]
+    begin, wide = float(said.get("x")), len("resume consumer") * (FAR_LETTER if far else 6.5)
+    assert begin >= 0
+    assert begin + wide <= form.frame[0]
+
+
+def test_the_fewer_charts_share_a_screen_the_larger_they_are():
+    areas = [width * height for width, height in FAR_SIZES.values()]
+    assert areas == sorted(areas, reverse=True)
+    assert Form(far=3).frame[:2] == FAR_SIZES[4]
+    assert Form(far=9).frame[:2] == FAR_SIZES[6]

@@ -92,3 +92,9 @@ def test_the_demo_notebook_has_seven_sections_like_the_rehearsal_and_needs_no_pl
     ]
     assert not any(each["outputs"] for each in notebook["cells"] if each["cell_type"] == "code")
     assert not any(library in text for library in ("matplotlib", "pandas", "plotly"))
+
+
+def test_the_numbers_of_a_column_have_the_same_places() -> None:
+    rows = [{"cores": 1.0, "cost": 4.269, "each": 0.06806}, {"cores": 65.5, "cost": 426.89, "each": 0.049}]
+    assert repr(table(rows)) == "1.00  4.27  0.06806\n65.50  426.89  0.04900"
+    assert repr(table([{"rows": 1234}, {"rows": 5}])) == "1,234\n5"
