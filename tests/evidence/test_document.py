@@ -379,6 +379,8 @@ def test_an_expectation_reads_as_a_target():
     assert (
         target("result.p99_ms is not none and result.p99_ms < 500 and result.errors == 0") == "p99 < 500 ms, no errors"
     )
+    bound = "result.percentiles.p99.at_most_ms"
+    assert target(f"{bound} is not none and {bound} < 500") == "p99 (its upper bound) < 500 ms"
     assert target("result.per_s > 10") == "more than 10/s"
     assert target("result.rss_mib < 2000") == "rss < 2000 MiB"
     assert target("result.total > 500000") == "total > 500,000"
