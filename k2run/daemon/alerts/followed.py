@@ -330,12 +330,15 @@ def closing(incident: Incident, ended: Ended, other: RunStarted | None) -> Close
     Args:
         incident: The incident.
         ended: How its run ended.
-        other: The run that recovered the stack since.
+        other: The run that recovered the stack since; it has not recovered what was resolved before it began.
     """
-    if other is not None:
+    resolved = "" if incident.firing else max(alert.at for alert in incident.alerts.values())
+    if other is not None and (not resolved or other.at < resolved):
         return Closed(why=f"{other.run} recovered it", run=other.run, runbook=other.name)
-    if any(alert.at > ended.at for alert in incident.alerts.values()):
+    if resolved and resolved >= ended.at:
         return Closed(why="every alert is resolved; no run recovered it")
+    if other is not None:  # it was well before that run began
+        return Closed(why=f"every alert had been resolved when {other.run} found the stack well; no run recovered it")
     return None
 
 

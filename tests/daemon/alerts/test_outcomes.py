@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-def settle(receiver: Any, true: Callable[[Any], Any], worker: Any, incident: str = "last", seconds: float = 40) -> Any:
+def settle(receiver: Any, true: Callable[[Any], Any], worker: Any, incident: str = "last", seconds: float = 120) -> Any:
     """The incident, when something is true of it."""
     end = time.monotonic() + seconds
     while not true(found := receiver.incidents.find(incident)):
@@ -107,6 +107,22 @@ def test_another_run_that_recovered_after_a_failed_one_is_named(receiver: Any) -
     incident = settle(receiver, lambda one: one.closed, worker, failed.id)
     assert (incident.closed.run, incident.closed.runbook) == (passed.run, "other")
     assert told(incident)[-1].endswith(" by other: lag")
+
+
+def test_a_run_that_began_after_the_resolve_has_not_recovered_it(receiver: Any) -> None:
+    receiver.runbook("lag", "Lag", "automatic", seconds="3s")
+    receiver.runbook("other", "Other", "automatic")
+    receiver.post(receiver.delivery("group", receiver.alert("Lag", topic="another")))
+    worker = receiver.keep()
+    settle(receiver, lambda one: one.began, worker)
+    receiver.post(receiver.delivery("group", receiver.alert("Lag", "resolved", topic="another")))
+    failed = settle(receiver, lambda one: one.ended, worker)
+    receiver.post(receiver.delivery("two", receiver.alert("Other", topic="trades")))
+    settle(receiver, lambda one: one.ended, worker)
+    incident = settle(receiver, lambda one: one.closed, worker, failed.id)
+    assert incident.closed.run == ""
+    assert "no run recovered it" in incident.closed.why
+    assert not any("Recovered" in title for title in told(incident))
 
 
 def test_an_alert_that_begins_again_after_the_run_has_passed_is_another_incident(receiver: Any) -> None:
