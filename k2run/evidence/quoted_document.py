@@ -229,7 +229,8 @@ class Heading(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         file: Name of the document.
         json: Name of a file with every quoted value, for programs; none when empty.
         max_age: How old a measured value may be before it is stale.
-        lines: The most lines it may have, footnotes included; 0 for any.
+        lines: The most lines it may have, footnotes included; 0 for any. The footnotes of a document with such a bound
+            have a page of their own.
     """
 
     file: str
@@ -262,7 +263,7 @@ class Document(Struct, frozen=True, kw_only=True):
     @property
     def html(self) -> str:
         """The whole document as a page to print."""
-        return printed(self.body, self.footnotes)
+        return printed(self.body, self.footnotes, apart=bool(self.heading.lines))
 
 
 def templates(folders: Sequence[Path]) -> dict[str, Path]:
@@ -325,12 +326,13 @@ def _fill(template: Path, body: str, sources: object) -> str:
         raise UsageError(f"{template}{f':{line}' if line else ''}: {error}") from error
 
 
-def printed(body: str, footnotes: Sequence[str]) -> str:
+def printed(body: str, footnotes: Sequence[str], *, apart: bool = False) -> str:
     """The document as HTML.
 
     Args:
         body: Its text as Markdown, with `[^1]` for footnotes and `- [ ]` for boxes to tick.
         footnotes: One line each: `[^1]: …`.
+        apart: They have a page of their own.
     """
     titled = _TITLE.search(body)
     head = tag(
@@ -343,7 +345,7 @@ def printed(body: str, footnotes: Sequence[str]) -> str:
     made = _HEADING.sub(_with_id, _markdown().render(body))
     main = tag("main", Html(_BOX.sub(r'<li class="box">\1', made)))
     notes = tag("ol", *(_note(number, line) for number, line in enumerate(footnotes, start=1)))
-    foot = tag("footer", tag("h2", "Footnotes"), notes) if footnotes else None
+    foot = tag("footer", tag("h2", "Footnotes"), notes, class_="apart" if apart else None) if footnotes else None
     return f"<!doctype html>\n{tag('html', head, tag('body', main, foot), lang='en')}\n"
 
 

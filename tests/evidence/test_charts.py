@@ -3,14 +3,12 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from k2run.evidence.html.charts import FAR_LETTER, FAR_SIZES, Form, Mark, over_time, round_steps, round_times, short
-from k2run.evidence.html.drawings import measurements
 
 from k2run.bench.latency import Latencies, counts
 from k2run.engine.events import FaultStruck, Outcome, RunFinished, StepFinished, StepStarted, StepTried
 from k2run.engine.journal import read_journal
 from k2run.evidence.drawings import measurements
-from k2run.evidence.html import round_steps, round_times, short
+from k2run.evidence.html import FAR_LETTER, FAR_SIZES, Form, Mark, over_time, round_steps, round_times, short
 from k2run.evidence.measurements import KEPT
 from k2run.evidence.view import view_of
 

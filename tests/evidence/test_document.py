@@ -457,6 +457,11 @@ def pages_of(chromium, html, folder):
     return len(re.findall(rb"/Type\s*/Page\b", (folder / "a.pdf").read_bytes()))
 
 
+def test_footnotes_have_a_page_of_their_own_where_the_number_of_pages_is_promised(ask):
+    apart = {kind for kind in KINDS if '<footer class="apart">' in written(kind, ask).html}
+    assert apart == {"quick-reference"}
+
+
 def test_a_page_to_print_is_self_contained_and_its_footnotes_are_linked(ask):
     page = written("architecture-decisions", ask).html
     assert '<sup><a href="#note-1">1</a></sup>' in page
