@@ -100,6 +100,7 @@ def main(address: str, folder: str, name: str) -> None:
     """Work until killed or told to end."""
     ending = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: ending.set())
+    (Path(folder) / f"{name}.ready").touch()
     sleepers = Sleepers(Path(folder) / "runs.csv")
     scheduler = Scheduler(name, PostgresLedger(address), sleepers, Calendar(), lambda _: None)
     while not ending.is_set():

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 PROGRAM = Path(__file__).with_name("racing_scheduler.py")
 ENTRIES, EVERY_S, RUN_S = 6, 1.0, 0.15
+PATIENCE_S = 60.0
 SLACK_S = 0.5
 """Seconds between what a scheduler saw and when that was written to the file of starts and ends."""
 
@@ -30,12 +31,18 @@ class Schedulers:
 
     def __init__(self, address: str, folder: Path) -> None:
         self._words = [sys.executable, str(PROGRAM), address, str(folder)]
-        self._count = 0
+        self._folder, self._count = folder, 0
         self.processes: list[subprocess.Popen[bytes]] = []
 
     def start(self) -> None:
         self._count += 1
         self.processes.append(subprocess.Popen([*self._words, f"scheduler {self._count}"]))
+
+    def _ready(self, process: subprocess.Popen[bytes]) -> bool:
+        """Whether it has begun: a process that is still starting does not know yet what to do when it is to end."""
+        words = process.args
+        assert isinstance(words, list)
+        return (self._folder / f"{words[-1]}.ready").exists()
 
     def kill(self, number: int) -> None:
         process = self.processes.pop(number)
@@ -44,6 +51,10 @@ class Schedulers:
 
     def end(self) -> None:
         """Let every run end, then every scheduler."""
+        patience = time.monotonic() + PATIENCE_S
+        while not all(map(self._ready, self.processes)):
+            assert time.monotonic() < patience, "a scheduler does not start"
+            time.sleep(0.05)
         for process in self.processes:
             process.terminate()
         while self.processes:
