@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 import httpx
+import psutil
 
 from k2run.errors import K2runError
+from k2run.k2.platform.program import free_ports
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -26,29 +27,46 @@ def free_port() -> int:
     return free_ports(1)[0]
 
 
-def free_ports(many: int) -> list[int]:
-    """Distinct ports that are free."""
-    with ExitStack() as held:
-        probes = [held.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(many)]
-        return [int(probe.getsockname()[1]) for probe in probes]
-
-
 class Programs:
     """Starts programs, each in a session of its own with its output in a log file."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self._running: list[subprocess.Popen[bytes]] = []
+        self._commands: dict[str, list[str]] = {}
+        self._running: dict[str, subprocess.Popen[bytes]] = {}
 
-    def start(self, name: str, *options: object) -> None:
-        with (self.directory / f"{name}.log").open("wb") as log:
-            command = [sys.executable, "-m", f"k2run.k2.platform.{name}", *map(str, options)]
-            self._running.append(subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True))
+    def start(self, name: str, *options: object, called: str = "") -> None:
+        """Start a program; `called` is its name here, where it is started twice."""
+        called = called or name
+        self._commands[called] = [sys.executable, "-m", f"k2run.k2.platform.{name}", *map(str, options)]
+        self.log(called).unlink(missing_ok=True)
+        self.restart(called)
+
+    def restart(self, name: str) -> None:
+        """Start a program that has ended, with the options that it had."""
+        with self.log(name).open("ab") as log:
+            self._running[name] = subprocess.Popen(self._commands[name], stdout=log, stderr=log, start_new_session=True)
+
+    def kill(self, name: str) -> None:
+        """End a program by SIGKILL, and wait for it and for what it started."""
+        process = self._running[name]
+        below = psutil.Process(process.pid).children(recursive=True)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        psutil.wait_procs(below, timeout=10)
+
+    def process(self, name: str) -> subprocess.Popen[bytes]:
+        """The process of a program."""
+        return self._running[name]
+
+    def log(self, name: str) -> Path:
+        """The file of a program's output."""
+        return self.directory / f"{name}.log"
 
     def stop(self) -> None:
-        for process in self._running:
+        for process in self._running.values():
             process.send_signal(signal.SIGTERM)
-        for process in self._running:
+        for process in self._running.values():
             with suppress(subprocess.TimeoutExpired):
                 process.wait(5)
             process.kill()
@@ -92,17 +110,17 @@ def start_storage(run: Programs, wait: bool = True) -> Storage:
 def start_registries(run: Programs, wait: bool = True) -> tuple[str, str]:
     """Both nodes of the schema registry; gives the option by which stream, consumer and API use them."""
     urls = [f"http://127.0.0.1:{port}" for port in free_ports(2)]
-    for url in urls:
+    for url, called in zip(urls, ("registry", "registry-2"), strict=True):
         state = run.directory / "registry" / "schemas.db"
-        run.start("registry", "--port", url.rpartition(":")[2], "--state", state)
+        run.start("registry", "--port", url.rpartition(":")[2], "--state", state, called=called)
     if wait:
         until_answered(f"{urls[0]}/subjects")
     return "--registry", ",".join(urls)
 
 
 def until_answered(url: str) -> None:
-    """Ask again and again, for at most 60 s, until a server answers, whatever it says."""
-    end = time.monotonic() + 60
+    """Ask again and again, for at most 180 s, until a server answers, whatever it says."""
+    end = time.monotonic() + 180
     while True:
         try:
             httpx.get(url, timeout=2)
