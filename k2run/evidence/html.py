@@ -1,4 +1,7 @@
-"""HTML elements as text, escaped where they are none yet; charts as SVG: values over time, latencies, figures."""
+"""HTML elements as text, escaped where they are none yet; charts as SVG: values over time, latencies, figures.
+
+Long because reports and pages share all that they are drawn with.
+"""
 
 from __future__ import annotations
 

@@ -9,12 +9,12 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from k2run.daemon.notify.outbox import LOG
 
 from k2run.daemon.alerts.delivery import Alert, Delivery
 from k2run.daemon.alerts.incident_messages import open_messages
 from k2run.daemon.alerts.incident_store import IncidentStore
 from k2run.daemon.alerts.worker import Worker
+from k2run.daemon.messenger import LOG
 from k2run.engine.events import Outcome
 from k2run.engine.journal import read_journal
 from k2run.evidence.view import view_of
@@ -162,7 +162,7 @@ def play(server: Server, number: int, kind: str, duty: Any, until: Any) -> Any:
         until(lambda: now().chosen, LONG_S)
     broken(duty, name).unlink()
     server.deliver(number, name, "resolved")
-    for _ in range(3):  # what has ended is told, and told once, however often it is looked at
+    for _ in range(3):  # what has ended is told, and told once, however often one looks
         server.step()
     return incident
 
