@@ -146,10 +146,9 @@ TICKS = 4
 MARGINS = (62, 14, 18, 22)
 LEVEL_MARGIN, FAR_LEVEL_MARGIN, FAR_MARGIN = 120, 176, 70
 """Left margin of a chart that has the names of levels beside it, or large letters."""
-LETTER, FAR_LETTER = 6.5, 10.5
-"""Width of a letter, on average; and of a large one."""
+LETTER, FAR_LETTER = 6.5, 10.5  # widths of a letter, on average; and of a large one
 FAR_SIZES = {1: (860, 350), 2: (860, 158), 4: (420, 158), 6: (420, 132)}
-"""Width and height of a picture that is read from afar, where at most so many share the screen."""
+"""Width and height of a picture read from afar, where at most so many share the screen."""
 _ROUND_SECONDS = tuple(
     size * unit
     for unit, sizes in ((0.01, (1, 2, 5, 10, 20, 50)), (1, (1, 2, 5, 10, 15, 30)), (60, (1, 2, 5, 10, 15, 30)))
@@ -161,8 +160,7 @@ class Frame(Struct, frozen=True, kw_only=True):
     """From values to places in a picture, in its own units.
 
     Attributes:
-        margins: Left, right, top and bottom.
-        letter: Width of a letter, on average.
+        margins: Left, right, top and bottom; `letter` is the width of one.
     """
 
     width: int = 720
@@ -207,8 +205,7 @@ class Form(Struct, frozen=True, kw_only=True):
         labels: How a time is written below.
         levels: The names of the values 0, 1, 2, … of a level; all of them stand beside the chart.
         gap: Seconds without a measurement after which the line is interrupted.
-        far: How many such pictures share a screen that is read from afar, at most; 0 for a page. The style sheet gives
-            it large letters, and they need more room.
+        far: How many such pictures share a screen that is read from afar, at most, with large letters; 0 for a page.
     """
 
     width: int = 720
@@ -221,7 +218,7 @@ class Form(Struct, frozen=True, kw_only=True):
     def frame(self) -> tuple[int, int, tuple[int, int, int, int]]:
         """Width, height and margins."""
         if self.far:
-            size = next((size for most, size in FAR_SIZES.items() if self.far <= most), FAR_SIZES[max(FAR_SIZES)])
+            size = FAR_SIZES[next((most for most in FAR_SIZES if self.far <= most), max(FAR_SIZES))]
             return *size, (FAR_LEVEL_MARGIN if self.levels else FAR_MARGIN, 16, 22, 27)
         margins = (LEVEL_MARGIN, *MARGINS[1:]) if self.levels else MARGINS
         return self.width, 190 if self.width > 600 else 150, margins  # noqa: PLR2004 - of a whole page
@@ -246,7 +243,6 @@ class Mark(Struct, frozen=True, kw_only=True):
 
 
 ON_A_PAGE = Form()
-
 # --- a value over time ------------------------------------------------------------------------------------------------
 
 
