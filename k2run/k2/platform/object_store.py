@@ -12,9 +12,10 @@ import os
 import shutil
 import sys
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 
-from k2run.k2.platform.program import LOOPBACK, free_ports, give_up, log, require_free_port
+from k2run.k2.platform.program import LOOPBACK, free_ports, give_up, is_free, log, require_free_port
 
 NOT_INSTALLED = (
     "the object store is not installed: pip install 'k2run[sandbox]' (Linux with glibc and macOS, x86-64 and arm64)"
@@ -27,6 +28,9 @@ OFF = ("webdav=false", "admin.ui=false", "master.telemetry=false", "s3.port.iceb
 MEMORY = {"GOMEMLIMIT": "320MiB", "GOGC": "100"}
 """What Go keeps of what it has freed: without a limit 340 MB after a write of 50. A limit of 160 MiB is so near to what
 lives that collecting it took a quarter of a processor at 200 trades a second; with this one all takes a twentieth."""
+SOCKETS = Path("/tmp")  # noqa: S108  where SeaweedFS makes them, whatever TMPDIR says
+_CHOICE = 200
+"""Of so many free ports the inner ones are taken."""
 _STARTED_WITH = "k2run-ports"
 """The file with the inner ports of the last start: SeaweedFS also makes sockets in /tmp by their numbers."""
 
@@ -52,11 +56,25 @@ def find_executable() -> str:
 
 
 def drop_sockets(data: Path) -> None:
-    """Remove the sockets of an earlier start, which one that was killed has left."""
-    with suppress(OSError):
-        for port in (data / _STARTED_WITH).read_text(encoding="utf-8").split():
-            for socket in Path("/tmp").glob(f"seaweedfs-*-{int(port)}.sock"):  # noqa: S108  where SeaweedFS makes them
-                socket.unlink(missing_ok=True)
+    """Remove the sockets of an earlier start, which one that was killed has left.
+
+    A port at which somebody listens is another store's by now, and so is its socket.
+    """
+    with suppress(OSError, ValueError):
+        for port in map(int, (data / _STARTED_WITH).read_text(encoding="utf-8").split()):
+            for socket in _sockets_of(port) if is_free(port) else ():
+                with suppress(OSError):  # another account's
+                    socket.unlink(missing_ok=True)
+
+
+def inner_ports() -> dict[str, int]:
+    """Ports for the parts: free ones, and none of which a socket was left, perhaps by another account."""
+    found = (port for port in free_ports(_CHOICE) if not _sockets_of(port))
+    return dict(zip(INNER_PORTS, islice(found, len(INNER_PORTS)), strict=True))
+
+
+def _sockets_of(port: int) -> list[Path]:
+    return [*SOCKETS.glob(f"seaweedfs-*-{port}.sock")]
 
 
 def main() -> None:
@@ -65,11 +83,13 @@ def main() -> None:
     executable = find_executable()
     require_free_port(options.port, options.host)
     require_free_port(options.metrics_port, options.host)
+    if not os.access(SOCKETS, os.W_OK):
+        give_up(f"SeaweedFS makes its sockets in {SOCKETS}, where this account cannot write: chmod 1777 {SOCKETS}")
     data: Path = options.data.resolve()
-    inner = dict(zip(INNER_PORTS, free_ports(len(INNER_PORTS)), strict=True))
     try:
         data.mkdir(parents=True, exist_ok=True)
         drop_sockets(data)
+        inner = inner_ports()
         (data / _STARTED_WITH).write_text(" ".join(map(str, inner.values())), encoding="utf-8")
         os.chdir(data)
     except OSError as problem:

@@ -142,21 +142,23 @@ def require_free_port(port: int, host: str = LOOPBACK) -> None:
             give_up(_port_problem(port, problem))
 
 
+def is_free(port: int) -> bool:
+    """Whether nothing listens at a port of this host's loopback address."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((LOOPBACK, port))
+        except OSError:
+            return False
+    return True
+
+
 def free_ports(count: int) -> list[int]:
     """Ports of this host's loopback address that nothing listens at.
 
     They lie below those that the system takes for connections that go out: one of these may be taken at any moment.
     """
-    found: list[int] = []
-    for port in random.sample(_INNER_PORTS, len(_INNER_PORTS)):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            with suppress(OSError):
-                probe.bind((LOOPBACK, port))
-                found.append(port)
-        if len(found) == count:
-            break
-    return found
+    return [*itertools.islice(filter(is_free, random.sample(_INNER_PORTS, len(_INNER_PORTS))), count)]
 
 
 def serve_metrics(port: int, host: str = LOOPBACK) -> None:

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from contextlib import suppress
 from importlib.util import find_spec
@@ -18,7 +19,8 @@ import psutil
 import psycopg
 import pytest
 
-from k2run.k2.platform import table
+from k2run.k2.platform import object_store, table
+from k2run.k2.platform.program import free_ports
 from k2run.k2.platform.store_files import StoreFiles
 
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "admin", "AWS_SECRET_ACCESS_KEY": "password", "PGPASSWORD": "iceberg"}
@@ -105,7 +107,9 @@ def test_postgres_runs_as_any_account_in_any_folder_and_again_after_a_kill(runni
         can_enter = subprocess.run([*before, sys.executable, "-c", ""], check=False, capture_output=True)
         if can_enter.returncode:
             pytest.skip("the account cannot run this Python")
-        for part in (folder, *folder.parents[:4]):
+        for part in (folder, *folder.parents):
+            if part == Path(tempfile.gettempdir()):  # that is everybody's
+                break
             part.chmod(0o755)
         os.chown(folder, UNNAMED, UNNAMED)
     words = ("--port", port, "--data", folder / "postgres")
@@ -203,6 +207,23 @@ def test_a_database_whose_disk_is_full_loses_nothing_and_works_again_when_there_
         [[found]] = database.execute("SELECT count(DISTINCT number) FROM kept")
         database.execute("INSERT INTO kept VALUES (-1, '')")
     assert found >= acknowledged
+
+
+def test_inner_ports_avoid_sockets_that_were_left_and_only_own_ones_are_removed(tmp_path, monkeypatch):
+    port, other, *rest = free_ports(20)
+    monkeypatch.setattr(object_store, "free_ports", lambda _count: [port, other, *rest])
+    left, live = (Path(f"/tmp/seaweedfs-k2run-test-{number}.sock") for number in (port, other))
+    try:
+        left.touch()
+        live.touch()
+        assert [*object_store.inner_ports().values()] == rest[: len(object_store.INNER_PORTS)]
+        (tmp_path / "k2run-ports").write_text(f"{port} {other}")
+        with socket.create_server(("127.0.0.1", other)):
+            object_store.drop_sockets(tmp_path)
+            assert (left.exists(), live.exists()) == (False, True)
+    finally:
+        left.unlink(missing_ok=True)
+        live.unlink(missing_ok=True)
 
 
 @pytest.fixture
