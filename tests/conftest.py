@@ -33,6 +33,8 @@ COSTLY = (
     "broker",
     "served",
     "browser",
+    "as_is_platform",
+    "their_platform",
 )
 """Fixtures of a session that take seconds to start, or go on working while they wait."""
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from shipped_stacks import running
+from shipped_stacks import running, settle
 
 from k2run.actions.catalogue import Catalogue
 from k2run.actions.deadline import Deadline
@@ -169,6 +169,18 @@ def test_a_runbook_that_needs_what_the_platform_does_not_show_is_not_applicable(
     row = expected()[str(file.relative_to(ROOT / "runbooks"))]
     said = played(load_runbook(file, Catalogue()), as_is(tmp_path), tmp_path / "home")
     assert said == (row["verdict"], against(row)) == ("not applicable", [row["why"]])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "file", [file for file in TO_RUN if file not in NEED_NONE and file.stem != "backup"], ids=lambda file: file.stem
+)
+def test_a_run_there_finds_the_defects_that_it_meets_and_no_other(
+    as_is_platform: Stack, file: Path, tmp_path: Path
+) -> None:
+    row = expected()[str(file.relative_to(ROOT / "runbooks"))]
+    settle(as_is_platform)
+    assert played(load_runbook(file, Catalogue()), as_is_platform, tmp_path) == (row["verdict"], against(row))
 
 
 SAID = {"not applicable": Verdict.NOT_APPLICABLE, "cannot say": Verdict.CANNOT_SAY, "ruled out": Verdict.RULED_OUT}
