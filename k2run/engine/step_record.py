@@ -20,7 +20,7 @@ from k2run.errors import (
     Interrupted,
     JournalLost,
 )
-from k2run.language.expressions import Template
+from k2run.language.expressions import Expression, Template
 from k2run.language.model import Severity
 from k2run.language.vocabulary import ONLY_LOOKS, SET, NoValue
 
@@ -233,13 +233,20 @@ def expected(step: Step) -> str:
 
 
 def title(run: Execution, step: Step, local: dict[str, Any]) -> str:
-    """The step's name with its templates filled in, or as written when they cannot be."""
+    """The step's name with its templates filled in; `…` stands for what cannot be known, as in a loop with no turn."""
     if not isinstance(step.name, Template):
         return step.name
+    names = run.variables.names(local)
+    return "".join(part if isinstance(part, str) else _known(part, names) for part in step.name.parts)
+
+
+def _known(part: Expression, names: dict[str, Any]) -> str:
+    from k2run.language.filters import as_text
+
     try:
-        return str(step.name.render(run.variables.names(local)))
+        return as_text(part.evaluate(names))
     except ExpressionFailed:
-        return step.name.text
+        return "…"
 
 
 def _award(awards: tuple[Award, ...], names: dict[str, Any]) -> float:

@@ -311,3 +311,12 @@ def test_restarts_that_cannot_be_known_are_unknown_and_no_warning(bench: Bench, 
         assert "it cannot be known here: restarts" in bench.steps()["Look"].message
         bench.run(readiness(f"- {look}expect: result.running}}\n"))
         assert bench.outcomes()["Look"] == "passed"
+
+
+def test_a_name_with_a_value_that_no_turn_gives_is_shown_without_its_template(
+    foreign: Bench, readiness: Callable
+) -> None:
+    name = "Picture {{ one }} of {{ 1 + 1 }}"
+    step = f"{{name: '{name}', when: killed.pid == 1, loop: [a], loop_var: one, assert: {{that: true}}}}"
+    foreign.run(readiness(f"- {KILL}\n") + f"  - {{name: Later, steps: [{step}]}}\n")
+    assert foreign.outcomes()["Picture … of 2"] == "not_applicable"
