@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import socket
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
+from wheel_programs import free_ports
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -76,11 +76,8 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
     from k2run.stack.stack import load_stack
 
     folder = tmp_path_factory.mktemp("sandbox")
-    probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(5)]
     names = ("broker", "stream", "consumer", "api", "catalog")
-    ports = dict(zip(names, (each.getsockname()[1] for each in probes), strict=True))
-    for each in probes:
-        each.close()
+    ports = dict(zip(names, free_ports(len(names)), strict=True))
     path = folder / "stack.yaml"
     path.write_text(SANDBOX.format(**ports, folder=folder))
     stack = load_stack(str(path), near=None, home=folder / ".k2run", overrides={})

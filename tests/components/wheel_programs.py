@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -160,10 +159,7 @@ def _await_warehouse(weed: Weed) -> None:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of 127.0.0.1 that nothing listens at."""
-    listening = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    try:
-        return [each.getsockname()[1] for each in listening]
-    finally:
-        for each in listening:
-            each.close()
+    """Ports of 127.0.0.1 that nothing listens at, below those that the system gives to connections that go out."""
+    from k2run.k2.platform import program
+
+    return program.free_ports(count)

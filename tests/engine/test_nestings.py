@@ -175,7 +175,7 @@ def without_end(events: list[Any]) -> set[str]:
 def ends(events: list[Any]) -> Counter[tuple[str, str]]:
     """How the steps ended; the sections of runbooks that are run are told as blocks, and are no steps of the plan."""
     steps = [step for step in latest(events) if step.name != "Part"]
-    return Counter((step.name.removesuffix(" {{ item }}"), step.outcome.value) for step in steps)
+    return Counter((step.name.removesuffix(" …"), step.outcome.value) for step in steps)
 
 
 def differences(seen: Counter[tuple[str, str]], expected: Counter[tuple[str, str]], loose: set[str]) -> list[str]:

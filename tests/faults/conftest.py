@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -20,6 +19,7 @@ import psycopg
 import pytest
 from moved_ports import moved_ports as every_port_moved
 from moved_ports import variables
+from wheel_programs import free_ports
 
 from k2run.actions.catalogue import Catalogue
 from k2run.actions.deadline import Deadline
@@ -97,14 +97,6 @@ services:
     ports: [{objects}]
     ready: {{http: "http://127.0.0.1:{objects}/healthz", within: 60s}}
 """
-
-
-def free_ports(count: int) -> list[int]:
-    probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [probe.getsockname()[1] for probe in probes]
-    for probe in probes:
-        probe.close()
-    return ports
 
 
 @pytest.fixture

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import socket
 import textwrap
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from wheel_programs import free_ports
 
 from k2run.actions.catalogue import Catalogue
 from k2run.actions.deadline import Deadline
@@ -60,10 +60,7 @@ def make_stack(tmp_path: Path) -> Iterator[Callable[..., Stack]]:
 
 @pytest.fixture
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    return free_ports(1)[0]
 
 
 @pytest.fixture

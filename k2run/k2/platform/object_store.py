@@ -58,7 +58,7 @@ def find_executable() -> str:
 def drop_sockets(data: Path) -> None:
     """Remove the sockets of an earlier start, which one that was killed has left.
 
-    A port at which somebody listens is another store's by now, and so is its socket.
+    A port that is in use belongs to another store by now, and so does its socket.
     """
     with suppress(OSError, ValueError):
         for port in map(int, (data / _STARTED_WITH).read_text(encoding="utf-8").split()):

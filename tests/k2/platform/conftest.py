@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import socket
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 from forked import Forked
 from prometheus_client.parser import text_string_to_metric_families
 from pyiceberg.exceptions import NoSuchNamespaceError, NoSuchTableError
+from wheel_programs import free_ports
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -25,9 +25,7 @@ REPOSITORY = Path(__file__).parents[3]
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    return free_ports(1)[0]
 
 
 def wait_for(holds: Callable[[], bool], seconds: float, what: str) -> float:

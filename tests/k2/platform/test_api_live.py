@@ -12,6 +12,7 @@ import httpx
 import pytest
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient
+from wheel_programs import free_ports
 
 from k2run.k2.platform.trade import TOPIC, Market, encode
 
@@ -22,9 +23,7 @@ class Api:
     """The API's process and a client for it."""
 
     def __init__(self, sandbox):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        [port] = free_ports(1)
         self.program = sandbox.api(port, "--bootstrap", sandbox.bootstrap)
         self.client = httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=KEY, timeout=10)
 

@@ -11,6 +11,7 @@ import sys
 import httpx
 import pytest
 import yaml
+from wheel_programs import free_ports
 
 from k2run.k2.platform.prometheus import NOT_INSTALLED, Target, configuration
 
@@ -18,9 +19,7 @@ installed = pytest.mark.skipif(shutil.which("prometheus") is None, reason="prome
 
 
 def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    return free_ports(1)[0]
 
 
 def up(port):
