@@ -11,10 +11,6 @@ from k2run.actions.action import Effect, Striking, Undo, action, beginning, faul
 from k2run.actions.deadline import Deadline
 from k2run.adapters.kubernetes.client import KINDS, Kubernetes, connect
 from k2run.adapters.kubernetes.results import (
-    POLL_S,
-    RESTARTABLE,
-    SCALABLE,
-    WORKLOADS,
     Deleted,
     Health,
     Lines,
@@ -25,9 +21,8 @@ from k2run.adapters.kubernetes.results import (
     Waited,
     condition,
     read_pod,
-    workload,
-    workload_of,
 )
+from k2run.adapters.kubernetes.workloads import POLL_S, RESTARTABLE, SCALABLE, WORKLOADS, workload, workload_of
 from k2run.errors import AuthorError, Refused, TimedOut
 from k2run.language.quantities import Duration
 

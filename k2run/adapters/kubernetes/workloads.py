@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 POLL_S = 0.5
 """Seconds between two looks at what is waited for."""
-ALL = ("deployment", "statefulset", "daemonset", "replicaset")
+WORKLOADS = ("deployment", "statefulset", "daemonset", "replicaset")
 SCALABLE = ("deployment", "statefulset", "replicaset")
 RESTARTABLE = ("deployment", "statefulset", "daemonset")
 _WHY = "kubernetes.pods says why its pods are not ready"
@@ -134,10 +134,10 @@ def workload_of(cluster: Cluster, pod: Mapping[str, Any]) -> Workload:
     if owner is not None and owner["kind"] == "ReplicaSet":
         (found,), _ = cluster.find(KINDS["replicaset"], owner["name"])
         owner = controller(found) or owner
-    if owner is None or owner["kind"].lower() not in ALL:
+    if owner is None or owner["kind"].lower() not in WORKLOADS:
         made_by = f"{owner['kind']} {owner['name']}" if owner else "nothing"
         raise Refused(
             f"pod {pod['metadata']['name']} belongs to {made_by}, which would not start it again",
-            hint=f"choose a pod of one of {', '.join(ALL)}",
+            hint=f"choose a pod of one of {', '.join(WORKLOADS)}",
         )
     return Workload(cluster, KINDS[owner["kind"].lower()], owner["name"])
