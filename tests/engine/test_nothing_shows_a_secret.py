@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import sys
 import time
 from typing import TYPE_CHECKING
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 from spelled_secrets import found
+from wheel_programs import free_ports
 
 from k2run.engine.events import StepStarted
 
@@ -96,9 +96,7 @@ SECRETS = (
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    return free_ports(1)[0]
 
 
 @pytest.fixture(params=SECRETS)

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import subprocess
+import sys
 import textwrap
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,6 +19,7 @@ from k2run.engine.dispatch import Caller
 from k2run.engine.prompts import Nobody
 from k2run.errors import StackInvalid
 from k2run.stack import lifecycle
+from k2run.stack.backend import State
 from k2run.stack.services import backend_of
 from k2run.stack.stack import Stack, load_stack
 
@@ -22,7 +27,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from k2run.stack.backend import State
 
 WEB = """\
 import http.server, json, sys
@@ -56,6 +60,42 @@ def make_stack(tmp_path: Path) -> Iterator[Callable[..., Stack]]:
     for stack in made:
         with contextlib.suppress(StackInvalid):  # a stack that is wrong on purpose; what can be stopped is
             lifecycle.stop(stack)
+
+
+STOPS_WORKER = """
+runbook: 1
+kind: scenario
+name: stopped
+sections:
+- name: Break
+  steps:
+  - name: Stop it
+    service.stop: {service: worker}
+  - name: Wait
+    wait: {for: 60s}
+"""
+
+
+@pytest.fixture
+def kill_a_run_that_stopped(tmp_path: Path, state: Callable[..., State]) -> Callable[..., Any]:
+    """Kills a run once it has stopped the service `worker`; gives what undoes that run, as a process."""
+
+    def killed(stack: Stack) -> Callable[[], subprocess.CompletedProcess[str]]:
+        runbook = tmp_path / "stopped.yaml"
+        runbook.write_text(STOPS_WORKER)
+        program = [sys.executable, "-m", "k2run"]
+        which = ["--stack", str(stack.path)]
+        settings: dict[str, Any] = {"env": {**os.environ, "K2RUN_HOME": str(tmp_path / "home")}, "cwd": tmp_path}
+        command = [*program, "run", str(runbook), *which, "--plain"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, **settings) as run:
+            ends = time.monotonic() + 60
+            while state(stack) is not State.STOPPED and time.monotonic() < ends:
+                time.sleep(0.05)
+            run.kill()
+        undo = [*program, "undo", *which]
+        return lambda: subprocess.run(undo, check=False, capture_output=True, text=True, timeout=60, **settings)
+
+    return killed
 
 
 @pytest.fixture

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
-import textwrap
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -23,8 +20,11 @@ from k2run.stack.commands import ssh_command
 from k2run.stack.validation import problems_of
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    Undo = Callable[[], subprocess.CompletedProcess[str]]
 
     from k2run.stack.stack import Stack
 
@@ -115,39 +115,16 @@ def test_a_start_that_does_not_return_is_ended_at_the_deadline(make_stack: Calla
     assert time.monotonic() - began < 10
 
 
-RUN = """
-runbook: 1
-kind: scenario
-name: stopped
-sections:
-- name: Break
-  steps:
-  - name: Stop it
-    service.stop: {service: worker}
-  - name: Wait
-    wait: {for: 60s}
-"""
-
-
 def test_a_killed_run_is_undone_through_the_command_and_the_journal_has_no_command(
-    stack: Stack, tmp_path: Path, state: Callable[..., Any]
+    stack: Stack, tmp_path: Path, state: Callable[..., Any], kill_a_run_that_stopped: Callable[[Stack], Undo]
 ) -> None:
     lifecycle.start(stack, None, Deadline(20), outside=True)
-    runbook = tmp_path / "stopped.yaml"
-    runbook.write_text(textwrap.dedent(RUN))
-    environment = {**os.environ, "K2RUN_HOME": str(tmp_path / "home")}
-    command = [sys.executable, "-m", "k2run", "run", str(runbook), "--stack", str(stack.path), "--plain"]
-    with subprocess.Popen(command, env=environment, cwd=tmp_path, stdout=subprocess.PIPE) as run:
-        ends = time.monotonic() + 60
-        while state(stack) is not State.STOPPED and time.monotonic() < ends:
-            time.sleep(0.05)
-        run.kill()
+    undo = kill_a_run_that_stopped(stack)
     assert state(stack) is State.STOPPED
     [journal] = (tmp_path / "home" / "runs").glob("*/journal.jsonl")
     assert "very-secret-token" not in journal.read_text()
     assert '"action":"service.start","args":{"service":"worker"}' in journal.read_text()
-    undo = [sys.executable, "-m", "k2run", "undo", "--stack", str(stack.path)]
-    subprocess.run(undo, env=environment, cwd=tmp_path, check=False, capture_output=True, timeout=60)
+    undo()
     assert state(stack) is State.RUNNING
 
 

@@ -8,8 +8,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
-import textwrap
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -26,6 +24,8 @@ from k2run.stack.backend import State
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    Undo = Callable[[], subprocess.CompletedProcess[str]]
 
     from ssh_server import Sshd
 
@@ -120,38 +120,14 @@ def test_without_a_command_for_its_log_that_is_not_applicable(
         call(stack, "service.logs", service="worker")
 
 
-RUN = """
-runbook: 1
-kind: scenario
-name: stopped
-sections:
-- name: Break
-  steps:
-  - name: Stop it
-    service.stop: {service: worker}
-  - name: Wait
-    wait: {for: 60s}
-"""
-
-
 def test_after_a_killed_run_undo_starts_it_again_through_ssh(
-    make: Callable[..., Stack], tmp_path: Path, state: Callable[..., Any]
+    make: Callable[..., Stack], state: Callable[..., Any], kill_a_run_that_stopped: Callable[[Stack], Undo]
 ) -> None:
     stack = make()
     lifecycle.start(stack, None, Deadline(30), outside=True)
-    runbook = tmp_path / "stopped.yaml"
-    runbook.write_text(textwrap.dedent(RUN))
-    environment = {**os.environ, "K2RUN_HOME": str(tmp_path / "home")}
-    program = [sys.executable, "-m", "k2run"]
-    command = [*program, "run", str(runbook), "--stack", str(stack.path), "--plain"]
-    with subprocess.Popen(command, env=environment, cwd=tmp_path, stdout=subprocess.PIPE) as run:
-        ends = time.monotonic() + 60
-        while state(stack) is not State.STOPPED and time.monotonic() < ends:
-            time.sleep(0.1)
-        run.kill()
+    undo = kill_a_run_that_stopped(stack)
     assert state(stack) is State.STOPPED
-    undo = [*program, "undo", "--stack", str(stack.path)]
-    done = subprocess.run(undo, env=environment, cwd=tmp_path, check=False, capture_output=True, text=True, timeout=60)
+    done = undo()
     assert done.returncode == 0, done.stdout + done.stderr
     assert state(stack) is State.RUNNING
 

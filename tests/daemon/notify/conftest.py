@@ -103,6 +103,24 @@ def _serve(server: Any) -> Iterator[Any]:
     thread.join(5)
 
 
+RECOVERY = """\
+runbook: 1
+kind: recovery
+name: {name}
+title: {name} recovers
+stack: {stack}
+alerts: [{{labels: {{alertname: {name}}}, start: {start}, stack: {stack}}}]
+symptoms: [{{name: It is broken, file.exists: {{path: "{broken}"}}}}]
+sections: [{{steps: [{{name: Mend it, shell.run: {{command: "true"}}}}, {{name: It holds, assert: {{that: {that}}}}}]}}]
+"""
+
+
+@pytest.fixture
+def recovery() -> Callable[..., str]:
+    """The text of a recovery runbook, of its `name`, `stack`, `start`, the file `broken` and what holds (`that`)."""
+    return RECOVERY.format
+
+
 @pytest.fixture
 def web() -> Iterator[WebReceiver]:
     yield from _serve(WebReceiver())

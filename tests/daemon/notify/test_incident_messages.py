@@ -17,27 +17,16 @@ from k2run.daemon.alerts.incident_store import IncidentStore
 from k2run.daemon.alerts.worker import Worker
 from k2run.daemon.messenger import LOG
 
-RECOVERY = """\
-runbook: 1
-kind: recovery
-name: {name}
-title: {name} recovers
-stack: {stack}
-alerts: [{{labels: {{alertname: {name}}}, start: {start}, stack: {stack}}}]
-symptoms: [{{name: It is broken, file.exists: {{path: "{stack}"}}}}]
-sections: [{{steps: [{{name: Mend it, shell.run: {{command: "true"}}}}, {{name: It holds, assert: {{that: {that}}}}}]}}]
-"""
-
 
 @pytest.fixture
-def duty(place: Any, web: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+def duty(place: Any, web: Any, recovery: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A place with recovery runbooks, as the server looks after it."""
     monkeypatch.chdir(place.folder)
     folder = place.folder / "runbooks" / "recovery"
     folder.mkdir(parents=True)
     stack = place.folder / "stack.yaml"
     for name, start, that in (("asks", "approval", "true"), ("fails", "automatic", "false")):
-        (folder / f"{name}.yaml").write_text(RECOVERY.format(name=name, start=start, that=that, stack=stack))
+        (folder / f"{name}.yaml").write_text(recovery(name=name, start=start, that=that, stack=stack, broken=stack))
     place.settings(f"link: https://ops.example/\nnotifications: [{{webhook: '{web.url}'}}]\n")
     return place
 

@@ -23,16 +23,6 @@ from tests.daemon.notify.conftest import WebReceiver, _serve
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-RECOVERY = """\
-runbook: 1
-kind: recovery
-name: {name}
-title: {name} recovers
-stack: {stack}
-alerts: [{{labels: {{alertname: {name}}}, start: {start}, stack: {stack}}}]
-symptoms: [{{name: It is broken, file.exists: {{path: "{broken}"}}}}]
-sections: [{{steps: [{{name: Mend it, shell.run: {{command: "true"}}}}, {{name: It holds, assert: {{that: {that}}}}}]}}]
-"""
 LONG_S = 240.0
 """Seconds that a run may take on a machine that is busy."""
 EXPECTED = {
@@ -64,7 +54,7 @@ def receivers(mail: Any) -> Iterator[dict[str, Any]]:
 
 
 @pytest.fixture
-def duty(place: Any, receivers: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Any:
+def duty(place: Any, receivers: dict[str, Any], recovery: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A place with recovery runbooks whose messages go through all channels."""
     monkeypatch.chdir(place.folder)
     folder = place.folder / "runbooks" / "recovery"
@@ -76,7 +66,7 @@ def duty(place: Any, receivers: dict[str, Any], monkeypatch: pytest.MonkeyPatch)
         ("asks", "approval", "true"),
     ):
         (folder / f"{name}.yaml").write_text(
-            RECOVERY.format(name=name, start=start, that=that, stack=stack, broken=broken(place, name))
+            recovery(name=name, start=start, that=that, stack=stack, broken=broken(place, name))
         )
     urls = {name: server.url for name, server in receivers.items() if name != "email"}
     smtp = f"smtp://127.0.0.1:{receivers['email'].server_address[1]}"

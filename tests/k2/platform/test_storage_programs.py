@@ -31,9 +31,6 @@ pytestmark = pytest.mark.skipif(
 
 
 def free_port():
-    """Below those that the system gives to connections that go out."""
-    from k2run.k2.platform.program import free_ports
-
     return free_ports(1)[0]
 
 
