@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+import tempfile
 import time
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from k2run.actions.action import Effect, Result, action, beginning
 from k2run.actions.connection import Connection
@@ -17,12 +18,10 @@ from k2run.adapters._clients import punctually, require
 from k2run.errors import Refused, Unknown
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     from nbclient import NotebookClient
     from nbformat import NotebookNode
-
-    from k2run.actions.deadline import Deadline
 
 MARKS = ["✗", "✘", "❌", "⚠", r"\bNo data\b", r"\b0 rows\b"]
 """What a cell prints when it swallows an exception."""
@@ -63,6 +62,7 @@ class Reading(Struct, frozen=True, kw_only=True):
 
     Attributes:
         silent: Numbers of the code cells that were not executed.
+        printed: The lines of all outputs.
     """
 
     cells: int
@@ -70,6 +70,7 @@ class Reading(Struct, frozen=True, kw_only=True):
     marks: list[Trouble]
     sections: list[Section]
     silent: list[int]
+    printed: list[str]
 
 
 def load_notebook(path: str) -> tuple[Path, NotebookNode]:
@@ -130,16 +131,26 @@ def run_cells(notebook: NotebookNode, deadline: Deadline, folder: Path, kernel: 
         resources={"metadata": {"path": str(folder)}},
         **settings,
     )
-    try:
-        punctually(client.async_execute(), deadline)
-    except NoSuchKernel as error:
-        raise Refused(f"there is no Jupyter kernel {error.name!r}", hint="name one with `kernel: python3`") from error
-    except DeadKernelError as error:
-        raise Refused(
-            "the notebook's kernel died", hint="out of memory? see the last cell that has an output"
-        ) from error
-    finally:
-        _kill(client)
+    with tempfile.TemporaryFile() as said:  # by the kernel and by libraries of C: our terminal is not theirs
+        try:
+            punctually(client.async_execute(stdout=said.fileno(), stderr=said.fileno()), deadline)
+        except NoSuchKernel as error:
+            hint = "name one with `kernel: python3`"
+            raise Refused(f"there is no Jupyter kernel {error.name!r}", hint=hint) from error
+        except DeadKernelError as error:
+            last = _last_line(said)
+            raise Refused(
+                f"the notebook's kernel died{last and ': '}{last}",
+                hint="out of memory? see the last cell that has an output",
+            ) from error
+        finally:
+            _kill(client)
+
+
+def _last_line(file: IO[bytes]) -> str:
+    file.seek(0)
+    lines = file.read().decode(errors="replace").split("\n")
+    return next((line.strip()[-_SHOWN:] for line in reversed(lines) if line.strip()), "")
 
 
 def _kill(client: NotebookClient) -> None:
@@ -169,6 +180,7 @@ def read_outputs(notebook: NotebookNode, marks: Iterable[str]) -> Reading:
     marked: list[Trouble] = []
     times: dict[str, list[float | None]] = {}
     silent = []
+    printed: list[str] = []
     title = ""
     for number, cell in enumerate(notebook.cells, start=1):
         if cell.cell_type == "markdown" and (heading := _HEADING.search(cell.source)):
@@ -182,15 +194,42 @@ def read_outputs(notebook: NotebookNode, marks: Iterable[str]) -> Reading:
             if output.output_type == "error":
                 says = beginning(f"{output.ename}: {output.evalue}", _SHOWN)
                 errors.append(Trouble(cell=number, section=title, says=says))
-            elif pattern is not None:
-                marked += [
-                    Trouble(cell=number, section=title, says=beginning(line.strip(), _SHOWN))
-                    for line in _text(output).splitlines()
-                    if pattern.search(line)
-                ]
+                continue
+            lines = _text(output).splitlines()
+            printed += lines
+            marked += [
+                Trouble(cell=number, section=title, says=beginning(line.strip(), _SHOWN))
+                for line in lines
+                if pattern is not None and pattern.search(line)
+            ]
     troubled = [trouble.section for trouble in (*errors, *marked)]
     sections = [_section(title, spent, troubled.count(title)) for title, spent in times.items()]
-    return Reading(cells=sum(map(len, times.values())), errors=errors, marks=marked, sections=sections, silent=silent)
+    cells = sum(map(len, times.values()))
+    return Reading(cells=cells, errors=errors, marks=marked, sections=sections, silent=silent, printed=printed)
+
+
+def find_values(printed: Iterable[str], wanted: Mapping[str, str]) -> dict[str, float | None]:
+    """The numbers that a notebook prints, by name; None for one that it does not print.
+
+    Args:
+        printed: Lines.
+        wanted: For each name a regular expression whose first group is the number; commas in it are left out.
+
+    Raises:
+        Refused: One of them is no regular expression, has no group, or finds what is no number.
+    """
+    lines = list(printed)
+    found: dict[str, float | None] = {}
+    for name, text in wanted.items():
+        try:
+            matches = (re.search(text, line) for line in lines)
+            first = next((match[1] for match in matches if match), None)
+            found[name] = None if first is None else float(first.replace(",", ""))
+        except (re.error, IndexError) as error:
+            raise Refused(f"values.{name}: not a regular expression with a group: {error}") from error
+        except ValueError:
+            raise Refused(f"values.{name}: {first!r} is no number") from None
+    return found
 
 
 def _section(title: str, spent: list[float | None], troubles: int) -> Section:
@@ -235,6 +274,7 @@ class Executed(Result, frozen=True, kw_only=True):
         marks: Lines that a cell prints when it swallows an exception.
         not_executed: Code cells without an execution count.
         saved: Path of the executed copy; empty when none was asked for.
+        values: The numbers that were asked for; None for one that no cell prints.
     """
 
     cells: int
@@ -244,6 +284,7 @@ class Executed(Result, frozen=True, kw_only=True):
     marks: list[Trouble]
     not_executed: int
     saved: str = ""
+    values: dict[str, float | None] = {}
 
     def headline(self) -> str:
         """Such as `11 cells in 12.3 s, 0 errors, 2 marks`."""
@@ -260,6 +301,7 @@ def execute(
     kernel: str = "",
     marks: list[str] = MARKS,
     allow_troubles: bool = False,
+    values: dict[str, str] = {},
 ) -> Executed:
     """Run a notebook from its first cell to its last in a new kernel.
 
@@ -272,6 +314,8 @@ def execute(
         kernel: Name of the Jupyter kernel; without it the notebook's own.
         marks: Regular expressions that mean trouble in a line of output.
         allow_troubles: Whether errors and marks are only counted, not a failure of the step.
+        values: Numbers to take from what it prints: a name, and a regular expression whose first group is the number,
+            such as `cost: '([0-9.,]+) USD'`.
     """
     place, notebook = load_notebook(path)
     started = time.monotonic()
@@ -279,7 +323,10 @@ def execute(
         run_cells(notebook, deadline, place.parent if not folder else place.parent.joinpath(folder), kernel)
     finally:
         saved = str(save_notebook(notebook, save)) if save else ""
-    return _judged(str(place), read_outputs(notebook, marks), time.monotonic() - started, saved, allow_troubles)
+    spent = time.monotonic() - started
+    reading = read_outputs(notebook, marks)
+    executed = _judged(str(place), reading, spent, saved, allow_troubles)
+    return structs.replace(executed, values=find_values(reading.printed, values))
 
 
 @action("notebook.inspect")

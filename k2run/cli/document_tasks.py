@@ -84,16 +84,17 @@ def backup(c: Context, into: str = "reference", stack: str = "", plain: bool = F
     from k2run.engine.store import Store
     from k2run.evidence.history import History
 
-    _write_documents("all", into=into, stack=stack, max_age="", tell=False)  # the run checks that they are there
     store = Store()
-    shown = [run for run in History(store.home).runs(name=SHOWN, last=50) if run.outcome]
-    if shown:
-        write_cast(store.home / "runs" / shown[-1].run, Path(into) / f"{SHOWN}.cast")
     about, _ = _stack_of(stack, store, History(store.home))
-    rehearsal = next((each for each in _runbooks() if each.name == REHEARSAL), None)
     shown_run = last_run(store, SHOWN, about)
     if not shown_run[0]:
-        print(f"  {SHOWN} has not run on {about}: its charts and its replay are missing", file=sys.stderr)
+        raise UsageError(
+            f"{SHOWN} has not run on {about}: there are no charts and no replay of it to show",
+            hint=f"run it first: `k2run run {SHOWN}{stack and ' --stack '}{stack}`",
+        )
+    _write_documents("all", into=into, stack=stack, max_age="", tell=False)  # the run checks that they are there
+    write_cast(store.home / "runs" / shown_run[0], Path(into) / f"{SHOWN}.cast")
+    rehearsal = next((each for each in _runbooks() if each.name == REHEARSAL), None)
     with served() as page:
         if rehearsal is not None:
             write_scenes(rehearsal, Path(into), page, about, shown_run)

@@ -340,16 +340,19 @@ def axes(
 ) -> Html:
     """Lines and labels: those across as given, those upwards as given too, or at round figures."""
     zero = frame.y(0)
-    labels = (
-        tag("text", label, x=frame.x(at), y=frame.height - 6, text_anchor=_anchor(frame, at)) for at, label in across
-    )
     axis = tag("line", class_="axis", x1=frame.left, x2=frame.right, y1=zero, y2=zero)
-    return join((*_upwards(frame, written, up), *labels, axis))
+    return join((*_upwards(frame, written, up), *_below(frame, across), axis))
 
 
-def _anchor(frame: Frame, at: float) -> str:
-    """Keeps the last label inside the picture."""
-    return "end" if frame.x(at) > frame.right - 16 else "middle"
+def _below(frame: Frame, across: Iterable[tuple[float, str]]) -> Iterator[Html]:
+    """The labels of the axis across, inside the picture, without those that would touch the one before."""
+    free = 0.0
+    for at, label in across:
+        half = frame.letter * len(label) / 2
+        middle = min(frame.x(at), frame.width - half)
+        if middle - half >= free:
+            yield tag("text", label, x=round(middle, 1), y=frame.height - 6, text_anchor="middle")
+            free = middle + half + frame.letter
 
 
 def _upwards(frame: Frame, written: Callable[[float], str], up: Sequence[float]) -> Iterator[Html]:

@@ -107,6 +107,27 @@ def test_a_cell_that_hangs_ends_with_the_step_and_leaves_no_kernel(written):
     assert kernels() == []
 
 
+def test_what_a_library_writes_does_not_reach_our_terminal_and_the_last_of_it_tells_why_a_kernel_died(written, capfd):
+    noisy = "import os; os.write(2, b'%3|FAIL|rdkafka\\nout of luck\\n')"
+    actions.execute(Deadline(30), written(noisy))
+    with pytest.raises(Refused, match="the notebook's kernel died: out of luck"):
+        actions.execute(Deadline(30), written(f"{noisy}; os._exit(9)"))
+    assert capfd.readouterr() == ("", "")
+
+
+def test_numbers_are_taken_from_what_a_notebook_prints_and_one_that_it_does_not_print_is_unknown(written):
+    path = written("print('rows 1,200 in all'); print('cost: 0.0125 USD')")
+    asked = {"rows": "rows ([0-9,]+)", "cost": "([0-9.]+) USD", "euro": "([0-9.]+) EUR"}
+    assert actions.execute(Deadline(30), path, values=asked).values == {"rows": 1200, "cost": 0.0125, "euro": None}
+    for pattern, said in (
+        ("(", "not a regular expression"),
+        ("rows", "with a group"),
+        ("(rows)", "'rows' is no number"),
+    ):
+        with pytest.raises(Refused, match=said):
+            actions.execute(Deadline(30), path, values={"rows": pattern})
+
+
 def test_a_kernel_that_dies_a_missing_one_and_what_is_no_notebook_are_told(written, tmp_path):
     with pytest.raises(Refused, match="kernel died"):
         actions.execute(Deadline(30), written("import os; os._exit(9)"))

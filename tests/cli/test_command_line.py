@@ -201,6 +201,7 @@ def test_malformed_yaml_is_a_problem_with_its_place(k2run: Shell, text: str, sai
         (["recover", "api-dwn"], "did you mean `api-down`?"),
         (["recover", "api-down"], "guided recovery needs an interactive terminal"),
         (["validate", "api-crsh"], "did you mean `api-crash`?"),
+        (["backup"], "run it first: `k2run run demo-day`"),
     ],
 )
 def test_a_command_that_makes_no_sense_exits_with_two_and_says_why(k2run: Shell, words: list[str], said: str) -> None:
