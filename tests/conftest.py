@@ -14,7 +14,7 @@ import tarfile
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 import pytest
 
@@ -67,6 +67,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Give tests that share something costly to one worker of xdist, where it is started once; keep the part wanted."""
     for item in items:
         shared = next((name for name in COSTLY if name in getattr(item, "fixturenames", ())), None)
+        shared = shared or ("alone" if is_alone(item) else None)  # they wait for the machine once, not each for itself
         if shared and not item.get_closest_marker("xdist_group"):
             item.add_marker(pytest.mark.xdist_group(shared))
     yield
@@ -77,19 +78,50 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = wanted
 
 
+class Machine:
+    """The machine as the tests share it: one that wants it alone waits for the others once, and holds them up."""
+
+    def __init__(self) -> None:
+        self._held: IO[str] | None = None
+
+    def take(self, *, alone: bool) -> None:
+        """Wait for a share of the machine, or for all of it; what is held is kept."""
+        if self._held is not None:
+            return
+        folder = Path(os.environ[ALONE])
+        self._held = (folder / "machine").open("w")
+        with (folder / "gate").open("w") as gate:
+            fcntl.flock(gate, fcntl.LOCK_EX)  # first come, first served: a test that wants to be alone is not starved
+            fcntl.flock(self._held, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+            fcntl.flock(gate, fcntl.LOCK_UN)
+
+    def give_back(self) -> None:
+        """Let the others go on."""
+        if self._held is not None:
+            fcntl.flock(
+                self._held, fcntl.LOCK_UN
+            )  # said, not left to the close: a fork of this process has it open, too
+            self._held.close()
+            self._held = None
+
+
+MACHINE = Machine()
+
+
+def is_alone(item: pytest.Item | None) -> bool:
+    """Whether a test measures time."""
+    return item is not None and item.get_closest_marker("alone") is not None
+
+
 @pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_runtest_protocol(item: pytest.Item) -> Generator[None]:
-    """Let tests marked `alone` measure without rivals: they wait until the others have ended, and hold them up."""
-    alone = item.get_closest_marker("alone") is not None
-    folder = Path(os.environ[ALONE])
-    with (folder / "gate").open("w") as gate, (folder / "machine").open("w") as machine:
-        fcntl.flock(gate, fcntl.LOCK_EX)  # first come, first served: a test that wants to be alone is not starved
-        fcntl.flock(machine, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
-        fcntl.flock(gate, fcntl.LOCK_UN)
-        try:
-            return (yield)
-        finally:
-            fcntl.flock(machine, fcntl.LOCK_UN)  # said, not left to the close: a fork of this process has it open, too
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> Generator[None]:
+    """Let tests marked `alone` measure without rivals, one after the other."""
+    MACHINE.take(alone=is_alone(item))
+    try:
+        return (yield)
+    finally:
+        if not (is_alone(item) and is_alone(nextitem)):
+            MACHINE.give_back()
 
 
 @pytest.hookimpl(wrapper=True, trylast=True)
