@@ -1,3 +1,4 @@
+import itertools
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from k2run.engine.events import FaultStruck, Outcome, RunFinished, StepFinished,
 from k2run.engine.journal import read_journal
 from k2run.evidence.drawings import measurements
 from k2run.evidence.html import FAR_LETTER, FAR_SIZES, Form, Mark, over_time, round_steps, round_times, short
-from k2run.evidence.measurements import KEPT
+from k2run.evidence.measurements import KEPT, Series
 from k2run.evidence.view import view_of
 
 MEASURED = Path(__file__).parent / "journals" / "measured.jsonl"
@@ -138,3 +139,18 @@ def test_the_fewer_charts_share_a_screen_the_larger_they_are():
     assert areas == sorted(areas, reverse=True)
     assert Form(far=3).frame[:2] == FAR_SIZES[4]
     assert Form(far=9).frame[:2] == FAR_SIZES[6]
+
+
+@pytest.mark.parametrize("seconds", [30, 100, 290, 305, 3600])
+def test_labels_of_the_time_are_inside_the_picture_and_do_not_touch(seconds):
+    points = [(0.0, 1.0), (float(seconds), 2.0)]
+    series = Series(title="Level", unit="", points=points, count=2, most=2.0)
+    for levels in ((), ("NORMAL", "CIRCUIT_BREAK")):
+        form = Form(far=6, levels=levels, labels=lambda at: f"12:{at // 60:02.0f}:00")
+        svg = ET.fromstring(str(over_time(series, [], form=form)))
+        height = FAR_SIZES[6][1] - 6
+        labels = [each for each in svg.iter("text") if float(each.attrib["y"]) == height]
+        spans = [(float(each.attrib["x"]), FAR_LETTER * len(each.text or "") / 2) for each in labels]
+        assert len(spans) >= 2
+        assert all(at + half <= FAR_SIZES[6][0] for at, half in spans)
+        assert all(one + half < other - half for (one, half), (other, _) in itertools.pairwise(spans))
