@@ -133,6 +133,7 @@ def test_what_is_wrong_with_a_playbook_is_quoted(write, tmp_path):
         ansible.playbook(soon(), str(tmp_path / "gone.yaml"))
 
 
+@pytest.mark.slow  # it waits twelve seconds
 def test_it_ends_with_the_step_and_hears_a_request_to_stop(write, tmp_path):
     note = tmp_path / "pid"
     book = write(f"- {{name: Begin, debug: {{msg: x}}}}\n- name: Wait\n  shell: 'echo $$ > {note}; exec sleep 300'\n")

@@ -84,6 +84,7 @@ def test_a_video_shows_what_moves_and_lasts_as_long_as_it_was_recorded(web, serv
     assert seen.seconds == pytest.approx(2, abs=0.5)
 
 
+@pytest.mark.slow  # it waits twelve seconds
 def test_a_page_that_is_not_there_and_one_that_never_comes_are_told_and_leave_no_browser(web, services, speaker):
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]

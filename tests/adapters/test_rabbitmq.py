@@ -161,6 +161,7 @@ def test_a_message_comes_back_and_leaves_no_queue(broker):
     assert 0 < found.round_trip_ms < found.elapsed_ms
 
 
+@pytest.mark.slow  # the broker's figures are ten seconds old
 def test_a_queue_tells_its_depth_its_consumers_and_what_they_have_not_acknowledged(orders):
     for number in range(3):
         rabbitmq.publish(orders.rabbitmq, soon(), "orders", json={"id": number})

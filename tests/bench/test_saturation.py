@@ -13,6 +13,7 @@ pytestmark = pytest.mark.alone
 QUICK = {"during": Duration(1), "warm_up": Duration(0.2)}
 
 
+@pytest.mark.slow  # twelve seconds alone on the machine
 @pytest.mark.no_cover
 def test_a_rate_that_eight_clients_cannot_reach_is_beyond_the_knee(serve, nothing):
     with serve("--delay", "40") as server:  # eight at a time, each 40 ms: at most 200 a second

@@ -120,6 +120,7 @@ def test_without_a_command_for_its_log_that_is_not_applicable(
         call(stack, "service.logs", service="worker")
 
 
+@pytest.mark.slow  # one of the undos after kill -9
 def test_after_a_killed_run_undo_starts_it_again_through_ssh(
     make: Callable[..., Stack], state: Callable[..., Any], kill_a_run_that_stopped: Callable[[Stack], Undo]
 ) -> None:
