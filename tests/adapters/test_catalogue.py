@@ -13,8 +13,7 @@ from adapter_tests import is_undone_in_a_test
 
 import k2run.adapters
 from k2run.actions.catalogue import Catalogue
-from k2run.authoring.adapter_pages import adapter_rows, components_of, connection_rows
-from k2run.authoring.generated import actions_page
+from k2run.authoring.generated import actions_page, adapter_rows, components_of, connection_rows
 from k2run.language.schema import runbook_schema
 
 TESTS = Path(__file__).parents[1]
