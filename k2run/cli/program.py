@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from invoke import Collection, Exit, ParseError, Program, Task
 
-from k2run.cli import authoring_tasks, document_tasks, history_tasks, run_tasks, stack_tasks
+from k2run.cli import document_tasks, history_tasks, runbook_tasks, stack_tasks
 from k2run.cli.command import command, say_error
 from k2run.errors import AuthorError
 from k2run.terminal.safe_stream import PLAIN_SIGNS
@@ -66,12 +66,12 @@ def completion(c: Context, shell: str) -> None:
 
 
 GROUPS: dict[str, tuple[Task[Any], ...]] = {
-    "Runs": run_tasks.TASKS,
+    "Runs": runbook_tasks.TASKS,
     "Stacks": stack_tasks.TASKS,
-    "Recovery": run_tasks.RECOVERY_TASKS,
+    "Recovery": runbook_tasks.RECOVERY_TASKS,
     "History": history_tasks.TASKS,
     "Documents": document_tasks.TASKS,
-    "Authoring": (*authoring_tasks.TASKS, completion),
+    "Authoring": (*runbook_tasks.AUTHORING_TASKS, completion),
     "Unattended": stack_tasks.UNATTENDED_TASKS,
 }
 TASKS = tuple(task for tasks in GROUPS.values() for task in tasks)

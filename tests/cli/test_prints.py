@@ -12,7 +12,7 @@ ELSEWHERE = {
     *("app/answers", "cli/program"),  # a question to the operator; the help
     *("authoring/action_manual", "authoring/chaos/experiment"),
     *("authoring/graph", "authoring/generated"),
-    *("cli/authoring_tasks", "cli/document_tasks", "cli/run_tasks", "daemon/schedule/timetable"),  # runbooks, files
+    *("cli/document_tasks", "cli/runbook_tasks", "daemon/schedule/timetable"),  # runbooks, files
     *("cli/command", "engine/wall"),  # take secrets out of what they say
     "daemon/own_metrics",  # the metrics of k2run, which are figures
     "web/server",  # the server itself, and the link to sign in
