@@ -12,7 +12,7 @@ import pytest
 
 from k2run.signals import listen
 
-ENGINE = "from k2run.engine.interrupts import StopRequest; stop = StopRequest().__enter__().run"
+ENGINE = "from k2run.engine.safeguards import StopRequest; stop = StopRequest().__enter__().run"
 SANDBOX = "from k2run.k2.platform.program import stop_signal; stop = stop_signal()"
 AT_THE_WORST_MOMENT = """
 with stop._cond:  # as `wait` does, before it sleeps

@@ -10,7 +10,7 @@ from msgspec import Struct
 from k2run.actions.catalogue import Catalogue
 from k2run.app.launch import open_stack, runbook_roots
 from k2run.app.leftover_faults import warn_of_broken
-from k2run.engine.interrupts import StopRequest
+from k2run.engine.safeguards import StopRequest
 from k2run.engine.store import Store
 from k2run.errors import K2runError, UsageError
 from k2run.evidence.wording import clean, count, percent, span

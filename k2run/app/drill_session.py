@@ -15,8 +15,8 @@ from k2run.app.leftover_faults import warn_of_broken
 from k2run.engine.execution import Options
 from k2run.engine.request import Request, check_allowed, forbidden
 from k2run.engine.run import run
+from k2run.engine.safeguards import aside
 from k2run.engine.store import Store
-from k2run.engine.wall import aside
 from k2run.errors import UsageError
 from k2run.evidence.reports import write_reports
 from k2run.evidence.wording import count
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from k2run.engine.dispatch import Caller
     from k2run.engine.events import RunFinished
     from k2run.engine.execution import Execution
-    from k2run.engine.interrupts import StopRequest
+    from k2run.engine.safeguards import StopRequest
     from k2run.language.model import Runbook, Step
     from k2run.recovery.drill import Ledger
     from k2run.stack.stack import Stack

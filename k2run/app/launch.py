@@ -18,9 +18,9 @@ from k2run.engine.prompts import Nobody
 from k2run.engine.replay import started
 from k2run.engine.request import Request
 from k2run.engine.run import resume, run
+from k2run.engine.safeguards import aside
 from k2run.engine.store import RUNBOOK_COPY, Store, running
 from k2run.engine.variables import recorded_extra
-from k2run.engine.wall import aside
 from k2run.errors import K2runError, UsageError
 from k2run.language.loader import load_runbook
 from k2run.language.model import Kind

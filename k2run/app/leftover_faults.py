@@ -13,10 +13,10 @@ import psutil
 
 from k2run.engine.replay import RUNS_AGAIN
 from k2run.engine.run import undo
+from k2run.engine.safeguards import aside, said
 from k2run.engine.store import RUNBOOK_COPY, Store, holder
 from k2run.engine.undo import Leftover, leftover
 from k2run.engine.variables import Sources
-from k2run.engine.wall import aside, said
 from k2run.errors import K2runError, StackBusy, UsageError
 from k2run.stack.redactor import unsecret
 from k2run.terminal.safe_stream import complain, say

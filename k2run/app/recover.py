@@ -15,15 +15,14 @@ from k2run.app.launch import find_runbook, is_attended, open_stack
 from k2run.app.leftover_faults import warn_of_broken
 from k2run.engine.events import Outcome, RunFinished, RunResumed, RunStarted, StepFinished
 from k2run.engine.execution import Options
-from k2run.engine.interrupts import StopRequest
 from k2run.engine.journal import ends_of, read_lines
 from k2run.engine.judge import NOT_APPLICABLE_CODE
 from k2run.engine.outline import ALWAYS, all_steps
 from k2run.engine.prompts import Nobody
 from k2run.engine.request import Request
 from k2run.engine.run import run
+from k2run.engine.safeguards import StopRequest, aside
 from k2run.engine.store import Store, holder
-from k2run.engine.wall import aside
 from k2run.errors import Interrupted, Protected, UsageError
 from k2run.evidence.reports import write_reports
 from k2run.evidence.wording import clean, moment

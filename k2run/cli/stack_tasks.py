@@ -22,7 +22,7 @@ STOP_TIMEOUT = 15.0
 def up(c: Context, stack: str = "", timeout: int = 60) -> None:
     """Start the services of a stack and wait until they are ready."""
     from k2run.actions.deadline import Deadline
-    from k2run.engine.interrupts import StopRequest
+    from k2run.engine.safeguards import StopRequest
     from k2run.engine.store import hold
     from k2run.language.quantities import Duration
     from k2run.stack import lifecycle

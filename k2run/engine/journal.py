@@ -13,7 +13,7 @@ import msgspec
 from msgspec.structs import force_setattr, replace
 
 from k2run.engine.events import AnyEvent, Event, Noted, RunFinished, RunStarted, UndoPlanned, decode_event
-from k2run.engine.wall import Wall
+from k2run.engine.safeguards import Wall
 from k2run.errors import AuthorError, JournalLost, UsageError
 from k2run.files import open_own
 from k2run.language.quantities import encode_quantity

@@ -13,17 +13,16 @@ from k2run.actions.deadline import Deadline
 from k2run.engine.dispatch import Caller, Delegates, message_of
 from k2run.engine.events import Noted, Outcome, RunFinished, RunResumed, RunStarted, StackChanged, StepFinished
 from k2run.engine.execution import Execution
-from k2run.engine.interrupts import StopRequest, requester
 from k2run.engine.journal import Journal, read_journal
 from k2run.engine.judge import NOT_APPLICABLE_CODE, judge_run
 from k2run.engine.nested import run_runbook
 from k2run.engine.outline import bands, categories, outline
 from k2run.engine.prompts import Recorded
 from k2run.engine.replay import latest, own_services, past_of, started
+from k2run.engine.safeguards import TRACEBACKS, StopRequest, Wall, requester
 from k2run.engine.sections import SectionRunner
 from k2run.engine.undo import UndoStack, pending_undos
 from k2run.engine.variables import Sources, Variables, shown_extra, shown_inputs
-from k2run.engine.wall import TRACEBACKS, Wall
 from k2run.errors import Interrupted, JournalLost, K2runError, Refused, Unsettled, UsageError
 from k2run.language.model import Kind
 from k2run.stack.secrets import as_text

@@ -14,8 +14,8 @@ from k2run.actions.deadline import Deadline
 from k2run.actions.person import Answer, Person
 from k2run.engine.attempt import WORDS, Attempt
 from k2run.engine.events import Answered, Asked, Noted, Outcome, satisfied
+from k2run.engine.safeguards import said
 from k2run.engine.step_record import Turn, expected
-from k2run.engine.wall import said
 from k2run.errors import Interrupted, K2runError
 
 if TYPE_CHECKING:

@@ -14,9 +14,9 @@ from k2run.actions.deadline import Deadline
 from k2run.engine.attempt import Attempt
 from k2run.engine.events import Outcome
 from k2run.engine.execution import Execution, Options
-from k2run.engine.interrupts import StopRequest
 from k2run.engine.outline import all_steps, check_tags, steps_before, steps_within
 from k2run.engine.prompts import Nobody
+from k2run.engine.safeguards import StopRequest
 from k2run.errors import Protected, UsageError
 from k2run.language.expressions import roles_in
 from k2run.language.model import Kind

@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from k2run.engine.events import FaultStruck, Outcome, RunStarted, UndoFinished, UndoPlanned, UndoStarted
 from k2run.engine.journal import read_lines
-from k2run.engine.wall import said
+from k2run.engine.safeguards import said
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

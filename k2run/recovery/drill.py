@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
     from k2run.engine.dispatch import Caller
     from k2run.engine.execution import Execution
-    from k2run.engine.interrupts import StopRequest
     from k2run.engine.request import Request
+    from k2run.engine.safeguards import StopRequest
     from k2run.language.model import Runbook, Step
 
 DETECT_S = 45.0

@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from k2run.actions.catalogue import Catalogue
     from k2run.engine.events import AnyEvent
     from k2run.engine.execution import Execution
-    from k2run.engine.interrupts import StopRequest
     from k2run.engine.request import Request
+    from k2run.engine.safeguards import StopRequest
     from k2run.language.model import Runbook, Section, Step
     from k2run.recovery.diagnosis import Diagnosis, Suspect, Why
     from k2run.stack.stack import Stack

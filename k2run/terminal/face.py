@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Self, TextIO
 
 from k2run.actions.person import Answer, Person
 from k2run.engine.events import RunStarted
-from k2run.engine.wall import aside
+from k2run.engine.safeguards import aside
 from k2run.errors import TimedOut
 from k2run.evidence.wording import clean, span
 

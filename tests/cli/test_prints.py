@@ -13,7 +13,7 @@ ELSEWHERE = {
     *("authoring/action_manual", "authoring/chaos/experiment"),
     *("authoring/graph", "authoring/generated"),
     *("cli/document_tasks", "cli/runbook_tasks", "daemon/schedule/timetable"),  # runbooks, files
-    *("cli/command", "engine/wall"),  # take secrets out of what they say
+    *("cli/command", "engine/safeguards"),  # take secrets out of what they say
     "daemon/own_metrics",  # the metrics of k2run, which are figures
     "web/server",  # the server itself, and the link to sign in
     *("adapters/host/stress_process", "k2/platform/program", "k2/platform/prometheus", "k2/platform/stream"),

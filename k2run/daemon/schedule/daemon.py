@@ -21,9 +21,9 @@ from k2run.app.run_processes import Order, last_words, process_of, start_detache
 from k2run.daemon.schedule.ledger import open_ledger
 from k2run.daemon.schedule.scheduler import Ending, Scheduler
 from k2run.daemon.schedule.timetable import Entry, line_of, read_calendar, read_entries, runbook_files
-from k2run.engine.interrupts import StopRequest
 from k2run.engine.journal import ends_of, read_journal
 from k2run.engine.replay import ended
+from k2run.engine.safeguards import StopRequest
 from k2run.engine.store import Store, holder
 from k2run.errors import K2runError
 from k2run.language.quantities import Duration
