@@ -17,8 +17,7 @@ from jinja2.filters import make_attrgetter
 
 from k2run.language.budget import spend
 from k2run.language.problems import true_or_false
-from k2run.language.quantities import Duration, Rate, Size, UnitMismatch, encode_quantity
-from k2run.language.units import TYPES, Unit, as_unit, unit_of
+from k2run.language.quantities import TYPES, Duration, Rate, Size, Unit, UnitMismatch, as_unit, encode_quantity, unit_of
 
 MAX_TEXT = 1_000_000
 """The most characters that `replace` may make."""

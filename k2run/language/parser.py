@@ -28,9 +28,8 @@ from jinja2.lexer import (
 from jinja2.parser import Parser
 
 from k2run.language.problems import did_you_mean
-from k2run.language.quantities import QUANTITIES, Duration, Size
+from k2run.language.quantities import QUANTITIES, QUANTITY, Duration, Size
 from k2run.language.sandbox import environment
-from k2run.language.units import QUANTITY
 from k2run.language.vocabulary import (
     FILTERS,
     ITEM,

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from k2run.language.expressions import Expression, Template, cut
 from k2run.language.problems import did_you_mean, of_value
-from k2run.language.quantities import QUANTITIES, Duration, quantified
+from k2run.language.quantities import QUANTITIES, TYPES, Duration, Unit, quantified
 from k2run.language.unit_check import is_quantity, measured
-from k2run.language.units import TYPES, Unit
 from k2run.language.vocabulary import FUNCTIONS, RESERVED, RESERVED_FUNCTIONS, Absent, Fault, Reference, Scope, follow
 
 if TYPE_CHECKING:

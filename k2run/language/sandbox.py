@@ -16,8 +16,7 @@ from msgspec import Struct
 
 from k2run.language.budget import counted, extent, joined, size, spend
 from k2run.language.filters import FILTERS, TESTS, to_duration, to_rate, to_size
-from k2run.language.quantities import QUANTITIES, UnitMismatch
-from k2run.language.units import as_unit, contained, equal, outcome, refusal, unit_of
+from k2run.language.quantities import QUANTITIES, UnitMismatch, as_unit, contained, equal, outcome, refusal, unit_of
 from k2run.language.vocabulary import JINJA_FILTERS, JINJA_TESTS, METHODS
 
 if TYPE_CHECKING:

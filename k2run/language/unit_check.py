@@ -7,8 +7,7 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar, get_args, get_origin
 
-from k2run.language.quantities import Duration, Rate, Size
-from k2run.language.units import TYPES, Unit, outcome, refusal, unit_of
+from k2run.language.quantities import TYPES, Duration, Rate, Size, Unit, outcome, refusal, unit_of
 from k2run.language.vocabulary import ITEM, Fault
 
 if TYPE_CHECKING:
