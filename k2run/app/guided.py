@@ -21,7 +21,7 @@ from k2run.files import account_name
 from k2run.recovery.account import REPAIRED
 from k2run.terminal.face import Face, forget_what_was_typed
 from k2run.terminal.lines import text_of
-from k2run.terminal.summary import closing
+from k2run.terminal.transcript import closing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -42,7 +42,7 @@ from k2run.language.quantities import encode_quantity
 from k2run.terminal.face import Face, ThreadedFace
 from k2run.terminal.lines import left, right, text_of
 from k2run.terminal.safe_stream import SafeStream
-from k2run.terminal.summary import closing
+from k2run.terminal.transcript import closing
 
 if TYPE_CHECKING:
     from k2run.engine.events import AnyEvent

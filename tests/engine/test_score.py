@@ -11,7 +11,7 @@ from k2run.evidence.overview import verdict_box
 from k2run.evidence.reports import write_reports
 from k2run.evidence.view import score_says, verdict, view_of
 from k2run.terminal.lines import Tone
-from k2run.terminal.summary import closing
+from k2run.terminal.transcript import closing
 from k2run.web.fragments import draw
 from k2run.web.listings import Runs
 
