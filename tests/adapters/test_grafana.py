@@ -14,8 +14,8 @@ import pytest
 from msgspec import structs
 
 from k2run.actions.deadline import Deadline
-from k2run.adapters.grafana import actions
-from k2run.adapters.grafana.client import Grafana
+from k2run.adapters import grafana as actions
+from k2run.adapters.grafana import Grafana
 from k2run.errors import AuthorError, Refused, TimedOut, Unknown, Unreachable
 from k2run.language.json_schema import JsonSchema
 from k2run.language.quantities import Duration

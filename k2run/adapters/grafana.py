@@ -1,25 +1,30 @@
-"""What Grafana's HTTP API answers, as far as it is read here, and how it is asked; dashboards as its page reads them.
+"""Grafana: whether it works, what dashboards it has, whether their panels show anything, and marks on them.
 
 https://grafana.com/docs/grafana/latest/developers/http_api/
+Long because the adapter is one module: its connection, what its API answers, its results and its actions.
 """
 
 from __future__ import annotations
 
 import re
+import time
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from msgspec import Struct
 
+from k2run.actions.action import Effect, Result, action
 from k2run.actions.connection import Connection
+from k2run.actions.deadline import Deadline
+from k2run.adapters._documents import conforming
 from k2run.adapters.http.client import Api, basic
 from k2run.adapters.http.endpoint import TRUSTING_THE_SYSTEM, Tls
-from k2run.errors import Unknown
+from k2run.errors import AuthorError, Refused, Unknown
+from k2run.language.json_schema import JsonSchema
+from k2run.language.quantities import Duration
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
-
-    from k2run.actions.deadline import Deadline
-
 
 _OK, _ABSENT = 200, 404
 _VARIABLE = re.compile(r"\$\{([A-Za-z_]\w*)(?::(\w+))?\}|\$([A-Za-z_]\w*)|\[\[([A-Za-z_]\w*)(?::(\w+))?\]\]", re.ASCII)
@@ -133,14 +138,14 @@ def call(
     return api.read(answer, kind)
 
 
-def panels(grafana: Grafana, deadline: Deadline, uid: str) -> tuple[str, list[Panel]]:
+def asking_panels(grafana: Grafana, deadline: Deadline, uid: str) -> tuple[str, list[Asking]]:
     """The title of a dashboard, and its panels that ask for data, also those inside of rows."""
     found = call(grafana, deadline, f"/api/dashboards/uid/{uid}", _Dashboard, f"read the dashboard {uid!r}").dashboard
     sources = call(grafana, deadline, "/api/datasources", list[Source], "list the datasources")
     return str(found.get("title", uid)), read_panels(found, sources)
 
 
-def samples(grafana: Grafana, deadline: Deadline, panel: Panel, since: str) -> tuple[int, str]:
+def samples(grafana: Grafana, deadline: Deadline, panel: Asking, since: str) -> tuple[int, str]:
     """How many values the queries of a panel bring, and what went wrong with one of them."""
     if panel.unseen:
         return 0, panel.unseen
@@ -170,7 +175,7 @@ class Source(Struct):
     isDefault: bool = False  # noqa: N815 - the API's name
 
 
-class Panel(Struct, frozen=True):
+class Asking(Struct, frozen=True):
     """One panel of a dashboard that asks for data.
 
     Attributes:
@@ -186,7 +191,7 @@ class NoValue(Exception):
     """A variable has no value in the dashboard; its page would ask for one."""
 
 
-def read_panels(dashboard: dict[str, Any], sources: Sequence[Source]) -> list[Panel]:
+def read_panels(dashboard: dict[str, Any], sources: Sequence[Source]) -> list[Asking]:
     """The panels that ask for data, those inside of rows included.
 
     Args:
@@ -204,16 +209,16 @@ def _flat(found: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         yield from _flat(panel.get("panels") or [])
 
 
-def _panel(panel: dict[str, Any], variables: Variables) -> Panel | None:
+def _panel(panel: dict[str, Any], variables: Variables) -> Asking | None:
     title = str(panel.get("title", ""))
     if panel.get("libraryPanel") and not panel.get("targets"):
-        return Panel(title, [], "it is a library panel: the dashboard does not say what it asks")
+        return Asking(title, [], "it is a library panel: the dashboard does not say what it asks")
     targets = [target for target in panel.get("targets") or () if not target.get("hide")]
     try:
         queries = [query for target in targets if (query := _query(panel, target, variables)) is not None]
     except NoValue as error:
-        return Panel(title, [], str(error))
-    return Panel(title, queries) if queries else None
+        return Asking(title, [], str(error))
+    return Asking(title, queries) if queries else None
 
 
 def _query(panel: dict[str, Any], target: dict[str, Any], variables: Variables) -> dict[str, Any] | None:
@@ -303,3 +308,201 @@ class Variables:
 
 def _as_pattern(values: Sequence[str]) -> str:
     return "(" + "|".join(map(re.escape, values)) + ")"
+
+
+LAST_HOUR = Duration(3600)
+A_MOMENT = Duration(0)
+
+
+class Health(Result, frozen=True, kw_only=True):
+    """A Grafana whose database works."""
+
+    database: str
+    version: str
+    elapsed_ms: float
+
+
+class Dashboard(Struct, frozen=True, kw_only=True):
+    """One dashboard."""
+
+    uid: str
+    title: str
+    folder: str
+
+
+class Dashboards(Result, frozen=True, kw_only=True):
+    """The dashboards that this user sees."""
+
+    uids: list[str]
+    count: int
+    dashboards: list[Dashboard]
+
+    def headline(self) -> str:
+        """Their titles."""
+        return ", ".join(each.title for each in self.dashboards[:3])
+
+
+class Tested(Result, frozen=True, kw_only=True):
+    """A datasource that Grafana reaches."""
+
+    uid: str
+    name: str
+    type: str
+    message: str
+
+
+class Panel(Struct, frozen=True, kw_only=True):
+    """One panel: how many values its queries bring, and what went wrong when something did."""
+
+    title: str
+    samples: int
+    error: str = ""
+
+
+class Panels(Result, frozen=True, kw_only=True):
+    """The panels of a dashboard that ask for data.
+
+    Attributes:
+        with_samples: How many of them show anything.
+        empty: Titles of those whose queries bring nothing.
+        failed: Titles of those whose queries fail.
+    """
+
+    dashboard: str
+    title: str
+    count: int
+    with_samples: int
+    empty: list[str]
+    failed: list[str]
+    panels: list[Panel]
+
+    def headline(self) -> str:
+        """Such as `13 of 15 panels show data, empty: Consumer lag`."""
+        wrong = [
+            f"{word}: {', '.join(names)}" for word, names in (("empty", self.empty), ("failed", self.failed)) if names
+        ]
+        return "; ".join([f"{self.with_samples} of {self.count} panels show data", *wrong])
+
+
+class Annotation(Result, frozen=True, kw_only=True):
+    """A mark on the dashboards."""
+
+    id: int
+    text: str
+    tags: list[str]
+
+
+@action("grafana.health")
+def health(grafana: Grafana, deadline: Deadline) -> Health:
+    """Grafana answers, and its database works."""
+    started = time.perf_counter()
+    found = call(grafana, deadline, "/api/health", State, "ask for its health")
+    if found.database != "ok":
+        raise Refused(f"Grafana at {grafana.url} says that its database is {found.database!r}")
+    elapsed_ms = (time.perf_counter() - started) * 1000
+    return Health(database="ok", version=found.version, elapsed_ms=elapsed_ms, source=grafana.source)
+
+
+@action("grafana.dashboards")
+def dashboards(
+    grafana: Grafana, deadline: Deadline, search: str = "", conforms_to: JsonSchema | None = None
+) -> Dashboards:
+    """The dashboards that this user sees; none is unknown.
+
+    Args:
+        search: Only those with this in their title.
+        conforms_to: JSON Schema that the result must conform to, or the path of a file with one, from the runbook's.
+    """
+    where = f"/api/search?type=dash-db&limit=5000&query={quote(search)}"
+    found = call(grafana, deadline, where, list[Found], "list the dashboards")
+    if not found:
+        raise Unknown(
+            f"{grafana.url} shows no dashboards{f' for {search!r}' * bool(search)}", hint="were they provisioned?"
+        )
+    shown = [Dashboard(uid=each.uid, title=each.title, folder=each.folderTitle) for each in found]
+    result = Dashboards(uids=[each.uid for each in shown], count=len(shown), dashboards=shown, source=grafana.source)
+    conforming(conforms_to, result.plain(), f"the list of dashboards of {grafana.url}", result)
+    return result
+
+
+@action("grafana.datasource")
+def datasource(grafana: Grafana, deadline: Deadline, name: str) -> Tested:
+    """Grafana reaches a datasource, by its own test of it.
+
+    Args:
+        name: Its name or its uid.
+    """
+    known = call(grafana, deadline, "/api/datasources", list[Source], "list the datasources")
+    found = next((source for source in known if name in {source.name, source.uid}), None)
+    if found is None:
+        there = ", ".join(source.name for source in known) or "none"
+        raise Unknown(f"{grafana.url} has no datasource {name!r}", hint=f"there are: {there}")
+    asked = f"/api/datasources/uid/{quote(found.uid)}/health"
+    checked = call(grafana, deadline, asked, Checked, f"test the datasource {name!r}")
+    if checked.status.upper() != "OK":
+        raise Refused(f"Grafana does not reach {name!r} at {found.url}: {checked.message or checked.status}")
+    return Tested(uid=found.uid, name=found.name, type=found.type, message=checked.message, source=grafana.source)
+
+
+@action("grafana.panels")
+def panels(
+    grafana: Grafana,
+    deadline: Deadline,
+    dashboard: str,
+    window: Duration = LAST_HOUR,
+    conforms_to: JsonSchema | None = None,
+) -> Panels:
+    """Whether the panels of a dashboard show anything: each one's queries are run, and the values counted.
+
+    Args:
+        dashboard: Its uid.
+        window: How far back to look.
+        conforms_to: JSON Schema that the result must conform to, or the path of a file with one, from the runbook's.
+    """
+    title, asked = asking_panels(grafana, deadline, quote(dashboard))
+    if not asked:
+        raise Unknown(f"the dashboard {dashboard!r} at {grafana.url} has no panel that asks for data")
+    since = f"now-{max(int(window), 1)}s"
+    found = []
+    for panel in asked:
+        count, error = samples(grafana, deadline, panel, since)
+        found.append(Panel(title=panel.title, samples=count, error=error))
+    result = Panels(
+        dashboard=dashboard,
+        title=title,
+        count=len(found),
+        with_samples=sum(panel.samples > 0 for panel in found),
+        empty=[panel.title for panel in found if not panel.samples and not panel.error],
+        failed=[panel.title for panel in found if panel.error],
+        panels=found,
+        source=grafana.source,
+    )
+    conforming(conforms_to, result.plain(), f"the dashboard {dashboard!r} at {grafana.url}", result)
+    return result
+
+
+@action("grafana.annotate", effect=Effect.CHANGES)
+def annotate(
+    grafana: Grafana,
+    deadline: Deadline,
+    text: str,
+    tags: list[str] = ["k2run"],
+    dashboard: str = "",
+    lasted: Duration = A_MOMENT,
+) -> Annotation:
+    """Mark this moment, or the time up to it, on the dashboards: a fault, a recovery.
+
+    Args:
+        text: What is told there.
+        tags: By which dashboards find it.
+        dashboard: The uid of the only dashboard to mark; without it all that ask for the tags.
+        lasted: How long what is marked has lasted until now.
+    """
+    if not text.strip():
+        raise AuthorError("grafana.annotate needs a text")
+    now_ms = int(time.time() * 1000)
+    sent = {"time": now_ms - int(lasted * 1000), "timeEnd": now_ms, "text": text, "tags": tags}
+    if dashboard:
+        sent["dashboardUID"] = dashboard
+    made = call(grafana, deadline, "/api/annotations", Made, "annotate", method="POST", sent=sent)
+    return Annotation(id=made.id, text=text, tags=tags, source=grafana.source)

@@ -1,1 +1,0 @@
-"""Grafana: its HTTP API, dashboards and the actions on them."""
