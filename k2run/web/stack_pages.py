@@ -17,8 +17,7 @@ from starlette.routing import Route
 
 from k2run.actions.deadline import Deadline
 from k2run.adapters.metrics import published
-from k2run.adapters.prometheus.actions import query_range
-from k2run.adapters.prometheus.client import Prometheus
+from k2run.adapters.prometheus import Prometheus, query_range
 from k2run.app.launch import open_stack
 from k2run.bench.latency import figure
 from k2run.errors import K2runError

@@ -8,8 +8,8 @@ import time
 import pytest
 
 from k2run.actions.deadline import Deadline
-from k2run.adapters.prometheus import actions as prometheus
-from k2run.adapters.prometheus.client import Prometheus
+from k2run.adapters import prometheus
+from k2run.adapters.prometheus import Prometheus
 from k2run.errors import Refused, Unknown, Unreachable
 from k2run.language.quantities import Duration
 

@@ -1,20 +1,189 @@
-"""Prometheus: instant and range queries, targets, rules, alerts. What it does not know is unknown, never zero."""
+"""Prometheus: instant and range queries, targets, rules, alerts. What it does not know is unknown, never zero.
+
+https://prometheus.io/docs/prometheus/latest/querying/api/
+Long because the adapter is one module: its connection, what its API answers, its results and its actions.
+"""
 
 from __future__ import annotations
 
 import math
 import time
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import msgspec
 from msgspec import Struct
 
 from k2run.actions.action import Result, action
+from k2run.actions.connection import Connection
 from k2run.actions.deadline import Deadline
-from k2run.adapters.prometheus import client as api
-from k2run.adapters.prometheus.client import Prometheus
+from k2run.adapters._documents import MISREAD
+from k2run.adapters.http.client import Answer, Request, send
+from k2run.adapters.http.endpoint import TRUSTING_THE_SYSTEM, Tls, with_query
 from k2run.errors import Refused, Unknown
 from k2run.language.quantities import Duration
+
+T = TypeVar("T")
+_OF_THE_QUERY = "PromQL "
+"""How warnings begin that are about the query, not about the data."""
+
+
+class Prometheus(Connection, frozen=True, kw_only=True, key="prometheus"):
+    """Where Prometheus answers.
+
+    Attributes:
+        url: Its base URL, such as `http://127.0.0.1:9090`.
+        headers: Sent with every request, such as an authorization.
+        tls: How an HTTPS server is trusted.
+    """
+
+    url: str
+    headers: dict[str, str] = {}
+    tls: Tls = TRUSTING_THE_SYSTEM
+
+
+class Failed(Struct):
+    """An answer that says no."""
+
+    status: str = ""
+    error: str = ""
+
+
+class AtOnce(Struct):
+    """One series at one moment."""
+
+    metric: dict[str, str]
+    value: tuple[float, str]
+
+
+class Instant(Struct):
+    """The answer to a query at one moment."""
+
+    resultType: str  # noqa: N815 - the API's name
+    result: Any
+
+    def series(self) -> list[tuple[dict[str, str], str]]:
+        """Labels and value of each series."""
+        if self.resultType == "scalar":
+            return [({}, self.result[1])]
+        if self.resultType == "vector":
+            return [(one.metric, one.value[1]) for one in msgspec.convert(self.result, list[AtOnce])]
+        raise Refused(f"the expression gives a {self.resultType}, not a value", hint="use prometheus.query_range")
+
+
+class OverTime(Struct):
+    """One series over a time."""
+
+    metric: dict[str, str]
+    values: list[tuple[float, str]]
+
+
+class Matrix(Struct):
+    """The answer to a query over a time."""
+
+    result: list[OverTime]
+
+
+class ApiTarget(Struct):
+    """One scrape target."""
+
+    labels: dict[str, str]
+    health: str
+    scrapeUrl: str = ""  # noqa: N815 - the API's name
+    lastError: str = ""  # noqa: N815 - the API's name
+
+
+class ApiTargets(Struct):
+    """The scrape targets."""
+
+    activeTargets: list[ApiTarget]  # noqa: N815 - the API's name
+
+
+class ApiRule(Struct):
+    """One rule."""
+
+    name: str
+    type: str
+    health: str
+    query: str = ""
+    state: str = ""
+    lastError: str = ""  # noqa: N815 - the API's name
+
+
+class Group(Struct):
+    """A group of rules."""
+
+    name: str
+    rules: list[ApiRule]
+
+
+class ApiRules(Struct):
+    """All groups of rules."""
+
+    groups: list[Group]
+
+
+class ApiAlert(Struct):
+    """One alert."""
+
+    state: str
+    labels: dict[str, str] = {}
+    annotations: dict[str, str] = {}
+
+
+class ApiAlerts(Struct):
+    """The active alerts."""
+
+    alerts: list[ApiAlert]
+
+
+def ask(prometheus: Prometheus, deadline: Deadline, path: str, params: dict[str, Any]) -> Answer:
+    """One exchange, whatever its status."""
+    url = with_query(prometheus.url.rstrip("/") + path, params)
+    return send(Request(url=url, headers=prometheus.headers, tls=prometheus.tls), deadline)
+
+
+def call(prometheus: Prometheus, deadline: Deadline, what: str, params: dict[str, Any], kind: type[T]) -> T:
+    """Ask, and read a whole answer.
+
+    Raises:
+        Unknown: Prometheus says that something is missing in it.
+    """
+    found, warnings = asked(prometheus, deadline, what, params, kind)
+    whole(prometheus, warnings)
+    return found
+
+
+def whole(prometheus: Prometheus, warnings: list[str]) -> None:
+    """Nothing is missing in an answer; what Prometheus says of the query itself is no matter here.
+
+    Raises:
+        Unknown: It is a partial one.
+    """
+    missing = [warning for warning in warnings if not warning.startswith(_OF_THE_QUERY)]
+    if missing:
+        raise Unknown(
+            f"Prometheus at {prometheus.url} gave a partial answer: {'; '.join(missing)}",
+            hint="repair what it could not read, or set `partial: true` to judge what could be read",
+        )
+
+
+def asked(
+    prometheus: Prometheus, deadline: Deadline, what: str, params: dict[str, Any], kind: type[T]
+) -> tuple[T, list[str]]:
+    """Ask, and read the answer with its warnings."""
+    answer = ask(prometheus, deadline, f"/api/v1/{what}", params)
+    try:
+        if answer.status != 200:  # noqa: PLR2004 - OK
+            failed = msgspec.json.decode(answer.content, type=Failed)
+            raise Refused(f"Prometheus at {prometheus.url} answered {answer.status_line}: {failed.error}")
+        said = msgspec.json.decode(answer.content)
+        return msgspec.convert(said["data"], kind), [str(warning) for warning in said.get("warnings") or ()]
+    except (*MISREAD, KeyError, TypeError) as error:
+        raise Refused(
+            f"{prometheus.url} does not answer like Prometheus ({answer.status_line}): {error}",
+            hint="check connections.prometheus.url",
+        ) from error
+
 
 LAST_HOUR = Duration(3600)
 QUARTER_MINUTE = Duration(15)
@@ -173,7 +342,7 @@ class Existing(Result, frozen=True, kw_only=True):
 @action("prometheus.ready")
 def ready(prometheus: Prometheus, deadline: Deadline) -> Ready:
     """Prometheus is up and ready to answer queries."""
-    answer = api.ask(prometheus, deadline, "/-/ready", {})
+    answer = ask(prometheus, deadline, "/-/ready", {})
     if answer.status != 200:  # noqa: PLR2004 - OK
         raise Refused(f"Prometheus at {prometheus.url} is not ready: {answer.status_line}")
     return Ready(source=prometheus.url, status=answer.status, elapsed_ms=round(answer.elapsed * 1000, 3))
@@ -190,9 +359,9 @@ def query(prometheus: Prometheus, deadline: Deadline, query: str, sum: bool = Fa
         sum: Add up all series into `result.value`.
         partial: Whether an answer may be judged in which something is missing, as Prometheus itself says.
     """
-    answer, warnings = api.asked(prometheus, deadline, "query", {"query": query}, api.Instant)
+    answer, warnings = asked(prometheus, deadline, "query", {"query": query}, Instant)
     if not partial:
-        api.whole(prometheus, warnings)
+        whole(prometheus, warnings)
     series = [Series(labels=labels, value=float(value)) for labels, value in answer.series()]
     series = [one for one in series if not math.isnan(one.value)]
     if not series:
@@ -222,10 +391,10 @@ def query_range(
         partial: Whether an answer may be judged in which something is missing, as Prometheus itself says.
     """
     end = time.time()
-    asked = {"query": query, "start": end - last, "end": end, "step": float(step)}
-    answer, warnings = api.asked(prometheus, deadline, "query_range", asked, api.Matrix)
+    params = {"query": query, "start": end - last, "end": end, "step": float(step)}
+    answer, warnings = asked(prometheus, deadline, "query_range", params, Matrix)
     if not partial:
-        api.whole(prometheus, warnings)
+        whole(prometheus, warnings)
     series = [
         _course(one.metric, points)
         for one in answer.result
@@ -255,7 +424,7 @@ def series_exists(prometheus: Prometheus, deadline: Deadline, metric: str, label
         labels: Labels that its series must have.
     """
     selector = ",".join(f"{name}={msgspec.json.encode(value).decode()}" for name, value in labels.items())
-    answer, _ = api.asked(prometheus, deadline, "query", {"query": f"{metric}{{{selector}}}"}, api.Instant)
+    answer, _ = asked(prometheus, deadline, "query", {"query": f"{metric}{{{selector}}}"}, Instant)
     found = [found for found, _ in answer.series()]
     if not found:
         raise Unknown(
@@ -272,7 +441,7 @@ def targets(prometheus: Prometheus, deadline: Deadline, job: str = "") -> Target
     Args:
         job: Only the targets of this job.
     """
-    active = api.call(prometheus, deadline, "targets", {"state": "active"}, api.Targets).activeTargets
+    active = call(prometheus, deadline, "targets", {"state": "active"}, ApiTargets).activeTargets
     seen = [
         Target(
             job=one.labels.get("job", ""),
@@ -298,7 +467,7 @@ def rules(prometheus: Prometheus, deadline: Deadline, type: Literal["all", "aler
     Args:
         type: Only alerting or only recording rules.
     """
-    asked = {} if type == "all" else {"type": type}
+    params = {} if type == "all" else {"type": type}
     found = [
         Rule(
             name=rule.name,
@@ -309,7 +478,7 @@ def rules(prometheus: Prometheus, deadline: Deadline, type: Literal["all", "aler
             state=rule.state,
             error=rule.lastError,
         )
-        for group in api.call(prometheus, deadline, "rules", asked, api.Rules).groups
+        for group in call(prometheus, deadline, "rules", params, ApiRules).groups
         for rule in group.rules
     ]
     unhealthy = sum(rule.health == "err" for rule in found)
@@ -325,7 +494,7 @@ def alerts(prometheus: Prometheus, deadline: Deadline, name: str = "") -> Alerts
     """
     active = [
         Alert(name=one.labels.get("alertname", ""), state=one.state, labels=one.labels, annotations=one.annotations)
-        for one in api.call(prometheus, deadline, "alerts", {}, api.Alerts).alerts
+        for one in call(prometheus, deadline, "alerts", {}, ApiAlerts).alerts
         if not name or one.labels.get("alertname") == name
     ]
     firing, pending = (sum(one.state == state for one in active) for state in ("firing", "pending"))

@@ -1,1 +1,0 @@
-"""Prometheus: its HTTP API and the actions on it."""
