@@ -1,19 +1,38 @@
-"""Kafka: topics, how much they hold, how fast they grow, how far groups are behind; and load."""
+"""Kafka: topics, how much they hold, how fast they grow, how far groups are behind; and load.
+
+Long because every action on a cluster, its groups and its messages is on this page.
+"""
 
 from __future__ import annotations
 
+import json
+import os
+import re
 import time
-from typing import Literal
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain, islice
+from typing import TYPE_CHECKING, Any, Literal
 
-from k2run.actions.action import Effect, action
+from msgspec import structs
+
+from k2run.actions.action import Blast, Effect, action
 from k2run.actions.deadline import Deadline
-from k2run.adapters.kafka import offsets
+from k2run.adapters._documents import refuse_violations
+from k2run.adapters.kafka import form, offsets, transfer
 from k2run.adapters.kafka import results as r
 from k2run.adapters.kafka.client import Kafka, Link, nearest
-from k2run.adapters.kafka.message_actions import consume, produce, round_trip, sample
+from k2run.adapters.kafka.form import Template, refuse_other_form, template_of
 from k2run.adapters.kafka.offsets import create_topic, delete_topic, describe_topic, topics
-from k2run.errors import AuthorError, Refused, Unknown, Unreachable
-from k2run.language.quantities import Duration
+from k2run.adapters.schema_registry import avro
+from k2run.adapters.schema_registry.client import latest
+from k2run.errors import AuthorError, NotApplicable, Refused, Unknown, Unreachable
+from k2run.language.json_schema import JsonSchema
+from k2run.language.quantities import Duration, Rate
+
+if TYPE_CHECKING:
+    from confluent_kafka import Message as Raw
+
+    from k2run.adapters.schema_registry.client import SchemaRegistry
 
 __all__ = [
     "cluster",
@@ -248,3 +267,288 @@ def _lag_or_none(link: Link, group: str, topic: str, spans: dict[int, offsets.Sp
         return sum(offsets.behind(spans, offsets.committed(link, group, topic, spans)).values())
     except Unknown:
         return None
+
+
+PROBE_TOPIC = "k2run.probe"
+TEN_SECONDS = Duration(10)
+
+
+@action("kafka.produce", effect=Effect.CHANGES, blast=Blast.DATA)
+def produce(
+    kafka: Kafka,
+    deadline: Deadline,
+    topic: str,
+    count: int = 1,
+    template: Template | None = None,
+    values: list[Any] = [],
+    format: Literal["auto", "json", "avro", "raw"] = "auto",
+    subject: str = "",
+    keys: list[str] = [],
+    symbols: list[str] = [],
+    rate: Rate | None = None,
+    seed: int = 1,
+    tag: str = "",
+    allow_failed: bool = False,
+) -> r.Produced:
+    """Write messages to a topic and wait until each is acknowledged by all replicas.
+
+    What the readers of the topic could not read is refused, and nothing is written: its newest messages show whether
+    that is Avro in a schema registry's framing, JSON, or neither.
+
+    Args:
+        topic: Name of the topic; it must be there.
+        count: Number of messages.
+        template: Makes up messages, each with a key and an id of its own: an entry point of `k2run.messages`.
+        values: Instead of a template: the values, over and over; as JSON, text is written as it is.
+        format: How a value is written: as JSON, as Avro by the newest schema of `subject` in the registry's framing,
+            or raw, from hexadecimal digits. `auto` is Avro for a template or mappings where the newest messages of
+            the topic are, or where it has none and the registry has the subject; otherwise JSON.
+        subject: For Avro: the schema's subject; without it the topic's name and `-value`.
+        keys: The keys, over and over, for `values`; without any the broker's client spreads the messages.
+        symbols: With a template: the keys of its messages (the template's own by default).
+        rate: Messages a second, such as `500/s`; without it as fast as it goes.
+        seed: With a template: the same seed gives the same messages (but new ids).
+        tag: With a template: goes into every id, so that exactly these messages can be counted later.
+        allow_failed: Whether messages that are not acknowledged are only counted, not a failure of the step.
+
+    Raises:
+        Refused: The topic's newest messages have another form.
+    """
+    if bool(template) == bool(values) or count < 1:
+        raise AuthorError("kafka.produce needs a count above 0, and either a `template` or a list of `values`")
+    link = Link(kafka, deadline)
+    offsets.partitions(link, topic)  # a mistyped name must not become a new topic
+    prefix = f"K2RUN-{re.sub(r'[^A-Za-z0-9.-]', '-', tag) or 'load'}-{os.urandom(3).hex()}-" if template else ""
+    messages = (
+        _made_up(link, topic, template, prefix, seed=seed, symbols=symbols, format=format, subject=subject)
+        if template
+        else transfer.given(_written(link, topic, values, format, subject), keys)
+    )
+    return _produced(link, topic, messages, prefix, count=count, rate=rate or 0, allow_failed=allow_failed)
+
+
+@action("kafka.sample")
+def sample(
+    kafka: Kafka,
+    deadline: Deadline,
+    topic: str,
+    count: int = 5,
+    end: Literal["newest", "oldest"] = "newest",
+    conforms_to: JsonSchema | None = None,
+) -> r.Sample:
+    """Read some messages of a topic without joining a group; a topic without messages is unknown.
+
+    Avro values are decoded where the stack has a schema registry.
+
+    Args:
+        topic: Name of the topic.
+        count: How many at most.
+        end: Which end of the topic to read.
+        conforms_to: JSON Schema that the value of each message must conform to, or the path of a file with one, from
+            the runbook's.
+    """
+    link = Link(kafka, deadline)
+    spans = offsets.spans(link, topic)
+    read = transfer.newest if end == "newest" else transfer.oldest
+    found = read(link, topic, spans, count)
+    if not found:
+        raise Unknown(f"the topic {topic!r} at {kafka.bootstrap} holds no messages")
+    return _conforming(_sample(link, topic, found), conforms_to)
+
+
+@action("kafka.consume")
+def consume(
+    kafka: Kafka,
+    deadline: Deadline,
+    topic: str,
+    count: int = 1,
+    within: Duration = TEN_SECONDS,
+    contains: str = "",
+    conforms_to: JsonSchema | None = None,
+) -> r.Sample:
+    """Wait for messages that are written to a topic from now on, without joining a group.
+
+    Avro values are decoded where the stack has a schema registry. Fewer than `count` in time are unknown.
+
+    Args:
+        topic: Name of the topic.
+        count: How many to wait for.
+        within: How long to wait for them.
+        contains: Only messages whose value, as a result shows it, has this text in it.
+        conforms_to: JSON Schema that the value of each of them must conform to, or the path of a file with one, from
+            the runbook's.
+    """
+    if count < 1:
+        raise AuthorError("kafka.consume needs a count above 0")
+    link = Link(kafka, deadline)
+    spans = offsets.spans(link, topic)
+    end = time.monotonic() + within
+    seen: list[Raw] = []
+    for raw in transfer.arriving(link, topic, spans, end):
+        if not contains or contains in json.dumps(_shown(link, raw).value, ensure_ascii=False):
+            seen.append(raw)
+        if len(seen) == count:
+            return _conforming(_sample(link, topic, seen[::-1]), conforms_to)
+    raise Unknown(
+        f"{len(seen)} of {count} messages arrived in {topic!r} at {kafka.bootstrap} within {within:g}s",
+        hint="is something writing to it?",
+    )
+
+
+@action("kafka.round_trip", effect=Effect.CHANGES, blast=Blast.DATA)
+def round_trip(kafka: Kafka, deadline: Deadline, topic: str = PROBE_TOPIC) -> r.RoundTrip:
+    """Write one message and read it back: proof that the cluster works, not only listens.
+
+    Args:
+        topic: Where to; made when it is not there. Not one with a reader: the message is a random token.
+    """
+    link = Link(kafka, deadline)
+    if topic not in offsets.topic_names(link):
+        create_topic(kafka, deadline, topic)
+    token = os.urandom(12).hex()
+    started = time.perf_counter()
+    receipts = transfer.send(link, topic, [(None, token.encode())], settings=transfer.PROBE)
+    written = time.perf_counter()
+    transfer.settled(link, topic, receipts)
+    ((number, offset),) = receipts.last.items()
+    raw = transfer.one(link, topic, number, offset)
+    read = time.perf_counter()
+    if raw.value() != token.encode():
+        raise Refused(f"the message at offset {offset} of {topic!r} at {kafka.bootstrap} is not the one just written")
+    return r.RoundTrip(
+        topic=topic,
+        write_ms=(written - started) * 1000,
+        read_ms=(read - written) * 1000,
+        total_ms=(read - started) * 1000,
+        source=link.source,
+    )
+
+
+def _written(link: Link, topic: str, values: list[Any], format: str, subject: str) -> list[bytes]:
+    """Values as they are written to the topic."""
+    if format == "raw":
+        return [_from_digits(value) for value in values]
+    if format == "avro" or (
+        format == "auto" and isinstance(values[0], dict) and form.schema_for(link, topic, subject) is not None
+    ):
+        return [*map(_encoder(link, subject or f"{topic}-value"), values)]
+    return [_as_json(value) for value in values]
+
+
+def _encoder(link: Link, subject: str) -> Callable[[Any], bytes]:
+    return avro.Encoder(_registry(link), link.deadline, subject).encode
+
+
+def _registry(link: Link) -> SchemaRegistry:
+    if link.kafka.registry is None:
+        raise NotApplicable(
+            "`format: avro` needs a schema registry, and this stack has none",
+            hint="add `connections: {schema_registry: {url: …}}` to its stack file",
+        )
+    return link.kafka.registry
+
+
+def _made_up(
+    link: Link,
+    topic: str,
+    template: Template,
+    prefix: str,
+    *,
+    seed: int,
+    symbols: list[str],
+    format: str,
+    subject: str,
+) -> Iterator[form.Made]:
+    """The messages of a template, as they are written to the topic."""
+    maker = template_of(template)
+    chosen = symbols or maker.symbols
+    plain = maker.messages(prefix, seed, chosen)
+    if format == "raw":
+        return ((key, _from_digits(value)) for key, value in plain)
+    schema = None
+    if format == "avro":
+        schema = latest(_registry(link), link.deadline, subject or f"{topic}-value")
+    elif format == "auto":
+        schema = form.schema_for(link, topic, subject)
+    if schema is None:
+        return plain
+    if form.writes(maker, schema):
+        return form.made_up(template, prefix, seed, chosen, schema.id)
+    encode = _encoder(link, subject or f"{topic}-value")
+    return ((key, encode(json.loads(value))) for key, value in plain)
+
+
+def _produced(
+    link: Link,
+    topic: str,
+    messages: Iterator[tuple[bytes | None, bytes]],
+    prefix: str,
+    *,
+    count: int,
+    rate: float,
+    allow_failed: bool,
+) -> r.Produced:
+    """Send so many messages, unless the topic's readers could not read the first one."""
+    first = next(messages)
+    refuse_other_form(link, topic, first[1])
+    started = time.monotonic()
+    receipts = transfer.send(link, topic, islice(chain([first], messages), count), rate)
+    seconds = time.monotonic() - started
+    if not allow_failed:
+        transfer.settled(link, topic, receipts)
+    return r.Produced(
+        topic=topic,
+        count=count,
+        acked=receipts.acked,
+        failed=receipts.failed,
+        seconds=seconds,
+        per_s=receipts.acked / seconds,
+        bytes=receipts.bytes,
+        id_prefix=prefix,
+        first_offsets=receipts.first,
+        last_offsets=receipts.last,
+        source=link.source,
+    )
+
+
+def _as_json(value: Any) -> bytes:
+    return value.encode() if isinstance(value, str) else json.dumps(value).encode()
+
+
+def _from_digits(value: Any) -> bytes:
+    try:
+        return bytes.fromhex(value)
+    except (ValueError, TypeError) as error:
+        raise AuthorError(f"a raw value is written in hexadecimal digits, not {value!r}") from error
+
+
+def _sample(link: Link, topic: str, newest_first: Sequence[Raw]) -> r.Sample:
+    at = transfer.written_s(newest_first[0])
+    return r.Sample(
+        topic=topic,
+        messages=[_shown(link, raw) for raw in newest_first],
+        count=len(newest_first),
+        newest_age_s=time.time() - at if at else None,
+        source=link.source,
+    )
+
+
+def _conforming(sample: r.Sample, schema: JsonSchema | None) -> r.Sample:
+    """The messages, when each value conforms to the schema."""
+    if schema is not None:
+        found = [
+            f"partition {message.partition}, offset {message.offset}: {violation}"
+            for message in sample.messages
+            for violation in schema.violations(message.value)
+        ]
+        refuse_violations(found, f"what is in {sample.topic!r}", sample)
+    return sample
+
+
+def _shown(link: Link, raw: Raw) -> r.Message:
+    """A message as a result shows it; a framed one is decoded where there is a registry."""
+    plainly = transfer.shown(raw)
+    value, registry = raw.value(), link.kafka.registry
+    if plainly.schema_id is None or registry is None or not isinstance(value, bytes):
+        return plainly
+    return structs.replace(plainly, value=avro.decode(registry, link.deadline, value))
