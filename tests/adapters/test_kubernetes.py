@@ -13,9 +13,8 @@ from msgspec import structs
 
 from k2run.actions.deadline import Deadline
 from k2run.adapters.kubernetes import actions
-from k2run.adapters.kubernetes.client import Kubernetes, connect
+from k2run.adapters.kubernetes.client import Kubernetes, connect, selector_text, workload
 from k2run.adapters.kubernetes.results import read_pod, read_rollout
-from k2run.adapters.kubernetes.workloads import selector_text, workload
 from k2run.errors import AuthorError, Refused, TimedOut, Unknown, Unreachable
 
 if TYPE_CHECKING:

@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 from k2run.actions.action import Effect, Striking, Undo, action, beginning, fault
 from k2run.actions.deadline import Deadline
-from k2run.adapters.kubernetes.client import KINDS, Kubernetes, connect
+from k2run.adapters.kubernetes.client import (
+    KINDS,
+    POLL_S,
+    RESTARTABLE,
+    SCALABLE,
+    WORKLOADS,
+    Kubernetes,
+    connect,
+    workload,
+    workload_of,
+)
 from k2run.adapters.kubernetes.results import (
     Deleted,
     Health,
@@ -22,7 +32,6 @@ from k2run.adapters.kubernetes.results import (
     condition,
     read_pod,
 )
-from k2run.adapters.kubernetes.workloads import POLL_S, RESTARTABLE, SCALABLE, WORKLOADS, workload, workload_of
 from k2run.errors import AuthorError, Refused, TimedOut
 from k2run.language.quantities import Duration
 
