@@ -12,7 +12,7 @@ from k2run.actions.action import action
 from k2run.actions.deadline import Deadline
 from k2run.adapters._sql import Answer, answer
 from k2run.adapters.iceberg import duckdb_sql
-from k2run.adapters.iceberg.views import quoted
+from k2run.adapters.iceberg.duckdb_sql import quoted
 from k2run.errors import AuthorError, Refused, Unknown, Unreachable
 from k2run.language.quantities import Size
 

@@ -17,7 +17,7 @@ import msgspec
 
 from k2run.adapters.http.client import Request, send
 from k2run.adapters.iceberg.catalog import Iceberg, judged, open_catalog, open_table
-from k2run.adapters.iceberg.views import data_files
+from k2run.adapters.iceberg.duckdb_sql import data_files
 from k2run.adapters.kafka.client import Kafka, Link
 from k2run.adapters.kafka.transfer import PROBE
 from k2run.bench.latency import Latencies

@@ -10,7 +10,7 @@ import pytest
 from k2run.actions.catalogue import Catalogue
 from k2run.actions.deadline import Deadline
 from k2run.adapters.duckdb import query
-from k2run.adapters.iceberg import duckdb_sql, views
+from k2run.adapters.iceberg import duckdb_sql
 from k2run.adapters.iceberg.catalog import Iceberg, open_table
 from k2run.errors import Interrupted, Refused, TimedOut, Unknown, Unreachable
 from k2run.language.quantities import Size
@@ -122,7 +122,7 @@ def test_files_that_duckdb_cannot_open_itself_are_read_through_arrow(iceberg):
     import duckdb
 
     table = open_table(iceberg, soon(), "trades")
-    through_arrow = views._arrow(table, views.data_files(table))
+    through_arrow = duckdb_sql._arrow(table, duckdb_sql.data_files(table))
     with duckdb.connect(":memory:") as database:
         database.register("remote", through_arrow)
         assert database.sql("SELECT count(*), count(DISTINCT symbol) FROM remote").fetchall() == [(100, 2)]

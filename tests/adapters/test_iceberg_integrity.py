@@ -16,8 +16,8 @@ from catalog_server import catalog_server
 from k2run.actions.deadline import Deadline
 from k2run.adapters.iceberg import actions
 from k2run.adapters.iceberg.catalog import Iceberg, open_catalog, open_table
+from k2run.adapters.iceberg.duckdb_sql import local_path
 from k2run.adapters.iceberg.integrity import _together
-from k2run.adapters.iceberg.views import local_path
 from k2run.errors import NotApplicable, Refused, Unknown
 from k2run.language.quantities import Duration
 

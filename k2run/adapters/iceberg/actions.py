@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 from k2run.actions.action import action
 from k2run.actions.deadline import Deadline
-from k2run.adapters.iceberg import duckdb_sql, views
+from k2run.adapters.iceberg import duckdb_sql
 from k2run.adapters.iceberg import results as r
 from k2run.adapters.iceberg.catalog import Iceberg, catalog_lock, judged, open_catalog, open_table, table_names
+from k2run.adapters.iceberg.duckdb_sql import data_files
 from k2run.adapters.iceberg.integrity import intact
-from k2run.adapters.iceberg.views import data_files
 from k2run.adapters.iceberg.writes import append, compact, drop_damaged, expire_snapshots, rollback
 from k2run.errors import Unknown
 from k2run.language.quantities import Size
@@ -208,8 +208,8 @@ def compression(iceberg: Iceberg, deadline: Deadline, table: str, sample: int = 
         tasks = [task for task in data_files(found) if task.file.record_count]
         if not tasks:
             raise Unknown(f"the table {iceberg.full_name(table)} has no rows to compress")
-        sizes = views.sizes(found, tasks, deadline)
-        per_row, sampled = views.json_bytes_per_row(found, tasks, sample)
+        sizes = duckdb_sql.sizes(found, tasks, deadline)
+        per_row, sampled = duckdb_sql.json_bytes_per_row(found, tasks, sample)
     file_bytes = sum(task.file.file_size_in_bytes for task in tasks)
     count = sum(task.file.record_count for task in tasks)
     return r.Compression(

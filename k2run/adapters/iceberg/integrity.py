@@ -13,7 +13,7 @@ from msgspec import Struct
 from k2run.actions.action import Result, action, beginning
 from k2run.actions.deadline import Deadline
 from k2run.adapters.iceberg.catalog import Iceberg, judged, open_catalog, open_table, table_names
-from k2run.adapters.iceberg.views import local_path
+from k2run.adapters.iceberg.duckdb_sql import local_path
 from k2run.errors import TimedOut, Unknown
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from k2run.actions.action import Blast, Effect, Result, action
 from k2run.actions.deadline import Deadline
 from k2run.adapters.iceberg import results as r
 from k2run.adapters.iceberg.catalog import Iceberg, judged, open_catalog, open_table
+from k2run.adapters.iceberg.duckdb_sql import MOST_COPIED, data_files, local_path
 from k2run.adapters.iceberg.integrity import Seen, Wrong, current_id, files_of, looked, opened
-from k2run.adapters.iceberg.views import MOST_COPIED, data_files, local_path
 from k2run.errors import AuthorError, Refused, Unknown
 from k2run.language.quantities import Duration
 
