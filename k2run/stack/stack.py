@@ -19,12 +19,19 @@ from k2run.language.inputs import SECRET_SOURCES
 from k2run.language.problems import Problem, did_you_mean
 from k2run.language.quantities import decode_quantity
 from k2run.language.references import ENDINGS, folders, own_stack_files, stack_files
-from k2run.stack.findings import connection_problems, fault_problems, file_problems, program_problems
 from k2run.stack.model import PREFIX, Chart, Roles, RunBy, Service, missing_program, role_of
 from k2run.stack.redactor import SHOWN, Redactor
 from k2run.stack.secrets import TooShort, check_long_enough, is_secret, may_name_a_secret, read_at_hand, read_secret
 from k2run.stack.templates import LazyValues, MissingValue, Renderer, env
-from k2run.stack.validation import place_of, problems_of, with_texts
+from k2run.stack.validation import (
+    connection_problems,
+    fault_problems,
+    file_problems,
+    place_of,
+    problems_of,
+    program_problems,
+    with_texts,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping
