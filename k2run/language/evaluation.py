@@ -16,7 +16,7 @@ from jinja2.exceptions import SecurityError
 from jinja2.utils import missing
 from msgspec import Struct
 
-from k2run.language.budget import joined, refill
+from k2run.language.filters import joined, refill
 from k2run.language.parser import parse, read_expression
 from k2run.language.problems import did_you_mean
 from k2run.language.quantities import UnitMismatch, contained, equal

@@ -14,8 +14,7 @@ from jinja2.filters import make_attrgetter
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from msgspec import Struct
 
-from k2run.language.budget import counted, extent, joined, size, spend
-from k2run.language.filters import FILTERS, TESTS, to_duration, to_rate, to_size
+from k2run.language.filters import FILTERS, TESTS, counted, extent, joined, size, spend, to_duration, to_rate, to_size
 from k2run.language.quantities import QUANTITIES, UnitMismatch, as_unit, contained, equal, outcome, refusal, unit_of
 from k2run.language.vocabulary import JINJA_FILTERS, JINJA_TESTS, METHODS
 
