@@ -29,7 +29,7 @@ from k2run.daemon.own_metrics import metrics_routes
 from k2run.engine.store import Store
 from k2run.errors import K2runError, OperatorError, UsageError
 from k2run.stack.redactor import unsecret
-from k2run.web import forms, incidents, pages, replays, stack_pages
+from k2run.web import forms, incidents, pages, stack_pages
 from k2run.web.fragments import icon, static
 from k2run.web.guard import READING, UNAUTHORIZED, Guard, Limits
 from k2run.web.listings import NotFound
@@ -235,7 +235,7 @@ def create_app(
             Route("/static/{version}/{name}", static),
             Route("/favicon.ico", icon),
             *pages.routes(),
-            *replays.routes(replays.Journals()),
+            *pages.replay_routes(pages.Journals()),
             *stack_pages.routes(StackWatches(site.store)),
             *forms.ROUTES,
             *incidents.ROUTES,
