@@ -8,11 +8,11 @@ from k2run.actions.action import Effect
 from k2run.actions.catalogue import Catalogue
 from k2run.engine.dispatch import Caller
 from k2run.engine.journal import JOURNAL, Journal, cut_torn_tail, read_journal
-from k2run.engine.lifecycle import play, undo_stack
 from k2run.engine.outline import all_steps
 from k2run.engine.prompts import Nobody
 from k2run.engine.replay import COMMAND, ended, since_down, started
 from k2run.engine.request import check_allowed
+from k2run.engine.run_lifecycle import play, undo_stack
 from k2run.engine.safeguards import StopRequest
 from k2run.engine.store import hold
 from k2run.engine.undo import leftover
