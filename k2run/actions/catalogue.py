@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
 import msgspec
 
-from k2run.actions.action import Effect
+from k2run.actions.action import Effect, Person
 from k2run.actions.connection import Connection
 from k2run.actions.deadline import Deadline
-from k2run.actions.person import Person
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

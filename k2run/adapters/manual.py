@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from k2run.actions.action import Result, action
+from k2run.actions.action import Answer, Person, Result, action, open_on_desktop
 from k2run.actions.deadline import Deadline
-from k2run.actions.person import Answer, Person, open_on_desktop
 from k2run.errors import AuthorError, NotConfirmed, Refused, Unknown
 
 YES, NO = "yes", "no"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from k2run.actions.person import Answer, Person
+from k2run.actions.action import Answer, Person
 from k2run.engine.variables import convert, recorded_input
 from k2run.errors import TimedOut, UsageError
 from k2run.files import created

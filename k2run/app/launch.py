@@ -31,7 +31,7 @@ from k2run.terminal.safe_stream import say, say_json
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from k2run.actions.person import Person
+    from k2run.actions.action import Person
     from k2run.engine.journal import Observer
     from k2run.engine.prompts import Guide
     from k2run.language.model import Runbook

@@ -301,7 +301,7 @@ class PresenterOpener:
 
     def see(self, event: AnyEvent) -> None:
         """Wait for the start of the run."""
-        from k2run.actions.person import open_on_desktop
+        from k2run.actions.action import open_on_desktop
         from k2run.engine.events import RunStarted
 
         if not isinstance(event, RunStarted):

@@ -11,10 +11,9 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec.structs import asdict
 
-from k2run.actions.action import beginning
+from k2run.actions.action import Person, beginning
 from k2run.actions.connection import Connection
 from k2run.actions.deadline import Deadline
-from k2run.actions.person import Person
 from k2run.errors import AuthorError, Interrupted, K2runError, NotApplicable, TimedOut, Unreachable
 from k2run.language.arguments import as_declared
 from k2run.language.quantities import decode_quantity

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct
 from msgspec.structs import replace
 
-from k2run.actions.action import Effect
+from k2run.actions.action import Answer, Effect, Person
 from k2run.actions.deadline import Deadline
-from k2run.actions.person import Answer, Person
 from k2run.engine.attempt import WORDS, Attempt
 from k2run.engine.events import Answered, Asked, Noted, Outcome, satisfied
 from k2run.engine.safeguards import said

@@ -26,7 +26,7 @@ from k2run.language.vocabulary import HARMS
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from k2run.actions.person import Person
+    from k2run.actions.action import Person
     from k2run.engine.journal import Observer
     from k2run.engine.prompts import Guide
     from k2run.engine.step_record import Turn

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
-from k2run.actions.action import Effect
-from k2run.actions.person import Person
+from k2run.actions.action import Effect, Person
 from k2run.engine.attempt import WORDS, Attempt, refused, short
 from k2run.engine.dispatch import convert_arguments, message_of
 from k2run.engine.events import Outcome, satisfied

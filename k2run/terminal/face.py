@@ -12,7 +12,7 @@ from collections import deque
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Self, TextIO
 
-from k2run.actions.person import Answer, Person
+from k2run.actions.action import Answer, Person
 from k2run.engine.events import RunStarted
 from k2run.engine.safeguards import aside
 from k2run.errors import TimedOut

@@ -17,7 +17,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from k2run.actions.person import Answer
+from k2run.actions.action import Answer
 from k2run.app.answers import Inbox
 from k2run.app.launch import DEFAULT_STACK
 from k2run.app.run_processes import abort as end

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from k2run.actions.action import Answer, Person
 from k2run.actions.deadline import Deadline
-from k2run.actions.person import Answer, Person
 from k2run.adapters import manual
 from k2run.errors import AuthorError, NotConfirmed, Refused, Unknown
 

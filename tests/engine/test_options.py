@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from k2run.actions.person import Answer, Person
+from k2run.actions.action import Answer, Person
 from k2run.app.answers import ask_missing, read_inputs
 from k2run.app.launch import parse_extra
 from k2run.app.run_processes import Order, command_of, read_given

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
+from k2run.actions.action import Answer, Person
 from k2run.actions.deadline import Deadline
-from k2run.actions.person import Answer, Person
 from k2run.app.guided import GuidedFace
 from k2run.engine.events import Noted, Outcome, RunFinished, UndoFinished, UndoPlanned
 from k2run.engine.prompts import Decision, Guide, Planned

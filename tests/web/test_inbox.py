@@ -4,8 +4,8 @@ import threading
 
 import pytest
 
+from k2run.actions.action import Answer
 from k2run.actions.deadline import Deadline
-from k2run.actions.person import Answer
 from k2run.app.answers import Inbox, InboxPerson
 from k2run.errors import Interrupted, UsageError
 
