@@ -9,7 +9,7 @@ from msgspec import structs
 
 from k2run.actions.action import Result, action, beginning
 from k2run.actions.deadline import Deadline
-from k2run.adapters._sql import Answer, answer
+from k2run.adapters._answers import Answer, answer
 from k2run.adapters.iceberg import duckdb_sql
 from k2run.adapters.iceberg.catalog import Iceberg, judged, open_table
 from k2run.errors import AuthorError, Refused

@@ -21,8 +21,8 @@ from msgspec import Struct
 
 from k2run.actions.action import Result, action
 from k2run.actions.deadline import Deadline
+from k2run.adapters._answers import MISREAD, Unreadable, conforming, read_json, reason
 from k2run.adapters._command import run
-from k2run.adapters._documents import MISREAD, Unreadable, conforming, read_json, reason
 from k2run.errors import NotApplicable, Refused, RunbookInvalid, TimedOut, Unknown
 from k2run.language.document import read_document
 from k2run.language.json_schema import JsonSchema

@@ -16,7 +16,7 @@ from msgspec import Struct
 from k2run.actions.action import Effect, Result, action
 from k2run.actions.connection import Connection
 from k2run.actions.deadline import Deadline
-from k2run.adapters._documents import conforming
+from k2run.adapters._answers import conforming
 from k2run.adapters.http.client import Api, basic
 from k2run.adapters.http.endpoint import TRUSTING_THE_SYSTEM, Tls
 from k2run.errors import AuthorError, Refused, Unknown

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from k2run.actions.action import Effect, Judged, Result, action, ending
 from k2run.actions.deadline import Deadline
+from k2run.adapters._answers import Unreadable, read_json
 from k2run.adapters._command import Child
-from k2run.adapters._documents import Unreadable, read_json
 from k2run.errors import Refused, TimedOut, Unknown, Unreachable
 from k2run.language.quantities import Duration
 

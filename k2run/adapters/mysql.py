@@ -10,8 +10,8 @@ from msgspec import Struct
 
 from k2run.actions.action import Effect, Result, action
 from k2run.actions.deadline import Deadline
+from k2run.adapters._answers import Answer, Changed, Rows, Server, answer, plain
 from k2run.adapters._clients import apart, require_client
-from k2run.adapters._sql import Answer, Changed, Rows, Server, answer, plain
 from k2run.errors import ActionError, Refused, TimedOut, Unreachable
 
 if TYPE_CHECKING:

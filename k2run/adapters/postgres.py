@@ -13,8 +13,8 @@ from msgspec import Struct, convert
 
 from k2run.actions.action import Blast, Effect, Result, Striking, action, fault
 from k2run.actions.deadline import Deadline
+from k2run.adapters._answers import Answer, Changed, Rows, Server, answer, plain
 from k2run.adapters._clients import punctually
-from k2run.adapters._sql import Answer, Changed, Rows, Server, answer, plain
 from k2run.adapters.host.stress import LONGEST, Burdened, begin, name_of, relief
 from k2run.errors import ActionError, AuthorError, Refused, TimedOut, Unknown, Unreachable
 from k2run.language.quantities import Duration

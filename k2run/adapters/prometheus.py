@@ -16,7 +16,7 @@ from msgspec import Struct
 from k2run.actions.action import Result, action
 from k2run.actions.connection import Connection
 from k2run.actions.deadline import Deadline
-from k2run.adapters._documents import MISREAD
+from k2run.adapters._answers import MISREAD
 from k2run.adapters.http.client import Answer, Request, send
 from k2run.adapters.http.endpoint import TRUSTING_THE_SYSTEM, Tls, with_query
 from k2run.errors import Refused, Unknown

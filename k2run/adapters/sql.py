@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from k2run.actions.action import action
 from k2run.actions.deadline import Deadline
-from k2run.adapters._sql import Answer, answer
+from k2run.adapters._answers import Answer, answer
 from k2run.adapters.iceberg import duckdb_sql
 from k2run.adapters.iceberg.duckdb_sql import quoted
 from k2run.errors import AuthorError, Refused, Unknown, Unreachable

@@ -14,7 +14,7 @@ import msgspec
 
 from k2run.actions.action import Blast, Effect, Result, Striking, Undo, action, fault
 from k2run.actions.deadline import Deadline
-from k2run.adapters._documents import MISREAD
+from k2run.adapters._answers import MISREAD
 from k2run.adapters.kafka import offsets, transfer
 from k2run.adapters.kafka.client import Kafka, Link
 from k2run.adapters.kafka.offsets import create_topic, delete_topic

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from k2run.adapters._documents import MISREAD
+from k2run.adapters._answers import MISREAD
 from k2run.bench.latency import Latencies, decoded
 from k2run.bench.plan import Counted, Limit, Outcome
 

@@ -11,7 +11,7 @@ from msgspec import structs
 
 from k2run.actions.action import Blast, Effect, Result, action, beginning
 from k2run.actions.deadline import Deadline
-from k2run.adapters._documents import Unreadable, conforming, read_json
+from k2run.adapters._answers import Unreadable, conforming, read_json
 from k2run.adapters.http.client import Answer, Request, send
 from k2run.adapters.http.endpoint import TRUSTING_THE_SYSTEM, Tls, target
 from k2run.errors import Refused, TimedOut, Unreachable

@@ -15,7 +15,7 @@ from urllib.parse import quote, unquote, urljoin, urlsplit, urlunsplit
 import msgspec
 
 from k2run.actions.action import beginning
-from k2run.adapters._documents import MISREAD
+from k2run.adapters._answers import MISREAD
 from k2run.adapters.http.endpoint import TRUSTING_THE_SYSTEM, Tls
 from k2run.errors import Refused, TimedOut, Unreachable
 

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from k2run.adapters._sql import Rows, plain
+from k2run.adapters._answers import Rows, plain
 from k2run.errors import ActionError, K2runError, Refused, Unknown
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from msgspec import structs
 
 from k2run.actions.action import Blast, Effect, action
 from k2run.actions.deadline import Deadline
-from k2run.adapters._documents import refuse_violations
+from k2run.adapters._answers import refuse_violations
 from k2run.adapters.kafka import form, offsets, transfer
 from k2run.adapters.kafka import results as r
 from k2run.adapters.kafka.client import Kafka, Link, nearest

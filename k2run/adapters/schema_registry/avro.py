@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec import Struct
 
+from k2run.adapters._answers import MISREAD
 from k2run.adapters._clients import require
-from k2run.adapters._documents import MISREAD
 from k2run.adapters.schema_registry.client import call, latest, path, schema_of
 from k2run.errors import AuthorError, Refused, Unknown
 
