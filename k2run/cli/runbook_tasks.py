@@ -239,7 +239,7 @@ def drill(
     keep: bool = False,
 ) -> int:
     """Inject an undisclosed fault, diagnose it, recover from it, and show how long that took and what was lost."""
-    from k2run.app.drill_session import hold_drill
+    from k2run.app.recover import hold_drill
     from k2run.daemon.messenger import heralds
     from k2run.recovery.drill import Choice
 
