@@ -189,12 +189,8 @@ def _dependents(stack: Stack, requires: Sequence[str]) -> set[str]:
     """The services that need those that a runbook repairs, directly or not; of one that repairs no one service: all."""
     if not requires:
         return set(stack.services)
-    needed = set(requires)
-    while True:
-        more = {name for name, service in stack.services.items() if needed & set(service.needs)} - needed
-        if not more:
-            return needed - set(requires)
-        needed |= more
+    repaired = set(requires)
+    return {name for name in stack.services if repaired & set(stack.needed([name]))} - repaired
 
 
 def _causes(stack: Stack, looks: Sequence[Look], matches: Sequence[Suspect]) -> list[Why]:

@@ -298,16 +298,7 @@ def _startable(
     stack: Stack, names: Iterable[str] | None, say: Callable[[str], None], *, outside: bool
 ) -> list[Service]:
     """What is to be started: without what is not run by k2run, or cannot be run here."""
-    chosen: dict[str, Service] = {}
-
-    def take(service: Service) -> None:
-        if service.name not in chosen:
-            chosen[service.name] = service
-            for needed in service.needs:
-                take(stack.services[needed])
-
-    for service in _chosen(stack, names):
-        take(service)
+    chosen = stack.needed(_known(stack, names))
     startable = []
     for service in (stack.services[name] for name in stack.services if name in chosen):
         if service.run in OUTSIDE and not (outside and service.start):

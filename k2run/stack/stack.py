@@ -34,7 +34,7 @@ from k2run.stack.validation import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
     from k2run.actions.connection import Connection
     from k2run.language.document import Document, Trail
@@ -150,6 +150,13 @@ class Stack:
             near = did_you_mean(name, [*self.services, *self._connections])
             return f"the stack {self.name!r} has no {name}{near and f'; {near}'}"
         return self.unusable(name)
+
+    def needed(self, names: Iterable[str]) -> list[str]:
+        """These services, and whatever they need, directly or not; each once."""
+        found = [*dict.fromkeys(names)]
+        for service in found:  # it grows meanwhile
+            found += [name for name in dict.fromkeys(self.services[service].needs) if name not in found]
+        return found
 
     def unusable(self, connection: str) -> str:
         """Why nothing can answer on a declared connection: the service that it belongs to is absent; mostly empty."""
