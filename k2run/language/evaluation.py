@@ -17,10 +17,9 @@ from jinja2.utils import missing
 from msgspec import Struct
 
 from k2run.language.filters import joined, refill
-from k2run.language.parser import parse, read_expression
+from k2run.language.jinja import FUNCTIONS, Missing, environment, parse, read_expression
 from k2run.language.problems import did_you_mean
 from k2run.language.quantities import UnitMismatch, contained, equal
-from k2run.language.sandbox import FUNCTIONS, Missing, environment
 from k2run.language.vocabulary import ABSENT, ITEM
 
 if TYPE_CHECKING:

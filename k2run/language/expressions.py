@@ -44,7 +44,7 @@ class Expression:
     @property
     def syntax(self) -> Syntax:
         """What it refers to, and what is wrong with it."""
-        from k2run.language.parser import read_expression
+        from k2run.language.jinja import read_expression
 
         return read_expression(self.text)
 
@@ -66,7 +66,7 @@ class Expression:
             self._look_for_unseen(scope)
         try:
             from k2run.language.evaluation import evaluator
-            from k2run.language.sandbox import Missing
+            from k2run.language.jinja import Missing
 
             value = evaluator(self.text)(scope)
             for each in value if isinstance(value, list | tuple) else (value,):

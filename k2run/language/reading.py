@@ -254,7 +254,7 @@ class Reading:
 
     def check(self, text: str, path: Trail, at: int, scope: Scope) -> None:
         """Note every problem of an expression that begins at character `at` of the value at `path`."""
-        from k2run.language.parser import read_expression
+        from k2run.language.jinja import read_expression
 
         syntax = read_expression(text)
         quantities = syntax.quantified

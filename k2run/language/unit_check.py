@@ -42,7 +42,7 @@ def measured(text: str, shapes: Shape) -> tuple[Unit | None, list[Fault]]:
     """
     from jinja2 import TemplateSyntaxError
 
-    from k2run.language.parser import parse
+    from k2run.language.jinja import parse
 
     try:
         tree = parse(text)

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from k2run.errors import ExpressionFailed, RunbookInvalid
 from k2run.language.document import compose
 from k2run.language.expressions import Expression, Template
+from k2run.language.jinja import read_expression
 from k2run.language.loader import load_runbook, parse_runbook
-from k2run.language.parser import read_expression
 from k2run.language.problems import render
 
 if TYPE_CHECKING:

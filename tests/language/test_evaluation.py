@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from k2run.actions.action import Result
 from k2run.language.evaluation import evaluator
+from k2run.language.jinja import Missing, environment
 from k2run.language.quantities import Duration
-from k2run.language.sandbox import Missing, environment
 
 
 class Look(Result, frozen=True, kw_only=True):

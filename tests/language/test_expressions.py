@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from k2run.errors import ExpressionFailed
 from k2run.language.expressions import Expression, Template, has_template, render
-from k2run.language.parser import read_expression
+from k2run.language.jinja import read_expression
 from k2run.language.problems import Place
 from k2run.language.quantities import Duration
 

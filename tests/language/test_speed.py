@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 import yaml
 
-from k2run.language import parser
+from k2run.language import jinja
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,7 +48,7 @@ ROUNDS = 6
 
 def seconds(work: Callable[[], object]) -> float:
     """The CPU time of one go: nothing is remembered from earlier ones, and to the collector the process is new."""
-    for cached in (parser.read_expression, parser._read, parser.parse):
+    for cached in (jinja.read_expression, jinja._read, jinja.parse):
         cached.cache_clear()
     gc.collect()
     gc.freeze()
