@@ -139,12 +139,16 @@ def main() -> None:
         give_up("--batch and --memory-budget-mib must be positive")
     stopping = stop_signal()
     require_free_port(options.metrics_port, options.host)
+    code = 0
     with claim(options.state):
-        consume(options, stopping)
-    log("consumer_stopped")
+        try:
+            consume(options, stopping)
+            log("consumer_stopped")
+        except SystemExit as given_up:  # a recovery that looks must see that it has ended
+            code = int(given_up.code or 0)
     sys.stdout.flush()
     # Threads of the client libraries may be waiting for a broker that is gone; everything that matters is committed.
-    os._exit(0)
+    os._exit(code)
 
 
 if __name__ == "__main__":

@@ -268,7 +268,7 @@ class TableWriter:
         once: later attempts name the same files.
         """
         started = time.monotonic()
-        pause, written = _FIRST_RETRY_S, None
+        pause, written, last = _FIRST_RETRY_S, None, False
         with self._lock:
             while True:
                 try:
@@ -280,8 +280,11 @@ class TableWriter:
                     break
                 except UNWRITTEN as problem:
                     log("iceberg_commit_failed", "warning", table=self.form.table, error=first_line(problem))
+                    if last:
+                        raise OSError(first_line(problem)) from problem
                     while not self._is_known(started, pause, problem):
                         pause = min(2 * pause, _LONGEST_RETRY_S)
+                    last = time.monotonic() - started > self._patience_s
                     found = ledgers.read(self.table.properties)
                     if found == target:
                         break
@@ -301,14 +304,20 @@ class TableWriter:
     def _is_known(self, started: float, pause: float, problem: Exception) -> bool:
         """After a pause: whether the table's state could be read again.
 
+        The last look comes after the patience has ended: whoever starts a store and sees this program run then can rely
+        on it to write again.
+
         Raises:
-            OSError: The patience has ended.
+            OSError: The patience has ended, or the program is to stop.
         """
-        if self._stopping.wait(pause) or time.monotonic() - started > self._patience_s:
+        if self._stopping.wait(pause):
             raise OSError(first_line(problem)) from problem
+        over = time.monotonic() - started > self._patience_s
         try:
             self.table.refresh()
         except UNWRITTEN:
+            if over:
+                raise OSError(first_line(problem)) from problem
             return False
         return True
 
