@@ -30,10 +30,16 @@ def up(c: Context, stack: str = "", timeout: int = 60) -> None:
     store, opened = _open(stack)
     began = time.monotonic()
     with StopRequest() as signals, hold(store.stack_folder(opened.name), opened.name, "k2run up"):
+        died = lifecycle.died(opened)
         started = lifecycle.start(opened, None, Deadline(timeout, signals.run), say, outside=True)
         store.note_up(opened.name)
     taken = Duration(time.monotonic() - began)
     say(f"started {', '.join(started)} in {taken}" if started else f"all services of {opened.name} were already up")
+    if died:
+        say(
+            f"had ended without `k2run down`: {', '.join(died)}; what they held in memory alone is lost",
+            "  `k2run recover` instead of `k2run up` also counts it, where a recovery runbook can",
+        )
     for service in opened.services.values():
         if service.url and not opened.absent(service.name):
             say(f"  {service.name:<12} {opened.redact(service.url)}")

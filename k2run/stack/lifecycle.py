@@ -281,6 +281,18 @@ def _probe(stack: Stack, ready: Ready, patience: float, service: Service) -> Pro
     return msgspec.structs.replace(seen, address=stack.redact(seen.address), detail=stack.redact(told))
 
 
+def died(stack: Stack) -> list[str]:
+    """The services run as processes that have ended since they were started, and that no command of k2run ended.
+
+    One without a `ready` probe may be a job that ends, and is not among them.
+    """
+    stack.learn()
+    watched = [one for one in stack.services.values() if one.run is RunBy.PROCESS and readiness(one) is not None]
+    looks = [status_of(stack, service) for service in watched]
+    ended = [one for one in looks if one.state is State.STOPPED and one.last_pid is not None]
+    return [one.service for one in ended if not one.ended_by_us]
+
+
 def logs(stack: Stack, name: str, lines: int = 100) -> list[LogLine]:
     """The newest lines of a service's log, oldest first, without secrets.
 

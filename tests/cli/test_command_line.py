@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+from wheel_programs import free_ports
 
 BIN = Path(sys.executable).parent
 NONE = "stack: 1\nname: none\n"
@@ -351,6 +353,24 @@ def test_up_status_logs_and_down_of_a_stack(k2run: Shell) -> None:
     assert "hello" in k2run("logs", "a", *where)[1]
     assert k2run("down", *where)[0] == 0
     assert k2run("status", *where)[0] == 1
+
+
+def test_up_names_services_that_had_ended_without_down(k2run: Shell) -> None:
+    serves = "{{run: process, command: [python, -m, http.server, '{0}'], ready: {{tcp: '127.0.0.1:{0}'}}}}"
+    services = "".join(f"  {name}: {serves.format(port)}\n" for name, port in zip("abc", free_ports(3), strict=True))
+    job = "  job: {run: process, command: [sleep, '600']}\n"
+    k2run.write("stack.yaml", f"stack: 1\nname: s\nservices:\n{services}{job}")
+    where = ("--stack", "stack.yaml")
+    assert "had ended" not in k2run("up", *where)[1]
+    found = json.loads(k2run("status", "--json", *where)[1])["services"]
+    for row in found:
+        if row["service"] != "c":
+            os.kill(row["pid"], signal.SIGKILL)
+    code, out = k2run("up", *where)
+    assert (code, "had ended without `k2run down`: a, b;" in out) == (0, True), out
+    assert k2run("down", *where)[0] == 0
+    assert "had ended" not in k2run("up", *where)[1]
+    assert k2run("down", *where)[0] == 0
 
 
 def test_history_and_trend_refuse_a_name_that_is_none_and_say_that_there_are_no_runs_yet(k2run: Shell) -> None:
