@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from k2run.actions.action import Effect, Result, Striking, Undo, action, fault
 from k2run.actions.connection import Connection
@@ -84,6 +84,20 @@ class Line(Result, frozen=True, kw_only=True):
         """Such as `consumer → 127.0.0.1:19092: latency 200`."""
         said = ", ".join(f"{one.type} {next(iter(one.attributes.values()), 0):g}" for one in self.wrong)
         return f"{self.link} → {self.upstream}: {'' if self.open else 'closed '}{said or ('open' if self.open else '')}"
+
+
+class Mended(Line, frozen=True, kw_only=True):
+    """A link that works again.
+
+    Attributes:
+        listen: Where the proxy takes connections.
+        upstream: Where it leads them to.
+        open: Whether it takes connections.
+        wrong: What is wrong with it.
+        changed: Something was wrong with it that was taken away.
+    """
+
+    changed: bool
 
 
 class Lines(Result, frozen=True, kw_only=True):
@@ -226,7 +240,7 @@ def fail(network: Network, deadline: Deadline, link: str, percent: float = 100, 
 
 
 @action("network.mend", effect=Effect.CHANGES)
-def mend(network: Network, deadline: Deadline, link: str, what: str = _ALL) -> Line:
+def mend(network: Network, deadline: Deadline, link: str, what: str = _ALL) -> Mended:
     """Take away what is wrong with a link; nothing happens when nothing is.
 
     Args:
@@ -234,12 +248,14 @@ def mend(network: Network, deadline: Deadline, link: str, what: str = _ALL) -> L
         what: `timeout`, `latency`, `loss`, `bandwidth`, `reset_peer`, `error`, `refused`, or all of it.
     """
     line = _known(network, deadline, link)
-    for wrong in line.wrong:
-        if what in {_ALL, wrong.type}:
-            network.ask(deadline, "DELETE", f"{_path(link)}/toxics/{quote(wrong.name, safe='')}")
-    if what in {_ALL, _REFUSING} and not line.open:
+    toxics = [wrong.name for wrong in line.wrong if what in {_ALL, wrong.type}]
+    for name in toxics:
+        network.ask(deadline, "DELETE", f"{_path(link)}/toxics/{quote(name, safe='')}")
+    closed = what in {_ALL, _REFUSING} and not line.open
+    if closed:
         network.ask(deadline, "POST", _path(link), {"enabled": True})
-    return _known(network, deadline, link)
+    now = structs.asdict(_known(network, deadline, link))
+    return Mended(**now, changed=bool(toxics) or closed)
 
 
 # --- what they share -------------------------------------------------------------------------------------------------

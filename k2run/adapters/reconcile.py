@@ -62,10 +62,12 @@ class Resent(Result, frozen=True, kw_only=True):
         messages: How many messages the group has read and the topic still has.
         resent: How many of them the table did not have.
         ids: A few of their ids.
+        changed: There were any.
     """
 
     messages: int
     resent: int
+    changed: bool
     ids: list[str] = []
 
     def headline(self) -> str:
@@ -201,7 +203,11 @@ def resend(
     if failed:
         raise Refused(f"{failed:,} of {len(missing):,} messages were not acknowledged", hint="run this step again")
     return Resent(
-        messages=messages, resent=len(missing), ids=list(missing)[:SHOWN], source=f"{link.source}, {iceberg.source}"
+        messages=messages,
+        resent=len(missing),
+        changed=bool(missing),
+        ids=list(missing)[:SHOWN],
+        source=f"{link.source}, {iceberg.source}",
     )
 
 

@@ -11,7 +11,9 @@ import msgspec
 import pytest
 from moved_ports import moved_ports, variables
 
+from k2run.actions.action import Effect
 from k2run.actions.catalogue import Catalogue
+from k2run.engine.outline import all_steps
 from k2run.language.loader import load_runbook
 from k2run.language.model import Kind
 from k2run.recovery.drill import Choice, Round, choose
@@ -47,6 +49,20 @@ def test_each_fault_of_the_drill_names_a_recovery_with_symptoms(shipped):
     assert len(faults) > 15
     for fault in faults:
         assert shipped[fault.recovery.removesuffix(".yaml")].symptoms
+
+
+def test_each_repair_says_whether_there_was_anything_to_repair(shipped):
+    """Else a recovery of what works would have "changed" it, and its verdict would be PASSED."""
+    catalogue = Catalogue()
+    repairs = {
+        step.action
+        for runbook in shipped.values()
+        if runbook.kind is Kind.RECOVERY
+        for step in all_steps(runbook)
+        if step.effect is Effect.CHANGES and step.action != "kafka.produce"  # the probe that proves it
+    }
+    assert len(repairs) > 5
+    assert [name for name in sorted(repairs) if "changed" not in catalogue.find(name).result.__struct_fields__] == []
 
 
 @pytest.mark.slow

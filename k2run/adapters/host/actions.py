@@ -375,10 +375,12 @@ class Emptied(Result, frozen=True, kw_only=True):
 
     Attributes:
         bytes: How large it was; 0 when it was not there.
+        changed: It was there.
     """
 
     path: str
     bytes: int
+    changed: bool
 
 
 @fault("host.hog_cpu", blast=Blast.HOST, undone_by="host.relieve")
@@ -501,9 +503,10 @@ def free_disk(services: Services, name: str = "fill") -> Emptied:
         name: Name of the scratch file.
     """
     path = _scratch(services, name)
-    size = path.stat().st_size if path.exists() else 0
+    there = path.exists()
+    size = path.stat().st_size if there else 0
     path.unlink(missing_ok=True)
-    return Emptied(path=str(path), bytes=size, source=str(path.parent))
+    return Emptied(path=str(path), bytes=size, changed=there, source=str(path.parent))
 
 
 def _scratch(services: Services, name: str) -> Path:

@@ -339,7 +339,9 @@ def create_topic(
         link.answer(made[topic], f"create the topic {topic!r}")
         while topic_names(link).get(topic) != partitions:
             deadline.sleep(0.05)
-    return r.TopicMade(topic=topic, partitions=partitions, created=there is None, source=link.source)
+    return r.TopicMade(
+        topic=topic, partitions=partitions, created=there is None, changed=there is None, source=link.source
+    )
 
 
 @action("kafka.delete_topic", effect=Effect.DESTROYS)

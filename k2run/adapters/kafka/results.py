@@ -100,11 +100,12 @@ class Topic(Result, frozen=True, kw_only=True):
 
 
 class TopicMade(Result, frozen=True, kw_only=True):
-    """A topic that is there now; `created` tells whether it was made just now."""
+    """A topic that is there now; `created` (and `changed`, as everywhere) tells whether it was made just now."""
 
     topic: str
     partitions: int
     created: bool
+    changed: bool
 
 
 class TopicGone(Result, frozen=True, kw_only=True):
