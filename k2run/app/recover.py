@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -136,7 +137,7 @@ class Recovery:
         runbooks = recovery_runbooks(self._catalogue)
         repairs = Repairs(runbooks, self._stack, self._catalogue, AT_MOST)
         while True:
-            found = self._diagnosis(runbooks, diagnose_settled)
+            found = self._diagnosis(runbooks, partial(diagnose_settled, tell=say))
             say(*lines_of(found))
             repair = repairs.next(found)
             if repair is None:

@@ -18,7 +18,7 @@ from k2run.stack.backend import State
 from k2run.stack.causes import EFFECTS, causes_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from k2run.actions.catalogue import Catalogue
     from k2run.language.model import Runbook
@@ -128,20 +128,34 @@ def suspicion(
 
 
 def diagnose_settled(
-    runbooks: Sequence[Runbook], stack: Stack, catalogue: Catalogue, stop: threading.Event
+    runbooks: Sequence[Runbook],
+    stack: Stack,
+    catalogue: Catalogue,
+    stop: threading.Event,
+    tell: Callable[[str], None] | None = None,
 ) -> Diagnosis:
     """Diagnose after a recovery: what was just started cannot be seen at once, so look until something can be said.
 
     A service whose engine or host gives no answer is not waited for.
 
+    Args:
+        runbooks: The recovery runbooks.
+        stack: What to look at.
+        catalogue: The actions of their symptoms.
+        stop: Set when the looking is to end.
+        tell: Hears, once, that it takes longer.
+
     Raises:
         Interrupted: It was asked to end.
     """
-    ends = time.monotonic() + SETTLE_S
+    ends, told = time.monotonic() + SETTLE_S, False
     while True:
         found = diagnose(runbooks, stack, catalogue, stop)
         if found.healthy or found.matches or found.unreached or time.monotonic() > ends:
             return found
+        if tell is not None and not told:
+            tell(f"no failure can be named yet: looking again for up to {SETTLE_S:g}s")
+            told = True
         stop.wait(SETTLE_PERIOD_S)
 
 
