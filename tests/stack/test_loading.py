@@ -68,6 +68,15 @@ def test_an_override_that_names_no_variable_is_refused_with_the_nearest_name() -
     assert "`api_port`" in refusal.value.hint
 
 
+def test_what_services_need_is_told_each_once_also_where_it_needs_itself(tmp_path: Path) -> None:
+    file = tmp_path / "s.yaml"
+    file.write_text("stack: 1\nservices: {a: {needs: [b, c]}, b: {needs: [d, c]}, c: {}, d: {needs: [a]}, e: {}}\n")
+    stack = load(file)
+    assert stack.needed(["b"]) == ["b", "d", "c", "a"]
+    assert sorted(stack.needed(["e", "d"])) == ["a", "b", "c", "d", "e"]
+    assert stack.needed([]) == []
+
+
 WRONG = {
     "": ("K201", 1, 1),
     "- a": ("K201", 1, 1),

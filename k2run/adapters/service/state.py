@@ -276,7 +276,7 @@ def resources(
         Refused: It does not run.
         Unknown: It, or a service that it needs, waited for a core longer than `most_waiting`.
     """
-    needed = _needed(services, service) if most_waiting is not None else []
+    needed = services.stack.needed([service])[1:] if most_waiting is not None else []
     with ThreadPoolExecutor(len(needed) + 1) as looks:
         waiting = {name: looks.submit(_waiting_percent, services, name, over, deadline) for name in needed}
         used = services.backend(service).usage(over, deadline)
@@ -292,17 +292,6 @@ def resources(
         waiting_percent=used.waiting_percent,
         source=service,
     )
-
-
-def _needed(services: Services, service: str) -> list[str]:
-    """The services that one needs, and what those need, without itself."""
-    found: dict[str, None] = {}
-    left = [service]
-    while left:
-        new = [name for name in services.stack.services[left.pop()].needs if name not in found]
-        found.update(dict.fromkeys(new))
-        left += new
-    return [name for name in found if name != service]
 
 
 def _waiting_percent(services: Services, service: str, over: Duration, deadline: Deadline) -> float | None:
