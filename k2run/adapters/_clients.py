@@ -53,6 +53,23 @@ def require_client(extra: str, *modules: str) -> None:
         raise Refused(f"the client library {named} is not installed", hint=f"pip install 'k2run[{extra}]'")
 
 
+def cause_of(error: object, *secrets: str) -> str:
+    """What a client library says of an error, on one line and without secrets; its type when it says nothing.
+
+    Args:
+        error: The error, or its text.
+        secrets: What it may quote, such as a password; empty ones mean nothing.
+    """
+    return " ".join(masked(str(error), *secrets).split()) or type(error).__name__
+
+
+def masked(text: str, *secrets: str) -> str:
+    """A text without secrets; empty ones mean nothing."""
+    for secret in filter(None, secrets):
+        text = text.replace(secret, "***")
+    return text
+
+
 def punctually(work: Coroutine[Any, Any, T], deadline: Deadline) -> T:
     """What the coroutine returns; cancelled when the deadline passes or the run is asked to end.
 

@@ -11,7 +11,7 @@ from msgspec import Struct
 from k2run.actions.action import Effect, Result, action
 from k2run.actions.deadline import Deadline
 from k2run.adapters._answers import Answer, Changed, Rows, Server, answer, plain
-from k2run.adapters._clients import apart, require_client
+from k2run.adapters._clients import apart, cause_of, require_client
 from k2run.errors import ActionError, Refused, TimedOut, Unreachable
 
 if TYPE_CHECKING:
@@ -329,8 +329,8 @@ def _judge(mysql: Mysql, error: Exception, deadline: Deadline) -> ActionError:
     from pymysql.err import MySQLError
 
     code = error.args[0] if error.args and isinstance(error.args[0], int) else 0
-    said = str(error.args[1]) if len(error.args) > 1 else str(error)
-    cause = " ".join(said.split()).replace(mysql.password or "\0", "***")
+    said = error.args[1] if len(error.args) > 1 else ""
+    cause = cause_of(said or error, mysql.password)
     if code in _GIVEN_UP or deadline.has_passed():
         return TimedOut(f"{mysql.address} gave up the query in time: {cause}", hint="raise the step's timeout")
     if code in _NO_ENTRY:

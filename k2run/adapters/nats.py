@@ -15,7 +15,7 @@ from msgspec import Struct
 from k2run.actions.action import Blast, Effect, Result, action
 from k2run.actions.connection import Connection
 from k2run.actions.deadline import Deadline
-from k2run.adapters._clients import punctually, require_client
+from k2run.adapters._clients import cause_of, punctually, require_client
 from k2run.errors import ActionError, AuthorError, Refused, TimedOut, Unknown, Unreachable
 
 if TYPE_CHECKING:
@@ -288,9 +288,7 @@ def _judge(nats: Nats, error: Exception, what: str) -> ActionError:
     from nats import errors as known
     from nats.js import errors as streams
 
-    cause = " ".join(str(error).split()) or type(error).__name__
-    for secret in filter(None, (nats.password, nats.token)):
-        cause = cause.replace(secret, "***")
+    cause = cause_of(error, nats.password, nats.token)
     match error:
         case streams.NotFoundError() | streams.NoStreamResponseError():
             verdict: ActionError = Unknown(f"{nats.address} has no {what}", hint="are the names right?")

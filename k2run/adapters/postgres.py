@@ -14,7 +14,7 @@ from msgspec import Struct, convert
 from k2run.actions.action import Blast, Effect, Result, Striking, action, fault
 from k2run.actions.deadline import Deadline
 from k2run.adapters._answers import Answer, Changed, Rows, Server, answer, plain
-from k2run.adapters._clients import punctually
+from k2run.adapters._clients import cause_of, punctually
 from k2run.adapters.host.stress import LONGEST, Burdened, begin, name_of, relief
 from k2run.errors import ActionError, AuthorError, Refused, TimedOut, Unknown, Unreachable
 from k2run.language.quantities import Duration
@@ -436,7 +436,7 @@ def _judge(postgres: Postgres, error: Error) -> ActionError:
     import psycopg
 
     state = error.sqlstate or ""
-    cause = " ".join(str(error).split()).replace(postgres.password or "\0", "***")
+    cause = cause_of(error, postgres.password)
     if isinstance(error, psycopg.errors.QueryCanceled):
         return TimedOut(f"{postgres.address} gave up the query in time: {cause}", hint="raise the step's timeout")
     # An error of connecting carries no SQLSTATE; a server that says FATAL is there, and says no.

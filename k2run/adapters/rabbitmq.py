@@ -14,7 +14,7 @@ import msgspec
 from k2run.actions.action import Blast, Effect, Result, action
 from k2run.actions.connection import Connection
 from k2run.actions.deadline import Deadline
-from k2run.adapters._clients import apart, require_client
+from k2run.adapters._clients import apart, cause_of, require_client
 from k2run.adapters.http.client import Api, basic
 from k2run.errors import ActionError, AuthorError, Refused, TimedOut, Unknown, Unreachable
 
@@ -244,7 +244,7 @@ def _session(rabbitmq: Rabbitmq, deadline: Deadline, work: Callable[[BlockingCon
 def _judge(rabbitmq: Rabbitmq, error: Exception, what: str) -> ActionError:
     from pika import exceptions as known
 
-    cause = _cause(error).replace(rabbitmq.password or "\0", "***")
+    cause = cause_of(_innermost(error), rabbitmq.password)
     where = rabbitmq.address
     match error:
         case known.ProbableAuthenticationError() | known.ProbableAccessDeniedError() | known.AuthenticationError():
@@ -266,10 +266,10 @@ def _judge(rabbitmq: Rabbitmq, error: Exception, what: str) -> ActionError:
     return verdict
 
 
-def _cause(error: BaseException) -> str:
-    """What an error says; pika wraps the socket's own error several times, and often says nothing itself."""
+def _innermost(error: BaseException) -> BaseException:
+    """The error that says something; pika wraps the socket's own several times, and often says nothing itself."""
     inner = getattr(error, "exception", None) or next((one for one in error.args if isinstance(one, Exception)), None)
-    return _cause(inner) if inner is not None else " ".join(str(error).split()) or type(error).__name__
+    return error if inner is None else _innermost(inner)
 
 
 _SLICE_S = 0.05

@@ -13,7 +13,7 @@ from msgspec import Struct
 from k2run.actions.action import Result, action
 from k2run.actions.connection import Connection
 from k2run.actions.deadline import Deadline
-from k2run.adapters._clients import punctually, require_client
+from k2run.adapters._clients import cause_of, punctually, require_client
 from k2run.errors import ActionError, Refused, TimedOut, Unknown, Unreachable
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ async def _session(redis: Redis, deadline: Deadline, work: Callable[[Client], Co
 def _judge(redis: Redis, error: Exception) -> ActionError:
     from redis import exceptions as known
 
-    cause = " ".join(str(error).split()).replace(redis.password or "\0", "***")
+    cause = cause_of(error, redis.password)
     match error:
         case known.AuthenticationError() | known.NoPermissionError():
             return Refused(f"{redis.address} refuses: {cause}", hint=f"user, password, permissions: {_SETTING}")

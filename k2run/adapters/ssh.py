@@ -19,7 +19,7 @@ from msgspec import Struct
 from k2run.actions.action import Effect, Result, action, beginning, ending
 from k2run.actions.connection import Connection
 from k2run.actions.deadline import Deadline
-from k2run.adapters._clients import punctually, require_client
+from k2run.adapters._clients import cause_of, punctually, require_client
 from k2run.adapters._command import Kept, Printed
 from k2run.errors import ActionError, Refused, TimedOut, Unknown, Unreachable
 
@@ -148,9 +148,7 @@ async def end(link: SSHClientConnection, pid: int) -> None:
 def _judge(ssh: Ssh, host: str, there: Host, error: Exception) -> ActionError:
     import asyncssh
 
-    cause = " ".join(str(error).split()) or type(error).__name__
-    for secret in filter(None, (ssh.password, ssh.passphrase)):
-        cause = cause.replace(secret, "***")
+    cause = cause_of(error, ssh.password, ssh.passphrase)
     where, unlisted = shown(there), bool(ssh.hosts) and host not in ssh.hosts
     hint = f"connections.ssh.hosts names {', '.join(ssh.hosts)}" if unlisted else _SETTING
     match error:

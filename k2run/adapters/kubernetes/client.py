@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from k2run.actions.connection import Connection
-from k2run.adapters._clients import apart, require_client
+from k2run.adapters._clients import apart, cause_of, masked, require_client
 from k2run.adapters.kubernetes.results import Rollout, Scaled, controller, read_pod, read_rollout
 from k2run.errors import ActionError, AuthorError, Refused, TimedOut, Unknown, Unreachable
 from k2run.language.problems import did_you_mean
@@ -245,7 +245,7 @@ class Cluster:
 
     def _judge(self, error: Any, what: str) -> ActionError:
         said, is_status = _said(error)
-        said = self._masked(said)
+        said = masked(said, *self._secrets)
         status = int(error.status or 0)
         if status == _UNAUTHORIZED:
             return Refused(f"{self.address} refuses the login: {said}", hint=f"user, token: {_SETTING}")
@@ -260,15 +260,10 @@ class Cluster:
         return Refused(f"{self.address} refuses: {status} {said}")
 
     def _unreached(self, error: BaseException) -> ActionError:
-        cause = self._masked(" ".join(str(getattr(error, "reason", None) or error).split()))
+        cause = cause_of(getattr(error, "reason", None) or error, *self._secrets)
         if "certificate" in cause.lower():
             return Refused(f"{self.address} is not trusted: {cause}", hint=f"its CA: {_SETTING}")
         return Unreachable(f"{self.address} does not answer: {cause}", hint=f"is it up? {_SETTING}")
-
-    def _masked(self, text: str) -> str:
-        for secret in filter(None, self._secrets):
-            text = text.replace(secret, "***")
-        return text
 
 
 def connect(kubernetes: Kubernetes, deadline: Deadline, namespace: str = "") -> Cluster:
@@ -287,7 +282,7 @@ def connect(kubernetes: Kubernetes, deadline: Deadline, namespace: str = "") -> 
         usual = _configure(kubernetes, settings)
     except (ConfigException, OSError, ValueError) as error:
         where = kubernetes.kubeconfig or "the kubeconfig"
-        cause = " ".join(str(error).split())
+        cause = cause_of(error)
         raise Refused(f"{where} cannot be used: {cause}", hint=f"kubeconfig, context, server: {_SETTING}") from error
     chosen = namespace or kubernetes.namespace or usual or "default"
     return Cluster(ApiClient(settings), str(settings.host).rstrip("/"), chosen, deadline, (kubernetes.token,))
