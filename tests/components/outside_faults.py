@@ -67,7 +67,7 @@ class Sandbox:
 
     def up(self) -> None:
         """Start it."""
-        self.store.mkdir(parents=True)
+        self.store.mkdir(parents=True, exist_ok=True)
         if self.own_disk:
             subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512m", "tmpfs", str(self.store)], check=True)
         code, said = self.k2run("up")
@@ -95,8 +95,12 @@ class Sandbox:
 
     def pid(self, service: str) -> int:
         """The process of a service, by what k2run noted; it may be dead."""
-        noted: dict[str, Any] = json.loads((self.state / "services" / f"{service}.json").read_text())
+        noted: dict[str, Any] = json.loads(self.noted(service).read_text())
         return int(noted["pid"])
+
+    def noted(self, service: str) -> Path:
+        """The file in which k2run notes the process of a service."""
+        return self.state / "services" / f"{service}.json"
 
     def signal(self, service: str, number: signal.Signals) -> None:
         """Send a signal to a service."""
@@ -105,6 +109,16 @@ class Sandbox:
         if number is signal.SIGKILL:
             with suppress(psutil.Error):
                 psutil.Process(self.pid(service)).wait(5)
+
+    def processes(self) -> list[psutil.Process]:
+        """All that runs for it: what has its home in the environment, in the command or as its folder."""
+        found = []
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                words = [*process.cmdline(), *process.environ().values(), process.cwd()]
+                if any(str(self.home) in word for word in words) and process.pid != os.getpid():
+                    found.append(process)
+        return found
 
     def database(self) -> psycopg.Connection[Any]:
         """A connection with the catalog's database; each statement is a transaction of its own."""
@@ -253,19 +267,39 @@ def no_more_files(sandbox: Sandbox) -> Iterator[None]:
 @contextmanager
 def clock_wrong(sandbox: Sandbox) -> Iterator[None]:
     """The consumer was started with a clock that is an hour ahead."""
-    text = (sandbox_stack()).read_text()
     library = next(Path("/usr/lib").rglob("faketime/libfaketimeMT.so.1"))
-    before, consumer, after = text.partition("  consumer:\n    title: Consumer into the table\n")
-    assert "    env: {" in after
     environment = f"    env: {{LD_PRELOAD: {library}, FAKETIME: +1h, FAKETIME_DONT_FAKE_MONOTONIC: '1', "
-    changed = sandbox.folder / "sandbox.yaml"
-    text = before + consumer + after.replace("    env: {", environment, 1)
-    changed.write_text(text.replace("../data-path.yaml", str(sandbox_stack().parents[1] / "data-path.yaml")))
     sandbox.signal("consumer", signal.SIGKILL)
-    code, said = sandbox.k2run("up", "--stack", str(changed))
+    code, said = _up_with(sandbox, "consumer", "    env: {", environment)
     assert code == 0, said
-    changed.unlink()
     yield
+
+
+def unknown_option(service: str) -> Callable[[Sandbox], Any]:
+    """A service has ended, and was started from a stack file with an option that its program does not have."""
+
+    @contextmanager
+    def ended(sandbox: Sandbox) -> Iterator[None]:
+        sandbox.signal(service, signal.SIGKILL)
+        module = f"      - k2run.k2.platform.{service}\n"
+        code, said = _up_with(sandbox, service, module, f"{module}      - --speed=9\n")
+        assert code == 5, said
+        yield
+
+    return ended
+
+
+def _up_with(sandbox: Sandbox, service: str, old: str, new: str) -> tuple[int, str]:
+    """`up` with a stack file in which one thing of a service is another; its exit code, and what it printed."""
+    before, title, after = sandbox_stack().read_text().partition(f"\n  {service}:\n    title: ")
+    assert old in after.partition("\n\n")[0]
+    text = before + title + after.replace(old, new, 1)
+    changed = sandbox.folder / "sandbox.yaml"
+    changed.write_text(text.replace("../data-path.yaml", str(sandbox_stack().parents[1] / "data-path.yaml")))
+    try:
+        return sandbox.k2run("up", "--stack", str(changed))
+    finally:
+        changed.unlink()
 
 
 def sandbox_stack() -> Path:
