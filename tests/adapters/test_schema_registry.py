@@ -19,6 +19,7 @@ from k2run.adapters.kafka.client import Kafka
 from k2run.adapters.schema_registry import actions, avro
 from k2run.adapters.schema_registry.client import SchemaRegistry
 from k2run.errors import AuthorError, NotApplicable, Refused, TimedOut, Unknown, Unreachable
+from k2run.k2.platform import schemas
 from k2run.language.quantities import Duration
 
 if TYPE_CHECKING:
@@ -202,6 +203,19 @@ def test_trades_go_through_a_broker_as_avro_and_come_back_as_they_were(registry,
         kafka.produce(cluster, soon(), topic, values=[{"message_id": 5}], format="avro")
     with pytest.raises(NotApplicable, match="needs a schema registry"):
         kafka.produce(Kafka(bootstrap=broker.bootstrap), soon(), topic, values=[{}], format="avro")
+
+
+def test_a_template_writes_by_the_schema_in_use_where_a_producer_gone_wrong_registered_a_newer_one(registry, broker):
+    topic = f"rolled-back-{uuid.uuid4().hex[:8]}"
+    cluster = Kafka(bootstrap=broker.bootstrap, registry=registry)
+    kafka.create_topic(cluster, soon(), topic)
+    used = actions.register(registry, soon(), f"{topic}-value", schemas.TRADE)
+    kafka.produce(cluster, soon(), topic, count=3, template="trade", format="avro")
+    assert actions.register(registry, soon(), f"{topic}-value", schemas.without(schemas.TRADE, "price")).version == 2
+    for how in ("avro", "auto"):
+        assert kafka.produce(cluster, soon(), topic, count=2, template="trade", format=how).acked == 2
+    found = kafka.sample(cluster, soon(), topic, count=20)
+    assert {message.schema_id for message in found.messages} == {used.id}
 
 
 def test_a_poison_message_is_written_raw_and_told_when_it_is_read(registry, broker, subject):

@@ -300,7 +300,8 @@ def produce(
         count: Number of messages.
         template: Makes up messages, each with a key and an id of its own: an entry point of `k2run.messages`.
         values: Instead of a template: the values, over and over; as JSON, text is written as it is.
-        format: How a value is written: as JSON, as Avro by the newest schema of `subject` in the registry's framing,
+        format: How a value is written: as JSON, as Avro by the newest schema of `subject` in the registry's framing
+            (of a template: by the one of the topic's newest messages that it fits, where it does not fit the newest),
             or raw, from hexadecimal digits. `auto` is Avro for a template or mappings where the newest messages of
             the topic are, or where it has none and the registry has the subject; otherwise JSON.
         subject: For Avro: the schema's subject; without it the topic's name and `-value`.
@@ -472,6 +473,7 @@ def _made_up(
         schema = form.schema_for(link, topic, subject)
     if schema is None:
         return plain
+    schema = form.fitting(link, topic, maker, schema)
     if form.writes(maker, schema):
         return form.made_up(template, prefix, seed, chosen, schema.id)
     encode = _encoder(link, subject or f"{topic}-value")

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 from weakref import WeakKeyDictionary
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from k2run.adapters.kafka import offsets, transfer
 from k2run.adapters.kafka.transfer import given
 from k2run.adapters.schema_registry.avro import framed_id
-from k2run.adapters.schema_registry.client import latest_known
+from k2run.adapters.schema_registry.client import latest_known, schema_of
 from k2run.errors import Refused, Unknown
 from k2run.language.problems import did_you_mean
 from k2run.language.quantities import Misread, Notation
@@ -184,6 +185,27 @@ def writes(maker: MessageTemplate, schema: Schema) -> bool:
     return maker.framed is not None and schema.schemaType == "AVRO" and maker.fits(json.loads(schema.schema))
 
 
+def fitting(link: Link, topic: str, maker: MessageTemplate, newest: Schema) -> Schema:
+    """The schema by which a template writes to a topic: the newest version, or an older one that is still written by.
+
+    A producer that went wrong may have registered the newest version; after it was rolled back others write by theirs.
+
+    Args:
+        link: The cluster.
+        topic: Name of the topic.
+        maker: The template.
+        newest: The newest version of the topic's subject.
+    """
+    registry = link.kafka.registry
+    if registry is None or writes(maker, newest):
+        return newest
+    for number in dict.fromkeys(filter(None, map(framed_id, newest_values(link, topic)))):
+        used = schema_of(registry, link.deadline, number)
+        if writes(maker, used):
+            return replace(used, id=number)
+    return newest
+
+
 def frame_for(link: Link, topic: str, template: str) -> int:
     """The id of the schema by which a template's messages are written to a topic; 0 where they are JSON.
 
@@ -193,6 +215,7 @@ def frame_for(link: Link, topic: str, template: str) -> int:
     schema = schema_for(link, topic)
     if schema is None:
         return 0
+    schema = fitting(link, topic, template_of(template), schema)
     if not writes(template_of(template), schema):
         raise Refused(
             f"nothing was written: `template: {template}` does not make up messages by version {schema.version} of "
