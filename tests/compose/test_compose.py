@@ -79,6 +79,11 @@ def test_the_stack_file_names_the_containers_that_compose_makes(project: dict, t
     assert {service.container for service in stack.services.values()} == made
 
 
+def test_what_plays_each_part_is_the_same_in_containers_and_in_processes(tmp_path: Path) -> None:
+    stacks = [load_stack(name, near=ROOT / "runbooks", home=tmp_path, overrides={}) for name in ("compose", "sandbox")]
+    assert stacks[0].roles == stacks[1].roles
+
+
 def test_prometheus_reads_its_configuration_and_every_rule_fires() -> None:
     promtool = program("promtool")
     for words in (

@@ -37,6 +37,8 @@ NOT_THERE = {
     "C27 Screenshot {{ shot }} is there in full size",
 }
 """Steps of demo-day for which `local.yml` has no service."""
+READY = {"object-store": {"http": "http://localhost:{{ minio_port }}/healthz", "within": "2m"}}
+"""Probes of services in `local.yml` that are another program than in `docker-compose.yml`: only MinIO has MinIO's."""
 NUMBERS = ("C14", "C15", "C16")
 """How the names of those begin that judge latencies; they are for a machine that does nothing else."""
 FAULTS = """\
@@ -141,6 +143,8 @@ def platform(namespace: tuple[str, ...], tmp_path_factory: pytest.TempPathFactor
         stack = yaml.safe_load((ROOT / "runbooks" / "stacks" / "compose.yaml").read_text())
         present = yaml.safe_load(local.read_text())["services"]
         stack["services"] = {name: one for name, one in stack["services"].items() if name in {*present, "broker"}}
+        for name, probe in READY.items():
+            stack["services"][name]["ready"] = probe
         stack |= {"compose": str(local), "connections": {**stack["connections"], "docker": {"url": host}}}
         (folder / "stack.yaml").write_text(yaml.safe_dump(stack))
         environment = {
