@@ -287,7 +287,7 @@ class Order:
         action = self._catalogue.find(step.action)
         for kind in action.connections if action is not None else ():
             ports = self._ports(kind.key)
-            yield from (name for name, service in self._stack.services.items() if ports & {*service.ports})
+            yield from (name for name, service in self._stack.services.items() if ports & service.reached_at)
 
     def _ports(self, connection: str) -> set[int]:
         """The ports in the settings of a connection; none where they cannot be read: its own actions will say so."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -150,6 +151,13 @@ class Service(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ready: Ready | None = None
     needs: list[str] = []
     elsewhere: str = ""
+
+    @property
+    def reached_at(self) -> set[int]:
+        """The TCP ports that it listens on, and those by which its URLs and its probe reach it."""
+        probe = self.ready or Ready()
+        found = re.findall(r":(\d+)", f"{self.url} {self.metrics} {probe.http} {probe.tcp} {probe.postgres}")
+        return {*self.ports, *map(int, found)}
 
     def facts(self) -> dict[str, Any]:
         """What expressions see of it as `stack.services.NAME`."""

@@ -54,6 +54,21 @@ def test_a_recovery_waits_for_the_one_that_repairs_what_it_works_with(tmp_path: 
         assert found.runbook == first
 
 
+def test_a_recovery_works_with_the_same_services_where_they_are_containers(tmp_path: Path) -> None:
+    """A container often declares no port: the address by which it is asked says which connections lead to it."""
+    runbooks = [load_runbook(file, Catalogue()) for file in sorted(RECOVERIES.glob("*.yaml"))]
+    stacks = {name: load_stack(name, near=None, home=tmp_path, overrides={}) for name in ("sandbox", "compose")}
+    found = {
+        name: {
+            one.name: Order(runbooks, stack, Catalogue()).works_with(one) & {*stacks["compose"].services}
+            for one in runbooks
+        }
+        for name, stack in stacks.items()
+    }
+    assert found["compose"] == found["sandbox"]
+    assert "object-store" in found["compose"]["table-unavailable"]
+
+
 def test_of_failures_that_have_nothing_to_do_with_each_other_the_most_likely_is_first(tmp_path: Path) -> None:
     runbooks = {
         name: load_runbook(RECOVERIES / f"{name}.yaml", Catalogue()) for name in ("prometheus-down", "api-down")
