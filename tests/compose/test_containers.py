@@ -145,7 +145,8 @@ def platform(namespace: tuple[str, ...], tmp_path_factory: pytest.TempPathFactor
         stack["services"] = {name: one for name, one in stack["services"].items() if name in {*present, "broker"}}
         for name, probe in READY.items():
             stack["services"][name]["ready"] = probe
-        stack |= {"compose": str(local), "connections": {**stack["connections"], "docker": {"url": host}}}
+        stack |= {"compose": str(local), "data_path": str(ROOT / "runbooks" / "data-path.yaml")}
+        stack["connections"]["docker"] = {"url": host}
         (folder / "stack.yaml").write_text(yaml.safe_dump(stack))
         environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith(("K2_", "K2RUN_"))},
@@ -215,17 +216,31 @@ def test_what_a_killed_k2run_broke_is_put_back_by_undo(platform: Platform) -> No
 
 
 @pytest.mark.parametrize(
-    "how", ["kill PREFIX-stream", "pause PREFIX-api", "network disconnect PREFIX-network PREFIX-consumer"]
+    ("how", "first", "after"),
+    [
+        ("kill PREFIX-stream", "stream-down", set()),
+        ("pause PREFIX-api", "api-down", set()),
+        ("network disconnect PREFIX-network PREFIX-consumer", "consumer-stuck", set()),
+        ("kill PREFIX-kafka", "broker-down", set()),
+        ("kill PREFIX-schema-registry-1", "schema-registry-node-down", set()),
+        ("kill PREFIX-postgres", "catalog-database-down", set()),
+        ("pause PREFIX-postgres", "catalog-database-down", set()),
+    ],
 )
-def test_what_is_broken_by_hand_is_recognised_and_recovered_from(platform: Platform, how: str) -> None:
+def test_what_is_broken_by_hand_is_recognised_and_recovered_from(
+    platform: Platform, how: str, first: str, after: set[str]
+) -> None:
     before = platform.containers()
     end = time.monotonic() + 20
     # A busy machine may not freeze a container at the first try.
     while docker(platform.host, *how.replace("PREFIX", PREFIX).split(), check=False).returncode:
         assert time.monotonic() < end
-    code, said = platform.call("diagnose")
+    code, said = platform.call("diagnose", "--json")
     assert code == 1, said
-    assert "1 failure recognised" in said
+    suspects = json.JSONDecoder().raw_decode(said)[0]["suspects"]
+    found = [one["runbook"] for one in suspects if one["verdict"] == "matches"]
+    assert found[:1] == [first], said
+    assert set(found[1:]) <= after, said
     code, said = platform.call("recover", "--auto")
     assert code == 0, said
     assert "MISSED" not in said
