@@ -41,6 +41,8 @@ READY = {"object-store": {"http": "http://localhost:{{ minio_port }}/healthz", "
 """Probes of services in `local.yml` that are another program than in `docker-compose.yml`: only MinIO has MinIO's."""
 NUMBERS = ("C14", "C15", "C16")
 """How the names of those begin that judge latencies; they are for a machine that does nothing else."""
+NOT_WRITTEN = {"consumer-not-committing", "consumer-crashed"}
+"""What is recognised as well when the storage is away for a while: the consumer tries for 30 s and then ends."""
 FAULTS = """\
 runbook: 1
 kind: scenario
@@ -223,8 +225,10 @@ def test_what_a_killed_k2run_broke_is_put_back_by_undo(platform: Platform) -> No
         ("network disconnect PREFIX-network PREFIX-consumer", "consumer-stuck", set()),
         ("kill PREFIX-kafka", "broker-down", set()),
         ("kill PREFIX-schema-registry-1", "schema-registry-node-down", set()),
-        ("kill PREFIX-postgres", "catalog-database-down", set()),
-        ("pause PREFIX-postgres", "catalog-database-down", set()),
+        ("kill PREFIX-postgres", "catalog-database-down", NOT_WRITTEN),
+        ("pause PREFIX-postgres", "catalog-database-down", NOT_WRITTEN),
+        ("kill PREFIX-minio", "object-store-down", {"table-unavailable", *NOT_WRITTEN}),
+        ("network disconnect PREFIX-network PREFIX-iceberg-rest", "catalog-down", NOT_WRITTEN),
     ],
 )
 def test_what_is_broken_by_hand_is_recognised_and_recovered_from(
