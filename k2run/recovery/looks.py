@@ -30,7 +30,6 @@ ENOUGH = 0.5
 
 SETTLE_S = 15.0
 """Seconds after a recovery in which what was started begins to show itself."""
-SETTLE_PERIOD_S = 0.5
 PAUSE_S = 0.5
 """Seconds between two looks."""
 BLIND_S = 5.0
@@ -136,27 +135,20 @@ def diagnose_settled(
 ) -> Diagnosis:
     """Diagnose after a recovery: what was just started cannot be seen at once, so look until something can be said.
 
-    A service whose engine or host gives no answer is not waited for.
-
-    Args:
-        runbooks: The recovery runbooks.
-        stack: What to look at.
-        catalogue: The actions of their symptoms.
-        stop: Set when the looking is to end.
-        tell: Hears, once, that it takes longer.
+    A service whose engine or host gives no answer is not waited for. `tell` hears, once, that it takes longer.
 
     Raises:
         Interrupted: It was asked to end.
     """
-    ends, told = time.monotonic() + SETTLE_S, False
+    ends = time.monotonic() + SETTLE_S
     while True:
         found = diagnose(runbooks, stack, catalogue, stop)
         if found.healthy or found.matches or found.unreached or time.monotonic() > ends:
             return found
-        if tell is not None and not told:
+        if tell is not None:
             tell(f"no failure can be named yet: looking again for up to {SETTLE_S:g}s")
-            told = True
-        stop.wait(SETTLE_PERIOD_S)
+            tell = None
+        stop.wait(PAUSE_S)
 
 
 def _suspect(runbook: Runbook, stack: Stack, sightings: list[Sighting]) -> Suspect:

@@ -52,7 +52,10 @@ def told(site) -> Iterator[object]:
     def count(lines: dict[str, list[tuple[float, str]]]) -> list[StepFinished]:
         (site.folder / "says.py").write_text(SAYS.format(lines=json.dumps(lines)))
         (site.folder / "stack.yaml").write_text(STACK.format(port=free_ports(1)[0]))
-        lifecycle.start(site.stack(), None, Deadline(60))
+        stack, deadline = site.stack(), Deadline(60)
+        lifecycle.start(stack, None, deadline)
+        while any(len(list(lifecycle.logs(stack, name))) < len(said) for name, said in lines.items()):
+            deadline.sleep(0.05)
         shipped = yaml.safe_load(SHIPPED.read_text())
         steps = [one for one in shipped["sections"] if one["name"] in ("Read what was in flight", "Start the broker")]
         assert len(steps) == 2
