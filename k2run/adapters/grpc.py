@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from k2run.actions.action import Result, action
 from k2run.actions.deadline import Deadline
 from k2run.adapters._clients import SLICE, require_client
-from k2run.errors import ActionError, AuthorError, NotApplicable, Refused, TimedOut, Unknown, Unreachable
+from k2run.errors import ActionError, AuthorError, Refused, TimedOut, Unknown, Unreachable
 from k2run.stack.services import Services
 
 if TYPE_CHECKING:
@@ -89,12 +89,7 @@ def _place(services: Services, service: str, address: str, *, secure: bool) -> _
         raise AuthorError("grpc.health needs either a service or an address", hint="such as address: 127.0.0.1:50051")
     if address:
         return _Place(address, secure, "check the step's address")
-    url = services.find(service).url
-    if not url:
-        raise NotApplicable(
-            f"the service {service!r} has no url in this stack", hint="add `url: grpc://host:port` to it"
-        )
-    parts = urlsplit(url)
+    parts = urlsplit(services.find_with_url(service, "url: grpc://host:port").url)
     return _Place(parts.netloc, parts.scheme in _SECURE, f"see services.{service}.url in the stack file")
 
 

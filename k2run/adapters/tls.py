@@ -16,7 +16,7 @@ from msgspec import Struct
 from k2run.actions.action import Result, action
 from k2run.actions.deadline import Deadline
 from k2run.adapters._clients import apart, require_client
-from k2run.errors import AuthorError, NotApplicable, Refused, TimedOut, Unreachable
+from k2run.errors import AuthorError, Refused, TimedOut, Unreachable
 from k2run.stack.services import Services
 
 if TYPE_CHECKING:
@@ -194,9 +194,7 @@ def _place(services: Services, service: str, address: str, name: str) -> _Place:
     if address:
         parts, hint = urlsplit(f"//{address}"), "check the step's address"
     else:
-        url = services.find(service).url
-        if not url:
-            raise NotApplicable(f"the service {service!r} has no url in this stack", hint="add `url:` to it")
+        url = services.find_with_url(service).url
         parts, hint = urlsplit(url), f"see services.{service}.url in the stack file"
     try:
         port = parts.port or HTTPS

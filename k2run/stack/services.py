@@ -62,6 +62,21 @@ class Services(Connection, frozen=True, kw_only=True, key="services"):
             hint=f"it has {', '.join(services)}" if services else "it has no services",
         )
 
+    def find_with_url(self, name: str, form: str = "url:") -> Service:
+        """The service of that name, which says at which URL it is.
+
+        Args:
+            name: Its name.
+            form: What its entry in the stack file would say, for the hint.
+
+        Raises:
+            NotApplicable: This stack has none, or it has no URL.
+        """
+        found = self.find(name)
+        if not found.url:
+            raise NotApplicable(f"the service {name!r} has no url in this stack", hint=f"add `{form}` to it")
+        return found
+
     def all(self) -> list[Service]:
         """Every service, in the order of the stack file."""
         return list(self.stack.services.values())

@@ -10,7 +10,7 @@ from urllib.parse import urlencode, urlsplit, urlunsplit
 
 from msgspec import Struct
 
-from k2run.errors import NotApplicable, Refused
+from k2run.errors import Refused
 from k2run.stack.services import Services
 
 
@@ -39,9 +39,7 @@ def target(
         raise Refused("give either a service (with a path) or a url")
     if url:
         return Target(with_query(url, params), dict(headers))
-    found = services.find(service)
-    if not found.url:
-        raise NotApplicable(f"the service {service!r} has no url in this stack", hint="add `url:` to it")
+    found = services.find_with_url(service)
     address = f"{found.url.rstrip('/')}/{path.lstrip('/')}"
     return Target(with_query(address, params), {**found.headers, **headers})
 
