@@ -1,9 +1,10 @@
-"""Diagnoses of platforms that work: how many name a failure that is not there.
+"""Diagnoses of platforms that work: how many are false, because they name a failure or an unhealthy service.
 
     python benchmarks/false_diagnoses.py [--looks 20] [sandbox as-is shop]
 
 Each platform is brought up on free ports in a folder of its own and looked at as it is, then as often with two of its
-services hidden from the stack file, other ones each time. Ends with 1 when a diagnosis named a failure.
+services hidden from the stack file, other ones each time. Ends with 1 when a diagnosis named a failure, or said
+UNHEALTHY.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import random
 import socket
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -24,7 +26,7 @@ import yaml
 from k2run.actions.catalogue import Catalogue
 from k2run.actions.deadline import Deadline
 from k2run.language.loader import load_runbook
-from k2run.recovery.looks import diagnose
+from k2run.recovery.looks import watch
 from k2run.stack import lifecycle
 from k2run.stack.stack import Stack, load_stack
 
@@ -99,8 +101,8 @@ class Platform:
         return load_stack(str(path), near=None, home=self._folder / "home", overrides=self._ports)
 
     def look(self, stack: Stack) -> Diagnosis:
-        """Diagnose it once."""
-        return diagnose(self._recoveries, stack, self._catalogue)
+        """Diagnose it once, as `k2run diagnose` does."""
+        return watch(self._recoveries, stack, self._catalogue, threading.Event(), 0.0)
 
 
 def measure(name: str, looks: int, folder: Path) -> int:
@@ -128,18 +130,21 @@ def settle(platform: Platform) -> None:
 
 
 def told(what: str, found: Any) -> int:
-    """Print what the diagnoses of one kind said; how many of them named a failure."""
+    """Print what the diagnoses of one kind said; how many of them were false."""
     words: Counter[str] = Counter()
     false: Counter[str] = Counter()
     seconds: list[float] = []
+    wrong = 0
     for each in found:
         words[each.word] += 1
         seconds.append(each.seconds)
-        false.update(suspect.runbook for suspect in each.matches)
-    wrong = sum(false.values())
-    named = f" ({', '.join(f'{name} {times}' for name, times in false.items())})" if false else ""
+        named = [*(suspect.runbook for suspect in each.matches), *(one.service for one in each.ailing)]
+        named += [one.symptom for one in each.data_path if one.broken]
+        false.update(named)
+        wrong += bool(named)
+    which = f" ({', '.join(f'{name} {times}' for name, times in false.items())})" if false else ""
     said = ", ".join(f"{word} {times}" for word, times in words.most_common())
-    print(f"{what}: {len(seconds)} looks, {wrong} false{named}; {said}; slowest {max(seconds):.1f} s", flush=True)
+    print(f"{what}: {len(seconds)} looks, {wrong} false{which}; {said}; slowest {max(seconds):.1f} s", flush=True)
     return wrong
 
 
