@@ -5,25 +5,30 @@ from __future__ import annotations
 import csv
 import re
 import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from msgspec.structs import replace
 from shipped_stacks import running, settle
 
 from k2run.actions.catalogue import Catalogue
 from k2run.actions.deadline import Deadline
 from k2run.engine.dispatch import Caller
+from k2run.engine.events import Outcome
 from k2run.engine.outline import steps_within
 from k2run.engine.prompts import Nobody
 from k2run.engine.request import Request
-from k2run.engine.run import run
+from k2run.engine.run import run, run_inside
+from k2run.engine.steps import StepRunner
 from k2run.engine.store import Store
 from k2run.language.expressions import roles_in
 from k2run.language.loader import load_runbook
-from k2run.language.model import Kind
+from k2run.language.model import Kind, Section
 from k2run.recovery.diagnosis import Verdict
-from k2run.recovery.looks import diagnose, diagnose_settled
+from k2run.recovery.drill import DETECT_S, Choice, choose
+from k2run.recovery.looks import diagnose, diagnose_settled, suspicion
 from k2run.stack.backend import readiness
 from k2run.stack.stack import load_stack
 
@@ -31,6 +36,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from k2run.actions.action import Undo
+    from k2run.engine.events import RunFinished
+    from k2run.engine.execution import Execution
+    from k2run.engine.safeguards import StopRequest
     from k2run.language.model import Runbook, Step
     from k2run.stack.stack import Stack
 
@@ -149,8 +157,11 @@ def verdicts(found: Any) -> Mapping[str, Verdict]:
 
 def played(runbook: Runbook, stack: Stack, home: Path) -> tuple[str, list[str]]:
     """How a run of it ends: the word of its verdict, and what speaks against it."""
-    finished = run(Request(runbook=runbook, stack=stack, store=Store(home)))
-    # What was measured differs each time.
+    return ending(run(Request(runbook=runbook, stack=stack, store=Store(home))))
+
+
+def ending(finished: RunFinished) -> tuple[str, list[str]]:
+    """The word of a verdict, and what speaks against the run, without what was measured: that differs each time."""
     reasons = [re.sub(r" \([^()]*\)$", "", reason) for reason in finished.reasons]
     return re.split(r"[:;,]", finished.verdict)[0], sorted(reasons)
 
@@ -159,9 +170,9 @@ def against(row: Mapping[str, str]) -> list[str]:
     return sorted(filter(None, row["against"].split("; ")))
 
 
-TO_RUN = [file for file in SHIPPED if file.parent.name != "recovery"]
-"""Recoveries are started by what they see: `diagnose` says what each sees on a healthy platform."""
-NEED_NONE = [file for file in TO_RUN if expected()[str(file.relative_to(ROOT / "runbooks"))]["outcome"] != "applies"]
+NEED_NONE = [
+    file for file in SHIPPED if expected()[str(file.relative_to(ROOT / "runbooks"))]["outcome"] == "not applicable"
+]
 
 
 @pytest.mark.parametrize("file", NEED_NONE, ids=lambda file: file.stem)
@@ -172,7 +183,7 @@ def test_a_runbook_that_needs_what_the_platform_does_not_show_is_not_applicable(
 
 
 JUDGED = [
-    file for file in TO_RUN if file not in NEED_NONE and (file.parent.name == "scenarios" or file.stem == "demo-day")
+    file for file in SHIPPED if file not in NEED_NONE and (file.parent.name == "scenarios" or file.stem == "demo-day")
 ]
 """Benchmarks measure the machine that they run on, and what a rehearsal or a backup comes to is said by people."""
 
@@ -187,6 +198,67 @@ def test_a_run_there_finds_the_defects_that_it_meets_and_no_other(
     assert played(load_runbook(file, Catalogue()), as_is_platform, tmp_path) == (row["verdict"], against(row))
 
 
+RECOVERED = [file for file in SHIPPED if file not in NEED_NONE and file.parent.name == "recovery"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", RECOVERED, ids=lambda file: file.stem)
+def test_a_recovery_there_repairs_what_is_broken_or_says_that_it_changed_nothing(
+    as_is_platform: Stack, file: Path, tmp_path: Path
+) -> None:
+    row = expected()[str(file.relative_to(ROOT / "runbooks"))]
+    settle(as_is_platform)
+    recovery = load_runbook(file, Catalogue())
+    if row["broken"]:
+        seen, *said = recovered(recovery, row["broken"].split("; "), as_is_platform, tmp_path)
+        assert seen is (Verdict.CANNOT_SAY if "declares no role" in row["why"] else Verdict.MATCHES)
+    else:
+        said = [*played(recovery, as_is_platform, tmp_path)]
+    assert said == [row["verdict"], against(row)]
+
+
+def recovered(recovery: Runbook, faults: list[str], stack: Stack, home: Path) -> tuple[Verdict, str, list[str]]:
+    """What its symptoms say while faults of the drill are in force, and how a run of it ends then."""
+    pool = load_runbook(ROOT / "runbooks" / "recovery" / "drill.yaml", Catalogue())
+    named = {step.name: step for step in choose(pool, Choice(every=True))}
+    request = Request(runbook=replace(pool, sections=()), stack=stack, store=Store(home))
+    found: list[tuple[Verdict, str, list[str]]] = []
+
+    def inside(execution: Execution, signals: StopRequest) -> None:
+        section = Section(path="broken", name="Break it", place=named[faults[0]].place, steps=())
+        for number, name in enumerate(faults):
+            step = replace(small(named[name]), path=f"broken.steps[{number}]", recovery="", on_failure="")
+            assert StepRunner(execution, section).run(step) is Outcome.PASSED, f"{name}: not broken"
+        seen = recognised(recovery, stack)
+        finished = run_inside(replace(request, runbook=recovery), signals)
+        found.append((seen, *ending(finished)))
+
+    broken = run(replace(request, inside=inside))
+    assert broken.pending_undos == []
+    assert found, broken.verdict
+    return found[0]
+
+
+BACKLOG = 100_000
+"""Messages: twice what counts as far behind. The drill's 600,000 say how fast the machine is."""
+
+
+def small(step: Step) -> Step:
+    """The same fault; a backlog is a small one."""
+    args = {**step.args, "count": BACKLOG} if "count" in step.args else step.args
+    return replace(step, args=args, block=tuple(map(small, step.block)))
+
+
+def recognised(recovery: Runbook, stack: Stack) -> Verdict:
+    """What the symptoms of a failure say: once they match, or cannot."""
+    ends = time.monotonic() + DETECT_S
+    while True:
+        seen = suspicion(recovery, stack, Catalogue(), threading.Event()).verdict
+        if seen in {Verdict.MATCHES, Verdict.CANNOT_SAY} or time.monotonic() > ends:
+            return seen
+        time.sleep(0.5)
+
+
 SAID = {"not applicable": Verdict.NOT_APPLICABLE, "cannot say": Verdict.CANNOT_SAY, "ruled out": Verdict.RULED_OUT}
 
 
@@ -198,7 +270,7 @@ def test_a_healthy_platform_with_the_defects_has_no_failure_and_is_healthy_as_fa
     found = diagnose_settled(recoveries, as_is_platform, Catalogue(), threading.Event())
     table = {Path(name).stem: row for name, row in expected().items() if name.startswith("recovery/")}
     assert {
-        name: verdict for name, verdict in verdicts(found).items() if verdict is not SAID[table[name]["verdict"]]
+        name: verdict for name, verdict in verdicts(found).items() if verdict is not SAID[table[name]["diagnosis"]]
     } == {}
     assert found.word == "HEALTHY AS FAR AS SEEN"
 
