@@ -6,6 +6,7 @@ import contextlib
 import logging
 import re
 import socket
+import threading
 from collections import deque
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -89,6 +90,7 @@ Setting = str | int | float | bool
 ANSWER_S = 5.0
 """How long one request may take; a broker that needs longer is down for every purpose of a runbook."""
 CONNECT_S = 3.0
+CLOSE_S = 1.0
 
 # A client that outlives a broker's restart would otherwise wait up to 10 s before it tries again.
 _PATIENCE = {"reconnect.backoff.ms": 50, "reconnect.backoff.max.ms": 500}
@@ -160,7 +162,10 @@ class Link:
         try:
             yield consumer
         finally:
-            consumer.close()
+            # It waits without a limit for a broker that has gone in the middle of a request.
+            closing = threading.Thread(target=consumer.close, daemon=True)
+            closing.start()
+            closing.join(CLOSE_S)
 
     def producer(self, settings: Mapping[str, Setting]) -> Producer:
         """A producer; what the stack says under `config` goes before `settings`."""

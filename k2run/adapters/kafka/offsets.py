@@ -174,25 +174,30 @@ def _watermarks(consumer: Consumer, topic: str, numbers: Iterable[int]) -> dict[
 
 def groups(link: Link) -> list[str]:
     """The ids of all consumer groups that the cluster knows."""
+    from confluent_kafka import KafkaError
+
     listed = link.answer(link.ask(link.admin.list_consumer_groups), "list the consumer groups")
-    for error in listed.errors:
-        raise link.judge(error.args[0], "list the consumer groups")
+    for error in listed.errors:  # of the one kind or of the other, as it seems fit to the client
+        raise link.judge(error if isinstance(error, KafkaError) else error.args[0], "list the consumer groups")
     return [group.group_id for group in listed.valid]
 
 
 def committed(link: Link, group: str, topic: str, numbers: Iterable[int]) -> dict[int, int | None]:
     """The offset a group has committed for each partition; None where it never has.
 
+    A consumer that never joins the group asks. The admin client's own request aborts the whole process when the
+    connection to the coordinator breaks meanwhile: librdkafka's issue 4605.
+
     Raises:
         Unknown: The cluster has no such group; the hint names the nearest.
     """
-    from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
+    from confluent_kafka import TopicPartition
 
+    doing = f"read the offsets of group {group!r}"
     wanted = [TopicPartition(topic, number) for number in numbers]
-    request = ConsumerGroupTopicPartitions(group, wanted)
-    answer = link.ask(link.admin.list_consumer_group_offsets, [request])[group]
-    at = link.answer(answer, f"read the offsets of group {group!r}").topic_partitions or []
-    _complain(link, at, f"read the offsets of group {group!r}")
+    with link.consumer({"group.id": group}) as aside, link.judged(doing):
+        at = aside.committed(wanted, timeout=link.deadline.at_most(ANSWER_S))
+    _complain(link, at, doing)
     found = {partition.partition: partition.offset if partition.offset >= 0 else None for partition in at}
     if all(offset is None for offset in found.values()):
         # Nothing committed may mean a new group, or a name that was never used.
