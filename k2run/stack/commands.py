@@ -6,15 +6,14 @@ import os
 import shlex
 import subprocess
 import tempfile
-import time
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NoReturn
 
 from k2run.actions.deadline import Deadline
-from k2run.errors import Interrupted, NotApplicable, Refused, StackUnavailable, TimedOut, Unknown
+from k2run.errors import NotApplicable, Refused, StackUnavailable, TimedOut, Unknown
 from k2run.stack.backend import LogLine, ServiceStatus, State, Usage, has_times, probe, read_tail, readiness
 from k2run.stack.model import RunBy, Service
-from k2run.stack.process_group import end_group, start_apart
+from k2run.stack.process_group import await_end, start_apart
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
 LOOK_S = 2.0
 STATUS_S = 5.0
 """Seconds that a `status` command may take."""
-_POLL_S = 0.02
 _GRACE_S = 1.0
 _QUOTED = 400
 _NO_ANSWER = frozenset({126, 127, 255})
@@ -208,14 +206,7 @@ class CommandBackend:
                 f"a command of {service.name} cannot be run: {name}: {error.strerror}",
                 hint="see its `start`, `stop`, `status` and `logs` in the stack file",
             ) from error
-        began = time.monotonic()
-        try:
-            while (code := child.poll()) is None:
-                deadline.sleep(min(_POLL_S + (time.monotonic() - began) / 10, 0.2))
-        except (TimedOut, Interrupted):
-            end_group(child, _GRACE_S)
-            raise
-        return code
+        return await_end(child, deadline, _GRACE_S)
 
     def _end_of(self, out: IO[bytes]) -> str:
         out.seek(max(0, out.seek(0, os.SEEK_END) - _QUOTED))

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from msgspec import Struct
 
-from k2run.errors import Refused
+from k2run.errors import Interrupted, Refused, TimedOut
 from k2run.stack.backend import Usage
 
 if TYPE_CHECKING:
@@ -42,6 +42,8 @@ MARK = "K2RUN_SERVICE"
 _SHOWN = 100  # characters of a command line
 _DYING_S = 1.0
 _POLL_S = 0.01
+_LOOK_S, _LOOK_AT_LEAST_S = 0.02, 0.2
+"""How often a child is looked at: at first, and at least."""
 
 
 class Leader(Struct, frozen=True, kw_only=True):
@@ -73,6 +75,28 @@ def start_apart(
     )
     _CHILDREN[child.pid] = child
     return child
+
+
+def await_end(child: subprocess.Popen[bytes], deadline: Deadline, grace_s: float) -> int:
+    """The exit code of a child that leads a group; the group is ended at the deadline and on a request to stop.
+
+    Args:
+        child: The leader.
+        deadline: How long it may take.
+        grace_s: Seconds between SIGTERM and SIGKILL.
+
+    Raises:
+        TimedOut: The deadline passed first.
+        Interrupted: The run was asked to end.
+    """
+    began = time.monotonic()
+    try:
+        while (code := child.poll()) is None:
+            deadline.sleep(min(_LOOK_S + (time.monotonic() - began) / 10, _LOOK_AT_LEAST_S))
+    except (TimedOut, Interrupted):
+        end_group(child, grace_s)
+        raise
+    return code
 
 
 def end_group(child: subprocess.Popen[bytes], grace_s: float) -> None:

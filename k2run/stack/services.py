@@ -6,17 +6,18 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 from urllib.parse import urlsplit
 
 from k2run.actions.connection import Connection, Site
-from k2run.errors import NotApplicable, StackUnavailable
+from k2run.errors import NotApplicable, StackUnavailable, TimedOut
 from k2run.language.problems import did_you_mean
 from k2run.stack.backend import State
 from k2run.stack.model import RunBy, Service
-from k2run.stack.process_group import MARK, Holder, busy_port, holder_of
+from k2run.stack.process_group import MARK, Holder, await_end, busy_port, holder_of, start_apart
 from k2run.stack.stack import Stack  # noqa: TC001 - msgspec reads the types of fields
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 UNSEEN = Holder(pid=0, group=0, says="a process that cannot be seen (another user's?)", environment={})
 LAST_LINES = 12
+_COMPOSE_GRACE_S = 5.0
 COMPOSE = (("docker", "compose"), ("docker-compose",))
 """How Compose v2 is called: as a plugin of the client, or as a program of its own."""
 
@@ -229,23 +231,19 @@ def _missing(stack: Stack, services: list[Service]) -> list[str]:
 def _up(stack: Stack, deadline: Deadline) -> str:
     """Bring the project up; gives Compose's last words, set apart below a message."""
     command = [*_program(), "--file", str(stack.compose), "up", "--detach", "--build"]
-    try:
-        done = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=deadline.remaining(),
-            stdin=subprocess.DEVNULL,
-            env=_environment(stack),
-        )
-    except subprocess.TimeoutExpired as error:
-        raise StackUnavailable(
-            f"{' '.join(command)} was not done within {deadline.seconds:g}s",
-            hint="the first time images are pulled and built: do that once by hand, or give --timeout",
-        ) from error
-    said = "".join(f"\n  | {line}" for line in done.stderr.splitlines()[-LAST_LINES:])
-    if done.returncode:
+    with tempfile.TemporaryFile() as out:
+        child = start_apart(command, env=_environment(stack), stdout=subprocess.DEVNULL, stderr=out)
+        try:
+            code = await_end(child, deadline, _COMPOSE_GRACE_S)
+        except TimedOut as error:
+            raise StackUnavailable(
+                f"{' '.join(command)} was not done within {deadline.seconds:g}s",
+                hint="the first time images are pulled and built: do that once by hand, or give --timeout",
+            ) from error
+        out.seek(0)
+        lines = out.read().decode(errors="replace").splitlines()
+    said = "".join(f"\n  | {line}" for line in lines[-LAST_LINES:])
+    if code:
         raise StackUnavailable(f"{' '.join(command)} failed{said}", hint="look at what Compose says")
     return said
 

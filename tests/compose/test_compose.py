@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
 import yaml
 
 from k2run.actions.deadline import Deadline
-from k2run.errors import StackUnavailable
+from k2run.errors import Interrupted, StackUnavailable
 from k2run.stack import lifecycle
 from k2run.stack.stack import load_stack
 
@@ -126,6 +129,29 @@ def test_a_stack_in_containers_is_made_by_compose_and_broken_like_any_other(
             check=False,
             capture_output=True,
         )
+
+
+def test_compose_is_ended_when_up_is_told_to_end(
+    docker_host: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = tmp_path / "bin" / "docker"
+    slow.parent.mkdir()
+    slow.write_text(f'#!/bin/sh\n[ "$2" = version ] && exit 0\necho $$ >{tmp_path}/pid\nsleep 300\n')
+    slow.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{slow.parent}:{os.environ['PATH']}")
+    (tmp_path / "stack.yaml").write_text(made(docker_host, "k2run-none"))
+    stack = load_stack(str(tmp_path / "stack.yaml"), near=None, home=tmp_path, overrides={})
+    told = threading.Event()
+
+    def tell() -> None:
+        while not (tmp_path / "pid").is_file():
+            time.sleep(0.05)
+        told.set()
+
+    threading.Thread(target=tell, daemon=True).start()
+    with pytest.raises(Interrupted):
+        lifecycle.start(stack, None, Deadline(60, told))
+    assert not Path("/proc", (tmp_path / "pid").read_text().strip()).exists()
 
 
 def test_what_compose_says_is_told_when_it_fails(docker_host: str, docker_image: str, tmp_path: Path) -> None:
