@@ -7,17 +7,18 @@ again, for as long as it takes.
 from __future__ import annotations
 
 import json
+import threading
 import time
 import urllib.error
 import urllib.request
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from k2run.k2.platform.program import log
 
 if TYPE_CHECKING:
-    import threading
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 NAMESPACE = "com.k2.marketdata"
 
@@ -204,7 +205,8 @@ class RegistryClient:
         told = 0.0
         while True:
             try:
-                answer = self._asked(verb, path, body, lost)
+                with self._waiting_when_late():
+                    answer = self._asked(verb, path, body, lost)
             except RegistryDownError as problem:
                 self._waits(True)
                 if time.monotonic() - told > _TELL_S:
@@ -217,6 +219,18 @@ class RegistryClient:
                     log("schema_registry_answers_again", url=self._urls[0])
                 self._waits(False)
                 return answer
+
+    @contextmanager
+    def _waiting_when_late(self) -> Iterator[None]:
+        """Say that it waits as soon as an answer is late: a name may take longer to look up than a node to ask."""
+        late = threading.Timer(_ASK_S, self._waits, [True])
+        late.daemon = True
+        late.start()
+        try:
+            yield
+        finally:
+            late.cancel()
+            late.join()
 
     def _asked(self, verb: str, path: str, body: Any, lost: str) -> Any:
         try:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import socket
+import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -12,6 +15,7 @@ from confluent_kafka.schema_registry.error import SchemaRegistryError
 
 from k2run.k2.platform import registry_rules as rules
 from k2run.k2.platform.registry_store import StateError, Store, guid_of
+from k2run.k2.platform.schemas import RegistryClient
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -192,6 +196,32 @@ def test_a_registry_that_lost_its_state_gives_a_schema_the_id_that_messages_name
     again = SchemaRegistryClient({"url": sandbox.registry().url})
     assert again.get_subjects() == []
     assert again.register_schema("s-value", Schema(WIDER, "AVRO")) == before
+
+
+def test_a_program_says_that_it_waits_while_an_answer_is_late_and_not_only_when_there_is_none():
+    heard: list[bool] = []
+    stopping = threading.Event()
+    giving_up = threading.Timer(20, stopping.set)
+    giving_up.start()  # an answer that was lost is not waited for
+    with socket.create_server(("127.0.0.1", 0)) as node:
+
+        def answer() -> None:  # slowly, but so that no wait for the next bytes is too long
+            connection, _ = node.accept()
+            with connection:
+                connection.recv(4096)
+                connection.sendall(b"HTTP/1.0 200 OK\r\n")
+                for number in range(1000):
+                    if heard:
+                        break
+                    connection.sendall(f"X-{number}: still\r\n".encode())
+                    time.sleep(0.1)
+                connection.sendall(b"\r\n" + json.dumps({"schema": json.dumps("string")}).encode())
+
+        threading.Thread(target=answer, daemon=True).start()
+        client = RegistryClient(f"http://127.0.0.1:{node.getsockname()[1]}", stopping, heard.append)
+        assert client.schema(1, "s-value") == "string"
+    giving_up.cancel()
+    assert heard == [True, False]
 
 
 def test_a_schema_whose_id_is_another_ones_gets_the_next(tmp_path: Path):
