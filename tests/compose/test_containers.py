@@ -252,7 +252,7 @@ def test_what_is_broken_by_hand_is_recognised_and_recovered_from(
     assert platform.containers() == before
 
 
-@pytest.mark.parametrize("scenario", ["catalog-outage", "object-store-outage", "cascading"])
+@pytest.mark.parametrize("scenario", ["catalog-outage", "object-store-outage", "registry-down", "cascading"])
 def test_an_outage_of_the_storage_loses_nothing_in_containers(platform: Platform, scenario: str) -> None:
     before = platform.containers()
     code, said = platform.call("run", str(ROOT / "runbooks" / "scenarios" / f"{scenario}.yaml"), "--plain")
