@@ -42,8 +42,8 @@ MARK = "K2RUN_SERVICE"
 _SHOWN = 100  # characters of a command line
 _DYING_S = 1.0
 _POLL_S = 0.01
-_LOOK_S, _LOOK_AT_LEAST_S = 0.02, 0.2
-"""How often a child is looked at: at first, and at least."""
+_CHECK_S, _CHECK_AT_MOST_S = 0.02, 0.2
+"""Seconds between two checks of a child: at first, and at most."""
 
 
 class Leader(Struct, frozen=True, kw_only=True):
@@ -92,7 +92,7 @@ def await_end(child: subprocess.Popen[bytes], deadline: Deadline, grace_s: float
     began = time.monotonic()
     try:
         while (code := child.poll()) is None:
-            deadline.sleep(min(_LOOK_S + (time.monotonic() - began) / 10, _LOOK_AT_LEAST_S))
+            deadline.sleep(min(_CHECK_S + (time.monotonic() - began) / 10, _CHECK_AT_MOST_S))
     except (TimedOut, Interrupted):
         end_group(child, grace_s)
         raise
