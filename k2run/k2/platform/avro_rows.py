@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pyarrow as pa
 
-from k2run.k2.platform import avro_trades, reference, rows, schemas, table, trade
+from k2run.k2.platform import avro_trades, rows, schemas, table, trade
 from k2run.k2.platform.avro_trades import FRAME, NotATradeError
 
 if TYPE_CHECKING:
@@ -206,11 +206,11 @@ def reference_reader(writers: Writers) -> Callable[[Sequence[rows.Taken]], rows.
     return lambda messages: rows.one_by_one(lambda value: _reference(writers, value), messages, REJECTED)
 
 
-def _reference(writers: Writers, value: bytes) -> reference.ReferenceData:
+def _reference(writers: Writers, value: bytes) -> trade.ReferenceData:
     one = avro_trades.decoded(value, writers.of(value).parsed, writers.reader)
     vendor = one.pop("vendor_data")
     micros = avro_trades.micros(one.pop("ingestion_timestamp"))
-    return reference.ReferenceData(
+    return trade.ReferenceData(
         **one,
         ingestion_timestamp=micros,
         vendor_data=msgspec.Raw(b"null" if vendor is None else msgspec.json.encode(vendor)),
@@ -221,11 +221,15 @@ def forms(client: RegistryClient) -> list[rows.Form]:
     """How the topics' messages become rows, when they are Avro in the registry's frame."""
     every: list[Writers] = []
     trades = Writers(client, trade.TOPIC, schemas.TRADE, every)
-    described = Writers(client, reference.TOPIC, schemas.REFERENCE_DATA, every)
+    described = Writers(client, trade.REFERENCE_TOPIC, schemas.REFERENCE_DATA, every)
     every += [trades, described]
     return [
         rows.Form(trade.TOPIC, table.TRADES, "trades", trade_reader(trades), trade_columns),
         rows.Form(
-            reference.TOPIC, table.REFERENCE_DATA, "reference_data", reference_reader(described), rows.reference_columns
+            trade.REFERENCE_TOPIC,
+            table.REFERENCE_DATA,
+            "reference_data",
+            reference_reader(described),
+            rows.reference_columns,
         ),
     ]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from k2run.k2.platform import reference, schemas, trade
+from k2run.k2.platform import schemas, trade
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -313,7 +313,7 @@ class Writer:
         """One trade."""
         return self._framed(_typed(sent))
 
-    def reference(self, described: reference.ReferenceData) -> bytes:
+    def reference(self, described: trade.ReferenceData) -> bytes:
         """One record of reference data."""
         vendor = msgspec.json.decode(described.vendor_data)
         return self._framed({**trade.fields(described), "vendor_data": vendor})

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntEnum
 
-from k2run.k2.platform import reference
+from k2run.k2.platform import trade
 
 LAG_RECOVERY = 0.5  # of the current level's lag threshold
 MEMORY_RECOVERY = 0.9  # of the current level's memory threshold
@@ -137,7 +137,7 @@ def tier(key: bytes | None) -> int:
 
 def priority(topic: str, key: bytes | None) -> Priority:
     """Reference data is always LOW; a trade has the priority of its symbol's tier."""
-    return Priority.LOW if topic == reference.TOPIC else Priority(tier(key))
+    return Priority.LOW if topic == trade.REFERENCE_TOPIC else Priority(tier(key))
 
 
 def shed(level: Level, topic: str, key: bytes | None) -> Shed | None:
@@ -150,7 +150,7 @@ def shed(level: Level, topic: str, key: bytes | None) -> Shed | None:
 
 def sheds_nothing(level: Level, topic: str) -> bool:
     """Whether every message of the topic is kept at this level, whatever its key."""
-    return _MOST_KEPT[level] >= (Priority.LOW if topic == reference.TOPIC else Priority.NORMAL)
+    return _MOST_KEPT[level] >= (Priority.LOW if topic == trade.REFERENCE_TOPIC else Priority.NORMAL)
 
 
 EVERY_SHED = (

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from confluent_kafka import KafkaException
 
-from k2run.k2.platform import avro_rows, cascade, reference, rows, table
+from k2run.k2.platform import avro_rows, cascade, rows, table, trade
 from k2run.k2.platform.cascade import Cascade, Level
 from k2run.k2.platform.consumer_client import ConsumerClient, LagMeter, LoadClock, Memory
 from k2run.k2.platform.program import log
@@ -283,15 +283,15 @@ class Pipeline:
         self._metrics.dead_letters(lane.topic, told.rejected)
         if told.rejected:
             log("Messages rejected", "warning", topic=lane.topic, messages=told.rejected, why=told.why)
-        if lane.topic == reference.TOPIC:
-            described = [one for one in told.records if isinstance(one, reference.ReferenceData)]
+        if lane.topic == trade.REFERENCE_TOPIC:
+            described = [one for one in told.records if isinstance(one, trade.ReferenceData)]
             self._names.update({one.symbol: one.company_name for one in described})
         elif self._clock.level is not Level.NORMAL:
             self._metrics.enrichment_skipped(name, count)
 
     def _enrichment(self, lane: Lane) -> dict[str, str]:
         """The names trades are enriched with: none while there is any load, as K2 means SOFT."""
-        return self._names if self._clock.level is Level.NORMAL and lane.topic != reference.TOPIC else {}
+        return self._names if self._clock.level is Level.NORMAL and lane.topic != trade.REFERENCE_TOPIC else {}
 
     def _tell_group(self, lane: Lane, offsets: dict[int, int]) -> None:
         try:
@@ -336,7 +336,7 @@ def open_pipeline(
         opened = table.open_table(catalog, form.table)
         opened.io.new_input(opened.metadata_location).exists()  # no commit is to be the first to meet the store
         sink = TableWriter(form, opened, spill, dead, stopping, options.patience)
-        patience = options.interval * (_REFERENCE_PATIENCE if form.topic == reference.TOPIC else 1)
+        patience = options.interval * (_REFERENCE_PATIENCE if form.topic == trade.REFERENCE_TOPIC else 1)
         lanes.append(Lane(sink, options.batch, patience))
 
     def positions() -> Offsets:

@@ -11,7 +11,7 @@ import msgspec
 import pyarrow as pa
 from pyiceberg.io.pyarrow import schema_to_pyarrow
 
-from k2run.k2.platform import avro_trades, reference, table, trade
+from k2run.k2.platform import avro_trades, table, trade
 from k2run.k2.platform.commit_ledger import Deferred
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class SpillFile:
 TRADES_ROWS: pa.Schema = schema_to_pyarrow(table.TRADES_SCHEMA, include_field_ids=False)
 REFERENCE_ROWS: pa.Schema = schema_to_pyarrow(table.REFERENCE_DATA_SCHEMA, include_field_ids=False)
 
-Record = trade.Trade | reference.ReferenceData | avro_trades.Record
+Record = trade.Trade | trade.ReferenceData | avro_trades.Record
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +167,7 @@ def trade_columns(trades: Sequence[trade.Trade], names: Mapping[str, str]) -> pa
     return laid_out(columns, TRADES_ROWS)
 
 
-def reference_columns(records: Sequence[reference.ReferenceData], names: Mapping[str, str]) -> pa.Table:  # noqa: ARG001  reference data is what others are enriched with
+def reference_columns(records: Sequence[trade.ReferenceData], names: Mapping[str, str]) -> pa.Table:  # noqa: ARG001  reference data is what others are enriched with
     """Reference data as rows of `reference_data_v2`."""
     kept = ("vendor_data",)
     columns = [
@@ -201,6 +201,10 @@ def _enriched(one: trade.Trade, named: Mapping[str, str]) -> str | None:
 
 TRADES = Form(trade.TOPIC, table.TRADES, "trades", json_reader(trade.decode), trade_columns)
 REFERENCE_DATA = Form(
-    reference.TOPIC, table.REFERENCE_DATA, "reference_data", json_reader(reference.decode), reference_columns
+    trade.REFERENCE_TOPIC,
+    table.REFERENCE_DATA,
+    "reference_data",
+    json_reader(trade.decode_reference),
+    reference_columns,
 )
 """Both for messages that are JSON; `avro_rows.forms` are those of messages in the registry's frame."""

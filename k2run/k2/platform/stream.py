@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from confluent_kafka import KafkaError, KafkaException, Producer
 
-from k2run.k2.platform import reference, topics, trade
+from k2run.k2.platform import topics, trade
 from k2run.k2.platform.program import (
     LOOPBACK,
     add_broker,
@@ -190,7 +190,7 @@ class Form(NamedTuple):
     """How messages are written."""
 
     trade: Callable[[trade.Trade], bytes]
-    reference: Callable[[reference.ReferenceData], bytes]
+    reference: Callable[[trade.ReferenceData], bytes]
 
 
 def json_form(leave_out: str = "") -> Form:
@@ -201,7 +201,7 @@ def json_form(leave_out: str = "") -> Form:
         fields.pop(leave_out, None)
         return trade.encode(fields)
 
-    return Form(trade_without if leave_out else trade.encode, reference.encode)
+    return Form(trade_without if leave_out else trade.encode, trade.encode_reference)
 
 
 def avro_form(client: RegistryClient, leave_out: str = "") -> Form:
@@ -218,7 +218,7 @@ def avro_form(client: RegistryClient, leave_out: str = "") -> Form:
     writers = []
     for topic, kind, schema in (
         (trade.TOPIC, "trades", trades),
-        (reference.TOPIC, "reference_data", schemas.REFERENCE_DATA),
+        (trade.REFERENCE_TOPIC, "reference_data", schemas.REFERENCE_DATA),
     ):
         ids = {subject: client.register(subject, schema) for subject in schemas.subjects(topic, kind)}
         number = ids[f"{topic}-value"]
@@ -256,7 +256,7 @@ class Stream:
 
     def live(self, rate: float, symbols: tuple[str, ...]) -> None:
         """Send `rate` trades a second, and one symbol's reference data every second, until told to stop."""
-        described = reference.rotation(symbols)
+        described = trade.rotation(symbols)
         now = time.monotonic()
         trades_until, reference_until = now, now
         while not self._stopping.is_set():
@@ -268,8 +268,8 @@ class Stream:
             self._send(list(self._source.take(due)), progress_every=PROGRESS_EVERY)
             if now >= reference_until:
                 reference_until = now + REFERENCE_EVERY_S
-                record = reference.describe(next(described), time.time_ns() // 1000)
-                self._producer.send(reference.TOPIC, record.company_id, self._form.reference(record))
+                record = trade.describe(next(described), time.time_ns() // 1000)
+                self._producer.send(trade.REFERENCE_TOPIC, record.company_id, self._form.reference(record))
             self._stopping.wait(TICK_S)
 
     def _send(self, trades: list[trade.Trade], progress_every: int) -> None:

@@ -9,7 +9,7 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._listoffsets import OffsetSpec
 from confluent_kafka.cimpl import NewTopic
 
-from k2run.k2.platform import reference, trade
+from k2run.k2.platform import trade
 from k2run.k2.platform.program import log
 
 if TYPE_CHECKING:
@@ -21,10 +21,10 @@ Answer = TypeVar("Answer")
 _RPC_S = 2.0
 _MARGIN_S = 2.0
 
-PARTITIONS: Mapping[str, int] = {trade.TOPIC: 40, reference.TOPIC: 1}
+PARTITIONS: Mapping[str, int] = {trade.TOPIC: 40, trade.REFERENCE_TOPIC: 1}
 _SETTINGS: Mapping[str, dict[str, str]] = {
     trade.TOPIC: {"cleanup.policy": "delete", "retention.ms": str(7 * 24 * 3600 * 1000)},
-    reference.TOPIC: {"cleanup.policy": "compact", "min.compaction.lag.ms": "60000"},
+    trade.REFERENCE_TOPIC: {"cleanup.policy": "compact", "min.compaction.lag.ms": "60000"},
 }
 
 # Without the two limits a client waits up to 10 s before it tries a restarted broker again.

@@ -1,10 +1,12 @@
-"""A trade as it travels through the sandbox, its JSON form, and a seeded market that makes trades up."""
+"""A trade and reference data as they travel through the sandbox, their JSON form, and a seeded market of trades."""
 
 from __future__ import annotations
 
 import math
 import os
 import random
+import uuid
+from datetime import date
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 TOPIC = "market.crypto.trades.binance"
+REFERENCE_TOPIC = "market.crypto.reference_data.binance"
 EXCHANGE = "BINANCE"
 
 AssetClass = Literal["equities", "crypto", "futures", "options"]
@@ -51,7 +54,6 @@ class Trade(msgspec.Struct, frozen=True, gc=False, kw_only=True):
 encode = msgspec.json.Encoder().encode
 fields = msgspec.structs.asdict
 decode = msgspec.json.Decoder(Trade).decode
-decode_many = msgspec.json.Decoder(list[Trade]).decode
 
 _OPENING_PRICES = {"BTCUSDT": 94_000.0, "ETHUSDT": 3_300.0, "BNBUSDT": 900.0, "ADAUSDT": 0.41, "DOGEUSDT": 0.14}
 _QUOTE_CURRENCIES = ("USDT", "USDC", "BUSD", "EUR", "BTC", "ETH")
@@ -126,3 +128,51 @@ def _uuid4(bits: int) -> str:
     """The text of a version 4 UUID with these 128 bits; `uuid.UUID` would do the same at three times the cost."""
     text = f"{bits:032x}"
     return f"{text[:8]}-{text[8:12]}-4{text[13:16]}-{'89ab'[bits & 3]}{text[17:20]}-{text[20:]}"
+
+
+class ReferenceData(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """What one symbol stands for: K2's ReferenceDataV2. The topic's key is `company_id`."""
+
+    message_id: str
+    company_id: str
+    symbol: str
+    exchange: str
+    asset_class: AssetClass
+    company_name: str
+    isin: str | None = None
+    currency: str | None = None
+    listing_date: date | None = None
+    delisting_date: date | None = None
+    is_active: bool
+    ingestion_timestamp: Micros
+    vendor_data: msgspec.Raw = NULL
+
+
+encode_reference = msgspec.json.Encoder().encode
+decode_reference = msgspec.json.Decoder(ReferenceData).decode
+
+_NAMES = {"BTC": "Bitcoin", "ETH": "Ethereum", "BNB": "BNB", "ADA": "Cardano", "DOGE": "Dogecoin", "USDT": "Tether"}
+_LISTED = {"BTC": date(2017, 8, 17), "ETH": date(2017, 8, 17), "BNB": date(2017, 11, 6)}
+
+
+def describe(symbol: str, at_us: int) -> ReferenceData:
+    """The record of `symbol` as of `at_us` (micros). For a currency pair the company is the pair itself."""
+    base, quote = split_pair(symbol)
+    return ReferenceData(
+        message_id=str(uuid.uuid4()),
+        company_id=symbol,
+        symbol=symbol,
+        exchange=EXCHANGE,
+        asset_class="crypto",
+        company_name=f"{_NAMES.get(base, base)} / {_NAMES.get(quote, quote)}",
+        currency=quote,
+        listing_date=_LISTED.get(base),
+        is_active=True,
+        ingestion_timestamp=at_us,
+    )
+
+
+def rotation(symbols: Sequence[str]) -> Iterator[str]:
+    """The symbols one after the other, for ever: the order in which the stream describes them."""
+    while True:
+        yield from symbols

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from k2run.k2.platform import cascade, reference, trade
+from k2run.k2.platform import cascade, trade
 from k2run.k2.platform.cascade import Cascade, Level, Load, Transition
 
 CALM = 10.0  # per cent of memory
@@ -85,7 +85,7 @@ def test_bitcoin_and_ether_trades_are_never_shed():
 @pytest.mark.parametrize(
     ("topic", "key", "kept_up_to", "reason"),
     [
-        (reference.TOPIC, b"BTCUSDT", Level.SOFT, "low_priority"),
+        (trade.REFERENCE_TOPIC, b"BTCUSDT", Level.SOFT, "low_priority"),
         (trade.TOPIC, b"BNBUSDT", Level.GRACEFUL, "normal_priority"),
         (trade.TOPIC, None, Level.GRACEFUL, "normal_priority"),
         (trade.TOPIC, b"REA", Level.AGGRESSIVE, "non_critical"),
@@ -99,7 +99,7 @@ def test_the_less_important_a_message_the_earlier_it_is_shed(topic, key, kept_up
 
 
 @pytest.mark.parametrize("level", Level)
-@pytest.mark.parametrize("topic", [trade.TOPIC, reference.TOPIC])
+@pytest.mark.parametrize("topic", [trade.TOPIC, trade.REFERENCE_TOPIC])
 def test_a_topic_that_is_kept_whole_has_no_key_that_is_shed(level, topic):
     keys = (b"BTCUSDT", b"REA", b"BNBUSDT")
     assert cascade.sheds_nothing(level, topic) == all(cascade.shed(level, topic, key) is None for key in keys)
