@@ -22,7 +22,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from k2run.k2.platform import api_answers as say
-from k2run.k2.platform import commit_ledger, store_files
+from k2run.k2.platform import store_files, topics
 from k2run.k2.platform.api_answers import HealthCheck, Measurements, Observed
 from k2run.k2.platform.program import add_broker, log, require_free_port, web_server
 from k2run.k2.platform.queries import Queries, Trades
@@ -127,7 +127,7 @@ class Endpoints:
     def _tail_past(self, view: TableView, wanted: Trades) -> Tail | str:
         """The broker's part, or why there is none: without it the table alone is still an answer."""
         try:
-            return self._tail.past(commit_ledger.read(view.properties), wanted)
+            return self._tail.past(topics.read_ledger(view.properties), wanted)
         except TailUnreadableError as error:
             return str(error)
 

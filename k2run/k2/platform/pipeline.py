@@ -15,11 +15,11 @@ from confluent_kafka import KafkaException
 
 from k2run.k2.platform import avro_rows, cascade, rows, table, trade
 from k2run.k2.platform.cascade import Cascade, Level
-from k2run.k2.platform.consumer_client import ConsumerClient, LagMeter, LoadClock, Memory
 from k2run.k2.platform.program import log
 from k2run.k2.platform.rows import SpillFile, Taken
 from k2run.k2.platform.schemas import RegistryClient, StoppedError
 from k2run.k2.platform.table_writer import WINDOW, DeadLetters, TableWriter
+from k2run.k2.platform.topics import ConsumerClient, LagMeter, LoadClock, Memory
 from k2run.k2.platform.upkeep import Upkeep
 
 if TYPE_CHECKING:
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from pyiceberg.catalog import Catalog
 
     from k2run.k2.platform.cascade import Shed
-    from k2run.k2.platform.consumer_client import Offsets
     from k2run.k2.platform.counters import ConsumerMetrics
     from k2run.k2.platform.table_writer import Written
+    from k2run.k2.platform.topics import Offsets
 
 _TAKE_S = 0.1
 _SETTLED_S = 5.0

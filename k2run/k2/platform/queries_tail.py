@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from confluent_kafka.admin import AdminClient
 
     from k2run.k2.platform.avro_trades import Record
-    from k2run.k2.platform.commit_ledger import Ledger
     from k2run.k2.platform.queries import Trades
+    from k2run.k2.platform.topics import Ledger
 
 GROUP = "k2-kafka-tail"  # it never joins nor commits: a consumer must name one
 MESSAGES_PER_PARTITION = 10_000

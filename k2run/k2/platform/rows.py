@@ -12,7 +12,7 @@ import pyarrow as pa
 from pyiceberg.io.pyarrow import schema_to_pyarrow
 
 from k2run.k2.platform import avro_trades, table, trade
-from k2run.k2.platform.commit_ledger import Deferred
+from k2run.k2.platform.topics import Deferred
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence

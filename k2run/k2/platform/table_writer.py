@@ -22,8 +22,7 @@ from pyiceberg.exceptions import (
 )
 from pyiceberg.io.pyarrow import _dataframe_to_data_files
 
-from k2run.k2.platform import commit_ledger as ledgers
-from k2run.k2.platform import rows
+from k2run.k2.platform import rows, topics
 from k2run.k2.platform.program import log
 
 if TYPE_CHECKING:
@@ -35,8 +34,8 @@ if TYPE_CHECKING:
     from pyiceberg.table import Table, Transaction
     from pyiceberg.table.snapshots import Snapshot
 
-    from k2run.k2.platform.commit_ledger import Deferred, Ledger
     from k2run.k2.platform.rows import Form, Record, Rejected, SpillFile, Taken
+    from k2run.k2.platform.topics import Deferred, Ledger
 
 _ROTATE_BYTES = 100 * 1024 * 1024
 
@@ -172,7 +171,7 @@ class TableWriter:
         self.table = table
         self.spill = spill
         self._dead = dead
-        self.ledger = self.reached = self._known = ledgers.read(table.properties)
+        self.ledger = self.reached = self._known = topics.read_ledger(table.properties)
         self._stopping = stopping or threading.Event()
         self._patience_s = patience_s
         self._lock = threading.Lock()
@@ -285,7 +284,7 @@ class TableWriter:
                     while not self._is_known(started, pause, problem):
                         pause = min(2 * pause, _LONGEST_RETRY_S)
                     last = time.monotonic() - started > self._patience_s
-                    found = ledgers.read(self.table.properties)
+                    found = topics.read_ledger(self.table.properties)
                     if found == target:
                         break
                     if found != self._known:  # such as an attempt of an earlier process that its catalog got to late
@@ -295,7 +294,7 @@ class TableWriter:
     def _append(self, files: Iterable[DataFile], target: Ledger) -> None:
         """One attempt: the files and the ledger become part of the table together."""
         with self.table.transaction() as transaction:
-            transaction.set_properties(ledgers.write(target))
+            transaction.set_properties(topics.write_ledger(target))
             if files:
                 with transaction.update_snapshot().merge_append() as append:
                     for file in files:

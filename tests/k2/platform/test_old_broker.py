@@ -6,9 +6,9 @@ import pytest
 from confluent_kafka import Producer
 
 from k2run.k2.platform import topics, trade
-from k2run.k2.platform.commit_ledger import Ledger
 from k2run.k2.platform.queries import Trades
 from k2run.k2.platform.queries_tail import BrokerTail, TailUnreadableError
+from k2run.k2.platform.topics import Ledger
 
 BATCHES = 20_000  # as many as half an hour of the stream makes for one symbol
 PARTITION = 27

@@ -9,7 +9,7 @@ import time
 import pytest
 from catalog_server import catalog_server
 
-from k2run.k2.platform import commit_ledger, rows, table, table_writer, trade, upkeep
+from k2run.k2.platform import rows, table, table_writer, topics, trade, upkeep
 from k2run.k2.platform.table_writer import DeadLetters
 
 
@@ -40,7 +40,7 @@ def test_small_files_are_merged_and_no_row_is_lost(trades):
     upkeep.merge(trades)
     assert [file.record_count for file in table_writer.data_files(trades.table)] == [210]
     assert trades.table.scan().to_arrow().sort_by("message_id") == before
-    assert commit_ledger.read(trades.table.properties).offsets == {0: 210}
+    assert topics.read_ledger(trades.table.properties).offsets == {0: 210}
 
 
 def test_files_are_left_alone_while_they_are_few(trades):
