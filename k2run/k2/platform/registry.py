@@ -23,8 +23,7 @@ from starlette.routing import Route
 
 from k2run.k2.platform.program import LOOPBACK, give_up, log, require_free_port, web_server
 from k2run.k2.platform.registry_requests import RefusedError, Registry
-from k2run.k2.platform.registry_rules import LEVELS
-from k2run.k2.platform.registry_store import StateError, Store
+from k2run.k2.platform.registry_store import LEVELS, StateError, Store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

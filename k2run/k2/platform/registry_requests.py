@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from k2run.k2.platform import registry_rules as rules
+from k2run.k2.platform import registry_store
 from k2run.k2.platform.program import log
 from k2run.k2.platform.registry_store import Entry, Reference, Store, guid_of
 
@@ -265,8 +265,8 @@ class Registry:
         """Set the level of a subject, or of the registry."""
         subject = request.path_params.get("subject", "")
         level = _body(request, _Level).compatibility.upper()
-        if level not in rules.LEVELS:
-            known = ", ".join(rules.LEVELS).lower()
+        if level not in registry_store.LEVELS:
+            known = ", ".join(registry_store.LEVELS).lower()
             raise RefusedError(42203, f"Invalid compatibility level. Valid values are {known}")
         with self._store.change():
             self._store.set(subject, "compatibility", level)
@@ -293,8 +293,8 @@ class Registry:
     def put_mode(self, request: Request) -> dict[str, str]:
         """Set the mode of a subject, or of the registry."""
         subject, mode = request.path_params.get("subject", ""), _body(request, _Mode).mode.upper()
-        if mode not in rules.MODES:
-            raise RefusedError(42204, f"Invalid mode. Valid values are {', '.join(rules.MODES)}")
+        if mode not in registry_store.MODES:
+            raise RefusedError(42204, f"Invalid mode. Valid values are {', '.join(registry_store.MODES)}")
         with self._store.change():
             there = self._store.versions(subject) if subject else self._store.every()
             if mode == "IMPORT" and there and not _flag(request, "force"):
@@ -349,8 +349,8 @@ class Registry:
 
     def _read(self, text: str, references: tuple[Reference, ...]) -> Any:
         try:
-            return rules.parse(text, self._referenced(references))
-        except rules.NotAvroError as problem:
+            return registry_store.parse(text, self._referenced(references))
+        except registry_store.NotAvroError as problem:
             raise RefusedError(
                 42201, f"Invalid schema {text} with refs {list(references)} of type AVRO, details: {problem}"
             ) from problem
@@ -369,7 +369,7 @@ class Registry:
         if level == "NONE":
             return []
         compared = entries if level.endswith("_TRANSITIVE") else entries[-1:]
-        reasons = rules.objections(level, new, [self._read(one.schema, one.references) for one in compared])
+        reasons = registry_store.objections(level, new, [self._read(one.schema, one.references) for one in compared])
         return [*reasons, f"compatibility level: {level}"] if reasons else []
 
     def _own(self, subject: str, name: str, *, needed: bool) -> str | None:

@@ -13,7 +13,7 @@ import pytest
 from confluent_kafka.schema_registry import Schema, SchemaRegistryClient
 from confluent_kafka.schema_registry.error import SchemaRegistryError
 
-from k2run.k2.platform import registry_rules as rules
+from k2run.k2.platform import registry_store
 from k2run.k2.platform.registry_store import StateError, Store, guid_of
 from k2run.k2.platform.schemas import RegistryClient
 
@@ -299,14 +299,16 @@ ENUM = {"type": "enum", "name": "E", "symbols": ["A", "B"]}
     ],
 )
 def test_what_a_reader_can_read_is_what_the_specification_says(writer, reader, reads):
-    old, new = rules.parse(writer), rules.parse(reader)
-    assert (not rules.objections("BACKWARD", new, [old])) is reads
-    assert (not rules.objections("FORWARD", old, [new])) is reads
+    old, new = registry_store.parse(writer), registry_store.parse(reader)
+    assert (not registry_store.objections("BACKWARD", new, [old])) is reads
+    assert (not registry_store.objections("FORWARD", old, [new])) is reads
     if not reads:
-        assert rules.objections("FULL", new, [old])
+        assert registry_store.objections("FULL", new, [old])
 
 
 def test_only_a_transitive_level_looks_beyond_the_newest_version():
-    versions = [rules.parse(record(*fields)) for fields in ((field("a"),), (), (field("a", "int", default=1),))]
-    assert not rules.objections("BACKWARD", versions[2], versions[:2])
-    assert rules.objections("BACKWARD_TRANSITIVE", versions[2], versions[:2])
+    versions = [
+        registry_store.parse(record(*fields)) for fields in ((field("a"),), (), (field("a", "int", default=1),))
+    ]
+    assert not registry_store.objections("BACKWARD", versions[2], versions[:2])
+    assert registry_store.objections("BACKWARD_TRANSITIVE", versions[2], versions[:2])
