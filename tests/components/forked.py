@@ -22,7 +22,7 @@ IMPORTED = (
     *("pyiceberg.catalog.rest", "k2run.k2.platform.iceberg_rest"),
     *("k2run.k2.platform.broker", "k2run.k2.platform.stream", "k2run.k2.platform.consumer", "k2run.k2.platform.api"),
     *("k2run.k2.platform.pipeline", "k2run.k2.platform.counters", "k2run.k2.platform.topics"),
-    *("k2run.k2.platform.sources", "k2run.k2.platform.api_answers", "k2run.k2.platform.registry"),
+    *("k2run.k2.platform.api_answers", "k2run.k2.platform.registry"),
     *("pyiceberg.catalog.sql", "pyiceberg.io.pyarrow", "pyiceberg.avro.decoder_fast", "sqlalchemy.dialects.sqlite"),
     *("duckdb", "prometheus_client", "rich.console", "uvicorn", "uvicorn.lifespan.off", "uvicorn.loops.auto"),
     *("uvicorn.protocols.http.auto", "uvicorn.protocols.websockets.auto", "anyio._backends._asyncio"),

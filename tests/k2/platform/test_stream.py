@@ -15,7 +15,7 @@ import pytest
 from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from k2run.k2.platform import sources, stream, trade
+from k2run.k2.platform import stream, trade
 
 FIELDS = [
     "message_id", "trade_id", "symbol", "exchange", "asset_class", "timestamp", "price", "quantity", "currency", "side",
@@ -147,8 +147,8 @@ def test_the_same_seed_gives_the_same_market_under_other_identities():
 
 
 def test_an_event_of_the_exchange_becomes_a_trade_of_k2():
-    event = sources.Event(1_700_000_000_123, "BTCUSDT", 42, 1_700_000_000_100, maker=True, p="94000.01", q="0.5")
-    made = sources.to_trade(event)
+    event = stream.Event(1_700_000_000_123, "BTCUSDT", 42, 1_700_000_000_100, maker=True, p="94000.01", q="0.5")
+    made = stream.to_trade(event)
     assert (made.trade_id, made.timestamp, made.side) == ("BINANCE-42", 1_700_000_000_100_000, "SELL")
     assert json.loads(bytes(made.vendor_data)) == {
         "is_buyer_maker": "true",
@@ -162,7 +162,7 @@ def test_an_event_of_the_exchange_becomes_a_trade_of_k2():
 
 
 def test_reconnections_wait_longer_and_longer_ten_times():
-    assert list(sources.delays()) == [5, 10, 20, 40, 60, 60, 60, 60, 60, 60]
+    assert list(stream.delays()) == [5, 10, 20, 40, 60, 60, 60, 60, 60, 60]
 
 
 def test_what_a_broker_refuses_that_has_forgotten_the_producer_is_sent_by_another(sandbox):
