@@ -9,8 +9,8 @@ import httpx
 import pytest
 
 from k2run.errors import NotApplicable, Refused
-from k2run.k2.platform.toxics import Readdress, Requests
-from k2run.k2.platform.toxics import Refused as RequestRefused
+from k2run.k2.platform.network import Readdress, Requests
+from k2run.k2.platform.network import Refused as RequestRefused
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
