@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from k2run.engine import steady_state
+from k2run.engine import sections
 from k2run.engine.events import ClockStopped
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def test_a_steady_state_that_holds_stops_the_recovery_clock(sleepers: Bench, ste
     ids=["looped", "nested", "an error"],
 )
 def test_what_does_not_hold_is_named(sleepers: Bench, monkeypatch, steady: str, why: str) -> None:
-    monkeypatch.setattr(steady_state, "RECOVERY_LIMIT", 0.5)
+    monkeypatch.setattr(sections, "RECOVERY_LIMIT", 0.5)
     outcome, clock = recover(sleepers, steady, within="1s")
     assert outcome == "failed"
     assert clock.message.startswith(f"the steady state did not come back: {why}")
