@@ -18,6 +18,8 @@ from k2run.k2.platform import schemas, trade
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from k2run.k2.platform.trade import ReferenceData
+
 FRAME = 5
 """Bytes before the record: a zero, and four of the schema's id."""
 ASSET_CLASSES = ("equities", "crypto", "futures", "options")
@@ -313,7 +315,7 @@ class Writer:
         """One trade."""
         return self._framed(_typed(sent))
 
-    def reference(self, described: trade.ReferenceData) -> bytes:
+    def reference(self, described: ReferenceData) -> bytes:
         """One record of reference data."""
         vendor = msgspec.json.decode(described.vendor_data)
         return self._framed({**trade.fields(described), "vendor_data": vendor})
