@@ -18,9 +18,8 @@ from k2run.k2.platform.cascade import Cascade, Level
 from k2run.k2.platform.program import log
 from k2run.k2.platform.rows import SpillFile, Taken
 from k2run.k2.platform.schemas import RegistryClient, StoppedError
-from k2run.k2.platform.table_writer import WINDOW, DeadLetters, TableWriter
+from k2run.k2.platform.table_writer import WINDOW, DeadLetters, TableWriter, Upkeep
 from k2run.k2.platform.topics import ConsumerClient, LagMeter, LoadClock, Memory
-from k2run.k2.platform.upkeep import Upkeep
 
 if TYPE_CHECKING:
     import argparse

@@ -13,7 +13,7 @@ from k2run.actions.deadline import Deadline
 from k2run.adapters import duckdb
 from k2run.adapters.iceberg import actions as iceberg
 from k2run.adapters.iceberg.catalog import Iceberg
-from k2run.k2.platform import rows, table, upkeep
+from k2run.k2.platform import rows, table, table_writer
 from k2run.k2.platform.queries_files import TableFiles
 from k2run.k2.platform.store_files import StoreFiles
 from k2run.k2.platform.table_writer import _latest_ids
@@ -40,7 +40,7 @@ def test_every_reader_finds_what_was_written_and_nothing_is_written_outside(ware
     assert followed.view().rows == 200
     written = table.open_table(table.open_catalog(catalog), table.TRADES)
     assert len(list(_latest_ids(written, 200))) == 200
-    assert upkeep.sweep(written) == 0
+    assert table_writer.sweep(written) == 0
     theirs = Iceberg(uri=f"sqlite:///{warehouse}/catalog.db", warehouse=str(warehouse), namespace="market_data")
     assert iceberg.rows(theirs, Deadline(20), "trades_v2").rows == 200
     assert duckdb.query(theirs, Deadline(20), "SELECT count(*) FROM trades_v2").value == 200
