@@ -11,7 +11,7 @@ import time
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from k2run.k2.platform import avro_rows, avro_trades, rows, schemas, trade
+from k2run.k2.platform import avro_trades, rows, schemas, trade
 from k2run.k2.trade_generator import framed_trades
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def main() -> None:
     count = options.parse_args().trades
     gc.freeze()
     gc.set_threshold(200_000, 20, 100)  # as the consumer has it
-    form = avro_rows.forms(Registered())[0]  # type: ignore[arg-type]  # all that is asked of it
+    form = rows.forms(Registered())[0]  # type: ignore[arg-type]  # all that is asked of it
     market = trade.Market(["BTCUSDT", "ETHUSDT", "BNBUSDT"], 1, 10**12)
     single = list(market.trades(count, 1_772_600_000_000_000, 1_772_600_100_000_000))
     writer, parsed = avro_trades.Writer(schemas.TRADE, NUMBER), avro_trades.parsed(schemas.TRADE)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from confluent_kafka import KafkaException
 
-from k2run.k2.platform import avro_rows, cascade, rows, table, trade
+from k2run.k2.platform import cascade, rows, table, trade
 from k2run.k2.platform.cascade import Cascade, Level
 from k2run.k2.platform.program import log
 from k2run.k2.platform.rows import SpillFile, Taken
@@ -327,7 +327,7 @@ def open_pipeline(
     """
     forms = [rows.TRADES, rows.REFERENCE_DATA]
     if options.registry:
-        forms = avro_rows.forms(RegistryClient(options.registry, stopping, metrics.awaits_schema))
+        forms = rows.forms(RegistryClient(options.registry, stopping, metrics.awaits_schema))
     dead = DeadLetters(options.state / "dlq", options.group)
     lanes = []
     for form in forms:

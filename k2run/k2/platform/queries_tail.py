@@ -187,7 +187,7 @@ def _wanted(messages: Iterable[Message], trades: Trades, decode: Callable[[bytes
 def _avro(registry: str, topic: str) -> Callable[[bytes], TradeRow]:
     """What decodes messages in the registry's frame. A request does not wait until a registry is back."""
     from k2run.k2.platform import schemas
-    from k2run.k2.platform.avro_rows import Writers, read_trade
+    from k2run.k2.platform.rows import Writers, read_trade
     from k2run.k2.platform.schemas import RegistryClient, StoppedError
 
     at_once = threading.Event()

@@ -17,7 +17,7 @@ from confluent_kafka.serialization import MessageField, SerializationContext
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from k2run.k2.platform import avro_rows, avro_trades, rows, schemas, trade
+from k2run.k2.platform import avro_trades, rows, schemas, trade
 from k2run.k2.platform.schemas import RegistryClient, StoppedError
 from k2run.k2.trade_generator import framed_trades
 
@@ -75,7 +75,7 @@ def a_trade(**changed: Any) -> dict[str, Any]:
 
 def table_of(values: Sequence[bytes], client: Any) -> tuple[list[dict[str, Any]], list[str]]:
     """The rows of messages, and why the others are none."""
-    form = avro_rows.forms(client)[0]
+    form = rows.forms(client)[0]
     found = form.read([rows.Taken(0, at, value) for at, value in enumerate(values)])
     laid_out = rows.lay_out(form, found, {})
     return laid_out.to_pylist(), [str(one.error) for one in found.rejected]
