@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import psutil
 
-from k2run.engine.replay import RUNS_AGAIN
+from k2run.engine.replay import RUNS_AGAIN, Leftover, leftover
 from k2run.engine.run import undo
 from k2run.engine.safeguards import aside, said
 from k2run.engine.store import RUNBOOK_COPY, Store, holder
-from k2run.engine.undo import Leftover, leftover
 from k2run.engine.variables import Sources
 from k2run.errors import K2runError, StackBusy, UsageError
 from k2run.stack.redactor import unsecret
@@ -24,7 +23,7 @@ from k2run.terminal.safe_stream import complain, say
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from k2run.engine.undo import Pending
+    from k2run.engine.replay import Pending
     from k2run.stack.stack import Stack
 
 _PID = re.compile(r"\(pid (\d+)\)")

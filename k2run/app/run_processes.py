@@ -20,10 +20,9 @@ from msgspec import Struct
 from k2run.engine.events import RunFinished, RunResumed, RunStarted
 from k2run.engine.journal import read_journal
 from k2run.engine.judge import NOT_APPLICABLE_CODE
-from k2run.engine.replay import ended, started
+from k2run.engine.replay import ended, pending_undos, started
 from k2run.engine.safeguards import sign_request
 from k2run.engine.store import holder, running
-from k2run.engine.undo import pending_undos
 from k2run.errors import Interrupted, K2runError, UsageError
 from k2run.signals import listen
 from k2run.stack.redactor import unsecret

@@ -204,7 +204,7 @@ def _exported() -> bool:
 def follow(store: Store, folder: Path) -> None:
     """Read a run's journal until the run has ended, and send its messages."""
     from k2run.daemon.channels import Settings, Telling, read_settings
-    from k2run.engine.undo import pending_undos
+    from k2run.engine.replay import pending_undos
 
     settings = read_settings() if _told() else Settings()
     telling = Telling(settings.link, failed_before=_failed_before(store, folder))

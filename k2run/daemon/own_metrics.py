@@ -29,8 +29,8 @@ from k2run.engine.events import (
     StepFinished,
 )
 from k2run.engine.journal import ends_of, read_journal
+from k2run.engine.replay import pending_undos
 from k2run.engine.store import Store, holder
-from k2run.engine.undo import pending_undos
 from k2run.errors import K2runError
 from k2run.language.model import Kind
 

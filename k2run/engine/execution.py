@@ -26,8 +26,7 @@ if TYPE_CHECKING:
     from k2run.engine.dispatch import Caller, Delegates
     from k2run.engine.journal import Journal
     from k2run.engine.prompts import Guided
-    from k2run.engine.replay import Past
-    from k2run.engine.undo import UndoStack
+    from k2run.engine.replay import Past, UndoStack
     from k2run.engine.variables import Variables
     from k2run.language.model import Runbook
     from k2run.stack.stack import Stack

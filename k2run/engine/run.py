@@ -10,12 +10,11 @@ from k2run.engine.dispatch import Caller
 from k2run.engine.journal import JOURNAL, Journal, cut_torn_tail, read_journal
 from k2run.engine.outline import all_steps
 from k2run.engine.prompts import Nobody
-from k2run.engine.replay import COMMAND, ended, since_down, started
+from k2run.engine.replay import COMMAND, ended, leftover, since_down, started
 from k2run.engine.request import check_allowed
 from k2run.engine.run_lifecycle import play, undo_stack
 from k2run.engine.safeguards import StopRequest
 from k2run.engine.store import hold
-from k2run.engine.undo import leftover
 from k2run.engine.variables import Sources, resolve_inputs, restore_inputs
 from k2run.errors import StackBusy, Unsettled, UsageError
 
@@ -24,9 +23,9 @@ if TYPE_CHECKING:
 
     from k2run.engine.events import RunFinished
     from k2run.engine.journal import Observer
+    from k2run.engine.replay import Leftover
     from k2run.engine.request import Request
     from k2run.engine.store import Store
-    from k2run.engine.undo import Leftover
     from k2run.stack.stack import Stack
 
 

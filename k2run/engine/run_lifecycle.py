@@ -36,10 +36,9 @@ from k2run.engine.journal import Journal, read_journal
 from k2run.engine.judge import NOT_APPLICABLE_CODE, judge_run
 from k2run.engine.outline import bands, categories, outline
 from k2run.engine.prompts import Recorded
-from k2run.engine.replay import latest, own_services, past_of, started, without_tries_before
+from k2run.engine.replay import UndoStack, latest, own_services, past_of, pending_undos, started, without_tries_before
 from k2run.engine.safeguards import TRACEBACKS, StopRequest, Wall, requester
 from k2run.engine.sections import SectionRunner
-from k2run.engine.undo import UndoStack, pending_undos
 from k2run.engine.variables import Sources, Variables, resolve_inputs, shown_extra, shown_inputs
 from k2run.errors import ExpressionFailed, Interrupted, JournalLost, K2runError, Refused, Unsettled, UsageError
 from k2run.language.expressions import render
@@ -53,8 +52,8 @@ if TYPE_CHECKING:
     from k2run.engine.events import AnyEvent
     from k2run.engine.execution import Options
     from k2run.engine.judge import Judgement
+    from k2run.engine.replay import Pending
     from k2run.engine.request import Request
-    from k2run.engine.undo import Pending
     from k2run.language.model import Runbook, Step
 
 UNDO_TIMEOUT = 60.0

@@ -15,9 +15,9 @@ from killed_run import killed_at
 
 from k2run.engine.events import FaultStruck, Outcome, RunFinished, StepFinished, UndoFinished, UndoPlanned
 from k2run.engine.journal import Journal, read_journal
+from k2run.engine.replay import pending_undos
 from k2run.engine.run import resume, run
 from k2run.engine.store import hold, holder
-from k2run.engine.undo import pending_undos
 from k2run.errors import JournalLost, Protected, StackBusy, Unsettled, UsageError
 
 if TYPE_CHECKING:

@@ -19,8 +19,8 @@ import pytest
 from k2run.actions.action import beginning, ending
 from k2run.adapters.shell import QUOTED
 from k2run.engine.events import Event, Noted, StepFinished, UndoFinished, UndoPlanned, ValueKept
+from k2run.engine.replay import leftover
 from k2run.engine.run import undo
-from k2run.engine.undo import leftover
 from k2run.engine.variables import Sources
 from k2run.errors import StackInvalid
 from k2run.stack.redactor import Redactor

@@ -16,8 +16,8 @@ from k2run.actions.deadline import Deadline
 from k2run.app.guided import GuidedFace
 from k2run.engine.events import Noted, Outcome, RunFinished, UndoFinished, UndoPlanned
 from k2run.engine.prompts import Decision, Guide, Planned
+from k2run.engine.replay import pending_undos
 from k2run.engine.run import run
-from k2run.engine.undo import pending_undos
 from k2run.stack import lifecycle
 from k2run.terminal.mode import open_face
 

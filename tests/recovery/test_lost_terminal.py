@@ -20,8 +20,8 @@ import pytest
 from k2run.actions.deadline import Deadline
 from k2run.engine.events import RunFinished, StepFinished
 from k2run.engine.journal import read_journal
+from k2run.engine.replay import pending_undos
 from k2run.engine.store import Store
-from k2run.engine.undo import pending_undos
 from k2run.errors import UsageError
 from k2run.stack import lifecycle
 from k2run.stack.stack import load_stack
