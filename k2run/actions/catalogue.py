@@ -16,9 +16,11 @@ import msgspec
 from k2run.actions.action import Effect, Person
 from k2run.actions.connection import Connection
 from k2run.actions.deadline import Deadline
+from k2run.errors import OperatorError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from importlib.metadata import EntryPoint
     from types import ModuleType
 
     from k2run.actions.action import Blast, Mark
@@ -187,9 +189,9 @@ class Catalogue:
         own = self._own(adapter)
         if own is not None:
             yield own
-        for point, module in _entry_points().get(adapter, {}).items():
-            if own is None or point != adapter:
-                yield importlib.import_module(module)
+        for name, point in _entry_points().get(adapter, {}).items():
+            if own is None or name != adapter:
+                yield load_point(point)
 
     def _own(self, adapter: str) -> ModuleType | None:
         path = f"{self.package}.{adapter}"
@@ -203,11 +205,27 @@ class Catalogue:
 
 
 @cache
-def _entry_points() -> dict[str, dict[str, str]]:
+def _entry_points() -> dict[str, dict[str, EntryPoint]]:
     """Modules by adapter and entry point: `tides`, or `kafka.tides` for further actions of an adapter."""
     from importlib.metadata import entry_points
 
-    found: dict[str, dict[str, str]] = {}
+    found: dict[str, dict[str, EntryPoint]] = {}
     for point in sorted(entry_points(group=ENTRY_POINTS), key=lambda point: point.name):
-        found.setdefault(point.name.partition(".")[0], {})[point.name] = point.value
+        found.setdefault(point.name.partition(".")[0], {})[point.name] = point
     return found
+
+
+def load_point(point: EntryPoint) -> Any:
+    """What a package brings along by an entry point.
+
+    Raises:
+        OperatorError: It cannot be imported.
+    """
+    try:
+        return point.load()
+    except Exception as error:  # whatever a package does when it is imported
+        brings = point.dist.name if point.dist is not None else "a package"
+        hint = f"install {brings} again, or remove it"
+        if brings == "k2run":
+            hint = "k2run has changed since it was installed: in its folder, `sh install.sh` installs it again"
+        raise OperatorError(f"{point.name!r} of {brings} cannot be loaded: {error}", hint=hint) from error

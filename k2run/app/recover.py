@@ -16,7 +16,7 @@ import msgspec
 from msgspec.structs import replace
 
 from k2run.actions.action import Effect
-from k2run.actions.catalogue import Catalogue
+from k2run.actions.catalogue import Catalogue, load_point
 from k2run.actions.deadline import Deadline
 from k2run.app.diagnose import causes_told, evidence_of, lines_of, recovery_runbooks, unconfirmed
 from k2run.app.guided import GuidedFace, TerminalGuide
@@ -351,7 +351,7 @@ def _ledger(stack: Stack) -> Callable[[Caller, str], Ledger] | None:
     """What counts the cost of a round: the first entry point of the group `k2run.ledgers` that can by these roles."""
     from importlib.metadata import entry_points
 
-    makers = (point.load()(stack.roles) for point in entry_points(group=LEDGERS))
+    makers = (load_point(point)(stack.roles) for point in entry_points(group=LEDGERS))
     return next((maker for maker in makers if maker is not None), None)
 
 

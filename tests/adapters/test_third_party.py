@@ -113,3 +113,12 @@ def test_a_call_that_was_left_behind_does_not_change_the_exit_code(site: Site) -
     assert said.rstrip().splitlines()[-1].startswith("report"), "all that was said has come"
     (site.folder / "wait.yaml").write_text((site.folder / "wait.yaml").read_text().replace(", severity: warning", ""))
     assert site.k2run("run", "wait.yaml", "--stack", "stack.yaml", "--plain")[0] == 1
+
+
+def test_a_package_that_cannot_be_loaded_is_told_and_what_to_do_about_it(site: Site) -> None:
+    shutil.rmtree(site.folder / "site-packages" / "k2run_tides")
+    code, said = site.k2run("doc")
+    assert code == 5, said
+    assert "cannot be loaded: No module named 'k2run_tides'" in said
+    assert "again, or remove it" in said
+    assert "Traceback" not in said

@@ -17,6 +17,7 @@ from weakref import WeakKeyDictionary
 from msgspec import Struct
 from msgspec.structs import replace
 
+from k2run.actions.catalogue import load_point
 from k2run.adapters.kafka import offsets, transfer
 from k2run.adapters.kafka.transfer import given
 from k2run.adapters.schema_registry.avro import framed_id
@@ -145,7 +146,7 @@ class Template(str, Notation):
 
 def template_of(name: str) -> MessageTemplate:
     """The template of that name."""
-    found: MessageTemplate = _entry_points()[name].load()
+    found: MessageTemplate = load_point(_entry_points()[name])
     return found
 
 
