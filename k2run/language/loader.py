@@ -334,7 +334,8 @@ class SectionReader:
         category = self._points.category(fields["category"], (*path, "category")) if "category" in fields else ""
         variables = self._vars(fields.get("vars"), (*path, "vars"), scope)
         steps = fields.get("steps", [])
-        workers = reading.workers(fields.get("parallel", 0), (*path, "parallel"), len(steps) if steps else 0)
+        count = len(steps) if isinstance(steps, list) else 0
+        workers = reading.workers(fields.get("parallel", 0), (*path, "parallel"), count)
         return Section(
             path=address,
             name=reading.text(fields.get("name", f"Section {index + 1}"), (*path, "name"), "`name`"),

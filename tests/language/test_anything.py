@@ -100,6 +100,7 @@ def test_any_bytes_are_a_runbook_or_have_problems(
 
 
 @often
+@example(tree={"sections": [{"steps": True}]})
 @given(tree=TREES)
 def test_any_tree_is_a_runbook_or_has_problems(tree: object, vocabulary: Vocabulary) -> None:
     text = yaml.safe_dump(tree, allow_unicode=True)
