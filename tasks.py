@@ -36,7 +36,7 @@ def test(c: Context, only: str = "tests", slow: bool = False, part: str = "1/1",
         print(f"$ {check}", flush=True)
         _run(c, check)
     measured = "--cov --cov-report=term:skip-covered " if coverage else ""
-    _run(c, f"pytest -n 3 --dist loadgroup -m 'not slow' {measured}{only}")
+    _run(c, f"pytest -n 4 --dist loadgroup -m 'not slow' {measured}{only}")
 
 
 def _run(c: Context, module: str) -> None:

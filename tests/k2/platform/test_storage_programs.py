@@ -209,18 +209,15 @@ def test_a_database_whose_disk_is_full_loses_nothing_and_works_again_when_there_
 def test_inner_ports_avoid_sockets_that_were_left_and_only_own_ones_are_removed(tmp_path, monkeypatch):
     port, other, *rest = free_ports(20)
     monkeypatch.setattr(object_store, "free_ports", lambda _count: [port, other, *rest])
-    left, live = (Path(f"/tmp/seaweedfs-k2run-test-{number}.sock") for number in (port, other))
-    try:
-        left.touch()
-        live.touch()
-        assert [*object_store.inner_ports().values()] == rest[: len(object_store.INNER_PORTS)]
-        (tmp_path / "k2run-ports").write_text(f"{port} {other}")
-        with socket.create_server(("127.0.0.1", other)):
-            object_store.drop_sockets(tmp_path)
-            assert (left.exists(), live.exists()) == (False, True)
-    finally:
-        left.unlink(missing_ok=True)
-        live.unlink(missing_ok=True)
+    monkeypatch.setattr(object_store, "SOCKETS", tmp_path)  # in /tmp others may have left some of `rest`
+    left, live = (tmp_path / f"seaweedfs-k2run-test-{number}.sock" for number in (port, other))
+    left.touch()
+    live.touch()
+    assert [*object_store.inner_ports().values()] == rest[: len(object_store.INNER_PORTS)]
+    (tmp_path / "k2run-ports").write_text(f"{port} {other}")
+    with socket.create_server(("127.0.0.1", other)):
+        object_store.drop_sockets(tmp_path)
+        assert (left.exists(), live.exists()) == (False, True)
 
 
 @pytest.fixture
