@@ -13,7 +13,7 @@ from wheel_programs import free_ports
 if TYPE_CHECKING:
     from pathlib import Path
 
-SECONDS = 4
+SECONDS = 2
 TORN = """\
 import os, random, socket, sys, threading, time
 from confluent_kafka.admin import AdminClient, NewTopic

@@ -132,7 +132,7 @@ def test_no_percentile_is_reported_that_is_not_the_services(serve, tmp_path, dis
     ("load", "asked"),
     [
         pytest.param({"rate": Rate(100), "during": Duration(3)}, 100, id="open, 100/s"),
-        pytest.param({"rate": Rate(500), "iterations": 1000}, 500, id="open, 500/s"),
+        pytest.param({"rate": Rate(500), "iterations": 1000}, 500, id="open, 500/s", marks=pytest.mark.slow),
         pytest.param({"workers": 10, "iterations": 2000}, 0, id="closed, 10"),
     ],
 )
