@@ -49,6 +49,7 @@ def test_a_closed_loop_counts_exactly_what_the_broker_has(platform, topic):
     assert result.used.keys() == {"broker"}
 
 
+@pytest.mark.alone
 def test_few_messages_on_their_way_are_acknowledged_sooner_than_many(platform, topic):
     many = write(platform, topic, size=Size(1000), during=Duration(0.5), warm_up=Duration(0.6), waiting=20_000)
     few = write(platform, topic, size=Size(1000), during=Duration(0.5), warm_up=Duration(0.6), waiting=200)

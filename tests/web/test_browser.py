@@ -148,7 +148,7 @@ def test_no_page_has_an_accessibility_violation(window, chromium, served, axe):
     look(dark, f"/runs/{run}", "asked, dark")
     look(dark, f"/runs/{run}/oncall", "asked")
     look(light, f"/runs/{run}/presenter", "asked")
-    served.end_all()  # an alert during a scenario of ours starts nothing and asks nobody
+    served.end_all()  # an alert during a scenario of ours starts nothing and asks no operator
     failed = served.alert("Broken", key="axe", note="two")
     held = served.alert("Held", key="axe, approval", note="one")
     served.wait_for_incident(held, lambda one: one.waits_for_approval)
