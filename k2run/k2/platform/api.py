@@ -24,7 +24,7 @@ from starlette.routing import Route
 from k2run.k2.platform import api_answers as say
 from k2run.k2.platform import store_files, topics
 from k2run.k2.platform.api_answers import HealthCheck, Measurements, Observed
-from k2run.k2.platform.program import add_broker, log, require_free_port, web_server
+from k2run.k2.platform.program import add_broker, log, require_free_port, take_port, web_server
 from k2run.k2.platform.queries import Queries, Trades
 from k2run.k2.platform.queries_files import TableMissingError, TableUnreadableError
 from k2run.k2.platform.queries_tail import BrokerTail, TailUnreadableError
@@ -388,8 +388,9 @@ def main() -> None:
         as_is=options.as_is,
     )
     server = web_server(app, options.port, options.host)
+    taken = take_port(options.port, options.host)
     log("api_listening", url=f"http://{options.host}:{options.port}", catalog=options.catalog)
-    server.run()
+    server.run([taken])
     log("api_stopped")
 
 

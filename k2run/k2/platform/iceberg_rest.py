@@ -27,7 +27,7 @@ from starlette.routing import Route
 
 from k2run.k2.platform import store_files
 from k2run.k2.platform.api_answers import Measurements, Observed, as_json
-from k2run.k2.platform.program import give_up, log, require_free_port, stop_signal, wait_until, web_server
+from k2run.k2.platform.program import give_up, log, require_free_port, stop_signal, take_port, wait_until, web_server
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -404,8 +404,9 @@ def main() -> None:
     catalog = open_catalog(options, stopping)
     if catalog is not None:
         server = web_server(application(catalog), options.port, options.host)
+        taken = take_port(options.port, options.host)
         log("iceberg_rest_listening", url=f"http://{options.host}:{options.port}", warehouse=options.warehouse)
-        server.run()
+        server.run([taken])
     log("iceberg_rest_stopped")
     # Threads may be waiting for a database that says nothing; what they were asked is no one's any more.
     os._exit(0)

@@ -33,6 +33,7 @@ _INNER_PORTS = range(20_000, 28_000)
 
 
 _STOP_WITHIN_S = 1
+_BACKLOG = 2048  # as uvicorn has it
 
 LOG_FILE = "K2RUN_LOG"
 """Variable with the path of the file that stdout goes to."""
@@ -191,6 +192,12 @@ def web_server(application: Starlette, port: int, host: str) -> uvicorn.Server:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: setattr(server, "should_exit", True))
     return server
+
+
+def take_port(port: int, host: str) -> socket.socket:
+    """A socket that takes connections from now on; a program says that it listens only once it has one."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return socket.create_server((host, port), family=family, backlog=_BACKLOG)
 
 
 def _port_problem(port: int, problem: OSError) -> str:

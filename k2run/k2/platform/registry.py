@@ -21,7 +21,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 from starlette.routing import Route
 
-from k2run.k2.platform.program import LOOPBACK, give_up, log, require_free_port, web_server
+from k2run.k2.platform.program import LOOPBACK, give_up, log, require_free_port, take_port, web_server
 from k2run.k2.platform.registry_requests import RefusedError, Registry
 from k2run.k2.platform.registry_store import LEVELS, StateError, Store
 
@@ -196,13 +196,14 @@ def main() -> None:
     if level not in LEVELS:
         give_up(f"--compatibility {options.compatibility}: expected one of {', '.join(LEVELS)}")
     server = web_server(application(open_state(options.state), level), options.port, options.host)
+    taken = take_port(options.port, options.host)
     log(
         "registry_listening",
         url=f"http://{options.host}:{options.port}",
         state=options.state,
         seconds=time.monotonic() - started,
     )
-    server.run()
+    server.run([taken])
     log("registry_stopped")
     sys.stdout.flush()
 
