@@ -98,9 +98,8 @@ class Machine:
     def give_back(self) -> None:
         """Let the others go on."""
         if self._held is not None:
-            fcntl.flock(
-                self._held, fcntl.LOCK_UN
-            )  # said, not left to the close: a fork of this process has it open, too
+            # Said, not left to the close: a fork of this process has it open, too.
+            fcntl.flock(self._held, fcntl.LOCK_UN)
             self._held.close()
             self._held = None
 

@@ -43,8 +43,7 @@ class Answered(Answer, frozen=True, kw_only=True):
         """The only row, or how many there are."""
         if self.row_count == 1:
             return ", ".join(f"{name} {_shown(value)}" for name, value in list(self.rows[0].items())[:4])
-        more = "more than " if self.truncated else ""
-        return f"{more}{self.row_count:,} rows in {self.elapsed_ms:.0f} ms"
+        return super().headline()
 
 
 class Counted(Result, frozen=True, kw_only=True):
