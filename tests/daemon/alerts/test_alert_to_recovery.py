@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from typing import TYPE_CHECKING, Any
@@ -57,13 +58,18 @@ class Live:
         for service in SERVICES:
             (recoveries / f"{service}-down.yaml").write_text(RECOVERY.format(service=service, stack=self.file))
         self.stack = load_stack(str(self.file), near=None, home=receiver.store.home, overrides={})
-        lifecycle.start(self.stack, None, Deadline(60))
         (folder / "chain").mkdir()
         ports = {f"k2-{service}": port for service, port in self.ports.items()}
         hooks = f"{receiver.url}/hooks/alertmanager"
-        self.chain = AlertChain(folder / "chain", hooks, SECRET, [*ports], quick=True, ports=ports)
-        self.worker = Worker(receiver.store, receiver.incidents, str(self.file), watch_s=0.2)
-        self.worker.start()
+        with contextlib.ExitStack() as begun:  # a chain whose programs are missing skips the test
+            begun.callback(lifecycle.stop, self.stack)
+            lifecycle.start(self.stack, None, Deadline(60))
+            self.chain = AlertChain(folder / "chain", hooks, SECRET, [*ports], quick=True, ports=ports)
+            begun.callback(self.chain.end)
+            worker = Worker(receiver.store, receiver.incidents, str(self.file), watch_s=0.2)
+            begun.callback(worker.stop)
+            worker.start()
+            self.end = begun.pop_all().close
 
     def kill(self, service: str) -> float:
         """Kill -9; returns when (monotonic)."""
@@ -81,11 +87,6 @@ class Live:
         """Those of services that are down; that no data are ingested is true of this stack all the time."""
         every = self.receiver.incidents.all()
         return [one for one in every if one.opened.labels["alertname"] == "ServiceDown"]
-
-    def end(self) -> None:
-        self.worker.stop()
-        self.chain.end()
-        lifecycle.stop(self.stack)
 
 
 @pytest.fixture
