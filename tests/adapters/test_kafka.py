@@ -8,6 +8,7 @@ import threading
 import time
 import uuid
 from concurrent.futures import Future
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,7 +16,7 @@ import pytest
 from k2run.actions.catalogue import Catalogue
 from k2run.actions.connection import Connection
 from k2run.actions.deadline import Deadline
-from k2run.adapters.kafka import actions, offsets
+from k2run.adapters.kafka import actions, offsets, transfer
 from k2run.adapters.kafka.client import Kafka, Link
 from k2run.errors import AuthorError, Interrupted, Refused, TimedOut, Unknown, Unreachable
 from k2run.language.json_schema import JsonSchema
@@ -166,6 +167,22 @@ def test_a_sample_can_be_taken_from_either_end(kafka, topic):
     assert 0 <= newest.newest_age_s < 20
     oldest = actions.sample(kafka, soon(), topic, count=2, end="oldest")
     assert [message.value for message in oldest.messages] == [1, 0]
+
+
+def fetching() -> set[str]:
+    """The threads by which librdkafka speaks to brokers in this process."""
+    tasks = {task.name: (task / "comm").read_text() for task in Path("/proc/self/task").iterdir()}
+    return {name for name, comm in tasks.items() if comm.startswith("rdk:")}
+
+
+def test_nothing_fetches_any_more_from_a_topic_that_was_read(kafka, topic, monkeypatch):
+    produce(kafka, topic, 10)
+    monkeypatch.setattr("k2run.adapters.kafka.client.CLOSE_S", 0.0)  # how long a broker that has gone is waited for
+    link = Link(kafka, soon())
+    spans = {number: span for number, span in offsets.spans(link, topic).items() if span.high}
+    before = fetching()
+    assert len(list(transfer.between(link, topic, spans))) == 10
+    assert fetching() <= before
 
 
 def test_a_load_keeps_to_its_rate(kafka, topic):

@@ -159,13 +159,17 @@ class Link:
 
         with self.judged("connect"):
             consumer = Consumer({**self.settings(), "group.id": "k2run", "enable.auto.commit": False, **settings})
+        patience = CLOSE_S
         try:
             yield consumer
+            # The broker answers, so it can end in order. It must: librdkafka ends the process when a topic is deleted
+            # under a fetch and the answer names none, as Tansu's does.
+            patience = ANSWER_S
         finally:
             # It waits without a limit for a broker that has gone in the middle of a request.
             closing = threading.Thread(target=consumer.close, daemon=True)
             closing.start()
-            closing.join(CLOSE_S)
+            closing.join(patience)
 
     def producer(self, settings: Mapping[str, Setting]) -> Producer:
         """A producer; what the stack says under `config` goes before `settings`."""
