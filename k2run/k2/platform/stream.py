@@ -45,7 +45,7 @@ FIRST_DELAY_S, LONGEST_DELAY_S, ATTEMPTS = 5.0, 60.0, 10
 STALE_S = 60.0  # no trade for this long means a dead connection, even if the socket is open
 _KEPT = 100_000  # trades held while the broker does not take them
 LINGER_MS = 200
-"""The real platform's is 10. Tansu keeps every batch in memory, with some 800 bytes of its own, and each fetch looks
+"""The real platform's is 10. Tansu keeps every batch in memory, with some 1,600 bytes of its own, and each fetch looks
 through all that there are: so these are few and large."""
 _CHECK_S = 0.5
 _PURGED = (KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT)  # noqa: SLF001  librdkafka names local errors with _

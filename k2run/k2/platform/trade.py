@@ -69,8 +69,13 @@ def split_pair(symbol: str) -> tuple[str, str]:
     return symbol, "USDT"
 
 
+BURST = 80
+"""Trades on one symbol in a row, 0.4 s at 200 a second; trades cluster on an exchange, too. A symbol has a partition,
+and the broker keeps 1.6 kB for each batch that it is sent: few large ones keep it small (see `stream.LINGER_MS`)."""
+
+
 class Market:
-    """An endless, seeded sequence of trades on some symbols.
+    """An endless, seeded sequence of trades on some symbols, `BURST` of one before the next is chosen.
 
     The same seed gives the same symbols, sides, prices and quantities. Identities differ from run to run, as they do
     for a real exchange: were they seeded too, a restarted stream would repeat message ids and its trades would be
@@ -87,13 +92,18 @@ class Market:
         self._weights = tuple(1 / (rank + 1) for rank in range(len(symbols)))
         self._pairs = {s: split_pair(s) for s in symbols}
         self._next_trade = first_trade
+        self._symbol = self._symbols[0]
+        self._left_of_burst = 0
 
     def trades(self, count: int, start_us: int, end_us: int) -> Iterator[Trade]:
         """`count` trades whose timestamps (micros) rise evenly from `start_us` to just before `end_us`."""
-        chosen = self._random.choices(self._symbols, weights=self._weights, k=count)
         span = end_us - start_us
-        for number, symbol in enumerate(chosen):
-            yield self._trade(symbol, start_us + span * number // count)
+        for number in range(count):
+            if not self._left_of_burst:
+                (self._symbol,) = self._random.choices(self._symbols, weights=self._weights)
+                self._left_of_burst = BURST
+            self._left_of_burst -= 1
+            yield self._trade(self._symbol, start_us + span * number // count)
 
     def _trade(self, symbol: str, at_us: int) -> Trade:
         price = self._prices[symbol]
