@@ -5,6 +5,8 @@ from __future__ import annotations
 import datetime as dt
 import shutil
 import socket
+import subprocess
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -55,6 +57,11 @@ def test_every_iceberg_action_describes_itself_and_each_of_its_arguments():
         assert action.connections == (Iceberg,)
         for argument in action.arguments.__struct_encode_fields__:
             assert f"{argument}: " in action.doc, (action.name, argument)
+
+
+def test_what_the_client_library_warns_of_is_no_line_in_the_terminal():
+    code = "import logging, k2run.adapters.iceberg.catalog; logging.getLogger('pyiceberg.catalog').warning('left')"
+    assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True).stderr == b""
 
 
 def test_tables_are_listed_and_an_empty_namespace_is_unknown(iceberg, warehouse):

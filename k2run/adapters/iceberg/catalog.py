@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import os
 import re
@@ -38,6 +39,8 @@ PATIENCE = Duration(1.5)
 _HELD = ("locked", "busy")
 _KERNEL_LOCKS = Path("/proc/locks")
 _LOCK_FIELDS = 8
+# Its warnings would be lines between ours in the terminal; what matters of them it raises.
+logging.getLogger("pyiceberg").addHandler(logging.NullHandler())
 
 
 class Iceberg(Connection, frozen=True, kw_only=True, key="iceberg"):
