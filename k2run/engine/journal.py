@@ -30,11 +30,7 @@ E = TypeVar("E", bound="Event")
 
 
 class Reserve:
-    """A file in a run's folder that is nothing but room.
-
-    Args:
-        folder: The run's folder.
-    """
+    """A file in a run's folder that is nothing but room."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / RESERVE

@@ -151,12 +151,7 @@ class Guide(ABC):
 
 
 class Guided:
-    """The steps of one run, each put before its guide.
-
-    Args:
-        guide: Who decides.
-        execution: The run.
-    """
+    """The steps of one run, each put before its guide."""
 
     def __init__(self, guide: Guide, execution: Execution) -> None:
         self._guide = guide

@@ -226,10 +226,6 @@ def since_down(events: Sequence[AnyEvent], stopped: Sequence[str]) -> list[Stack
     """What a journal lacks of a stack that `k2run down` has stopped since.
 
     It was stopped, and its services need not run again: an undo would start one of them alone.
-
-    Args:
-        events: The journal.
-        stopped: The services that were stopped.
     """
     settled = [
         UndoFinished(undo=entry.undo, says=entry.says, outcome=Outcome.PASSED, by=DOWN, message="the stack is down")

@@ -169,10 +169,6 @@ def check_protected(steps: Iterable[Step], runbook: Runbook, stack: Stack, catal
 def check_faults(steps: Iterable[Step], stack: Stack) -> None:
     """Refuse faults that a stack does not declare to be allowed there, whoever injects them.
 
-    Args:
-        steps: What is to be done there.
-        stack: Where.
-
     Raises:
         Protected: One of them, or of those inside of them, is such a fault.
     """

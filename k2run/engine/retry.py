@@ -40,10 +40,6 @@ def time_limit(step: Step, args: Mapping[str, Any]) -> Duration:
 
     A repeated step ends at its objective (`within`), else at its `timeout`. Any other step ends at its `timeout`; its
     objective is only judged. A `wait` takes as long as it says.
-
-    Args:
-        step: The step.
-        args: Its arguments, filled in.
     """
     if step.action == WAIT.name and step.timeout is None:
         with suppress(ValueError):  # what is no duration fails the step, not its limit

@@ -326,13 +326,7 @@ def undo_stack(
 
 
 def run_started(request: Request, folder: Path, inputs: dict[str, Any]) -> RunStarted:
-    """The event.
-
-    Args:
-        request: What was asked for.
-        folder: The run's folder.
-        inputs: The values of the inputs.
-    """
+    """The first event of a run, from what was asked for."""
     runbook, stack, options = request.runbook, request.stack, request.options
     return RunStarted(
         run=folder.name,

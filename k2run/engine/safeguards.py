@@ -120,10 +120,6 @@ TRACEBACKS = "debug.log"
 class Wall:
     """Stands between one run and whatever writes for people beside its journal: faces, observers, guides, debug logs.
 
-    Args:
-        folder: The run's folder.
-        redact: Takes secrets out of a text.
-
     Attributes:
         broken: What has failed so far, with its first reason.
     """

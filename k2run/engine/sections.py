@@ -49,11 +49,7 @@ RECOVERY_LIMIT = Duration(120)
 
 
 class SectionRunner:
-    """Runs sections and keeps account of what failed.
-
-    Args:
-        execution: The run that they belong to.
-    """
+    """Runs sections and keeps account of what failed."""
 
     def __init__(self, execution: Execution) -> None:
         self._run = execution
@@ -300,12 +296,7 @@ def _again(step: Step) -> Step:
 
 
 class SectionAccount:
-    """The account of one section.
-
-    Args:
-        execution: The run.
-        section: The section.
-    """
+    """The account of one section."""
 
     def __init__(self, execution: Execution, section: Section) -> None:
         self._run = execution
@@ -441,9 +432,6 @@ def steadiness(run: Execution) -> tuple[Outcome, str]:
 
 class Look:
     """One look: the steps in order, up to the first that does not hold.
-
-    Args:
-        run: The run whose recovery is timed.
 
     Attributes:
         judged: A step applied and was judged; where none does, nothing is known.

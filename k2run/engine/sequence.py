@@ -220,12 +220,7 @@ def weigh(step: Step, outcome: Outcome) -> Outcome:
 
 
 class Block:
-    """One turn of a block.
-
-    Args:
-        runner: Runs its steps.
-        turn: The block's.
-    """
+    """One turn of a block."""
 
     def __init__(self, runner: StepRunner, turn: Turn) -> None:
         self._runner = runner

@@ -283,13 +283,7 @@ def failure_of(step: StepFinished) -> dict[str, Any]:
 
 
 def left_unknown(variables: Variables, step: Step, finished: StepFinished) -> None:
-    """The names that a finished step, and those inside of it, would have given have no value where it did nothing.
-
-    Args:
-        variables: The names of the run.
-        step: The step.
-        finished: How it ended.
-    """
+    """The names that a finished step, and those inside of it, would have given have no value where it did nothing."""
     if finished.outcome in UNJUDGED:
         names = [name for name in names_given(step) if name not in finished.variables]
         variables.leave_out(names, _no_value(finished.name, finished.outcome, finished.message))

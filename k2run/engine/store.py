@@ -145,12 +145,7 @@ class Store:
             return False
 
     def note_down(self, stack: str, services: Sequence[str]) -> None:
-        """Note that a stack was taken down: what runs found on it before, and still owe it, holds no more.
-
-        Args:
-            stack: The stack's name.
-            services: What was stopped.
-        """
+        """Note that a stack was taken down: what runs found on it before, and still owe it, holds no more."""
         at = datetime.now(UTC).isoformat(timespec="milliseconds")
         with suppress(OSError):
             rewritten(self.stack_folder(stack) / _DOWN, "\n".join([at, *services]).encode())
@@ -296,9 +291,6 @@ def running(home: Path) -> list[str]:
 
     A lock is only probed while the process lives that it names: a probe of a free lock could get in the way of a run
     that is about to take it.
-
-    Args:
-        home: The k2run home.
     """
     found = []
     for lock in sorted(home.glob("stacks/*/lock")):

@@ -175,11 +175,7 @@ _LIGHTS = ("green", "yellow", "red")
 
 
 class PointsReader:
-    """Reads `points` of steps and remembers the categories they name.
-
-    Args:
-        reading: Where problems go.
-    """
+    """Reads `points` of steps and remembers the categories they name."""
 
     def __init__(self, reading: Reading) -> None:
         self._reading = reading

@@ -72,9 +72,6 @@ class WrongSchema(Misread):
 class JsonSchema(Notation):
     """A JSON Schema, checked; without `$schema` of draft 2020-12.
 
-    Args:
-        written: The schema.
-
     Raises:
         WrongSchema: It is none, or asks for what cannot be checked.
     """

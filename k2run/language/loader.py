@@ -230,12 +230,7 @@ _BESIDE_METHOD = frozenset({"rollbacks", "title", "description", "configuration"
 
 
 def recognised(data: Any, file: str) -> tuple[str, str] | None:
-    """What a file is, and what to do with it; None for what may be meant as a runbook.
-
-    Args:
-        data: Its plain values.
-        file: Its path.
-    """
+    """What a file is, and what to do with it; None for what may be meant as a runbook."""
     if isinstance(data, list):
         return _PLAYBOOK if any(_is_play(item) for item in data) else None
     if not isinstance(data, dict) or "runbook" in data:

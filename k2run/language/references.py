@@ -183,14 +183,7 @@ def _look_for_runs(file: Path) -> Iterator[Path]:
 
 
 def check_inputs(reading: Reading, runbook: Runbook, given: Mapping[str, Any], path: Trail) -> None:
-    """Note inputs that the runbook does not have, and required ones that are missing.
-
-    Args:
-        reading: Where problems go.
-        runbook: What is run.
-        given: The inputs as written.
-        path: Where `run` stands.
-    """
+    """Note inputs that the runbook does not have, and required ones that are missing."""
     known = {entry.name: entry for entry in runbook.inputs}
     for name, value in given.items():
         if name in known:

@@ -36,13 +36,7 @@ MAX_NESTING = 16
 
 
 class StepReader:
-    """Reads the steps of one runbook.
-
-    Args:
-        reading: Where problems go.
-        points: Reads `points`.
-        references: Notes the files that steps name.
-    """
+    """Reads the steps of one runbook."""
 
     def __init__(self, reading: Reading, points: PointsReader, references: References) -> None:
         self._reading = reading

@@ -162,13 +162,7 @@ def write_timeline(folder: Path, suspect: Suspect | None = None, causes: Sequenc
 
 
 def timeline(events: Sequence[AnyEvent], suspect: Suspect | None = None, causes: Sequence[Why] = ()) -> str:
-    """Markdown: what was seen, what was done and by whom, when, and what is still to be written by a person.
-
-    Args:
-        events: The journal of the recovery.
-        suspect: What the diagnosis said, when there was one.
-        causes: Why services failed, as it is written in their logs, at their ports, on the disk.
-    """
+    """Markdown: what was seen, what was done and by whom, when, and what is still to be written by a person."""
     lines = [
         *_head(events),
         *(_evidence(suspect) if suspect is not None else ()),

@@ -239,11 +239,6 @@ class Order:
     API, so an API that is down comes before a stream that is down. What a recovery starts by itself it does not wait
     for. Two that would wait for each other keep the order of their likelihood. One that repairs no service frees what
     all of them need, a disk or a port, and waits for none.
-
-    Args:
-        runbooks: The recoveries.
-        stack: The stack they repair.
-        catalogue: The actions of their steps.
     """
 
     def __init__(self, runbooks: Sequence[Runbook], stack: Stack, catalogue: Catalogue) -> None:

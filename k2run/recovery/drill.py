@@ -176,14 +176,7 @@ class Plan(Struct, frozen=True, kw_only=True):
 
 
 class Drill:
-    """Plays the rounds of one drill inside a run, which keeps the undos of its faults.
-
-    Args:
-        plan: What to do.
-        request: The run around it.
-        execution: The same, while it runs.
-        signals: What ends it.
-    """
+    """Plays the rounds of one drill inside a run, which keeps the undos of its faults."""
 
     def __init__(self, plan: Plan, request: Request, execution: Execution, signals: StopRequest) -> None:
         self._plan = plan

@@ -240,15 +240,9 @@ def watch(  # noqa: PLR0913 - what `diagnose` needs, and for how long
     *,
     until_ill: bool = False,
 ) -> Diagnosis:
-    """Look at a stack again and again; the diagnosis has all that was seen in any of the looks.
+    """Look at a stack for a window, as `watching` does; the diagnosis has all that was seen in any of the looks.
 
-    Args:
-        runbooks: The recovery runbooks.
-        stack: What to look at.
-        catalogue: The actions of their symptoms.
-        stop: Set when the looking is to end.
-        seconds: For how long; there is one look at least.
-        until_ill: Whether the first look that finds something is the last.
+    With `until_ill` the first look that finds something is the last.
 
     Raises:
         Interrupted: It was asked to end.

@@ -49,11 +49,7 @@ STEP, LOOK = f"{SECTION}.symptoms", "Look at its symptoms"
 
 
 def prove_alone(runbook: Runbook) -> Callable[[Execution, StopRequest], None]:
-    """What a run does after its sections: look at the symptoms of its failure until they are gone, and stop a clock.
-
-    Args:
-        runbook: The recovery, with its symptoms.
-    """
+    """What a run does after its sections: look at the symptoms of its failure until they are gone, and stop a clock."""
 
     def prove(execution: Execution, _signals: StopRequest) -> None:
         journal = execution.journal
@@ -248,11 +244,7 @@ class Repairs:
         self.tries = Tries()
 
     def next(self, found: Diagnosis) -> Repair | None:
-        """What is to be done after this diagnosis; None when the stack is proven to be well, or nothing is left to try.
-
-        Args:
-            found: What is wrong now.
-        """
+        """What is to be done after this diagnosis; None when the stack is proven well, or nothing is left to try."""
         now = time.monotonic()
         for suspect in found.matches:
             self._known.setdefault(suspect.runbook, now)
@@ -309,12 +301,7 @@ class Repairs:
         return Repair(runbook=self._runbooks[name], only_proof=True, known=self._known[name])
 
     def done(self, repair: Repair, clocks: Clocks) -> None:
-        """Take note of how a repair ended.
-
-        Args:
-            repair: Which.
-            clocks: Those of its run.
-        """
+        """Take note of how a repair ended."""
         if not repair.only_proof:
             self.tries.end(time.monotonic(), passed=clocks.passed, changed=clocks.changed)
         if repair.beside:

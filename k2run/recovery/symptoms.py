@@ -105,12 +105,6 @@ def look(runbooks: Sequence[Runbook], stack: Stack, catalogue: Catalogue, stop: 
 
     Nothing is changed: a symptom whose action does more than observe is not done, and counts as unseen.
 
-    Args:
-        runbooks: Whose symptoms.
-        stack: Where.
-        catalogue: The actions that they use.
-        stop: Set when the looking is to end.
-
     Raises:
         Interrupted: It was asked to end.
     """
@@ -131,11 +125,6 @@ def look(runbooks: Sequence[Runbook], stack: Stack, catalogue: Catalogue, stop: 
 
 def look_along(stack: Stack, catalogue: Catalogue, stop: threading.Event) -> list[Sighting]:
     """Look at the data path that a stack declares, step by step: what is present works; none where it declares none.
-
-    Args:
-        stack: Whose.
-        catalogue: The actions of its steps.
-        stop: Set when the looking is to end.
 
     Raises:
         RunbookInvalid: The runbook of the data path has problems.

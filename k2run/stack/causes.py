@@ -104,12 +104,7 @@ EFFECTS = {Kind.UNREACHABLE, Kind.ERROR, Kind.EXIT}
 
 
 def causes_of(stack: Stack, look: Look) -> list[Cause]:
-    """Why a checked service is not ready: the resource first, what only tells of effects last.
-
-    Args:
-        stack: The stack.
-        look: How the service does.
-    """
+    """Why a checked service is not ready: the resource first, what only tells of effects last."""
     service, seen = look.service, look.status
     found: list[Cause] = []
     if service.run is RunBy.PROCESS:

@@ -92,12 +92,7 @@ _local = threading.local()
 
 
 class ContainerBackend:
-    """Runs one service as a container that exists already (`docker compose up` makes it).
-
-    Args:
-        service: The service.
-        docker: Its engine.
-    """
+    """Runs one service as a container that exists already (`docker compose up` makes it)."""
 
     def __init__(self, service: Service, docker: Docker) -> None:
         self._service = service

@@ -326,13 +326,7 @@ def role_of(name: str, value: Any) -> Any:
 
 
 def role_problems(document: Document, declared: Any, services: Container[str]) -> Iterator[Problem]:
-    """What is wrong with `roles:`, before anything in it is filled in.
-
-    Args:
-        document: The stack file.
-        declared: What stands under `roles:`.
-        services: Names of the stack's services.
-    """
+    """What is wrong with `roles:`, before anything in it is filled in."""
     if not isinstance(declared, dict):
         yield document.problem("K203", "`roles` is a mapping of names to what plays them", ("roles",))
         return

@@ -55,12 +55,7 @@ _OURS = frozenset({"k2run", "invoke", "inv"})
 
 
 class ProcessBackend:
-    """Runs one service as a process.
-
-    Args:
-        service: The service.
-        state: The stack's state folder.
-    """
+    """Runs one service as a process."""
 
     def __init__(self, service: Service, state: Path) -> None:
         self._service = service

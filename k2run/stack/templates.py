@@ -32,11 +32,7 @@ _WHOLE = re.compile(r"\{\{((?:(?!\{\{|\}\}).)*)\}\}", re.DOTALL)
 
 
 class Renderer:
-    """Renders the texts of one stack file.
-
-    Args:
-        lookup: Gives the value of a name.
-    """
+    """Renders the texts of one stack file."""
 
     def __init__(self, lookup: Lookup) -> None:
         self._lookup = lookup
@@ -128,11 +124,6 @@ def _literal(text: str) -> str | int:
 class MissingValue(StackInvalid):
     """A value of a stack file cannot be filled in.
 
-    Args:
-        place: Where it stands.
-        trail: The keys that lead to it.
-        cause: Why.
-
     Attributes:
         said: Why, without the place.
         missing: This machine lacks something; the file itself is right.
@@ -146,12 +137,7 @@ class MissingValue(StackInvalid):
 
 
 class LazyValues(Mapping[str, Any]):
-    """A mapping whose values are made when they are asked for.
-
-    Args:
-        names: Its keys.
-        make: Makes the value of a key.
-    """
+    """A mapping whose values are made when they are asked for."""
 
     __slots__ = ("_make", "_names")
 

@@ -409,12 +409,7 @@ _OWN = "own values belong under `vars:`, and a part of the platform that runbook
 
 
 def connection_problems(document: Document, kinds: Mapping[str, type[Connection]]) -> Iterator[Problem]:
-    """Connections that no action asks for, and settings that they do not have, lack, or cannot take.
-
-    Args:
-        document: The stack file.
-        kinds: The connections that actions ask for, by their key.
-    """
+    """Connections that no action asks for, and settings that they do not have, lack, or cannot take."""
     for key, settings in (document.data.get("connections") or {}).items():
         trail = ("connections", key)
         if key not in kinds:
@@ -453,12 +448,7 @@ def _settings(document: Document, trail: Trail, settings: dict[str, Any], kind: 
 
 
 def fault_problems(document: Document, known: Collection[str]) -> Iterator[Problem]:
-    """Faults that the stack allows and that are not there.
-
-    Args:
-        document: The stack file.
-        known: The names of all faults.
-    """
+    """Faults that the stack allows and that are not there."""
     for index, pattern in enumerate(document.data.get("faults") or ()):
         if not any(fnmatchcase(name, pattern) for name in known):
             adapters = sorted({f"{name.split('.')[0]}.*" for name in known})

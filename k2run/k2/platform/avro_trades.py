@@ -300,12 +300,7 @@ def _unscaled(value: Decimal | bytes) -> bytes:
 
 
 class Writer:
-    """Writes records in the frame of a schema's id.
-
-    Args:
-        schema: The records' schema.
-        number: Its id in the registry.
-    """
+    """Writes records in the frame of a schema's id."""
 
     def __init__(self, schema: schemas.Schema, number: int) -> None:
         self._frame = b"\0" + number.to_bytes(4, "big")
