@@ -245,37 +245,27 @@ class Stack:
     # --- reading ----------------------------------------------------------------------------------
 
     def _service(self, name: str) -> Service:
-        trail = ("services", name)
-        with self._lock:
-            if trail not in self._known:
-                filled = with_texts(self._fill(trail, self._document.data["services"][name]))
-                try:
-                    service = msgspec.convert({**filled, "name": name}, Service, dec_hook=decode_quantity, strict=False)
-                except msgspec.ValidationError as error:
-                    said, at = place_of(error, trail)
-                    raise MissingValue(self._document.place(at), at, StackInvalid(said)) from None
-                if service.elsewhere:
-                    service = msgspec.structs.replace(service, run=RunBy.EXTERNAL)
-                self._known[trail] = service
-            found: Service = self._known[trail]
-            return found
+        def converted(filled: Any) -> Service:
+            form = {**with_texts(filled), "name": name}
+            service = msgspec.convert(form, Service, dec_hook=decode_quantity, strict=False)
+            return msgspec.structs.replace(service, run=RunBy.EXTERNAL) if service.elsewhere else service
+
+        found: Service = self._read(("services", name), self._document.data["services"][name], converted)
+        return found
 
     def _role(self, name: str, raw: Any) -> Any:
-        trail = ("roles", name)
+        return self._read(("roles", name), raw, partial(role_of, name))
+
+    def _read(self, trail: Trail, raw: Any, convert: Callable[[Any], Any] = lambda filled: filled) -> Any:
+        """A value filled in and converted, once."""
         with self._lock:
             if trail not in self._known:
                 filled = self._fill(trail, raw)
                 try:
-                    self._known[trail] = role_of(name, filled)
+                    self._known[trail] = convert(filled)
                 except msgspec.ValidationError as error:
                     said, at = place_of(error, trail)
                     raise MissingValue(self._document.place(at), at, StackInvalid(said)) from None
-            return self._known[trail]
-
-    def _read(self, trail: Trail, raw: Any) -> Any:
-        with self._lock:
-            if trail not in self._known:
-                self._known[trail] = self._fill(trail, raw)
             return self._known[trail]
 
     def _look_up(self, name: str) -> Any:
