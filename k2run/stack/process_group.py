@@ -16,7 +16,7 @@ import time
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from msgspec import Struct
@@ -261,17 +261,19 @@ def busy_port(port: int) -> bool:
     return False
 
 
+def listens(connection: Any, port: int) -> bool:
+    """Whether a connection, as psutil tells of it, is a socket that listens on a port."""
+    import psutil
+
+    return bool(connection.status == psutil.CONN_LISTEN and connection.laddr and connection.laddr.port == port)
+
+
 def holder_of(port: int) -> Holder | None:
     """The process that listens on a port; None when it cannot be seen (another user's, or gone)."""
     import psutil
 
     try:
-        listening = [
-            connection.pid
-            for connection in psutil.net_connections("tcp")
-            if connection.status == psutil.CONN_LISTEN and connection.laddr and connection.laddr.port == port
-        ]
-        pid = next(pid for pid in listening if pid)
+        pid = next(one.pid for one in psutil.net_connections("tcp") if listens(one, port) and one.pid)
         process = psutil.Process(pid)
         says = described(process)
     except (psutil.Error, StopIteration):

@@ -9,7 +9,7 @@ import sys
 import tempfile
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
+from typing import TYPE_CHECKING, ClassVar, Self, cast
 from urllib.parse import urlsplit
 
 from k2run.actions.connection import Connection, Site
@@ -17,7 +17,7 @@ from k2run.errors import NotApplicable, StackUnavailable, TimedOut
 from k2run.language.problems import did_you_mean
 from k2run.stack.backend import State
 from k2run.stack.model import RunBy, Service
-from k2run.stack.process_group import MARK, Holder, await_end, busy_port, holder_of, start_apart
+from k2run.stack.process_group import MARK, Holder, await_end, busy_port, holder_of, listens, start_apart
 from k2run.stack.stack import Stack  # noqa: TC001 - msgspec reads the types of fields
 
 if TYPE_CHECKING:
@@ -119,10 +119,11 @@ def stranger_on(port: int, stack: Stack) -> Holder | None:
         return None
     holder = holder_of(port)
     if holder is None:
-        return None if _runs_one_with(port, stack) else _occupied(port)
+        has_it = any(port in stack.services[name].ports for name, _ in _running(stack))
+        return None if has_it else _occupied(port)
     if holder.environment.get(MARK, "").startswith(f"{stack.state}:"):
         return None
-    return None if holder.group in _groups(stack) else holder
+    return None if holder.group in {pid for _, pid in _running(stack)} else holder
 
 
 def stranger_at(address: str, stack: Stack) -> str:
@@ -149,15 +150,9 @@ def _is_its_own(port: int, stack: Stack) -> bool:
         with suppress(psutil.Error):
             leader = psutil.Process(pid)
             for process in (leader, *leader.children(recursive=True)):
-                if any(_listens(one, port) for one in process.net_connections("tcp")):
+                if any(listens(one, port) for one in process.net_connections("tcp")):
                     return True
     return False
-
-
-def _listens(connection: Any, port: int) -> bool:
-    import psutil
-
-    return bool(connection.status == psutil.CONN_LISTEN and connection.laddr and connection.laddr.port == port)
 
 
 def _occupied(port: int) -> Holder | None:
@@ -165,7 +160,7 @@ def _occupied(port: int) -> Holder | None:
     import psutil
 
     found = [one for one in psutil.net_connections("tcp") if one.laddr and one.laddr.port == port]
-    if any(one.status == psutil.CONN_LISTEN for one in found):
+    if any(listens(one, port) for one in found):
         return UNSEEN
     pid = next((one.pid for one in found if one.pid), None)
     if pid is None:
@@ -177,16 +172,8 @@ def _own_ports(stack: Stack) -> set[int]:
     return {port for service in stack.services.values() if service.run is RunBy.PROCESS for port in service.ports}
 
 
-def _groups(stack: Stack) -> set[int]:
-    """The process groups of the stack's services that run."""
-    return {pid for _, pid in _running(stack)}
-
-
-def _runs_one_with(port: int, stack: Stack) -> bool:
-    return any(port in stack.services[name].ports for name, _ in _running(stack))
-
-
 def _running(stack: Stack) -> Iterator[tuple[str, int]]:
+    """The stack's services that run as processes, each with its process group."""
     for name, service in stack.services.items():
         if service.run is RunBy.PROCESS and (pid := backend_of(stack, service).status().pid):
             yield name, pid
