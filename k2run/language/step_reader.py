@@ -39,9 +39,9 @@ class StepReader:
     """Reads the steps of one runbook."""
 
     def __init__(self, reading: Reading, points: PointsReader, references: References) -> None:
-        self._reading = reading
-        self._points = points
-        self._references = references
+        self.reading = reading
+        self.points = points
+        self.references = references
         self._forms: dict[str, ActionForm | None] = dict(WORDS)
         self._names: Sequence[str] = ()
         self._ids: set[str] = set()
@@ -59,9 +59,9 @@ class StepReader:
             category: The score category of steps that name none.
             apart: The steps run at once: none sees what another registers.
         """
-        items = self._reading.listed(value, path, f"`{path[-1]}`")
+        items = self.reading.listed(value, path, f"`{path[-1]}`")
         if isinstance(value, list) and not value:
-            self._reading.problem("K213", f"`{path[-1]}` has no steps", path)
+            self.reading.problem("K213", f"`{path[-1]}` has no steps", path)
         steps, after = [], []
         for index, item in enumerate(items):
             seen = scope.apart() if apart else scope
@@ -79,13 +79,13 @@ class StepReader:
         for index, step in enumerate(steps):
             for name in sorted(_handed_on(step)):
                 if name in first:
-                    line = self._reading.document.place((*path, first[name])).line
+                    line = self.reading.document.place((*path, first[name])).line
                     message = f"the step in line {line}, which runs at the same time, hands on `{name}` as well"
-                    self._reading.problem("K212", message, (*path, index), hint="give one of them another name")
+                    self.reading.problem("K212", message, (*path, index), hint="give one of them another name")
                 first.setdefault(name, index)
 
     def _step(self, value: Any, path: Trail, address: str, scope: Scope, category: str) -> Step:
-        reading = self._reading
+        reading = self.reading
         place = reading.document.place(path)
         if not isinstance(value, dict):
             reading.mapping(value, path, "a step")
@@ -99,7 +99,7 @@ class StepReader:
     def form(self, name: str, path: Trail) -> ActionForm | None:
         """The action of that name; a problem when there is none."""
         if name not in self._forms:
-            self._forms[name] = self._reading.vocabulary.find(name)
+            self._forms[name] = self.reading.vocabulary.find(name)
         form = self._forms[name]
         if form is None:
             self._unknown_action(name, path)
@@ -109,14 +109,14 @@ class StepReader:
         adapter, dot, _ = name.partition(".")
         if not dot:
             hint = did_you_mean(name, (*KEYWORDS, *BLOCK, *WORDS))
-            self._reading.problem("K202", f"a step has no keyword `{name}`", (*path, name), key=True, hint=hint)
+            self.reading.problem("K202", f"a step has no keyword `{name}`", (*path, name), key=True, hint=hint)
             return
-        names = self._names = self._names or self._reading.vocabulary.names()
+        names = self._names = self._names or self.reading.vocabulary.names()
         verbs = [known for known in names if known.startswith(f"{adapter}.")]
-        hint = self._reading.near(name, names)
+        hint = self.reading.near(name, names)
         adapters = () if verbs else dict.fromkeys(known.partition(".")[0] for known in names)
         expected = f"one of {', '.join(verbs)}" if verbs else f"an action of {', '.join(adapters)}"
-        self._reading.problem(
+        self.reading.problem(
             "K301",
             f"there is no action `{name}`",
             (*path, name),
@@ -128,23 +128,8 @@ class StepReader:
     def note_id(self, value: str, path: Trail) -> None:
         """Two steps cannot have the same id."""
         if value in self._ids:
-            self._reading.problem("K212", f"another step has the id `{value}`", path)
+            self.reading.problem("K212", f"another step has the id `{value}`", path)
         self._ids.add(value)
-
-    @property
-    def reading(self) -> Reading:
-        """Where problems go."""
-        return self._reading
-
-    @property
-    def points(self) -> PointsReader:
-        """Reads `points`."""
-        return self._points
-
-    @property
-    def references(self) -> References:
-        """The files that steps name."""
-        return self._references
 
 
 class Draft:
