@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -13,9 +12,10 @@ from msgspec import Struct
 from k2run.errors import Inapplicable
 from k2run.language.problems import Problem, did_you_mean
 from k2run.language.quantities import Duration, decode_quantity, quantified
+from k2run.stack.templates import LazyValues
 
 if TYPE_CHECKING:
-    from collections.abc import Container
+    from collections.abc import Callable, Container, Iterator, Mapping
 
     from k2run.language.document import Document, Trail
 
@@ -267,7 +267,7 @@ ROLES: dict[str, Role] = {
 """The roles of built-in runbooks. A stack may declare more, for runbooks of its own."""
 
 
-class Roles(Mapping[str, Any]):
+class Roles(LazyValues):
     """The roles that a stack declares, filled in when they are asked for.
 
     Args:
@@ -276,41 +276,29 @@ class Roles(Mapping[str, Any]):
         read: Fills in the role of a name.
     """
 
-    __slots__ = ("_declared", "_read", "_stack")
+    __slots__ = ("_stack",)
 
     def __init__(self, stack: str, declared: Mapping[str, Any], read: Callable[[str], Any]) -> None:
+        super().__init__(declared, read)
         self._stack = stack
-        self._declared = declared
-        self._read = read
 
     def __getitem__(self, name: str) -> Any:
-        if name in self._declared:
-            return self._read(name)
-        if name in _METHODS:
-            raise KeyError(name)
+        if name in self or name in _METHODS:
+            return super().__getitem__(name)
         raise Inapplicable(self.missing(name))
 
     def get(self, name: str, default: Any = None) -> Any:
         """The role of that name, or something else where none is declared."""
-        return self._read(name) if name in self._declared else default
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._declared
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._declared)
-
-    def __len__(self) -> int:
-        return len(self._declared)
+        return self._make(name) if name in self else default
 
     def __repr__(self) -> str:
-        return f"Roles({', '.join(self._declared)})"
+        return f"Roles({', '.join(self)})"
 
     def missing(self, name: str) -> str:
         """Why a runbook cannot ask for a role here; empty when it can."""
-        if name in self._declared:
+        if name in self:
             return ""
-        near = "" if name in ROLES else did_you_mean(name, self._declared)
+        near = "" if name in ROLES else did_you_mean(name, self)
         return f"cannot say: the stack {self._stack!r} declares no role {name!r}{near and f'; {near}'}"
 
 
