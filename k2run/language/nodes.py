@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from k2run.language.document import Document
+    from k2run.language.problems import Problem
 
 
 Plain = str | int | float | bool | None
@@ -87,6 +88,17 @@ class TooDeep(Exception):
     def __init__(self, offset: int) -> None:
         super().__init__(offset)
         self.offset = offset
+
+
+def bare_template(document: Document, at: int) -> Problem:
+    """The problem of a `{{` without quotes at an offset of the text."""
+    return document.problem_at(
+        "K110",
+        "a value that begins with {{ must stand in quotes",
+        at,
+        2,
+        hint='write it as "{{ … }}"; YAML reads a bare { as the start of a mapping',
+    )
 
 
 class Builder:
@@ -197,14 +209,7 @@ class Builder:
         start = node.start_mark.index
         if not self._document.text.startswith("{{", start - 1):
             return False
-        problem = self._document.problem_at(
-            "K110",
-            "a value that begins with {{ must stand in quotes",
-            start - 1,
-            2,
-            hint='write it as "{{ … }}"; YAML reads a bare { as the start of a mapping',
-        )
-        self._document.problems.append(problem)
+        self._document.problems.append(bare_template(self._document, start - 1))
         return True
 
     def _duplicate(self, node: Node, key_node: Node, key: Any) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from yaml.error import MarkedYAMLError
 
-from k2run.language.nodes import MAX_DEPTH, TooDeep
+from k2run.language.nodes import MAX_DEPTH, TooDeep, bare_template
 
 if TYPE_CHECKING:
     from k2run.language.document import Document
@@ -109,15 +109,7 @@ def _bare_template(document: Document, at: int) -> Problem | None:
     """`key: {{ name }}-more`: the usual reason for a surprise after `}}`."""
     start = document.text.rfind("\n", 0, at) + 1
     bare = re.search(r":\s+(\{\{)", document.text[start:at])
-    if bare is None:
-        return None
-    return document.problem_at(
-        "K110",
-        "a value that begins with {{ must stand in quotes",
-        start + bare.start(1),
-        2,
-        hint='write it as "{{ … }}"; YAML reads a bare { as the start of a mapping',
-    )
+    return None if bare is None else bare_template(document, start + bare.start(1))
 
 
 def _odd_space(document: Document, at: int) -> Problem | None:
