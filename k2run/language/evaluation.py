@@ -178,27 +178,24 @@ def _filter(node: nodes.Filter) -> Evaluator:
     if node.name not in environment().filters:
         raise TemplateAssertionError(f"no filter named {node.name}", node.lineno)
     inner = node.node or nodes.Const(None)  # only the filter of a block has none
-    value, arguments, name, call = _of(inner), _arguments(node), node.name, environment().call_filter
-
-    def filtered(scope: Values) -> Any:
-        found = value(scope)
-        positional, named = arguments(scope)
-        return call(name, found, positional, named, context=_context())
-
-    return filtered
+    return _applied(node, inner, environment().call_filter)
 
 
 def _test(node: nodes.Test) -> Evaluator:
     if node.name not in environment().tests:
         raise TemplateAssertionError(f"no test named {node.name}", node.lineno)
-    value, arguments, name, call = _of(node.node), _arguments(node), node.name, environment().call_test
+    return _applied(node, node.node, environment().call_test)
 
-    def tested(scope: Values) -> Any:
+
+def _applied(node: nodes.Filter | nodes.Test, to: nodes.Node, call: Callable[..., Any]) -> Evaluator:
+    value, arguments, name = _of(to), _arguments(node), node.name
+
+    def applied(scope: Values) -> Any:
         found = value(scope)
         positional, named = arguments(scope)
         return call(name, found, positional, named, context=_context())
 
-    return tested
+    return applied
 
 
 def _call(node: nodes.Call) -> Evaluator:
