@@ -18,7 +18,7 @@ from k2run.stack.backend import State
 from k2run.stack.causes import EFFECTS, causes_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from k2run.actions.catalogue import Catalogue
     from k2run.language.model import Runbook
@@ -335,20 +335,13 @@ def together(looks: Sequence[Diagnosis], seconds: float) -> Diagnosis:
     last = looks[-1]
     if len(looks) == 1:
         return last
-    return Diagnosis(
-        stack=last.stack,
+    return replace(
+        last,
         suspects=arranged(_suspects(looks)),
         ailing=list({one.service: one for found in looks for one in found.ailing}.values()),
-        probes=last.probes,
-        unseen=last.unseen,
-        not_applicable=last.not_applicable,
-        foreign=last.foreign,
-        seen=last.seen,
-        not_seen=last.not_seen,
-        unreached=last.unreached,
         data_path=_data_path_in(looks),
         seconds=seconds,
-        causes=_causes_in(looks),
+        causes=list(dict.fromkeys(why for found in looks for why in found.causes)),
         looks=len(looks),
         flapping=list(_flapping(looks)),
     )
@@ -374,21 +367,13 @@ def _data_path_in(looks: Sequence[Diagnosis]) -> list[Sighting]:
     return list(worst.values())
 
 
-def _causes_in(looks: Sequence[Diagnosis]) -> list[Why]:
-    return list(dict.fromkeys(why for found in looks for why in found.causes))
-
-
 def _flapping(looks: Sequence[Diagnosis]) -> Iterator[Flap]:
     """Failures and services that were ill, well and ill again, or the other way round."""
     failures = [{suspect.runbook for suspect in found.matches} for found in looks]
-    services = [_names(found.ailing) for found in looks]
+    services = [{one.service for one in found.ailing} for found in looks]
     for kind, ill in (("failure", failures), ("service", services)):
         for name in sorted(set().union(*ill)):
             states = [name in one for one in ill]
             changes = sum(before != after for before, after in pairwise(states))
             if changes >= TWICE:
                 yield Flap(name=name, kind=kind, ill=sum(states), looks=len(looks), changes=changes)
-
-
-def _names(ailing: Iterable[Ailing]) -> set[str]:
-    return {one.service for one in ailing}
