@@ -242,10 +242,7 @@ def _close(request: Request, execution: Execution, stopped: K2runError | None, r
     journal = execution.journal
     if execution.options.check:
         finished = judge_trial(latest(read_journal(execution.folder)), journal.elapsed(), stopped)
-        _tell(execution, finished)
-        journal.close()
-        request.store.mark_closed(request.stack.name, execution.folder.name)
-        return finished
+        return _ended(request, execution, finished)
     kept: JournalLost | None = journal.lost
     for what, why in journal.wall.broken.items():
         _tell(execution, Noted(message=f"{what} failed, and the run went on without it: {why}", level="warning"))
@@ -282,6 +279,11 @@ def _not_applicable(request: Request, execution: Execution, reason: str) -> RunF
         seconds=0.0,
         reasons=[reason],
     )
+    return _ended(request, execution, finished)
+
+
+def _ended(request: Request, execution: Execution, finished: RunFinished) -> RunFinished:
+    """Record the last event of a run that leaves nothing to settle."""
     _tell(execution, finished)
     execution.journal.close()
     request.store.mark_closed(request.stack.name, execution.folder.name)
