@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from k2run.engine.events import (
     AnyEvent,
@@ -111,12 +112,10 @@ class Past(Struct, frozen=True, kw_only=True):
 
     def below(self, prefix: str) -> Past:
         """What the runbook that a step runs has done."""
-        return Past(
+        return replace(
+            self,
             steps={path: step for path, step in list(self.steps.items()) if path.startswith(prefix)},
-            clocks=self.clocks,
-            kept=self.kept,
-            tried=self.tried,
-            handed=self.handed,
+            sections={},
             faults={path: began for path, began in self.faults.items() if path.startswith(prefix)},
             prefix=prefix,
         )
