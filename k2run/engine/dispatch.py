@@ -42,10 +42,6 @@ class Caller:
         catalogue: Where actions are found.
         stack: Where their connections come from.
         person: Makes the person whom a step may ask, from the step's path.
-
-    Attributes:
-        catalogue: The same.
-        person: The same.
     """
 
     def __init__(self, catalogue: Catalogue, stack: Stack, person: Callable[[str], Person]) -> None:

@@ -58,11 +58,7 @@ class Limit:
 
 
 class OutOfTime(K2runError):
-    """The time of what is around a step has run out; it ends what is inside, up to the owner of the limit.
-
-    Attributes:
-        limit: Which.
-    """
+    """The time of what is around a step has run out; it ends what is inside, up to the owner of the limit."""
 
     def __init__(self, limit: Limit) -> None:
         super().__init__(f"{limit.says}, the limit of {limit.name!r}", hint="raise its timeout, or find what is slow")
@@ -261,12 +257,7 @@ class Execution:
     ) -> Execution:
         """The execution of a runbook that a step runs: the same run, with names, figures and a clock of its own.
 
-        Args:
-            runbook: What the step runs.
-            variables: What its expressions see.
-            path: Path of the step.
-            section: Path of the step's section.
-            tags: Those of the step, with what it inherits.
+        `path` and `section` are the paths of the step and of its section, `tags` its own with what it inherits.
         """
         child = copy(self)
         child.around, child.runbook, child.variables = self, runbook, variables

@@ -144,10 +144,7 @@ BEFORE, LEFT_OUT = "before --start-at ", "left out by --"
 def left_out(step: Step, inherited: frozenset[str], run: Execution) -> str:
     """Why a run leaves a step out; empty when it does not.
 
-    Args:
-        step: The step.
-        inherited: The tags of its section, of the blocks around it, and of the step that runs its runbook.
-        run: The run.
+    `inherited` are the tags of its section, of the blocks around it, and of the step that runs its runbook.
     """
     options = run.options
     if step.path in run.before:
@@ -185,11 +182,7 @@ def is_built_on(step: Step, section: Section, runbook: Runbook) -> bool:
 
     They do on every fault, and on every change that is part of an experiment: in a scenario, in a recovery, and beside
     a fault in the same section. A step that is not critical, or whose failure is ignored, is one to do without.
-
-    Args:
-        step: The step; a block when one of its steps is such.
-        section: Where it is.
-        runbook: Whose section that is.
+    A block is such a step when one of its steps is.
     """
     if section.path in _NO_EXPERIMENT or step.ignore_failure or step.severity is not Severity.CRITICAL:
         return False
@@ -201,10 +194,7 @@ def is_built_on(step: Step, section: Section, runbook: Runbook) -> bool:
 def is_proof(step: Step, section: str, run: Execution) -> bool:
     """Whether a step writes a probe, to prove a recovery: that changes data, and repairs nothing.
 
-    Args:
-        step: The step.
-        section: Path of its section.
-        run: The run.
+    `section` is the path of its section.
     """
     if run.runbook.kind is not Kind.RECOVERY or step.effect is not Effect.CHANGES:
         return False

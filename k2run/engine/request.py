@@ -72,12 +72,7 @@ def check_allowed(request: Request) -> None:
 
 
 def check_blast(runbook: Runbook, catalogue: Catalogue, most: str) -> None:
-    """Refuse a runbook one of whose faults reaches further than a run may.
-
-    Args:
-        runbook: What is to be run.
-        catalogue: Where its actions are found.
-        most: The `--max-blast` of the run; no limit when empty.
+    """Refuse a runbook one of whose faults reaches further than a run may, by its `--max-blast`; no limit when empty.
 
     Raises:
         Protected: A fault reaches further.
@@ -142,15 +137,9 @@ def refusal(turn: Turn) -> Attempt | None:
 
 
 def check_protected(steps: Iterable[Step], runbook: Runbook, stack: Stack, catalogue: Catalogue) -> None:
-    """Refuse steps, and those inside of them, that a stack is protected from.
+    """Refuse steps, and those inside of them, that a stack is protected from, unless it allows their runbook by name.
 
     A recovery may write a probe message where the stack says how one is made: that is how it is proven.
-
-    Args:
-        steps: What is to be done there.
-        runbook: Whose steps they are; the stack may allow it by its name.
-        stack: Where.
-        catalogue: Where their actions are found.
 
     Raises:
         Protected: One breaks or destroys something there, or changes its data.

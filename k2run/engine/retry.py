@@ -55,7 +55,6 @@ class Trying(Struct):
     """The attempts of one turn of a step.
 
     Attributes:
-        turn: Which.
         args: The action's arguments, rendered.
         limit: How long all attempts together may take.
         attempts: How many there were.

@@ -126,13 +126,6 @@ def settle_or_refuse(store: Store, stack: str) -> None:
 def undo(left: Leftover, stack: Stack, store: Store, observers: tuple[Observer, ...], sources: Sources) -> list[str]:
     """Play what a dead run left to undo.
 
-    Args:
-        left: The run, and what it left.
-        stack: The stack.
-        store: The k2run home.
-        observers: Told of what is undone.
-        sources: Where the secrets of its undos are read again.
-
     Returns:
         What could not be undone, or is not known, for people.
 

@@ -419,13 +419,7 @@ def run_runbook(  # noqa: PLR0913 - a step, and where it stands
 ) -> Attempt:
     """Run the runbook of a step; what it broke is undone when it ends.
 
-    Args:
-        around: The execution that the step belongs to.
-        step: The step.
-        path: Path of its turn.
-        local: Its own names.
-        section: Path of its section.
-        tags: What it inherits.
+    `path` is that of the step's turn, `section` that of its section, `local` its own names, `tags` what it inherits.
 
     Raises:
         UsageError: An input does not fit.

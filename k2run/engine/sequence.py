@@ -291,13 +291,7 @@ class Block:
                 return None if itself else first, said
 
     def _rescued(self, block: Attempt, known: dict[str, Any], leap: Leap | None) -> tuple[Attempt, Leap | None]:
-        """Run the rescue of a block that failed; a leap leaves it out.
-
-        Args:
-            block: How its steps ended.
-            known: What the rescue knows as `failed`.
-            leap: What left the block.
-        """
+        """Run the rescue of a block that failed, which sees `known` as `failed`; a leap leaves it out."""
         why = block.message
         if leap is not None or not self._turn.step.rescue:
             unseen = block.outcome is Outcome.UNKNOWN

@@ -15,11 +15,7 @@ from k2run.engine.attempt import Attempt
 from k2run.engine.dispatch import message_of
 from k2run.engine.events import Bound, Objected, Outcome, StepFinished, StepStarted, satisfied
 from k2run.engine.outline import is_proof, names_given
-from k2run.errors import (
-    ExpressionFailed,
-    Interrupted,
-    JournalLost,
-)
+from k2run.errors import ExpressionFailed, Interrupted, JournalLost
 from k2run.language.expressions import Expression, Template
 from k2run.language.model import Severity
 from k2run.language.vocabulary import ONLY_LOOKS, SET, NoValue
@@ -27,7 +23,6 @@ from k2run.language.vocabulary import ONLY_LOOKS, SET, NoValue
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from k2run.actions.action import Judged
     from k2run.engine.execution import Execution
     from k2run.engine.sequence import Leap
     from k2run.engine.variables import Variables
@@ -43,8 +38,6 @@ class Turn(Struct, frozen=True):
     """One turn of a step: its only one, or one of its loop.
 
     Attributes:
-        run: The run.
-        step: The step.
         path: The turn's path.
         name: The step's name, its templates filled in.
         section: Path of its section.

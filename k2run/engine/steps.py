@@ -49,9 +49,6 @@ class StepRunner:
         execution: The run that they belong to.
         section: Their section.
         tags: What they inherit from the blocks around them; from their section alone when there are none.
-
-    Attributes:
-        execution: The run.
     """
 
     def __init__(self, execution: Execution, section: Section, tags: frozenset[str] = frozenset()) -> None:

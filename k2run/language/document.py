@@ -219,11 +219,7 @@ class Document:
 
 
 def read_file(path: Path, name: str = "") -> Document:
-    """Read a file as `read_document` does.
-
-    Args:
-        path: The file.
-        name: What to call it in places; as given when empty.
+    """Read a file as `read_document` does; places call it `name`, or by its path when that is empty.
 
     Raises:
         UsageError: There is no such file, or it cannot be read.

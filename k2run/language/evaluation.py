@@ -258,13 +258,7 @@ _HANDLERS: dict[type[nodes.Node], Callable[[Any], Evaluator]] = {
 
 
 def explain(error: Exception, text: str, scope: Mapping[str, Any]) -> tuple[str, str]:
-    """The reason (one clause) and a hint.
-
-    Args:
-        error: What evaluating the expression raised.
-        text: The expression.
-        scope: The names it had.
-    """
+    """Why evaluating an expression in a scope raised an error, in one clause, and a hint."""
     if isinstance(error, UndefinedError):
         return _missing(text, scope) or (str(error), "")
     if isinstance(error, TemplateSyntaxError):

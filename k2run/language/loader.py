@@ -300,14 +300,7 @@ _STOPPING = (Kind.SCENARIO, Kind.RECOVERY)
 
 
 class SectionReader:
-    """Reads sections in order.
-
-    Args:
-        reading: Where problems go.
-        steps: Reads their steps.
-        points: Knows the categories.
-        kind: The runbook's kind; says what a failure does unless a section says it.
-    """
+    """Reads sections in order; the runbook's kind says what a failure does unless a section says it."""
 
     def __init__(self, reading: Reading, steps: StepReader, points: PointsReader, kind: Kind) -> None:
         self._reading = reading

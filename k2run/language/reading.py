@@ -412,9 +412,7 @@ def _bared(text: str) -> str:
 def measured(text: str, shapes: Shape) -> tuple[Unit | None, list[Fault]]:
     """What the value of an expression counts, as far as that is known, and where its quantities do not go together.
 
-    Args:
-        text: The expression.
-        shapes: The type of a name and a path of attributes; Any where nothing is known.
+    `shapes` gives the type of a name and a path of attributes; Any where nothing is known.
     """
     from jinja2 import TemplateSyntaxError
 
@@ -448,12 +446,7 @@ def _shape_unit(shape: Any) -> Unit | None:
 
 
 class _Measuring:
-    """Walks the tree of one expression.
-
-    Args:
-        text: The expression.
-        shapes: The types of names.
-    """
+    """Walks the tree of one expression."""
 
     def __init__(self, text: str, shapes: Shape) -> None:
         self.faults: list[Fault] = []

@@ -136,11 +136,7 @@ class Choice(Struct, frozen=True, kw_only=True):
 
 
 def choose(pool: Runbook, choice: Choice) -> list[Step]:
-    """The faults of a drill, in their order.
-
-    Args:
-        pool: The runbook whose steps are the faults.
-        choice: Which of them.
+    """The faults of a drill, in their order: steps of the pool, as the choice says.
 
     Raises:
         UsageError: The runbook has no step that names the recovery of its fault.

@@ -45,11 +45,7 @@ def diagnose(
 ) -> Diagnosis:
     """Look at a stack and name what is wrong with it.
 
-    Args:
-        runbooks: The recovery runbooks; others, and those without symptoms, are passed over.
-        stack: What to look at.
-        catalogue: The actions of their symptoms.
-        stop: Set when the looking is to end.
+    Runbooks that are no recoveries, and those without symptoms, are passed over.
 
     Raises:
         Interrupted: It was asked to end.
@@ -111,12 +107,7 @@ def suspicion(
 ) -> Suspect:
     """Look at the symptoms of one failure alone.
 
-    Args:
-        runbook: Its recovery.
-        stack: What to look at.
-        catalogue: The actions of its symptoms.
-        stop: Set when the looking is to end.
-        before: The same failure as a diagnosis saw it: its symptoms keep the weights that they have among others.
+    With `before`, the same failure as a diagnosis saw it, they keep the weights that they have among others.
 
     Raises:
         Interrupted: It was asked to end.
@@ -326,12 +317,7 @@ def _is_open(look: Diagnosis) -> bool:
 
 
 def together(looks: Sequence[Diagnosis], seconds: float) -> Diagnosis:
-    """One diagnosis out of several, one after the other.
-
-    Args:
-        looks: At least one.
-        seconds: How long they took together.
-    """
+    """One diagnosis out of one or several, one after the other, which took so many seconds together."""
     last = looks[-1]
     if len(looks) == 1:
         return last

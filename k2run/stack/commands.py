@@ -34,9 +34,7 @@ GIVE_LOGS = "give it `logs:` in the stack file, a command that prints its log; o
 def refusal(service: Service, done: str) -> str:
     """Why k2run cannot do something to a service; empty when it can.
 
-    Args:
-        service: The service.
-        done: `start`, `stop`, or another word for what is to be done to it.
+    `done` is `start`, `stop`, or another word for what is to be done to it.
     """
     if service.run not in {RunBy.EXTERNAL, RunBy.SSH} or (done in {"start", "stop"} and getattr(service, done)):
         return ""

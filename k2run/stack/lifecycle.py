@@ -131,13 +131,7 @@ def _await_all(stack: Stack, services: Sequence[Service], deadline: Deadline) ->
 def await_ready(
     stack: Stack, service: Service, deadline: Deadline, given_up: threading.Event | None = None
 ) -> Probe | None:
-    """Wait until a service is ready.
-
-    Args:
-        stack: The stack.
-        service: The service.
-        deadline: How long it may take.
-        given_up: Set when another service that is started with it failed: this one is waited for no longer.
+    """Wait until a service is ready; no longer once `given_up` is set, as another one that is started with it failed.
 
     Returns:
         The probe that saw it; None when the stack does not say how to see it.
@@ -232,13 +226,7 @@ def _needed_last(stack: Stack, names: Sequence[str]) -> Iterator[list[str]]:
 
 
 def status(stack: Stack, names: Iterable[str] | None = None, patience: float = _LOOK_S) -> list[Look]:
-    """Look at services side by side.
-
-    Args:
-        stack: Whose.
-        names: Which of them; all by default.
-        patience: Seconds that a probe may take.
-    """
+    """Look at services side by side, at all unless `names` says which; a probe may take `patience` seconds."""
     stack.learn()
     return _side_by_side(_chosen(stack, names), lambda service: _look(stack, service, patience))
 

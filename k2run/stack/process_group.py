@@ -102,9 +102,7 @@ def await_end(child: subprocess.Popen[bytes], deadline: Deadline, grace_s: float
 def end_group(child: subprocess.Popen[bytes], grace_s: float) -> None:
     """End a child that leads a group, the group, and descendants that left it; politely first, then for good.
 
-    Args:
-        child: The leader.
-        grace_s: Seconds between SIGTERM and SIGKILL.
+    SIGKILL comes `grace_s` seconds after SIGTERM.
     """
     others = _descendants_outside(child.pid)
     _signal_all(child.pid, others, signal.SIGTERM)

@@ -53,8 +53,6 @@ class Stack:
         read: Reads a secret by its reference.
 
     Attributes:
-        name: Its name.
-        path: Its file.
         title: What people call it.
         platform: What it is a stack of, such as `k2`; empty when it does not say.
         protected: Faults and destructive actions are refused here, unless the runbook is in `allow`.

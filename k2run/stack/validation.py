@@ -457,12 +457,7 @@ def fault_problems(document: Document, known: Collection[str]) -> Iterator[Probl
 
 
 def file_problems(document: Document, path: Path) -> Iterator[Problem]:
-    """Files that the stack file names and that are not there.
-
-    Args:
-        document: The stack file.
-        path: Where it is: what it names is looked for from its folder.
-    """
+    """Files that the stack file at `path` names, from its folder, and that are not there."""
     for key, what in (("compose", "compose file"), ("data_path", "runbook")):
         name = document.data.get(key)
         if isinstance(name, str) and not (path.absolute().parent / name).is_file():
@@ -475,13 +470,8 @@ def file_problems(document: Document, path: Path) -> Iterator[Problem]:
 def program_problems(document: Document, path: Path, service: Service, state: Path) -> Iterator[Problem]:
     """What a process could not be started with: its program, its working directory, files that lie elsewhere.
 
-    A program that is declared as `program:` may be missing: the service is then not applicable.
-
-    Args:
-        document: The stack file.
-        path: Where it is.
-        service: The service, filled in.
-        state: The stack's state folder, which the first start makes.
+    A program that is declared as `program:` may be missing: the service is then not applicable. So may a working
+    directory in `state`, the stack's state folder, which the first start makes.
     """
     if service.run is not RunBy.PROCESS or not service.command:
         return

@@ -272,14 +272,7 @@ class Speech(StrEnum):
 
 
 class Link:
-    """Takes connections on `listen` and leads each to `upstream`.
-
-    Args:
-        name: By which the interface knows it.
-        listen: Address that it takes connections on.
-        upstream: Address that it leads to.
-        speech: What is spoken on it.
-    """
+    """Takes connections on `listen` and leads each to `upstream`."""
 
     def __init__(self, name: str, listen: str, upstream: str, speech: Speech = Speech.ANY) -> None:
         self.name = name

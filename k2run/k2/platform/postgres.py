@@ -65,8 +65,7 @@ def find_programs() -> Path:
 def account(data: Path) -> list[str]:
     """The words before a command by which an account runs it that PostgreSQL accepts; none where ours is one.
 
-    Args:
-        data: The directory of the databases, which the account must own.
+    The account must own `data`, the directory of the databases.
     """
     user = os.geteuid()
     if user and _has_a_name(user):

@@ -100,12 +100,7 @@ class _Paths:
 
 
 def application(store: Store, level: str) -> Starlette:
-    """The API over a state.
-
-    Args:
-        store: The state.
-        level: The compatibility of the registry while none was set.
-    """
+    """The API over a state; `level` is the compatibility of the registry while none was set."""
     return Starlette(
         routes=_Paths(store, level).routes(),
         exception_handlers={
