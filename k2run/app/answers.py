@@ -56,12 +56,7 @@ def ask_missing(
 ) -> dict[str, Any]:
     """The given values, and those of missing required inputs, asked for one by one until they are valid.
 
-    Args:
-        runbook: Declares the inputs.
-        given: What is known already.
-        reads: Where answers come from.
-        writes: Where questions go.
-        hidden: Asks for a secret without showing what is typed.
+    `hidden` asks for a secret without showing what is typed.
     """
     values = dict(given)
     for entry in runbook.inputs:
@@ -105,14 +100,7 @@ def ask_again(
     *,
     hidden: Callable[[str], str] = getpass.getpass,
 ) -> dict[str, Any]:
-    """The given values, and the secrets that a run had but does not keep, asked for.
-
-    Args:
-        runbook: Declares the inputs.
-        recorded: The inputs as the run's journal has them.
-        given: What is known already.
-        hidden: Asks for a secret without showing what is typed.
-    """
+    """The given values, and the secrets that a run had but does not keep, asked for."""
     values = dict(given)
     for entry in runbook.inputs:
         lost = entry.type == "secret" and entry.default is None and recorded.get(entry.name) is not None
@@ -141,11 +129,7 @@ def _ask(entry: Input, reads: TextIO, writes: TextIO, hidden: Callable[[str], st
 
 
 class Inbox:
-    """Where the answers to the questions of one run arrive.
-
-    Args:
-        folder: The run's folder.
-    """
+    """Where the answers to the questions of one run arrive."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder / "inbox"

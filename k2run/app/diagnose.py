@@ -98,10 +98,6 @@ class StackStatus(Struct, frozen=True, kw_only=True):
 def status_of(stack: Stack, catalogue: Catalogue) -> StackStatus:
     """Check every service of a stack, and its data path.
 
-    Args:
-        stack: Which.
-        catalogue: The actions that check the data path.
-
     Raises:
         RunbookInvalid: The runbook of the data path has problems.
     """

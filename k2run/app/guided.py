@@ -160,13 +160,7 @@ class TerminalGuide(Guide):
             yield _row("then", f"{clean(other.name)}, {_time_left(time.monotonic() - other.known, other.rto)}")
 
     def _ask(self, planned: Planned, keys: dict[str, str], stop: threading.Event) -> Decision:
-        """Read a key that decides, or a note; once the terminal is gone, the run ends.
-
-        Args:
-            planned: The step.
-            keys: What is offered beside a note and the end, by the key.
-            stop: Set when the run ends.
-        """
+        """Read a key that decides, or a note; once the terminal is gone, the run ends."""
         self._noting = False
         try:
             return self._heard(planned, {**keys, "n": "n TEXT note", "a": "a abort"}, stop)

@@ -122,16 +122,9 @@ def launch_on(  # noqa: PLR0913 - what `run` takes
     junit: bool = False,
     at_once: bool = False,
 ) -> int:
-    """Run a runbook on one stack or on several, each run with a journal of its own; returns the worst exit code.
+    """Run a runbook on one stack or on several, in turn or all `at_once`; returns the worst exit code.
 
-    Args:
-        stacks: Paths or names of the stacks; "" is the runbook's own.
-        runbook: Path or name of the runbook.
-        options: How to run it.
-        mode: How to show it.
-        heralds: Makes the observers that notify others of it.
-        junit: Write junit.xml too.
-        at_once: All stacks at the same time.
+    Each run has a journal of its own. The stack "" is the runbook's own.
     """
     if len(stacks) == 1:
         return launch(runbook, stack=stacks[0], options=options, mode=mode, heralds=heralds, junit=junit).exit_code
@@ -187,13 +180,9 @@ def launch(  # noqa: PLR0913 - what `run` takes
 
 
 def relaunch(reference: str, *, options: Options, mode: Mode, heralds: Heralds) -> RunFinished:
-    """Resume an interrupted run.
+    """Resume an interrupted run, named by its id, a unique part of it, or `last`.
 
-    Args:
-        reference: The run's id, a unique part of it, or `last`.
-        options: How to resume it; tags and `-e` come from the run itself, except secrets, which it does not keep.
-        mode: How to show it.
-        heralds: Makes the observers that notify others of it.
+    Tags and `-e` come from the run itself, except secrets, which it does not keep.
     """
     catalogue, store = Catalogue(), Store()
     folder = store.find_run(reference)

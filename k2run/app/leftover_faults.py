@@ -145,12 +145,7 @@ def _written(entry: Pending) -> str:
 
 
 def _way_on(stack: Stack, *, settled: bool) -> str:
-    """The hint for what could not be undone.
-
-    Args:
-        stack: The stack.
-        settled: Nothing more can be undone; the next run may start.
-    """
+    """The hint for what could not be undone; when it is `settled`, nothing more can be, and the next run may start."""
     down, path = _down(stack), f"--stack {stack.path}"
     if settled:
         return f"`k2run status {path}` shows which services are healthy; `k2run up {path}` starts and resumes them"

@@ -259,14 +259,7 @@ LEDGERS = "k2run.ledgers"
 
 
 def hold_drill(reference: str, choice: Choice, *, stack: str, keep: bool, heralds: Heralds) -> int:
-    """Hold a drill and show how it went.
-
-    Args:
-        reference: The runbook whose steps are the faults.
-        choice: Which of them.
-        stack: Name or file of the stack; "" takes the runbook's own.
-        keep: Leave the stack up.
-        heralds: Makes the observers that notify others of it.
+    """Hold a drill and show how it went; the steps of a runbook are the faults, of which `choice` picks some.
 
     Returns:
         The exit code: 0 when each fault was recognised, and recovered from within its objective.

@@ -72,13 +72,7 @@ def command_of(order: Order) -> list[str]:
 
 
 def start_detached(order: Order, home: Path, log: Path) -> subprocess.Popen[bytes]:
-    """Start a run in a session of its own; signals for this process do not reach it.
-
-    Args:
-        order: What to run.
-        home: The k2run home.
-        log: Where its events and messages go.
-    """
+    """Start a run in a session of its own; signals for this process do not reach it."""
     values = {name: as_word(value) for name, value in order.inputs.items() if not isinstance(value, Reference)}
     return spawn(command_of(order), home, log, values)
 
@@ -86,14 +80,10 @@ def start_detached(order: Order, home: Path, log: Path) -> subprocess.Popen[byte
 def spawn(
     command: Sequence[str], home: Path, log: Path, values: Mapping[str, str] | None = None
 ) -> subprocess.Popen[bytes]:
-    """Start a command in a session of its own.
+    """Start a command in a session of its own; what it prints goes into a log.
 
-    Args:
-        command: Its words.
-        home: The k2run home.
-        log: Where what it prints goes.
-        values: Inputs of the run. They are not on the command line, which everybody on the machine can read, and
-            where a text could name a place to read a secret from.
+    Inputs of the run are not on the command line, which everybody on the machine can read, and where a text could
+    name a place to read a secret from.
     """
     import os
 
@@ -262,12 +252,7 @@ def _weight(code: int) -> int:
 
 
 def abort(store: Store, folder: Path, by: str) -> None:
-    """Ask a run to end; it undoes its faults first.
-
-    Args:
-        store: The k2run home.
-        folder: The run's folder.
-        by: Who asks for it, for the run's journal.
+    """Ask a run to end, in the name of who wants that; it undoes its faults first.
 
     Raises:
         UsageError: The run has ended, or its process is gone.
@@ -289,12 +274,7 @@ def abort(store: Store, folder: Path, by: str) -> None:
 
 
 def abort_and_watch(store: Store, reference: str, by: str) -> bool:
-    """Ask a run to end, and show how it undoes its faults.
-
-    Args:
-        store: The k2run home.
-        reference: The run's id, a unique part of it, or `last`; "" is the one that runs.
-        by: Who asks for it, for the run's journal.
+    """Ask a run to end, by default the one that runs, and show how it undoes its faults.
 
     Returns:
         Whether it has ended and left nothing broken.

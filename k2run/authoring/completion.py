@@ -46,11 +46,7 @@ class Command:
 
 
 def completion_of(shell: str, tasks: Iterable[Any]) -> str:
-    """The completion script of a shell.
-
-    Args:
-        shell: One of bash, zsh and fish.
-        tasks: Invoke's tasks.
+    """The completion script of a shell: bash, zsh or fish.
 
     Raises:
         UsageError: There is no completion for that shell.

@@ -267,12 +267,7 @@ def _anchor(code: str, title: str) -> str:
 
 
 def output_schema(title: str, kind: Any) -> dict[str, Any]:
-    """The schema of an output; fields may be added in later versions, so unknown ones are allowed.
-
-    Args:
-        title: Which command prints it.
-        kind: The type that is encoded.
-    """
+    """The schema of an output; fields may be added in later versions, so unknown ones are allowed."""
     made = msgspec.json.schema(kind)
     for definition in made.get("$defs", {}).values():
         _describe(definition)
@@ -295,12 +290,7 @@ _DISTRIBUTION = re.compile(r"^[\w.-]+")
 
 
 def adapter_rows(catalogue: Catalogue, tests: Path) -> Rows:
-    """Each adapter: what it is for, in the words of its module, and on what it is tested.
-
-    Args:
-        catalogue: Where the adapters are found.
-        tests: The folder of the tests.
-    """
+    """Each adapter: what it is for, in the words of its module, and on what it is tested."""
     tested = components_of(tests)
     return [(f"`{name}`", purpose(catalogue, name), tested.get(name, "not tested")) for name in catalogue.adapters()]
 
@@ -315,9 +305,6 @@ def purpose(catalogue: Catalogue, adapter: str) -> str:
 
 def components_of(tests: Path) -> dict[str, str]:
     """What each adapter is tested on, as the tests say.
-
-    Args:
-        tests: The folder of the tests.
 
     Raises:
         ValueError: Two tests say it of the same adapter.
@@ -353,12 +340,7 @@ def _settings(kind: Any) -> str:
 
 
 def extra_rows(catalogue: Catalogue, project: Path) -> Rows:
-    """The extras that adapters have: what each is for, and what it installs.
-
-    Args:
-        catalogue: Where the adapters are found.
-        project: The file `pyproject.toml`.
-    """
+    """The extras that adapters have: what each is for, and what it installs."""
     extras = tomllib.loads(project.read_text(encoding="utf-8"))["project"]["optional-dependencies"]
     return [
         (f"`k2run[{name}]`", f"`{name}.*`", ", ".join(map(_name, needs)))

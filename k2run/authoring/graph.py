@@ -375,17 +375,7 @@ def _legend(top: int) -> Iterator[str]:
 def _svg_text(  # noqa: PLR0913 - where, what and how
     x: int, y: int, text: str, kind: str, most: int, *, anchor: str = "start", lead: int = 0
 ) -> str:
-    """One line of text.
-
-    Args:
-        x: Where it begins; with the anchor `end`, where it ends.
-        y: Its base line.
-        text: What it says.
-        kind: Its class in the style sheet.
-        most: Characters that fit.
-        anchor: `start` or `end`.
-        lead: Pixels that stay free to the right of it.
-    """
+    """One line of text in a box: it begins at `x`, or ends there with the anchor `end`; `most` characters fit."""
     shown = escape(shorten(text, most, placeholder=" …") or text[:most])
     at = f'x="{x - lead}" y="{y}" class="{kind}"' + (f' text-anchor="{anchor}"' if anchor != "start" else "")
     return f"<text {at}>{shown}</text>"

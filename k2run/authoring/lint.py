@@ -441,12 +441,7 @@ _ALLOWED = re.compile(r"#\s*lint:\s*allow\s+((?:L\d{3}[,\s]*)+)")
 
 
 def lint_files(paths: list[str], *, form: Form) -> list[Problem]:
-    """Lint runbooks and show every finding; for an invalid runbook, its problems.
-
-    Args:
-        paths: Files, or folders that hold them; stack files are skipped.
-        form: How to show the findings.
-    """
+    """Lint runbooks and show every finding; for an invalid runbook, its problems."""
     catalogue = Catalogue()
     files = [file for path in paths for file in files_below(Path(path)) if not is_stack(file)]
     found = [finding for file in files for finding in _of_file(file, catalogue)]

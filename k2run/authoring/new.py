@@ -135,14 +135,7 @@ def title_of(name: str) -> str:
 
 
 def starting_text(kind: str, name: str, path: Path, stack: str = "") -> str:
-    """The text of a new runbook.
-
-    Args:
-        kind: Its kind.
-        name: Its name.
-        path: Where it will stand; the comments name it, and the editor's schema is given from there.
-        stack: The stack whose services it is about; the embedded platform when empty.
-    """
+    """The text of a new runbook; its comments name the path, and the editor's schema is given from there."""
     words = {
         "name": name,
         "title": title_of(name),

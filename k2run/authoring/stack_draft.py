@@ -112,14 +112,7 @@ class StackDraft(Struct, kw_only=True):
     compose: str = ""
 
     def text(self, *, name: str, title: str, file: str, schema: str) -> str:
-        """The stack file.
-
-        Args:
-            name: Of the stack.
-            title: What people call it.
-            file: Where it will stand.
-            schema: Where editors find the schema of stack files.
-        """
+        """The stack file, with the address of the schema by which editors know it."""
         lines = EXPLAINED.format(name=name, title=in_yaml(title), file=file, schema=schema).splitlines()
         if self.compose:
             lines.append(f"compose: {in_yaml(self.compose)}")
@@ -173,13 +166,7 @@ def read_targets(url: str) -> list[Mapping[str, Any]]:
 
 
 def add_targets(draft: StackDraft, url: str, targets: list[Mapping[str, Any]]) -> None:
-    """Add what a Prometheus scrapes: metrics of services that are known already, and the others as services.
-
-    Args:
-        draft: What is known so far.
-        url: The base URL of the Prometheus.
-        targets: What it scrapes.
-    """
+    """Add what a Prometheus scrapes: metrics of services that are known already, and the others as services."""
     draft.connections.setdefault("prometheus", {"url": url.rstrip("/")})
     jobs = [str(target["labels"].get("job", "")) for target in targets]
     for target, job in zip(targets, jobs, strict=True):
@@ -218,9 +205,6 @@ def _known(draft: StackDraft, host: str, port: int) -> tuple[ServiceDraft, int] 
 
 def read_compose(path: Path) -> StackDraft:
     """The services of a Compose file.
-
-    Args:
-        path: The file.
 
     Raises:
         UsageError: It cannot be read, or has no services.

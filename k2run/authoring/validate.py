@@ -26,12 +26,7 @@ Form = Literal["text", "json", "sarif"]
 
 
 def check_files(paths: list[str], *, form: Form) -> list[Problem]:
-    """Check runbooks and stack files, and show every problem.
-
-    Args:
-        paths: Files, or folders that hold them.
-        form: How to show the problems.
-    """
+    """Check runbooks and stack files, and show every problem."""
     catalogue = Catalogue()
     problems: list[Problem] = []
     files = [file for path in paths for file in files_below(Path(path))]
@@ -45,14 +40,7 @@ def check_files(paths: list[str], *, form: Form) -> list[Problem]:
 
 
 def show_problems(problems: Sequence[Problem], files: int, *, form: Form, noun: str) -> None:
-    """Print problems: as frames of code and a count, as a JSON list, or as SARIF.
-
-    Args:
-        problems: What was found.
-        files: How many files were checked.
-        form: How to show them.
-        noun: What one of them is called.
-    """
+    """Print problems: as frames of code and a count, as a JSON list, or as SARIF."""
     if form != "text":
         say(_encoded(problems, form))
         return
@@ -140,11 +128,7 @@ _DANGER = "L1"
 
 
 def sarif(problems: Sequence[Problem]) -> dict[str, Any]:
-    """One SARIF log with one run: the rules that were broken, and where.
-
-    Args:
-        problems: Problems and lint findings of any number of files.
-    """
+    """One SARIF log with one run: the rules that were broken, and where."""
     codes = sorted({problem.code for problem in problems})
     from k2run.authoring.action_manual import every_explanation
 

@@ -168,18 +168,7 @@ def _plot(folder: Path) -> None:
 
 
 def _write_documents(kind: str, *, into: str, stack: str, max_age: str, tell: bool = True) -> int:
-    """Write one kind of document, or all of them.
-
-    Args:
-        kind: Which; `all` for all of them.
-        into: The folder.
-        stack: What they are about; "" for the stack of the last demo day.
-        max_age: Age at which a value is stale; "" for what each template declares.
-        tell: Print the files and their problems.
-
-    Returns:
-        How many problems the documents have.
-    """
+    """Write one kind of document, or `all` of them, into a folder; returns how many problems they have."""
     from k2run.app.launch import runbook_roots
     from k2run.engine.store import Store
     from k2run.evidence.document_sources import Sources

@@ -53,11 +53,7 @@ def show_metrics() -> None:
 
 
 class Exposition(Collector):
-    """Collects everything again at each scrape.
-
-    Args:
-        store: The k2run home.
-    """
+    """Collects everything again at each scrape."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -243,11 +239,7 @@ class RunCounts(Struct):
 
 
 class RunMetrics:
-    """Makes tallies; what has ended is read once.
-
-    Args:
-        store: The k2run home.
-    """
+    """Makes tallies; what has ended is read once."""
 
     def __init__(self, store: Store) -> None:
         self._store = store

@@ -255,10 +255,6 @@ def last_rehearsal(folder: Path, view: RunView) -> RunView | None:
     """The newest rehearsal of the same runbook on the same stack that ended before this one; None for other runs.
 
     One that was attended as this one is, or was not, comes before a newer one that cannot be compared with it.
-
-    Args:
-        folder: The run's folder, among those of the other runs.
-        view: The run.
     """
     begun = view.started
     if begun is None or begun.kind != REHEARSAL:

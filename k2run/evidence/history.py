@@ -87,11 +87,7 @@ class Metric(Struct, frozen=True, kw_only=True):
 
 
 class History:
-    """The runs of one k2run home.
-
-    Args:
-        home: The `.k2run` folder.
-    """
+    """The runs of one k2run home."""
 
     def __init__(self, home: Path) -> None:
         import duckdb
@@ -167,11 +163,7 @@ class History:
         raise UsageError(f"no run has measured {metric!r}", hint=hint)
 
     def arrow(self, table: str) -> Any:
-        """One of the tables `runs` and `measures`, as Arrow; only runs that have ended.
-
-        Args:
-            table: Its name.
-        """
+        """One of the tables `runs` and `measures`, as Arrow; only runs that have ended."""
         columns = ", ".join(name for name in _TABLES[table].split(", ") if name not in _OUR_OWN)
         ended = "run in (select run from runs where outcome not in ('', 'interrupted'))"
         return self._database.sql(f"select {columns} from {table} where {ended} order by run").to_arrow_table()  # noqa: S608 - columns of this module

@@ -102,13 +102,7 @@ def quoted(view: RunView, event: AnyEvent | None, field: str, form: str) -> Quot
 
 
 class StepQuotes:
-    """A step of a run; one that was not reached has no values.
-
-    Args:
-        step: None when the run did not reach it.
-        source: The run.
-        named: Its name, for the message when it was not reached.
-    """
+    """A step of a run; one that was not reached has no values, and its messages call it as it was `named`."""
 
     def __init__(self, step: StepView | None, source: Source, named: str) -> None:
         self._finished = step.finished if step is not None else None
@@ -215,11 +209,7 @@ class StepQuotes:
 
 
 class RunQuotes:
-    """A run that has ended; one of a runbook that never ran has no values, and is false.
-
-    Args:
-        source: The run.
-    """
+    """A run that has ended; one of a runbook that never ran has no values, and is false."""
 
     def __init__(self, source: Source) -> None:
         self._source = source

@@ -328,12 +328,7 @@ _PARTS = {
 
 
 def report_html(view: RunView, last: RunView | None = None) -> str:
-    """The report of a run, finished or broken off.
-
-    Args:
-        view: The run.
-        last: The rehearsal before it, for a rehearsal.
-    """
+    """The report of a run, finished or broken off; a rehearsal is compared with `last`, the one before it."""
     made = {name: part for name, part in ((name, make(view)) for name, make in _PARTS.items()) if part}
     if last is not None:
         made = {AGAINST_LAST: last_time(view, last), **made}

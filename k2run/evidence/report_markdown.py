@@ -36,12 +36,7 @@ _BOUNDS = {Bound.MET: "✓ met", Bound.MISSED: "✗ **missed**", Bound.NOT_MEASU
 
 
 def report_markdown(view: RunView, last: RunView | None = None) -> str:
-    """The report of a run, finished or broken off.
-
-    Args:
-        view: The run.
-        last: The rehearsal before it, for a rehearsal.
-    """
+    """The report of a run, finished or broken off; a rehearsal is compared with `last`, the one before it."""
     parts = [
         *_header(view),
         *_last_time(view, last),

@@ -141,11 +141,7 @@ JUNIT = "junit.xml"
 
 
 def write_reports(folder: Path, *, junit: bool = False) -> list[Path]:
-    """Make the reports from the journal.
-
-    Args:
-        folder: The run's folder, with its journal.
-        junit: Also junit.xml, for a server that builds and tests.
+    """Make the reports from the journal in a run's folder, with `junit` also one for a server that builds and tests.
 
     Returns:
         The files, the one for people first.
@@ -194,13 +190,7 @@ class Published(Struct, frozen=True, kw_only=True):
 
 
 def publish(history: Readable, iceberg: Iceberg, namespace: str, deadline: Deadline) -> Published:
-    """Append the runs that are not there yet; those that did not end are left for later.
-
-    Args:
-        history: The runs.
-        iceberg: The catalog; its tables are made when they are not there.
-        namespace: Namespace of the tables `runs` and `measures`.
-        deadline: How long it may take.
+    """Append the runs that are not there yet, to tables that are made when missing; those that did not end come later.
 
     Raises:
         ResponderError: The catalog cannot be reached, or refuses.

@@ -223,11 +223,7 @@ class QuietKeys:
 
 
 class LiveFace(ThreadedFace):
-    """For people who watch a run.
-
-    Args:
-        stream: A terminal.
-    """
+    """For people who watch a run on a terminal."""
 
     def __init__(self, stream: TextIO) -> None:
         super().__init__(PERIOD)

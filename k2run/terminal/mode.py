@@ -61,11 +61,7 @@ _TROUBLE = {Standing.FAILED, Standing.UNKNOWN, Standing.WARNING, Standing.IGNORE
 
 
 class PlainFace(ThreadedFace):
-    """For people who read a log.
-
-    Args:
-        stream: Where the lines go.
-    """
+    """For people who read a log."""
 
     def __init__(self, stream: TextIO) -> None:
         super().__init__(PERIOD)
@@ -226,11 +222,7 @@ def _can_redraw(stream: TextIO) -> bool:
 
 
 class JsonFace(Face):
-    """For programs.
-
-    Args:
-        stream: Where the lines go.
-    """
+    """For programs."""
 
     def __init__(self, stream: TextIO) -> None:
         super().__init__()

@@ -54,11 +54,7 @@ def say_json(value: Any) -> None:
 
 
 class SafeStream:
-    """Writes whole lines and flushes each batch, until the reader has gone.
-
-    Args:
-        stream: Where the lines go.
-    """
+    """Writes whole lines and flushes each batch, until the reader has gone."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream

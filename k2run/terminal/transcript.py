@@ -227,11 +227,7 @@ _NOTE_MARKS = {"info": ("·", Tone.QUIET), "warning": ("!", Tone.WARN), "error":
 
 
 class Transcript:
-    """Turns events into lines for a terminal of a fixed width.
-
-    Args:
-        width: Columns of the terminal.
-    """
+    """Turns events into lines for a terminal of a fixed width."""
 
     narrowest: ClassVar = 60
 

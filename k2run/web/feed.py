@@ -60,12 +60,7 @@ TONES = {
 
 
 class FollowedRun:
-    """One run as far as its journal has been read.
-
-    Args:
-        store: The k2run home.
-        folder: The run's folder.
-    """
+    """One run as far as its journal has been read."""
 
     def __init__(self, store: Store, folder: Path) -> None:
         self.folder = folder
@@ -132,11 +127,7 @@ class FollowedRun:
 
 
 class Channel:
-    """The updates of one layout of a run's page; drawn in one thread, taken by many watchers on the event loop.
-
-    Args:
-        drawing: Draws the parts of the page.
-    """
+    """The updates of one layout of a run's page; drawn in one thread, taken by many watchers on the event loop."""
 
     def __init__(self, drawing: Drawing) -> None:
         self.drawing = drawing
@@ -300,11 +291,7 @@ class DrawnPage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class IncidentFeed:
-    """The records of incidents, and how many connections follow them.
-
-    Args:
-        incidents: The incidents.
-    """
+    """The records of incidents, and how many connections follow them."""
 
     def __init__(self, incidents: IncidentStore) -> None:
         self.watchers = 0

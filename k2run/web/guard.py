@@ -98,11 +98,7 @@ class TokenEntry(Struct, frozen=True, kw_only=True):
 
 
 class Tokens:
-    """The token file of a k2run home, which is read again whenever it has changed, and the sessions it has opened.
-
-    Args:
-        home: The `.k2run` folder.
-    """
+    """The token file of a k2run home, which is read again whenever it has changed, and the sessions it has opened."""
 
     def __init__(self, home: Path) -> None:
         self.path = home / FILE

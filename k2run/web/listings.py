@@ -69,11 +69,7 @@ class RunSummary(Struct, frozen=True, kw_only=True):
 
 
 class Runs:
-    """The runs of a k2run home; what has ended is read once.
-
-    Args:
-        store: The k2run home.
-    """
+    """The runs of a k2run home; what has ended is read once."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -214,11 +210,7 @@ class StackHealth(Struct, frozen=True, kw_only=True):
 
 
 class SiteCatalogue:
-    """The runbooks and stacks that can be found from here.
-
-    Args:
-        store: The k2run home.
-    """
+    """The runbooks and stacks that can be found from here."""
 
     def __init__(self, store: Store) -> None:
         self._store = store

@@ -107,15 +107,7 @@ def runbook(request: Request) -> Response:
 def runbook_page(
     site: Site, who: User, entry: CatalogueEntry, *, given: dict[str, str] | None = None, problem: str = ""
 ) -> Response:
-    """The page of a runbook.
-
-    Args:
-        site: The site.
-        who: Who looks.
-        entry: The runbook.
-        given: What was in the form before, when it could not be started.
-        problem: Why not.
-    """
+    """The page of a runbook; when it could not be started, with what was in the form, and why not."""
     recent = [brief for brief in site.runs.newest(200)[0] if entry.runbook and brief.name == entry.runbook.name]
     html = site.page(
         "runbook.html",
@@ -314,11 +306,7 @@ def _trends(site: Site, runbook: str) -> list[tuple[Trend, Markup]]:
 
 
 class AnswerCache(Generic[T]):
-    """A cache of answers by what was asked.
-
-    Args:
-        seconds: How long an answer is kept.
-    """
+    """A cache of answers by what was asked, each kept for some seconds."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
@@ -402,11 +390,7 @@ class Journals:
 
 
 def replay_routes(journals: Journals) -> list[Route]:
-    """The routes of runs as they were.
-
-    Args:
-        journals: Where they come from.
-    """
+    """The routes of runs as they were."""
 
     def replay(request: Request) -> Response:
         """The presenter's view of a run at a moment: `?at=SECONDS` after its start."""

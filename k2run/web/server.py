@@ -76,11 +76,7 @@ def most_connections() -> int:
 
 
 class Gate:
-    """Limits the number of connections: an idle one makes way for a new one.
-
-    Args:
-        most: How many there may be.
-    """
+    """Limits the number of connections: an idle one makes way for a new one."""
 
     def __init__(self, most: int) -> None:
         self._most = most

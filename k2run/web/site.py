@@ -56,10 +56,6 @@ HEADERS = {"cache-control": "no-store", "x-accel-buffering": "no"}
 class Window:
     """The diagnosis of one stack while it is made, in a thread of its own.
 
-    Args:
-        store: The k2run home.
-        stack: The name of the stack.
-
     Attributes:
         found: What was found so far; None before the first look has ended.
         ended_at: When the last look ended, in seconds of the monotonic clock; None before.
@@ -133,11 +129,7 @@ class Window:
 
 
 class Diagnoses:
-    """The last diagnosis of each stack, and how many connections follow one.
-
-    Args:
-        store: The k2run home.
-    """
+    """The last diagnosis of each stack, and how many connections follow one."""
 
     def __init__(self, store: Store) -> None:
         self.watchers = 0
@@ -175,12 +167,7 @@ class Diagnoses:
 
 
 class Denied(Exception):
-    """A request that is refused.
-
-    Args:
-        status: The HTTP status.
-        message: Why, for people.
-    """
+    """A request that is refused, with an HTTP status and why, for people."""
 
     def __init__(self, status: int, message: str, hint: str = "") -> None:
         super().__init__(message)
@@ -190,12 +177,7 @@ class Denied(Exception):
 
 
 class Site:
-    """One k2run home, as the web page serves it.
-
-    Args:
-        store: The k2run home.
-        private: Reading needs a token too.
-    """
+    """One k2run home, as the web page serves it; where it is private, reading needs a token too."""
 
     def __init__(self, store: Store, *, private: bool = False) -> None:
         self.store = store

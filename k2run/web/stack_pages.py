@@ -280,11 +280,7 @@ def _series(chart: Chart, points: list[tuple[float, float]]) -> Series:
 
 
 class StackWatches:
-    """The watches of all stacks, one for each that is read.
-
-    Args:
-        store: The k2run home.
-    """
+    """The watches of all stacks, one for each that is read."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -313,11 +309,7 @@ class DrawnChart(Struct, frozen=True, kw_only=True):
 
 
 def routes(watches: StackWatches) -> list[Route]:
-    """The routes of these pages.
-
-    Args:
-        watches: What looks at the metrics.
-    """
+    """The routes of these pages."""
 
     def stack(request: Request) -> Response:
         """A stack."""

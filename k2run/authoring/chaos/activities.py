@@ -39,12 +39,7 @@ class Output:
 
 
 class Tolerances:
-    """Writes tolerances as expressions.
-
-    Args:
-        texts: Writes their values.
-        notes: Where remarks go.
-    """
+    """Writes tolerances as expressions."""
 
     def __init__(self, texts: Texts, notes: Notes) -> None:
         self._texts = texts

@@ -131,13 +131,7 @@ def _is_deep(data: Any) -> bool:
 
 
 def convert(experiment: dict[str, Any], name: str, *, folder: Path) -> Converted:
-    """The runbook that does what an experiment does.
-
-    Args:
-        experiment: As its JSON has it.
-        name: The name of the runbook.
-        folder: Where the runbook will stand.
-    """
+    """The runbook that does what an experiment does."""
     return _Conversion(experiment, name, folder).convert()
 
 
@@ -236,12 +230,7 @@ class _Conversion:
     # --- activities ---------------------------------------------------------------------------------------------------
 
     def _steps(self, activity: dict[str, Any], *, judged: bool = False) -> list[Part]:
-        """An activity with its pauses.
-
-        Args:
-            activity: As the experiment has it.
-            judged: It belongs to the hypothesis: its tolerance decides.
-        """
+        """An activity with its pauses; its tolerance decides where it is `judged` as a part of the hypothesis."""
         activity = self._resolved(activity)
         pauses = _mapping(activity.get("pauses"))
         step = self._step(activity, judged=judged)

@@ -225,12 +225,7 @@ class _Run(Struct, frozen=True):
 
 
 class FollowedRuns:
-    """Starts and follows the runs of incidents.
-
-    Args:
-        store: The k2run home.
-        incidents: Its incidents.
-    """
+    """Starts and follows the runs of incidents."""
 
     def __init__(self, store: Store, incidents: IncidentStore) -> None:
         self._store = store

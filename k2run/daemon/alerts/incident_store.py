@@ -40,11 +40,7 @@ _PLAIN = re.compile(r"[^a-z0-9]+")
 
 
 class IncidentStore:
-    """The incidents of one k2run home.
-
-    Args:
-        home: The k2run home.
-    """
+    """The incidents of one k2run home."""
 
     def __init__(self, home: Path) -> None:
         self.folder = home / "incidents"
@@ -97,10 +93,6 @@ class IncidentStore:
 
     def decline(self, reference: str, by: str) -> Incident:
         """Say that the runbook of an incident is not to be started.
-
-        Args:
-            reference: The incident's id, a unique part of it, or `last`.
-            by: Who says so.
 
         Raises:
             UsageError: There is nothing to decline.

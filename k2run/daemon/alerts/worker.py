@@ -262,10 +262,7 @@ class Worker:
 def _not_needed(incident: Incident, chosen: Chosen, other: RunStarted | None) -> str:
     """Why nothing needs to be started any more; empty when something does, or when that cannot be said.
 
-    Args:
-        incident: The incident.
-        chosen: The runbook that would answer it.
-        other: The run that has recovered the stack since the outage began.
+    `other` is the run that has recovered the stack since the outage began.
     """
     diagnosed, put_off = incident.diagnosed, incident.put_off
     before = f"{other.run} has recovered it" if other is not None else put_off.why if put_off is not None else ""

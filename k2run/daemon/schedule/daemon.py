@@ -195,11 +195,7 @@ def this_host() -> str:
 
 
 class ProcessExecutor:
-    """Starts runs as processes of their own.
-
-    Args:
-        store: The k2run home.
-    """
+    """Starts runs as processes of their own."""
 
     def __init__(self, store: Store) -> None:
         self._store = store

@@ -121,11 +121,7 @@ class Ledger(Protocol):
 
 
 class FileLedger:
-    """Records as files of one k2run home, for any number of schedulers on this machine.
-
-    Args:
-        folder: The folder; made when missing.
-    """
+    """Records as files of one folder, which is made when missing, for any number of schedulers on this machine."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
