@@ -5,7 +5,7 @@ from __future__ import annotations
 import smtplib
 from email.message import EmailMessage
 from email.utils import formatdate, make_msgid
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from k2run.actions.action import Effect, Result, action, beginning
 from k2run.actions.connection import Connection
@@ -15,9 +15,6 @@ from k2run.adapters.http.client import Api
 from k2run.adapters.http.endpoint import TRUSTING_THE_SYSTEM, Tls, trust
 from k2run.errors import AuthorError, Refused, TimedOut, Unreachable
 from k2run.stack.services import Services
-
-if TYPE_CHECKING:
-    from k2run.actions.deadline import Deadline
 
 _SETTING = "see connections.email in the stack file"
 
@@ -60,7 +57,7 @@ def deliver(email: Email, deadline: Deadline, message: EmailMessage) -> None:
         TimedOut: The deadline passed first.
     """
     try:
-        turned_away = apart(lambda: _hand_over(email, deadline, message), deadline)
+        turned_away = apart(lambda: hand_over(email, deadline.remaining(), message), deadline)
     except (TimedOut, TimeoutError) as error:
         raise _timed_out(email, deadline) from error
     except (smtplib.SMTPServerDisconnected, smtplib.SMTPConnectError) as error:
@@ -79,21 +76,18 @@ def _timed_out(email: Email, deadline: Deadline) -> TimedOut:
     return TimedOut(f"{email.address} has not answered within {deadline.seconds:g}s", hint=_SETTING)
 
 
-def _hand_over(email: Email, deadline: Deadline, message: EmailMessage) -> dict[str, tuple[int, bytes]]:
-    """The recipients that the server refuses, with its reasons."""
-    with _dialogue(email, deadline) as server:
+def hand_over(email: Email, patience: float, message: EmailMessage) -> dict[str, tuple[int, bytes]]:
+    """Hand a mail to a server that gets so many seconds for each answer; returns whom it refuses, with its reasons."""
+    if email.security == "tls":
+        server: smtplib.SMTP = smtplib.SMTP_SSL(email.host, email.port, timeout=patience, context=trust(email.tls))
+    else:
+        server = smtplib.SMTP(email.host, email.port, timeout=patience)
+    with server:
         if email.security == "starttls":
             server.starttls(context=trust(email.tls))
         if email.user:
             server.login(email.user, email.password)
         return server.send_message(message)
-
-
-def _dialogue(email: Email, deadline: Deadline) -> smtplib.SMTP:
-    patience = deadline.remaining()
-    if email.security == "tls":
-        return smtplib.SMTP_SSL(email.host, email.port, timeout=patience, context=trust(email.tls))
-    return smtplib.SMTP(email.host, email.port, timeout=patience)
 
 
 Mood = Literal["plain", "good", "warning", "bad"]

@@ -324,7 +324,10 @@ def _post(address: str, body: bytes, headers: dict[str, str] | None = None) -> N
 
 
 def _email(channel: Channel, moment: Moment) -> None:
-    import smtplib
+    from smtplib import SMTPRecipientsRefused, SMTPSenderRefused
+
+    from k2run.adapters.http.endpoint import Tls
+    from k2run.adapters.notify import Email, hand_over
 
     message = EmailMessage()
     message["Subject"] = f"{_MARKS[moment.occasion]} {' '.join(moment.title.split())}"
@@ -332,18 +335,19 @@ def _email(channel: Channel, moment: Moment) -> None:
     message.set_content(moment.body or "There is nothing more to say.")
     server = urlsplit(channel.server)
     secure = server.scheme == "smtps"
-    kind = smtplib.SMTP_SSL if secure else smtplib.SMTP
-    with kind(server.hostname or "localhost", server.port or (465 if secure else 25), timeout=TIMEOUT_S) as smtp:
-        if not secure and smtp.has_extn("starttls"):
-            import ssl
-
-            smtp.starttls(context=ssl.create_default_context())
-        if server.username:
-            smtp.login(server.username, channel.password)
-        try:
-            smtp.send_message(message)
-        except (smtplib.SMTPRecipientsRefused, smtplib.SMTPSenderRefused) as error:
-            raise UsageError(f"{server.hostname} refused the message: {error}") from error
+    email = Email(
+        host=server.hostname or "localhost",
+        port=server.port or (465 if secure else 25),
+        sender=channel.sender,
+        user=server.username or "",
+        password=channel.password,
+        security="tls" if secure else "none",
+        tls=Tls(verify=False),
+    )
+    try:
+        hand_over(email, TIMEOUT_S, message)
+    except (SMTPRecipientsRefused, SMTPSenderRefused) as error:
+        raise UsageError(f"{server.hostname} refused the message: {error}") from error
 
 
 def _desktop(channel: Channel, moment: Moment) -> None:  # noqa: ARG001 - every sender has the same form
