@@ -16,6 +16,7 @@ from k2run.app.run_processes import process_of
 from k2run.engine.events import AnyEvent, RunFinished, RunResumed, RunStarted, decode_event
 from k2run.engine.journal import JOURNAL
 from k2run.errors import K2runError
+from k2run.evidence.compare import last_rehearsal
 from k2run.evidence.view import RunView
 from k2run.web.fragments import Drawing
 
@@ -178,14 +179,15 @@ class Feed:
         """Make something of the run and the parts of one layout, for one reader."""
         return await self.read(lambda followed: make(followed, Drawing(layout, csrf, self._rows).changes(followed)))
 
-    async def report(self, make: Callable[[FollowedRun], str]) -> str:
+    async def report(self, render: Callable[[RunView, RunView | None], str]) -> str:
         """A report of the run, made once for each state of its journal."""
 
         def kept(followed: FollowedRun) -> str:
-            at, text = self._reports.get(make, (-1, ""))
+            at, text = self._reports.get(render, (-1, ""))
             if at != followed.seq:
-                text = make(followed)
-                self._reports[make] = (followed.seq, text)
+                followed.view.alive = followed.state == "running"
+                text = render(followed.view, last_rehearsal(followed.folder, followed.view))
+                self._reports[render] = (followed.seq, text)
             return text
 
         return await self.read(kept)
@@ -224,17 +226,16 @@ class Feed:
         return bool(self._channels)
 
     async def _alone(self, make: Callable[[FollowedRun], T]) -> T:
+        def read_and_make(channels: list[Channel]) -> tuple[bool, T]:
+            return self._read(channels), make(self._followed)
+
         async with self._busy:
             loop, channels = asyncio.get_running_loop(), list(self._channels.values())
-            news, made = await loop.run_in_executor(self._drawers, self._read_and, make, channels)
+            news, made = await loop.run_in_executor(self._drawers, read_and_make, channels)
         if news:
             self._news.set()
             self._news = asyncio.Event()
         return made
-
-    def _read_and(self, make: Callable[[FollowedRun], T], channels: list[Channel]) -> tuple[bool, T]:
-        news = self._read(channels)
-        return news, make(self._followed)
 
     def _read(self, channels: list[Channel]) -> bool:
         with suppress(FileNotFoundError):

@@ -283,6 +283,11 @@ def drawn(html: str) -> Markup:
     return Markup(html)  # noqa: S704 - see above
 
 
+def marked(parts: dict[str, str]) -> dict[str, Markup]:
+    """The parts of a page for its template."""
+    return {name: drawn(html) for name, html in parts.items()}
+
+
 def id_of(path: str) -> str:
     """The id of an element, from the path of a step or section."""
     return "at-" + _NO_ID.sub("-", path).strip("-")

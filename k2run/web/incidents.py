@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,7 +43,7 @@ from k2run.errors import JournalLost, UsageError
 from k2run.files import Spent
 from k2run.web.feed import DrawnPage, open_incidents, tone_of
 from k2run.web.forms import allowed
-from k2run.web.fragments import draw, drawn
+from k2run.web.fragments import draw, marked
 from k2run.web.guard import Role
 from k2run.web.listings import NotFound
 from k2run.web.site import site_of, stream
@@ -50,7 +51,6 @@ from k2run.web.site import site_of, stream
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Sequence
 
-    from markupsafe import Markup
     from starlette.requests import Request
 
     from k2run.daemon.alerts.delivery import Delivery
@@ -168,7 +168,7 @@ def incidents(request: Request) -> Response:
     site = site_of(request)
     who = site.reader(request)
     shown = draw_all(site)
-    return HTMLResponse(site.page("incidents.html", who, parts=_marked(shown), shown=shown))
+    return HTMLResponse(site.page("incidents.html", who, parts=marked(shown.parts), shown=shown))
 
 
 def incident(request: Request) -> Response:
@@ -177,13 +177,14 @@ def incident(request: Request) -> Response:
     who = site.reader(request)
     found = find(site, request.path_params["incident"])
     shown = draw_one(site, found.id, who.csrf)
-    values = {"incident": found, "parts": _marked(shown), "shown": shown}
+    values = {"incident": found, "parts": marked(shown.parts), "shown": shown}
     return HTMLResponse(site.page("incident.html", who, **values))
 
 
 async def all_events(request: Request) -> Response:
     """What changes on the page of all incidents, as server-sent events."""
-    return _follow(request, lambda site: lambda: draw_all(site))
+    site = site_of(request)
+    return stream(request, site.watched.watch(partial(draw_all, site)))
 
 
 async def events(request: Request) -> Response:
@@ -191,7 +192,7 @@ async def events(request: Request) -> Response:
     name, site = request.path_params["incident"], site_of(request)
     site.reader(request)
     await run_in_threadpool(find, site, name)
-    return _follow(request, lambda site: lambda: draw_one(site, name))
+    return stream(request, site.watched.watch(partial(draw_one, site, name)))
 
 
 async def approve(request: Request) -> Response:
@@ -212,15 +213,6 @@ async def _decide(request: Request, what: str) -> Response:
     act = site.incidents.approve if what == "approve" else site.incidents.decline
     await run_in_threadpool(act, found.id, who.name)
     return RedirectResponse(f"/incidents/{found.id}", 303)
-
-
-def _follow(request: Request, draws: Callable[[Site], Callable[[], DrawnPage]]) -> Response:
-    site = site_of(request)
-    return stream(request, site.watched.watch(draws(site)))
-
-
-def _marked(shown: DrawnPage) -> dict[str, Markup]:
-    return {name: drawn(html) for name, html in shown.parts.items()}
 
 
 ROUTES = [

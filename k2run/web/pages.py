@@ -25,7 +25,6 @@ from k2run.bench.regression import Trend, trends
 from k2run.engine.events import RunFinished
 from k2run.engine.journal import JOURNAL, read_journal
 from k2run.engine.outline import outline
-from k2run.evidence.compare import last_rehearsal
 from k2run.evidence.drawings import load_pictures
 from k2run.evidence.history import OF_STEPS, History
 from k2run.evidence.html import Form, from_run_to_run, marks_of, over_time
@@ -35,7 +34,7 @@ from k2run.evidence.report_markdown import report_markdown
 from k2run.evidence.view import view_of
 from k2run.evidence.wording import clean, moment, without_id
 from k2run.web.feed import charts_of, open_incidents
-from k2run.web.fragments import ON_CALL, PANELS, PRESENTER, RUN, Drawing, draw, drawn, is_watched
+from k2run.web.fragments import ON_CALL, PANELS, PRESENTER, RUN, Drawing, draw, drawn, is_watched, marked
 from k2run.web.guard import POLICY
 from k2run.web.listings import NotFound
 from k2run.web.site import Denied, site_of, stream
@@ -155,13 +154,12 @@ async def _of_run(request: Request, layout: str, name: str) -> Response:
     def page(followed: FollowedRun, drawings: dict[str, str]) -> Response:
         if followed.view.started is None:
             raise Denied(404, "The run has not started yet", "try again in a moment")
-        parts = {key: drawn(html) for key, html in drawings.items()}
         values = {
             "run": followed.folder.name,
             "view": followed.view,
             "now": followed.now,
             "state": followed.state,
-            "parts": parts,
+            "parts": marked(drawings),
         }
         return HTMLResponse(site.page(name, who, **values))
 
@@ -180,13 +178,13 @@ async def events(request: Request) -> Response:
 
 async def report(request: Request) -> Response:
     """The report of a run, made from its journal."""
-    html = await _report(request, _html)
+    html = await _report(request, report_html)
     return HTMLResponse(html, headers={"content-security-policy": REPORT_POLICY})
 
 
 async def report_text(request: Request) -> Response:
     """The report as Markdown."""
-    return PlainTextResponse(await _report(request, _markdown))
+    return PlainTextResponse(await _report(request, report_markdown))
 
 
 async def journal(request: Request) -> Response:
@@ -202,20 +200,10 @@ async def healthz(request: Request) -> Response:  # noqa: ARG001 - the form of a
     return JSONResponse({"status": "ok"})
 
 
-async def _report(request: Request, make: Callable[[FollowedRun], str]) -> str:
+async def _report(request: Request, render: Callable[[RunView, RunView | None], str]) -> str:
     site = site_of(request)
     site.reader(request)
-    return await site.feed(request.path_params["run"]).report(make)
-
-
-def _html(followed: FollowedRun) -> str:
-    followed.view.alive = followed.state == "running"
-    return report_html(followed.view, last_rehearsal(followed.folder, followed.view))
-
-
-def _markdown(followed: FollowedRun) -> str:
-    followed.view.alive = followed.state == "running"
-    return report_markdown(followed.view, last_rehearsal(followed.folder, followed.view))
+    return await site.feed(request.path_params["run"]).report(render)
 
 
 def _pieces(path: Path) -> Iterator[bytes]:
@@ -248,9 +236,8 @@ async def diagnosis(request: Request) -> Response:
     window = site.diagnoses.of(name)
     await window.first()
     shown = window.drawn()
-    parts = {part: drawn(html) for part, html in shown.parts.items()}
     who = site.reader(request, known=True)
-    return HTMLResponse(site.page("diagnosis.html", who, stack=name, shown=shown, parts=parts))
+    return HTMLResponse(site.page("diagnosis.html", who, stack=name, shown=shown, parts=marked(shown.parts)))
 
 
 async def diagnosis_events(request: Request) -> Response:
@@ -401,7 +388,7 @@ def replay_routes(journals: Journals) -> list[Route]:
         if shown.view.started is None:
             raise Denied(404, "The run had not started at that moment")
         parts = Drawing(PRESENTER, "", {}).changes(shown)
-        values = {"run": folder.name, "view": shown.view, "shown": shown, "parts": _marked(parts)}
+        values = {"run": folder.name, "view": shown.view, "shown": shown, "parts": marked(parts)}
         return HTMLResponse(site.page("replay.html", who, **values))
 
     def charts(request: Request) -> Response:
@@ -425,10 +412,6 @@ def replay_routes(journals: Journals) -> list[Route]:
         return HTMLResponse(site.page("run_charts.html", who, **values))
 
     return [Route("/runs/{run}/replay", replay), Route("/runs/{run}/charts", charts)]
-
-
-def _marked(parts: dict[str, str]) -> dict[str, Markup]:
-    return {key: drawn(html) for key, html in parts.items()}
 
 
 def _seconds(text: str) -> float:

@@ -303,8 +303,6 @@ def serve(
     Raises:
         OperatorError: The address cannot be used, or the token file is not private.
     """
-    import uvicorn
-
     store = Store()
     site = Site(store, private=private or not _is_loopback(host))
     secret = hooks_secret(store.home)

@@ -143,10 +143,6 @@ class Diagnoses:
             window = self._windows[stack] = Window(self._store, stack)
         return window
 
-    def last(self, stack: str) -> Window | None:
-        """The last diagnosis of a stack; nothing begins."""
-        return self._windows.get(stack)
-
     async def follow(self, stack: str) -> AsyncGenerator[bytes]:
         """What changes in the last diagnosis of a stack, as server-sent events; ends with the watcher."""
         self.watchers += 1
@@ -154,7 +150,7 @@ class Diagnoses:
         beat = time.monotonic()
         try:
             while True:
-                window = self.last(stack)
+                window = self._windows.get(stack)
                 if window is not None and window.found is not None and sent != window.stands:
                     sent, beat = window.stands, time.monotonic()
                     yield message_of(window.drawn())

@@ -258,7 +258,7 @@ def _from_prometheus(stack: Stack, charts: Sequence[Chart]) -> Iterator[tuple[st
     """What Prometheus knows of the charts; those of which it knows nothing are left to our own looks."""
     if Prometheus.key not in stack.connections or stack.unusable(Prometheus.key):
         return
-    prometheus = Services(stack=stack).stack.settings(Prometheus.key)
+    prometheus = stack.settings(Prometheus.key)
     connection = Prometheus(**prometheus) if prometheus is not None and "tls" not in prometheus else None
     for chart in charts if connection is not None else ():
         instance = urlsplit(stack.services[chart.service].metrics).netloc.rpartition("@")[2]
