@@ -31,10 +31,11 @@ from k2run.engine.events import (
     StepFinished,
     StepStarted,
 )
-from k2run.errors import OperatorError, UsageError
+from k2run.errors import K2runError, OperatorError, UsageError
 from k2run.language.document import read_file
 from k2run.language.quantities import Duration
 from k2run.stack.secrets import MASK, is_secret, read_secret
+from k2run.terminal.safe_stream import complain
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -121,9 +122,16 @@ def read_settings(path: Path | None = None) -> Settings:
     for channel in settings.notifications:
         if sum(bool(getattr(channel, kind)) for kind in _KINDS) != 1:
             raise UsageError(f"{path}: a notification goes to one of {', '.join(_KINDS)}")
-    return msgspec.structs.replace(
-        settings, notifications=[_filled(channel, path.parent) for channel in settings.notifications]
-    )
+    return replace(settings, notifications=[_filled(channel, path.parent) for channel in settings.notifications])
+
+
+def usable_settings() -> Settings:
+    """The settings; invalid ones are a warning, and as good as none."""
+    try:
+        return read_settings()
+    except K2runError as error:
+        complain(f"warning: no notifications will be sent:  {error}")
+        return Settings()
 
 
 def _filled(channel: Channel, near: Path) -> Channel:
@@ -132,7 +140,7 @@ def _filled(channel: Channel, near: Path) -> Channel:
         name: getattr(channel, name) for name in ("slack", "webhook", "secret", "password", "apprise")
     }
     read = {name: read_secret(value, near=near) for name, value in values.items() if is_secret(value)}
-    return msgspec.structs.replace(channel, **read)
+    return replace(channel, **read)
 
 
 class Occasion(StrEnum):

@@ -21,7 +21,6 @@ import msgspec
 
 from k2run.engine.events import RunFinished, RunResumed, RunStarted
 from k2run.errors import UsageError
-from k2run.terminal.safe_stream import complain
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -177,14 +176,9 @@ def _told() -> bool:
     """Whether there are recipients; invalid settings are a warning, not the end of the run."""
     if not Path(os.environ.get("K2RUN_SETTINGS") or "k2run.yaml").is_file():
         return False
-    from k2run.daemon.channels import read_settings
-    from k2run.errors import K2runError
+    from k2run.daemon.channels import usable_settings
 
-    try:
-        return bool(read_settings().notifications)
-    except K2runError as error:
-        complain(f"warning: no notifications will be sent:  {error}")
-        return False
+    return bool(usable_settings().notifications)
 
 
 def _patience() -> float:
@@ -203,10 +197,10 @@ def _exported() -> bool:
 
 def follow(store: Store, folder: Path) -> None:
     """Read a run's journal until the run has ended, and send its messages."""
-    from k2run.daemon.channels import Settings, Telling, read_settings
+    from k2run.daemon.channels import Telling, usable_settings
     from k2run.engine.replay import pending_undos
 
-    settings = read_settings() if _told() else Settings()
+    settings = usable_settings()
     telling = Telling(settings.link, failed_before=_failed_before(store, folder))
     outbox = Outbox(settings.notifications, folder / LOG, give_up=_patience())
     events: list[AnyEvent] = []

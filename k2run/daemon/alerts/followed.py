@@ -18,7 +18,7 @@ from k2run.daemon.alerts.incident import Began, Closed, Diagnosed, Ended, Ordere
 from k2run.engine.events import ClockStopped, FaultStruck, StepFinished
 from k2run.engine.journal import ends_of, read_journal
 from k2run.engine.store import began, holder
-from k2run.errors import Interrupted, K2runError
+from k2run.errors import Interrupted, K2runError, StackBusy
 from k2run.evidence.wording import span
 from k2run.language.model import Kind
 from k2run.recovery.diagnosis import Verdict
@@ -51,8 +51,6 @@ LATEST = 50
 _RUN = re.compile(r"\S+")
 LOST_S = 120.0
 """A run that was ordered by a server that died, and left no journal in this time, never began."""
-BUSY = 4
-"""The exit code of a run that found its stack held."""
 
 
 class _Look(Struct, frozen=True):
@@ -290,7 +288,7 @@ class FollowedRuns:
         """A stack that is held is waited for; anything else is told."""
         said = last_words(run.log)
         del self._runs[incident.id]
-        if code == BUSY:
+        if code == StackBusy.exit_code:
             self._incidents.add(incident, PutOff(why=said))
         else:
             self._incidents.add(incident, Ended(verdict=said or f"it ended with {code}", exit_code=code or 1))

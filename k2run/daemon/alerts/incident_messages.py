@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING
 
 from k2run.daemon.alerts.incident import seconds_of
 from k2run.daemon.alerts.incident_store import IncidentStore
-from k2run.daemon.channels import Moment, Occasion, read_settings
+from k2run.daemon.channels import Moment, Occasion, usable_settings
 from k2run.daemon.messenger import GIVE_UP_S, LOG, Outbox
 from k2run.engine.store import Store
-from k2run.errors import K2runError
 from k2run.evidence.wording import clean, span
 from k2run.files import account_name
-from k2run.terminal.safe_stream import complain, say, say_json
+from k2run.terminal.safe_stream import say, say_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -51,11 +50,7 @@ class Messages:
 
 def open_messages(store: Store) -> Messages | None:
     """The messages of the settings; None without recipients. Invalid settings are a warning."""
-    try:
-        settings = read_settings()
-    except K2runError as error:
-        complain(f"warning: no notifications will be sent:  {error}")
-        return None
+    settings = usable_settings()
     if not settings.notifications:
         return None
     folder = store.home / "serve"

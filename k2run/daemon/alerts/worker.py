@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from k2run.daemon.alerts.incident import Incident
+    from k2run.daemon.alerts.incident import Diagnosed, Incident
     from k2run.daemon.alerts.incident_messages import Messages
     from k2run.daemon.alerts.incident_store import IncidentStore
     from k2run.engine.events import RunStarted
@@ -229,14 +229,19 @@ class Worker:
     def _end_silent(self, incident: Incident) -> None:
         """Close an incident that its sender has forgotten, as one that restarts may, if its stack is healthy."""
         reference = stack_of(incident, self._runbooks.all(), self._default())
-        if time.monotonic() > self._after.get(incident.id, 0.0) + AGAIN_S:
-            found = self._stacks.diagnosis(reference, self._runbooks.all())
-            if found is None:
-                return
+        found = self._healthy_again(incident, reference)
+        if found is not None:
+            why = f"nothing was heard of its alerts for {span(incident.silent_s)}, and {found.stack} is healthy"
+            self._incidents.add(incident, Closed(why=why))
+
+    def _healthy_again(self, incident: Incident, reference: str) -> Diagnosed | None:
+        """A new diagnosis that found the stack healthy; at most one every `AGAIN_S` is made for an incident."""
+        if time.monotonic() <= self._after.get(incident.id, 0.0) + AGAIN_S:
+            return None
+        found = self._stacks.diagnosis(reference, self._runbooks.all())
+        if found is not None:
             self._after[incident.id] = time.monotonic()
-            if found.healthy:
-                why = f"nothing was heard of its alerts for {span(incident.silent_s)}, and {found.stack} is healthy"
-                self._incidents.add(incident, Closed(why=why))
+        return found if found is not None and found.healthy else None
 
     def _settle(self, incident: Incident, ended: Ended) -> None:
         """Close an incident whose run has ended, as soon as nothing fires and something says that it is well."""
@@ -249,12 +254,8 @@ class Worker:
         reference = incident.chosen.stack if incident.chosen is not None else self._default()
         other = self._stacks.repairer(reference, ended.at, ended.run)
         closed = closing(incident, ended, other)
-        if closed is None and time.monotonic() > self._after.get(incident.id, 0.0) + AGAIN_S:
-            found = self._stacks.diagnosis(reference, self._runbooks.all())
-            if found is None:
-                return
-            self._after[incident.id] = time.monotonic()
-            closed = Closed(why="a diagnosis found the stack healthy; no run recovered it") if found.healthy else None
+        if closed is None and self._healthy_again(incident, reference) is not None:
+            closed = Closed(why="a diagnosis found the stack healthy; no run recovered it")
         if closed is not None:
             self._incidents.add(incident, closed)
 

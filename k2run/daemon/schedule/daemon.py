@@ -231,8 +231,6 @@ class ProcessExecutor:
 
     def _name(self, stack: str) -> str:
         """The name that a stack's file gives it; a stack that cannot be read counts as free."""
-        from pathlib import Path
-
         try:
             return open_stack(stack, near=Path("runbooks"), store=self._store).name
         except K2runError:

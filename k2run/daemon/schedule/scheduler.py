@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from k2run.daemon.schedule.ledger import LEASE, Record, State
 from k2run.daemon.schedule.timetable import is_quiet
+from k2run.errors import StackBusy
 from k2run.language.model import WhenLocked
 from k2run.language.quantities import Duration
 
@@ -21,9 +22,6 @@ if TYPE_CHECKING:
 
     from k2run.daemon.schedule.ledger import Ledger
     from k2run.daemon.schedule.timetable import Calendar, Entry
-
-BUSY = 4
-"""The exit code of a run that found its stack held."""
 
 
 class Ending(Struct, frozen=True, kw_only=True):
@@ -282,7 +280,7 @@ class Scheduler:
 
     def _settle(self, job: _Job, ending: Ending, now: datetime) -> None:
         del self._jobs[job.record.entry, job.record.due]
-        if ending.exit_code == BUSY:  # another process took the stack first
+        if ending.exit_code == StackBusy.exit_code:  # another process took the stack first
             self._put_off(job.entry, replace(job.record, touched=now), "a run that was quicker", job.record)
         else:
             self._finish(job.record, ending, now)

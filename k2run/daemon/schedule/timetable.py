@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import sys
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
@@ -186,7 +185,7 @@ def start_time(entry: str, schedule: Schedule, due: datetime) -> datetime:
     """When the run of a due time starts; its jitter is drawn from the due time itself, so all schedulers agree."""
     if not schedule.jitter:
         return due
-    drawn = hashlib.sha256(f"{entry} {due.isoformat()}".encode()).digest()
+    drawn = sha256(f"{entry} {due.isoformat()}".encode()).digest()
     return due + timedelta(seconds=int.from_bytes(drawn[:4], "big") / 2**32 * float(schedule.jitter))
 
 

@@ -11,8 +11,9 @@ import pytest
 from wheel_programs import PostgresServer
 
 from k2run.daemon.schedule.ledger import FileLedger, Record, State
-from k2run.daemon.schedule.scheduler import BUSY, Ending, Scheduler
+from k2run.daemon.schedule.scheduler import Ending, Scheduler
 from k2run.daemon.schedule.timetable import Calendar, Entry
+from k2run.errors import StackBusy
 from k2run.language.model import Schedule
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ class SimulatedRun:
 
     def ending(self) -> Ending | None:
         if self.busy:
-            return Ending(exit_code=BUSY)
+            return Ending(exit_code=StackBusy.exit_code)
         return Ending(run=f"{self.entry} {self.due}", exit_code=0) if self.executor.now >= self.until else None
 
     def stop(self) -> None:
