@@ -42,7 +42,6 @@ _MEANING = {
     "n": "n TEXT keep a note, at once",
     "a": "a      end the run",
 }
-_REDO: dict[bool, dict[str, str]] = {True: {"r": "r redo the last"}, False: {}}
 _RECOVERED = {"rto": "recovered", REPAIRED: "repaired"}
 _NO_TEXT = re.compile(r"\x1b(?:\[[0-9;?]*[ -/]*[@-~]|O.|.)?|[\x00-\x1f\x7f]")
 """What arrows, Escape and function keys send."""
@@ -130,7 +129,8 @@ class TerminalGuide(Guide):
             self._face.say("\n".join(self._page(planned)) + "\n")
         if planned.action.startswith("manual."):
             return Decision()
-        return self._ask(planned, {"": "Enter run", "s": "s skip", **_REDO[planned.can_redo]}, stop)
+        redo = {"r": "r redo the last"} if planned.can_redo else {}
+        return self._ask(planned, {"": "Enter run", "s": "s skip", **redo}, stop)
 
     def after(self, planned: Planned, outcome: Outcome, stop: threading.Event) -> Decision:
         """Ask what to do about a step that did not pass."""

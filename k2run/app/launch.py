@@ -60,7 +60,7 @@ def find_runbook(reference: str, among: str = "") -> Path:
         return path
     shipped: list[Path] = []
     for root in runbook_roots():
-        here = [path for path in sorted(root.rglob("*.yaml")) if "stacks" not in path.parts]
+        here = runbooks_below(root)
         named = [each for each in here if _is_called(each, path)]
         meant = [each for each in named if among and each.parent.name == among] or named
         if len(meant) > 1:
@@ -217,7 +217,9 @@ def relaunch(reference: str, *, options: Options, mode: Mode, heralds: Heralds) 
         )
         finished = resume(request, folder)
     if loaded.kind is Kind.RECOVERY:
-        aside("the timeline", lambda: _write_timeline(folder), None)
+        from k2run.recovery.account import write_timeline
+
+        aside("the timeline", lambda: write_timeline(folder), None)
     _report(lambda: folder, mode)
     return finished
 
@@ -250,12 +252,6 @@ def parse_extra(pairs: Iterable[str], file: str = "", *, given: bool = False) ->
 def is_attended() -> bool:
     """Whether an operator is at this terminal."""
     return sys.stdin is not None and sys.stdin.isatty() and sys.stdout.isatty()
-
-
-def _write_timeline(folder: Path) -> None:
-    from k2run.recovery.account import write_timeline
-
-    write_timeline(folder)
 
 
 def _faced(mode: Mode, options: Options) -> tuple[Face, Guide | None]:
@@ -331,10 +327,14 @@ def runbook_files() -> list[Path]:
     """Every runbook that can be found from here, those of the working directory before those that ship."""
     found: dict[str, Path] = {}
     for root in runbook_roots():
-        for file in sorted(root.rglob("*.yaml")):
-            if "stacks" not in file.parts:
-                found.setdefault(str(file.relative_to(root)), file)
+        for file in runbooks_below(root):
+            found.setdefault(str(file.relative_to(root)), file)
     return list(found.values())
+
+
+def runbooks_below(folder: Path) -> list[Path]:
+    """The runbooks in a folder, by their paths; stack files are left out."""
+    return [file for file in sorted(folder.rglob("*.yaml")) if "stacks" not in file.parts]
 
 
 def objective_of(runbook: Runbook) -> str:

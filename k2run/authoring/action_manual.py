@@ -156,11 +156,16 @@ def result_rows(action: Action) -> list[tuple[str, str, str]]:
     result = action.result
     if not (isinstance(result, type) and issubclass(result, msgspec.Struct)):
         return []
-    words = described_arguments(cleandoc(result.__doc__ or "").replace("Attributes:\n", "Args:\n"))
+    words = described_fields(result)
     return [
         (entry.encode_name, kind_of(entry.type, entry.encode_name), words.get(entry.encode_name, ""))
         for entry in msgspec.structs.fields(result)
     ]
+
+
+def described_fields(kind: type) -> dict[str, str]:
+    """What the docstring of a class says of each of its fields."""
+    return described_arguments(cleandoc(kind.__doc__ or "").replace("Attributes:\n", "Args:\n"))
 
 
 def _entry(name: str, kind: str, default: str, words: str) -> str:
@@ -217,9 +222,7 @@ def _default(entry: FieldInfo) -> str:
     if entry.required:
         return "required"
     default = entry.default
-    if default is msgspec.NODEFAULT or default is None or default == "":
-        return "optional"
-    if isinstance(default, msgspec.Struct):
+    if default is msgspec.NODEFAULT or default is None or default == "" or isinstance(default, msgspec.Struct):
         return "optional"
     if isinstance(default, bool):
         return f"default `{str(default).lower()}`"
@@ -250,7 +253,7 @@ def example_of(action: Action) -> str:
     fields = msgspec.structs.fields(action.arguments)
     given = {field.encode_name: _value(field) for field in fields if field.required}
     if not given:
-        optional = [field for field in fields if field.encode_name in _SHOWN and _is_text(field.type)]
+        optional = [field for field in fields if field.encode_name in _SHOWN and field.type is str]
         given = {field.encode_name: _value(field) for field in optional[:2]}
     lines = [f"- name: {_name(action)}", f"  {action.name}: {_flow(given)}"]
     expected = _expectation(action)
@@ -286,10 +289,6 @@ def _of_type(kind: Any) -> Any:
     if origin is dict:
         return {"name": _of_type(parts[1])}
     return None
-
-
-def _is_text(kind: Any) -> bool:
-    return kind is str
 
 
 def _flow(value: Any) -> str:
@@ -356,9 +355,10 @@ def told(entry: Explanation) -> str:
     parts = [f"{entry.code}: {entry.title}"]
     if entry.why:
         parts.append(fill(entry.why, _WIDTH))
-    parts += [
-        f"{word}:\n\n{indent(example.rstrip(), '    ')}"
-        for word, example in (("Wrong", entry.wrong), ("Right", entry.right))
-        if example
-    ]
+    parts += [f"{word}:\n\n{indent(example.rstrip(), '    ')}" for word, example in examples_of(entry)]
     return "\n\n".join(parts)
+
+
+def examples_of(entry: Explanation) -> list[tuple[str, str]]:
+    """The wrong and the right example of an explanation, as far as it has them."""
+    return [(word, text) for word, text in (("Wrong", entry.wrong), ("Right", entry.right)) if text]

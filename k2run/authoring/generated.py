@@ -25,6 +25,7 @@ from k2run.app.launch import Listed
 from k2run.authoring.action_manual import (
     LINT_CODES,
     argument_rows,
+    described_fields,
     every_explanation,
     example_of,
     result_rows,
@@ -334,7 +335,7 @@ def connection_rows(catalogue: Catalogue) -> Rows:
 
 
 def _settings(kind: Any) -> str:
-    words = described_arguments(cleandoc(kind.__doc__ or "").replace("Attributes:\n", "Args:\n"))
+    words = described_fields(kind)
     said = ((field.encode_name, words.get(field.encode_name, "")) for field in fields(kind))
     return "<br>".join(f"`{name}`: {meaning.removesuffix('.')}" for name, meaning in said)
 

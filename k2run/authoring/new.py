@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
+from k2run.app.launch import DEFAULT_STACK
 from k2run.authoring.stack_draft import ServiceDraft, StackDraft, add_targets, name_of, read_compose, read_targets
 from k2run.errors import RunbookInvalid, UsageError
 from k2run.language.document import read_file
@@ -33,8 +34,7 @@ STACK_SCHEMA = "stack.schema.json"
 RUNBOOKS = Path("runbooks")
 RECOVERIES = RUNBOOKS / "recovery"
 """Where `diagnose` looks for what it can recognise."""
-STACKS = Path("runbooks") / "stacks"
-DEFAULT_STACK = "sandbox"
+STACKS = RUNBOOKS / "stacks"
 
 
 def write_new(kind: str, name: str, *, folder: Path | None = None, stack: str = "") -> Path:

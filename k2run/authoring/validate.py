@@ -160,16 +160,14 @@ def level(code: str) -> str:
 
 
 def _rule(code: str, explanation: Explanation | None) -> dict[str, Any]:
+    from k2run.authoring.action_manual import examples_of
+
     rule: dict[str, Any] = {"id": code, "defaultConfiguration": {"level": level(code)}}
     if explanation is None:
         return rule
-    parts = [explanation.why, *(f"{word}:\n{text}" for word, text in _examples(explanation))]
+    parts = [explanation.why, *(f"{word}:\n{text}" for word, text in examples_of(explanation))]
     text = "\n\n".join(part for part in parts if part)
     return {**rule, "shortDescription": {"text": explanation.title}, "help": {"text": text or explanation.title}}
-
-
-def _examples(explanation: Explanation) -> list[tuple[str, str]]:
-    return [(word, text) for word, text in (("Wrong", explanation.wrong), ("Right", explanation.right)) if text]
 
 
 def _result(problem: Problem, rule: int) -> dict[str, Any]:

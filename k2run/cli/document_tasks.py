@@ -316,14 +316,10 @@ def last_run(store: Store, name: str, stack: str) -> tuple[str, RunView | None]:
         if view.finished is None or view.finished.partial:
             continue
         newest = newest if newest[0] else (run.run, view)
-        if any(each.name == RESILIENCE and _passed(each) for each in view.sections.values()):
+        shown = (each.finished for each in view.sections.values() if each.name == RESILIENCE)
+        if any(finished is not None and finished.outcome == "passed" for finished in shown):
             return run.run, view
     return newest
-
-
-def _passed(section: object) -> bool:
-    finished = getattr(section, "finished", None)
-    return finished is not None and finished.outcome == "passed"
 
 
 def middle(view: RunView | None) -> float:
@@ -358,11 +354,8 @@ def write_scenes(rehearsal: Runbook, into: Path, page: str, stack: str, shown: t
         view=view,
         now=datetime.now(UTC).strftime("%Y-%m-%d"),
     )
-    try:
-        into.mkdir(parents=True, exist_ok=True)
-        (into / SCENES).write_bytes(msgspec.json.format(msgspec.json.encode(scenes(rehearsal, sources))) + b"\n")
-    except OSError as error:
-        raise OperatorError(f"cannot write {into / SCENES}: {error.strerror}", hint="choose `--into`") from error
+    text = msgspec.json.format(msgspec.json.encode(scenes(rehearsal, sources))) + b"\n"
+    _write(into / SCENES, text, tell=False)
 
 
 def _titles(rehearsal: Runbook) -> list[str]:

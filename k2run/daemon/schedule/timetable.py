@@ -16,7 +16,7 @@ from apscheduler.triggers.interval import IntervalTrigger
 from msgspec import Struct
 
 from k2run.actions.catalogue import Catalogue
-from k2run.app.launch import DEFAULT_STACK, find_runbook
+from k2run.app.launch import DEFAULT_STACK, find_runbook, runbooks_below
 from k2run.daemon.schedule.ledger import open_ledger
 from k2run.engine.store import Store
 from k2run.errors import K2runError, RunbookInvalid, UsageError
@@ -75,14 +75,8 @@ def runbook_files(references: Iterable[str]) -> list[Path]:
     """
     named = list(references)
     if named:
-        return [found for reference in named for found in _files(Path(reference)) or [find_runbook(reference)]]
-    return _files(Path("runbooks"))
-
-
-def _files(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        return []
-    return [path for path in sorted(folder.rglob("*.yaml")) if "stacks" not in path.parts]
+        return [found for reference in named for found in runbooks_below(Path(reference)) or [find_runbook(reference)]]
+    return runbooks_below(Path("runbooks"))
 
 
 def read_entries(files: Iterable[Path], calendar: Calendar) -> list[Entry]:
