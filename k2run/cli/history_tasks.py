@@ -126,7 +126,7 @@ def publish(c: Context, stack: str = "", namespace: str = "k2run", timeout: int 
     from k2run.evidence import reports
 
     iceberg = Iceberg.of(open_stack(stack))
-    for table, rows in reports.publish(_history(), iceberg, namespace, Deadline(timeout)).rows.items():
+    for table, rows in reports.publish(_history(), iceberg, namespace, Deadline(timeout)).items():
         say(f"{table}  {rows:,} new rows in {iceberg.source}")
 
 

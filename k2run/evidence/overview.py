@@ -87,29 +87,20 @@ def header(view: RunView) -> Html:
 def verdict_box(view: RunView) -> Html:
     """The verdict, what speaks against it, and what is still broken."""
     finished = view.finished
-    if finished is None:
-        word, rest = open_ended(view)
-        return tag(
-            "section",
-            tag("h2", tag("span", word, class_="word"), f" {rest}"),
-            tag("p", _counts(view)),
-            _still_broken([undo.planned.says for undo in view.pending_undos()]),
-            class_="verdict warn",
-        )
-    word, rest = verdict(view, finished)
+    word, rest = verdict(view, finished) if finished is not None else open_ended(view)
     return tag(
         "section",
         tag("h2", tag("span", word, class_="word"), f" {rest}" if rest else None),
-        _reasons(finished),
+        _reasons(finished) if finished is not None else None,
         tag("p", _counts(view)),
-        _still_broken(finished.pending_undos),
-        class_=f"verdict {tone_of(finished)}",
+        _still_broken(view.still_broken()),
+        class_=f"verdict {tone_of(finished) if finished is not None else 'warn'}",
     )
 
 
 def _reasons(finished: RunFinished) -> Html:
     """All reasons, where the verdict's sentence had room for only some."""
-    if not finished.reasons or all(reason in finished.verdict for reason in finished.reasons):
+    if all(reason in finished.verdict for reason in finished.reasons):
         return NOTHING
     return tag("ul", *(tag("li", reason) for reason in finished.reasons))
 

@@ -85,11 +85,7 @@ def _header(view: RunView) -> Iterator[str]:
     if view.finished is not None and not all(reason in view.finished.verdict for reason in view.finished.reasons):
         yield ""
         yield from (f"- {text(reason)}" for reason in view.finished.reasons)
-    broken = (
-        view.finished.pending_undos
-        if view.finished is not None
-        else [undo.planned.says for undo in view.pending_undos()]
-    )
+    broken = view.still_broken()
     if broken:
         yield f"\n**Still broken** (`k2run undo` puts it back): {text('; '.join(broken))}"
     if started is not None:

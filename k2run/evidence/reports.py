@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
-
-from msgspec import Struct
+from typing import TYPE_CHECKING, Any
 
 from k2run.engine.events import NO_LENGTH, Bound, Outcome
 from k2run.engine.journal import read_journal
@@ -27,6 +25,7 @@ if TYPE_CHECKING:
     from k2run.actions.deadline import Deadline
     from k2run.adapters.iceberg.catalog import Iceberg
     from k2run.engine.events import Objected
+    from k2run.evidence.history import History
     from k2run.evidence.step_view import SectionView, StepView, UndoView
 
 
@@ -176,21 +175,11 @@ PUBLISHED = ("measures", "runs")
 """What is published; a run is complete once its row in `runs` is there, so that comes last."""
 
 
-class Readable(Protocol):
-    """What is published: a history."""
-
-    def arrow(self, table: str) -> Any:
-        """A table by its name, as Arrow."""
-
-
-class Published(Struct, frozen=True, kw_only=True):
-    """How many rows were new, by the name of their table."""
-
-    rows: dict[str, int]
-
-
-def publish(history: Readable, iceberg: Iceberg, namespace: str, deadline: Deadline) -> Published:
+def publish(history: History, iceberg: Iceberg, namespace: str, deadline: Deadline) -> dict[str, int]:
     """Append the runs that are not there yet, to tables that are made when missing; those that did not end come later.
+
+    Returns:
+        How many rows were new, by the name of their table.
 
     Raises:
         ResponderError: The catalog cannot be reached, or refuses.
@@ -206,7 +195,7 @@ def publish(history: Readable, iceberg: Iceberg, namespace: str, deadline: Deadl
             everything = history.arrow(name)
             table = catalog.create_table_if_not_exists(f"{namespace}.{name}", schema=everything.schema)
             rows[f"{namespace}.{name}"] = _append(table, everything)
-    return Published(rows=rows)
+    return rows
 
 
 def _append(table: Table, everything: Any) -> int:

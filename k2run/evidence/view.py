@@ -113,6 +113,18 @@ class RunView(Struct):
         """The undos still to run, in that order: newest first."""
         return [undo for undo in reversed(self.undos.values()) if undo.pending]
 
+    def still_broken(self) -> list[str]:
+        """What undos have yet to put back: as the end of the run says, before that as the journal does."""
+        if self.finished is not None:
+            return self.finished.pending_undos
+        return [undo.planned.says for undo in self.pending_undos()]
+
+    def progress(self) -> tuple[int, int]:
+        """How many steps are done, of how many."""
+        standings = self.standings()
+        total = sum(standings.values())
+        return total - standings[Standing.WAITING] - standings[Standing.RUNNING], total
+
     def rescued(self, step: StepView) -> bool:
         """Whether a block around a failed step passed."""
         path = parent_path(step.path)

@@ -163,8 +163,7 @@ def _progress(story: Transcript, section: SectionView | None, now: float) -> Lin
     """Progress of the run, what has gone wrong so far, and both clocks."""
     view = story.view
     standings = view.standings()
-    total = sum(standings.values())
-    done = total - standings[Standing.WAITING] - standings[Standing.RUNNING]
+    done, total = view.progress()
     filled = BAR * done // total if total else 0
     trouble = counted(
         [each for each in standings.elements() if each in {Standing.FAILED, Standing.UNKNOWN, Standing.WARNING}]

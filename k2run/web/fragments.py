@@ -323,7 +323,7 @@ def panel_values(followed: ShownRun, *, far: bool = False) -> dict[str, Any]:
         "since": recovering_since(view),
         "light": tone_of(over) if over else "",
         "tally": tally(view) if over else counted(step.standing for step in view.leaves()),
-        "progress": progress(view),
+        "progress": view.progress(),
         "undos": list(view.undos.values())[::-1],
         "charts": run_charts(view, followed.charts, far=far),
     }
@@ -379,10 +379,3 @@ def recovering_since(view: RunView) -> float | None:
     """When the recovery clock started, while a fault is active or an RTO is promised."""
     promised = view.started is not None and view.started.rto is not None
     return view.recovering_since() if promised or view.pending_undos() else None
-
-
-def progress(view: RunView) -> tuple[int, int]:
-    """How many steps are done, of how many."""
-    standings = view.standings()
-    total = sum(standings.values())
-    return total - standings[Standing.WAITING] - standings[Standing.RUNNING], total

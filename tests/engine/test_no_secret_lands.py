@@ -189,7 +189,7 @@ def test_published_tables_hold_no_secret(bench: Bench, monkeypatch: pytest.Monke
     place = {"uri": f"sqlite:///{bench.folder}/catalog.db", "warehouse": f"file://{warehouse}"}
     SqlCatalog("team", **place).create_namespace("other")
     iceberg = Iceberg(**place, catalog="team")
-    rows = publish(History(bench.store.home), iceberg, "k2run", Deadline(60)).rows
+    rows = publish(History(bench.store.home), iceberg, "k2run", Deadline(60))
     assert rows["k2run.runs"] == 1
     tables = [open_table(iceberg, Deadline(10), name).scan().to_arrow().to_pylist() for name in rows]
     [measures, _] = tables
