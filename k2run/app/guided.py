@@ -139,7 +139,6 @@ class TerminalGuide(Guide):
         return self._ask(planned, {"": "Enter continue", "r": "r redo"}, stop)
 
     def _page(self, planned: Planned) -> Iterator[str]:
-        """The step on one screen."""
         started = self._face.view.started
         title = clean(started.title) if started is not None else ""
         on = f" on {started.stack}" if started is not None else ""

@@ -116,7 +116,6 @@ def _means(stack: str, left: Leftover, store: Store) -> bool:
 
 
 def _undo(left: Leftover, given: str, store: Store, extra: Mapping[str, Any]) -> list[str]:
-    """Undo what one run left."""
     from k2run.stack.stack import load_stack
     from k2run.terminal.mode import open_face
 

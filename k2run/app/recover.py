@@ -92,14 +92,7 @@ AT_MOST = 4
 
 
 class Recovery:
-    """Recovers one stack.
-
-    Args:
-        stack: Name or file of the stack.
-        auto: No prompts: manual steps take their defaults, and nothing is destroyed.
-        extra: Inputs of the runbooks.
-        heralds: Makes the observers that notify others of the runs.
-    """
+    """Recovers one stack; `auto` without prompts: manual steps take their defaults, and nothing is destroyed."""
 
     def __init__(self, stack: str, *, auto: bool, extra: Mapping[str, str], heralds: Heralds) -> None:
         self._store = Store()
@@ -294,7 +287,6 @@ def hold_drill(reference: str, choice: Choice, *, stack: str, keep: bool, herald
 
 
 def _write(folder: Path, played: list[Round]) -> bool:
-    """The rounds and the reports, beside the journal."""
     (folder / ROUNDS).write_bytes(msgspec.json.format(msgspec.json.encode(played)))
     write_reports(folder)
     return True

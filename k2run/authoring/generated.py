@@ -263,7 +263,6 @@ def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
 
 
 def _anchor(code: str, title: str) -> str:
-    """The anchor that Markdown gives to a heading."""
     return re.sub(r"[^\w\- ]", "", f"{code} {title}".lower()).replace(" ", "-")
 
 

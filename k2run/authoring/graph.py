@@ -49,12 +49,7 @@ _LESS_BELOW = 8
 
 
 def draw(reference: str, *, as_svg: bool, output: str) -> None:
-    """Draw a runbook.
-
-    Args:
-        reference: Its path or name.
-        as_svg: A picture instead of Mermaid's text.
-        output: The file to write to; "" prints it.
+    """Draw a runbook, as Mermaid's text or as a picture; into a file where one is named.
 
     Raises:
         UsageError: There is no such runbook, or the name of the file asks for a kind that is not drawn.
@@ -114,8 +109,6 @@ class Box:
 
     Attributes:
         key: Unique in the flow: letters, digits, `_`.
-        title: What the step is called.
-        action: Its action, or how its block is made up.
         marks: Loop, condition, limits, in a few words each.
         undo: The undo of a fault; "" where nothing is broken.
     """

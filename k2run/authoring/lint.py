@@ -271,7 +271,6 @@ def command_without_undo(subject: Subject) -> Iterator[Problem]:
 
 
 def _is_repair(placed: PlacedStep) -> bool:
-    """Whether the step is in a place that repairs."""
     return bool({"always", "rescue"} & set(placed.trail))
 
 

@@ -159,7 +159,6 @@ class Known(NamedTuple):
     """What a starting point has to know of a service.
 
     Attributes:
-        name: Its name.
         fault: What k2run can do to it and undo: `kill` what it runs itself, `stop` what has commands; else empty.
         has_log: Whether k2run can read its log.
         is_needed: Whether another one needs it.
@@ -176,13 +175,7 @@ class Known(NamedTuple):
 
 
 def text_for_stack(kind: str, words: dict[str, str], reference: str, folder: Path) -> str:
-    """The text of a new runbook for a stack.
-
-    Args:
-        kind: The kind of runbook.
-        words: What stands in its head: name, title, owner, file, schema.
-        reference: The stack, by name or path.
-        folder: Where the runbook will stand.
+    """The text of a new runbook for a stack; `words` are those of its head: name, title, owner, file, schema.
 
     Raises:
         StackInvalid: There is no such stack.
@@ -243,7 +236,6 @@ def _known(document: Document) -> list[Known]:
 
 
 def _fault(form: Mapping[str, Any]) -> str:
-    """The fault of a service as its stack file has it."""
     if form.get("run", RunBy.EXTERNAL) not in OUTSIDE:
         return "kill"
     return "stop" if form.get("start") and form.get("stop") else ""

@@ -52,16 +52,13 @@ class ServiceDraft(Struct, kw_only=True):
     """A service as it was found.
 
     Attributes:
-        name: Its name.
         run: Who runs it.
         note: Where it comes from, or what its author still has to say; a comment in the file.
         command: Of a process: program and arguments.
         container: Of a container: its name.
         ports: The ports at which this machine reaches it.
         inner_ports: Ports within its container, each with the one at which this machine reaches it.
-        url: Its base URL.
         metrics: The URL of its metrics.
-        ready: How to tell that it is ready.
         needs: Services that are started before it.
     """
 
@@ -100,8 +97,6 @@ class StackDraft(Struct, kw_only=True):
     """A stack as it was found.
 
     Attributes:
-        services: Its services, in the order of the file.
-        connections: Settings by connection.
         notes: A word on each connection.
         compose: Its compose file, from the stack file; empty when there is none.
     """

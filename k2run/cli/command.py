@@ -37,13 +37,7 @@ def command(
     positional: tuple[str, ...] = (),
     **options: Any,
 ) -> Callable[[Callable[..., int | None]], Task[Any]]:
-    """Make an Invoke task of a function that returns its exit code.
-
-    Args:
-        help: What each option is for.
-        positional: Arguments that are given without a flag.
-        options: Further options of Invoke's tasks.
-    """
+    """Make an Invoke task of a function that returns its exit code."""
 
     def make(body: Callable[..., int | None]) -> Task[Any]:
         @wraps(body)

@@ -156,7 +156,6 @@ def _write(file: Path, content: bytes, *, tell: bool = True) -> None:
 
 
 def _plot(folder: Path) -> None:
-    """Plot what a run measured repeatedly."""
     from k2run.engine.journal import read_journal
     from k2run.evidence.measurements import plots
     from k2run.evidence.view import view_of

@@ -277,11 +277,7 @@ def _rephrased(text: str) -> str:
 
 
 def gather(words: list[str]) -> list[str]:
-    """Let `validate a b c` name several files, and `doc` none: an argument of Invoke without its flag is exactly one.
-
-    Args:
-        words: The words of the command line from the command's name on.
-    """
+    """Let `validate a b c` name several files, and `doc` none: Invoke takes exactly one argument without its flag."""
     if len(words) > 1 and words[0] in OPTIONAL and not words[1].startswith("-"):
         return [words[0], f"--{OPTIONAL[words[0]]}", *words[1:]]
     if not words or words[0] not in LOOSE:
@@ -301,8 +297,7 @@ def _named(whole: Collection, words: set[str]) -> Collection:
 def adopt(program: Program) -> None:
     """Let an Invoke program read k2run's command lines, and set up the process for it.
 
-    Args:
-        program: The running program; `invoke` has made its own before it loads the tasks of the repository.
+    `invoke` has made its own program before it loads the tasks of the repository.
     """
     program.__class__ = CommandLine
     set_up_process()
@@ -347,9 +342,6 @@ def leave(code: int) -> None:
     A thread of a client library that is busy while Python shuts down can crash the process, and its exit code would be
     the crash's. The search covers all modules and takes longer than many commands; DuckDB needs it: it counts the
     objects that are left, and complains.
-
-    Args:
-        code: The exit code of the command.
     """
     dispatch = sys.modules.get("k2run.engine.dispatch")
     if dispatch is not None and dispatch.is_one_left_behind():

@@ -135,7 +135,6 @@ def usable_settings() -> Settings:
 
 
 def _filled(channel: Channel, near: Path) -> Channel:
-    """A channel with its secrets read."""
     values: dict[str, Any] = {
         name: getattr(channel, name) for name in ("slack", "webhook", "secret", "password", "apprise")
     }

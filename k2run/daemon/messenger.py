@@ -141,12 +141,7 @@ def _settled(log: Path) -> set[tuple[str, str]]:
 
 
 class Herald:
-    """An observer that starts the messenger when its run begins.
-
-    Args:
-        store: The k2run home.
-        run: The run, when it is resumed.
-    """
+    """An observer that starts the messenger when its run begins, or when `run` is resumed."""
 
     def __init__(self, store: Store, run: str = "") -> None:
         self._home = store.home

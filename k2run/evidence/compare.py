@@ -247,7 +247,6 @@ def change_of(one: float, other: float) -> str:
 
 
 def _cited(text: str, event: Any) -> str:
-    """A value with the line of its run's journal."""
     return f"{text} #{event.seq}" if event is not None else text
 
 

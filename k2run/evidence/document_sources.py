@@ -147,7 +147,6 @@ class DeclaredStep(Struct, frozen=True, kw_only=True):
 
     Attributes:
         name: Its name without the number of the check; empty when it is a template.
-        within: Its time budget.
         quick: Whether it has the tag `quick`.
     """
 
@@ -162,9 +161,7 @@ class DeclaredSection(Struct, frozen=True, kw_only=True):
     Attributes:
         name: As it is called in the runbook.
         title: Its name without a number.
-        within: Its time budget.
         talk: What to say in it: the texts of its `manual.note` steps.
-        steps: What it does.
     """
 
     name: str

@@ -229,7 +229,6 @@ class History:
         return True
 
     def _put_together(self) -> None:
-        """Make one piece of many."""
         old = self._pieces()
         if len(old) < MOST_PIECES:
             return
@@ -270,7 +269,6 @@ def _file(piece: Path, table: str) -> Path:
 
 
 def _literal(file: Path) -> str:
-    """A path as SQL writes it."""
     return "'" + str(file).replace("'", "''") + "'"
 
 

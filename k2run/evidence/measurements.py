@@ -167,7 +167,6 @@ class Load(Struct, frozen=True, kw_only=True):
     """The latencies that one step measured.
 
     Attributes:
-        step: Its name.
         line: Of the journal.
         counts: Milliseconds, ascending, and how many answers took so long; empty when the histogram is damaged.
         percentiles: Milliseconds of each that the samples carry: `p50`, `p99.9`.

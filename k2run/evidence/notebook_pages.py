@@ -243,11 +243,9 @@ class Sources(Struct, frozen=True, kw_only=True):
 
     Attributes:
         page: Address of k2run's own page.
-        stack: Name of the stack.
         notebook: Address of the executed notebook's pages.
         titles: The headings of its pages.
         run: Name of the run that is replayed; empty without one.
-        view: That run.
         now: When the rest was photographed, for people.
     """
 
@@ -294,7 +292,6 @@ def _of_section(section: Section, sources: Sources) -> Iterator[Scene]:
 
 
 def _shown_of(show: str, section: Section, sources: Sources) -> tuple[str, str]:
-    """Address and note of what is shown."""
     kind, _, which = show.partition(" ")
     if kind == "notebook":
         number = section.name.partition(" ")[0]

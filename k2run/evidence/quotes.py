@@ -58,7 +58,6 @@ class Source(Struct, frozen=True, kw_only=True):
 
     Attributes:
         view: None when the runbook has no such run.
-        name: The runbook.
         command: What runs it.
     """
 

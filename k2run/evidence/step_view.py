@@ -53,7 +53,6 @@ class StepView(Struct):
 
     Attributes:
         base: Its path without the turn of its loop.
-        standing: Its status now.
         order: Its position in its section.
     """
 
@@ -198,7 +197,6 @@ class MoreTurns(Struct, frozen=True, kw_only=True):
     """The folded turns of one loop; all passed.
 
     Attributes:
-        count: How many.
         shortest: Seconds that the shortest took.
         longest: Seconds that the longest took.
         first: Line of the journal on which the first of them ended.

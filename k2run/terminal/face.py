@@ -181,7 +181,6 @@ class TerminalPerson(Person):
         return Answer(text=text, by=account_name())
 
     def _converse(self, question: str, choices: Sequence[str], default: str | None, deadline: Deadline) -> str:
-        """Ask until there is an answer."""
         bell = "\a" if self._writes.isatty() else ""
         self._say(f"{bell}\n{self._broken(f'  ? {clean(question)}')}\n")
         while True:

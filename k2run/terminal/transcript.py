@@ -385,7 +385,6 @@ class Transcript:
         return max(usual, wanted) if wanted + measured <= room else usual
 
     def _why(self, step: StepView, event: StepFinished) -> list[Line]:
-        """Cause and hint, below what went wrong."""
         if step.standing in _WITH_CAUSE:
             recovery = f"k2run run {event.recovery}" if event.recovery else ""
             return [

@@ -229,7 +229,6 @@ def _question(running: list[StepView], number: str) -> StepView:
 
 
 def _plain(text: str) -> bool:
-    """Whether a text is one printable line."""
     return all(char.isprintable() for char in text)
 
 
@@ -245,7 +244,6 @@ def _is_secure(request: Request) -> bool:
 
 
 def _back(request: Request, given: dict[str, str]) -> Response:
-    """To the page that the form was on."""
     layout = _PAGES.get(given.get("layout", RUN), "")
     return RedirectResponse(f"/runs/{request.path_params['run']}{layout}", 303)
 

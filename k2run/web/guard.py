@@ -298,7 +298,6 @@ class Guard:
 
 
 def _client(scope: Scope) -> str:
-    """The address of who asks."""
     return scope["client"][0] if scope.get("client") else ""
 
 

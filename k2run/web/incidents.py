@@ -286,7 +286,6 @@ def _bounded(take: Callable[[Request], Awaitable[Response]]) -> Callable[[Reques
 
 
 def _receipt(incident: Incident | None) -> dict[str, str | None]:
-    """What the sender of a delivery is told."""
     if incident is None:
         return {"incident": None, "state": "no incident is open for what is resolved"}
     return {"incident": incident.id, "state": incident.state}

@@ -155,7 +155,6 @@ class CatalogueEntry(Struct, frozen=True, kw_only=True):
     Attributes:
         key: Its name in addresses.
         runbook: None when the file has problems.
-        problem: What is wrong with the file.
     """
 
     key: str

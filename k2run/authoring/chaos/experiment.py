@@ -38,11 +38,6 @@ FORMATS = ("chaos",)
 def import_file(form: str, file: Path, *, folder: Path = Path("runbooks")) -> Path:
     """Write the runbook that does what a file of another tool does; stderr lists what was not converted.
 
-    Args:
-        form: Which tool's: `chaos`.
-        file: Its file.
-        folder: Where to put the runbook.
-
     Raises:
         UsageError: The format is unknown, the file is missing, or the runbook exists.
         RunbookInvalid: The experiment has in it what no runbook can say (such as 5,000 characters of a pattern).
@@ -75,7 +70,6 @@ class Converted:
     """What became of an experiment.
 
     Attributes:
-        text: The runbook.
         remarks: What was not carried over, each with the name of what it is about.
     """
 

@@ -123,8 +123,6 @@ class Settings:
     """What an experiment is set up with.
 
     Attributes:
-        inputs: The runbook's inputs.
-        vars: The runbook's variables.
         configuration: The runbook's name of each value of the configuration.
         secrets: The runbook's name of each secret, group by group.
     """

@@ -119,7 +119,6 @@ class StackWatch:
         return found
 
     def _look(self, reference: str, runbooks: Sequence[Runbook]) -> tuple[float, Diagnosed]:
-        """A diagnosis, and when it was made."""
         found = self._diagnose(reference, runbooks)
         return time.monotonic(), found
 

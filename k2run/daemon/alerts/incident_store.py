@@ -80,11 +80,7 @@ class IncidentStore:
             return self.find(incident.id)
 
     def approve(self, reference: str, by: str) -> Incident:
-        """Say that the runbook of an incident may be started.
-
-        Args:
-            reference: The incident's id, a unique part of it, or `last`.
-            by: Who says so.
+        """Say that the runbook of an incident, named as `find` takes it, may be started.
 
         Raises:
             UsageError: There is nothing to approve.

@@ -174,10 +174,7 @@ class Worker:
     def _leader(self, incident: Incident, chosen: Chosen, *, starting: bool) -> Incident | None:
         """The open incident that the same runbook answers on the same stack, and whose run has not ended.
 
-        Args:
-            incident: The incident that would follow it.
-            chosen: Its runbook.
-            starting: Only one whose run needs no approval, or has it: what starts by itself waits for none.
+        One that is `starting` needs no approval, or has it: what starts by itself waits for none.
         """
         for other in self._incidents.all():
             if other.id == incident.id or not chosen.runbook or other.chosen is None:
