@@ -18,7 +18,7 @@ import psutil
 from msgspec import Struct
 
 from k2run.engine.events import RunFinished, RunResumed, RunStarted
-from k2run.engine.journal import read_journal
+from k2run.engine.journal import ends_of, read_journal
 from k2run.engine.judge import NOT_APPLICABLE_CODE
 from k2run.engine.replay import ended, pending_undos, started
 from k2run.engine.safeguards import sign_request
@@ -316,6 +316,17 @@ def _running(store: Store) -> Path:
     if not names:
         raise UsageError("no run is in progress", hint="`k2run undo` undoes what an interrupted one left")
     raise UsageError(f"{len(names)} runs are in progress", hint=f"choose one: {', '.join(names)}")
+
+
+def run_by(store: Store, by: str, earliest: str) -> tuple[Path, RunFinished | None] | None:
+    """The newest run that was started under that name since `earliest`, such as `20261121-090312`; and its end."""
+    for folder in reversed(store.runs()):
+        if folder.name[: len(earliest)] < earliest:
+            return None
+        begun, over = ends_of(folder)
+        if begun is not None and begun.by == by:
+            return folder, over
+    return None
 
 
 def process_of(store: Store, run: str, events: Sequence[AnyEvent]) -> psutil.Process | None:

@@ -326,13 +326,10 @@ class Transcript:
             *left_behind,
             (
                 Part("  "),
-                *self._row(words, Tone.QUIET),
+                Part(left(words, self.width - MARGIN - TIME_WIDTH), Tone.QUIET),
                 Part(right(time, TIME_WIDTH), Tone.WARN if late else Tone.QUIET),
             ),
         ]
-
-    def _row(self, text: str, tone: Tone) -> Line:
-        return (Part(left(text, self.width - MARGIN - TIME_WIDTH), tone),)
 
     def _step(self, event: StepFinished) -> list[Line]:
         step = self.view.step(event.step)

@@ -19,7 +19,7 @@ import yaml
 
 from k2run.actions.catalogue import Catalogue
 from k2run.authoring.chaos.activities import CALL_PYTHON, NO_LIMIT, PROGRAM, Providers, Tolerances, in_seconds
-from k2run.authoring.chaos.values import Notes, Part, Texts, listed, read_settings, written
+from k2run.authoring.chaos.values import Notes, Part, Texts, listed, mapping, read_settings, written
 from k2run.authoring.new import schema_from
 from k2run.errors import UsageError
 from k2run.language.document import read_file, read_text
@@ -147,7 +147,7 @@ class _Conversion:
         setting_comments = self._notes.take()
         self._leftovers()
         leftover_comments = self._notes.take()
-        hypothesis = _mapping(self._experiment.get("steady-state-hypothesis"))
+        hypothesis = mapping(self._experiment.get("steady-state-hypothesis"))
         steady = [part for probe in _dicts(hypothesis.get("probes")) for part in self._steps(probe, judged=True)]
         sections = self._sections(_dicts(self._experiment.get("method")))
         always = [part for step in _dicts(self._experiment.get("rollbacks")) for part in self._steps(step)]
@@ -226,7 +226,7 @@ class _Conversion:
     def _steps(self, activity: dict[str, Any], *, judged: bool = False) -> list[Part]:
         """An activity with its pauses; its tolerance decides where it is `judged` as a part of the hypothesis."""
         activity = self._resolved(activity)
-        pauses = _mapping(activity.get("pauses"))
+        pauses = mapping(activity.get("pauses"))
         step = self._step(activity, judged=judged)
         before, after = (self._pause(pauses[key]) if pauses.get(key) else [] for key in ("before", "after"))
         return [*before, step, *after]
@@ -251,7 +251,7 @@ class _Conversion:
         status = _wanted_status(activity) if judged else None
         answers = "any" if judged and status is None else "good"
         self._texts.take_unknown()
-        made = self._providers.action(_mapping(activity.get("provider")), name, answers=answers)
+        made = self._providers.action(mapping(activity.get("provider")), name, answers=answers)
         if made is None:
             return self._by_hand(name, judged=judged)
         step, output = made
@@ -295,7 +295,7 @@ class _Conversion:
 
 def _shell_text(activity: dict[str, Any]) -> str:
     """What a shell reads of an activity, whose own variables are written alike; "" where none does."""
-    provider = _mapping(activity.get("provider"))
+    provider = mapping(activity.get("provider"))
     given = provider.get("arguments")
     if provider.get("type") != "process":
         return ""
@@ -311,7 +311,7 @@ def _dollar(name: str) -> str:
 
 def _wanted_status(activity: dict[str, Any]) -> int | list[int] | None:
     """The status that a tolerance asks for, where that is all it asks for."""
-    tolerance, kind = activity.get("tolerance"), _mapping(activity.get("provider")).get("type")
+    tolerance, kind = activity.get("tolerance"), mapping(activity.get("provider")).get("type")
     if kind not in ("http", "process"):
         return None
     if isinstance(tolerance, int) and not isinstance(tolerance, bool):
@@ -346,13 +346,9 @@ def _not_mapped(comments: Iterable[str]) -> list[str]:
 
 
 def _activities(experiment: dict[str, Any]) -> list[dict[str, Any]]:
-    hypothesis = _mapping(experiment.get("steady-state-hypothesis"))
+    hypothesis = mapping(experiment.get("steady-state-hypothesis"))
     return [*_dicts(hypothesis.get("probes")), *_dicts(experiment.get("method")), *_dicts(experiment.get("rollbacks"))]
 
 
 def _dicts(value: Any) -> list[dict[str, Any]]:
     return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
-
-
-def _mapping(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}

@@ -142,11 +142,11 @@ class Settings:
 def read_settings(experiment: dict[str, Any], notes: Notes) -> Settings:
     """Read `configuration` and `secrets`."""
     made = Settings()
-    for name, value in _mapping(experiment.get("configuration")).items():
+    for name, value in mapping(experiment.get("configuration")).items():
         own = made.configuration[name] = _own_name(name, made, notes)
         _setting(made, own, name, value, notes)
-    for group, members in _mapping(experiment.get("secrets")).items():
-        for name, value in _mapping(members).items():
+    for group, members in mapping(experiment.get("secrets")).items():
+        for name, value in mapping(members).items():
             own = _own_name(name, made, notes)
             made.secrets.setdefault(group, {})[name] = own
             made.inputs[own] = _secret(f"{group}.{name}", value, notes)
@@ -201,7 +201,8 @@ def _own_name(name: str, made: Settings, notes: Notes) -> str:
     return own
 
 
-def _mapping(value: Any) -> dict[str, Any]:
+def mapping(value: Any) -> dict[str, Any]:
+    """The value, if it is a mapping; else an empty one."""
     return value if isinstance(value, dict) else {}
 
 

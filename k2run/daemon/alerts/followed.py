@@ -13,7 +13,7 @@ from msgspec import Struct
 from k2run.actions.catalogue import Catalogue
 from k2run.app.diagnose import evidence_of, lines_of
 from k2run.app.launch import open_stack
-from k2run.app.run_processes import Order, last_words, process_of, start_detached
+from k2run.app.run_processes import Order, last_words, process_of, run_by, start_detached
 from k2run.daemon.alerts.incident import Began, Closed, Diagnosed, Ended, Ordered, PutOff, seconds_of
 from k2run.engine.events import ClockStopped, FaultStruck, StepFinished
 from k2run.engine.journal import ends_of, read_journal
@@ -258,7 +258,8 @@ class FollowedRuns:
         run = self._runs.get(incident.id)
         code = run.process.poll() if run is not None else None
         goes_on = run is not None and code is None
-        found = self._find(incident)
+        ordered = incident.ordered
+        found = run_by(self._store, ordered.by, incident.id[:15]) if ordered is not None else None
         if found is not None and incident.began is None:
             self._incidents.add(incident, Began(run=found[0].name))
         elif goes_on and (found is None or found[1] is None):
@@ -267,7 +268,7 @@ class FollowedRuns:
             self._end(incident, *found, code)
         elif run is not None:
             self._never_began(incident, run, code)
-        elif incident.ordered is not None and age_of(incident.ordered) > LOST_S:
+        elif ordered is not None and age_of(ordered) > LOST_S:
             self._incidents.add(incident, Ended(verdict="the server died before the run began"))
 
     def _end(self, incident: Incident, folder: Path, over: RunFinished | None, code: int | None) -> None:
@@ -291,17 +292,6 @@ class FollowedRuns:
             self._incidents.add(incident, PutOff(why=said))
         else:
             self._incidents.add(incident, Ended(verdict=said or f"it ended with {code}", exit_code=code or 1))
-
-    def _find(self, incident: Incident) -> tuple[Path, RunFinished | None] | None:
-        """The run of an incident, and how it ended, if it has."""
-        ordered = incident.ordered
-        for folder in reversed(self._store.runs()):
-            if folder.name[:15] < incident.id[:15]:
-                break
-            begun, over = ends_of(folder)
-            if begun is not None and ordered is not None and begun.by == ordered.by:
-                return folder, over
-        return None
 
 
 def cost_of(events: Iterable[AnyEvent]) -> str:

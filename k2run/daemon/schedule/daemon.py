@@ -17,11 +17,11 @@ from apscheduler.triggers.base import BaseTrigger
 
 from k2run.app.launch import open_stack
 from k2run.app.leftover_faults import warn_of_broken
-from k2run.app.run_processes import Order, last_words, process_of, start_detached
+from k2run.app.run_processes import Order, last_words, process_of, run_by, start_detached
 from k2run.daemon.schedule.ledger import open_ledger
 from k2run.daemon.schedule.scheduler import Ending, Scheduler
 from k2run.daemon.schedule.timetable import Entry, line_of, read_calendar, read_entries, runbook_files
-from k2run.engine.journal import ends_of, read_journal
+from k2run.engine.journal import read_journal
 from k2run.engine.replay import ended
 from k2run.engine.safeguards import StopRequest
 from k2run.engine.store import Store, holder
@@ -272,14 +272,8 @@ class Process:
 
 def find_run(store: Store, by: str, since: datetime) -> Path | None:
     """The run that was asked for under that name, not earlier than `since`."""
-    earliest = f"{since:%Y%m%d-%H%M%S}"
-    for folder in reversed(store.runs()):
-        if folder.name < earliest:
-            return None
-        begun, _ = ends_of(folder)
-        if begun is not None and begun.by == by:
-            return folder
-    return None
+    found = run_by(store, by, f"{since:%Y%m%d-%H%M%S}")
+    return found[0] if found is not None else None
 
 
 def _ending(store: Store, folder: Path) -> Ending | None:
