@@ -156,8 +156,6 @@ def _present(worker: Worker, deadline: Deadline) -> Present:
 
 def presence() -> Present:
     """What this process would say of itself."""
-    from k2run.bench.plan import Outcome, Plan
-
     form = repr([kind.__struct_fields__ for kind in (Plan, Outcome)])
     return Present(k2run.__version__, sha256(form.encode()).hexdigest()[:16], time.time())
 

@@ -516,6 +516,4 @@ def _scratch(services: Services, name: str) -> Path:
 
 
 def _free(folder: Path) -> int:
-    import shutil
-
     return shutil.disk_usage(folder).free

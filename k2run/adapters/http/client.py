@@ -20,8 +20,6 @@ from k2run.adapters.http.endpoint import TRUSTING_THE_SYSTEM, Tls
 from k2run.errors import Refused, TimedOut, Unreachable
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     import httpcore
 
     from k2run.actions.deadline import Deadline
