@@ -138,6 +138,8 @@ def certificate(
         ca: File with the certificates to trust, instead of the system's.
     """
     require_client("tls", "cryptography")
+    from cryptography.x509 import load_der_x509_certificate
+
     place = _place(services, service, address, name)
     open_ = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     open_.check_hostname = False
@@ -149,8 +151,7 @@ def certificate(
         why_not = apart(lambda: _objection(place, ca, deadline), deadline)
     except TimedOut as error:
         raise TimedOut(f"{place.address} has not answered within {deadline.seconds:g}s", hint=place.hint) from error
-    links = _parsed(met.chain)
-    described = _described(links)
+    described = _described([load_der_x509_certificate(one) for one in met.chain])
     return Served(
         **described,
         trusted=not why_not,
@@ -254,12 +255,6 @@ def _objection(place: _Place, ca: str, deadline: Deadline) -> str:
     except ssl.SSLCertVerificationError as error:
         return error.verify_message
     return ""
-
-
-def _parsed(chain: Sequence[bytes]) -> list[Parsed]:
-    from cryptography.x509 import load_der_x509_certificate
-
-    return [load_der_x509_certificate(one) for one in chain]
 
 
 def _described(links: Sequence[Parsed]) -> dict[str, Any]:

@@ -151,7 +151,10 @@ class WritingLoop(ABC):
     def is_over(self, now: float) -> bool:
         """Nothing new is to be written."""
         done = now >= self.end or 0 < self.plan.iterations <= self.started
-        return done or self._is_given_up() or (bool(self.plan.limits) and self.tally.is_lost(now - self.begin))
+        return done or self._is_cut(now)
+
+    def _is_cut(self, now: float) -> bool:
+        return self._is_given_up() or (bool(self.plan.limits) and self.tally.is_lost(now - self.begin))
 
     def has_room(self) -> bool:
         """Another message may be on its way."""
@@ -189,10 +192,6 @@ class WritingLoop(ABC):
         self.tally.errors[error.str().removeprefix("Message failed: ").lower()] += 1
         if seconds is not None:
             self.tally.failed.record(seconds)
-
-    def never_written(self, seconds: float) -> None:
-        """Count a message that waited too long for those before it."""
-        self.tally.failure("not written in time", seconds)
 
     def _is_given_up(self) -> bool:
         most = self.plan.most_errors
@@ -333,13 +332,10 @@ class OpenWriting(WritingLoop):
             self.skipped += not counts
             self._write(intended, counts=counts)
 
-    def _is_cut(self, now: float) -> bool:
-        return self._is_given_up() or (bool(self.plan.limits) and self.tally.is_lost(now - self.begin))
-
     def _write(self, intended: float, *, counts: bool) -> None:
         if not self._has_room_by(intended + self.plan.timeout):
             if counts:
-                self.never_written(time.monotonic() - intended)
+                self.tally.failure("not written in time", time.monotonic() - intended)
             return
         late = max(0.0, time.monotonic() - max(intended, self._room_since))
         if counts:

@@ -23,7 +23,7 @@ from k2run.adapters._answers import Rows, plain
 from k2run.errors import ActionError, K2runError, Refused, Unknown
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from duckdb import DuckDBPyConnection, DuckDBPyRelation
     from pyiceberg.table import FileScanTask, Table
@@ -429,17 +429,13 @@ def _kept(files: Sequence[FileScanTask], field: NestedField) -> list[int] | None
 
     bounds: list[int] = []
     kind = cast("PrimitiveType", field.field_type)
-    for task in _filled(files):
+    for task in (one for one in files if one.file.record_count):
         lower = (task.file.lower_bounds or {}).get(field.field_id)
         upper = (task.file.upper_bounds or {}).get(field.field_id)
         if lower is None or upper is None or task.delete_files:
             return None
         bounds += [int(from_bytes(kind, lower)), int(from_bytes(kind, upper))]
     return bounds
-
-
-def _filled(files: Iterable[FileScanTask]) -> list[FileScanTask]:
-    return [task for task in files if task.file.record_count]
 
 
 def _moment(micros: int) -> datetime:

@@ -160,7 +160,17 @@ def status(services: Services, service: str) -> Status:
     seen = status_of(services.stack, services.find(service))
     if seen.state is State.UNKNOWN:
         raise Unknown(f"what {service} is doing cannot be known: {seen.detail}")
-    return _status(seen)
+    return Status(
+        service=seen.service,
+        state=seen.state,
+        running=seen.state in _RUNS,
+        pid=seen.pid,
+        uptime_s=seen.uptime_s,
+        started_at=seen.started_at.isoformat(timespec="milliseconds") if seen.started_at else "",
+        restarts=seen.restarts,
+        detail=seen.detail,
+        source=seen.service,
+    )
 
 
 @action("service.ready")
@@ -371,17 +381,3 @@ def _search(lines: list[LogLine], wanted: re.Pattern[str], deadline: Deadline) -
         if wanted.search(line.text):
             fitting.append(line)
     return fitting
-
-
-def _status(seen: ServiceStatus) -> Status:
-    return Status(
-        service=seen.service,
-        state=seen.state,
-        running=seen.state in _RUNS,
-        pid=seen.pid,
-        uptime_s=seen.uptime_s,
-        started_at=seen.started_at.isoformat(timespec="milliseconds") if seen.started_at else "",
-        restarts=seen.restarts,
-        detail=seen.detail,
-        source=seen.service,
-    )
