@@ -36,9 +36,8 @@ def require(extra: str, *modules: str) -> None:
     Raises:
         NotApplicable: With what to install.
     """
-    missing = [module for module in modules if find_spec(module) is None]
-    if missing:
-        raise NotApplicable(f"{' and '.join(missing)} is not installed", hint=f"pip install 'k2run[{extra}]'")
+    if missing := _missing(modules):
+        raise NotApplicable(f"{missing} is not installed", hint=f"pip install 'k2run[{extra}]'")
 
 
 def require_client(extra: str, *modules: str) -> None:
@@ -47,10 +46,12 @@ def require_client(extra: str, *modules: str) -> None:
     Raises:
         Refused: With what to install.
     """
-    missing = [module for module in modules if find_spec(module) is None]
-    if missing:
-        named = " and ".join(missing)
-        raise Refused(f"the client library {named} is not installed", hint=f"pip install 'k2run[{extra}]'")
+    if missing := _missing(modules):
+        raise Refused(f"the client library {missing} is not installed", hint=f"pip install 'k2run[{extra}]'")
+
+
+def _missing(modules: tuple[str, ...]) -> str:
+    return " and ".join(module for module in modules if find_spec(module) is None)
 
 
 def cause_of(error: object, *secrets: str) -> str:

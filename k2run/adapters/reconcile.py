@@ -161,8 +161,7 @@ def _settled(
     first: int | None = None
     while True:
         began = time.monotonic()
-        found = open_table(iceberg, deadline, table).scan(selected_fields=(column,)).to_arrow()
-        stored = Counter(map(str, found[column].to_pylist()))
+        stored = _stored(iceberg, deadline, table, column)
         missing = sum(one not in stored for one in expected)
         first = missing if first is None else first
         look_s = time.monotonic() - began
@@ -211,13 +210,14 @@ def resend(
     )
 
 
-def _stored(iceberg: Iceberg, deadline: Deadline, table: str, column: str) -> set[str]:
+def _stored(iceberg: Iceberg, deadline: Deadline, table: str, column: str) -> Counter[str]:
+    """How often the table has each id."""
     found = open_table(iceberg, deadline, table).scan(selected_fields=(column,)).to_arrow()
-    return set(map(str, found[column].to_pylist()))
+    return Counter(map(str, found[column].to_pylist()))
 
 
 def _missing(
-    link: Link, topic: str, spans: Mapping[int, offsets.Span], column: str, stored: set[str]
+    link: Link, topic: str, spans: Mapping[int, offsets.Span], column: str, stored: Counter[str]
 ) -> tuple[dict[str, Message], int]:
     """The messages whose id is not stored, by their id, and how many were compared."""
     count = sum(span.high - span.low for span in spans.values())
