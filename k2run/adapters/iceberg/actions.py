@@ -20,23 +20,8 @@ from k2run.language.quantities import Size
 if TYPE_CHECKING:
     from pyiceberg.table.snapshots import Snapshot
 
-__all__ = [
-    "append",
-    "catalog_lock",
-    "compact",
-    "compression",
-    "drop_damaged",
-    "duplicates",
-    "expire_snapshots",
-    "files",
-    "freshness",
-    "intact",
-    "rollback",
-    "rows",
-    "schema",
-    "snapshots",
-    "tables",
-]
+# Actions too, made in other modules.
+__all__ = ["append", "catalog_lock", "compact", "drop_damaged", "expire_snapshots", "intact", "rollback"]
 
 GIBIBYTE = Size(2**30)
 MEBIBYTE = Size(2**20)

@@ -34,25 +34,7 @@ if TYPE_CHECKING:
 
     from k2run.adapters.schema_registry.client import SchemaRegistry
 
-__all__ = [
-    "cluster",
-    "configs",
-    "consume",
-    "create_topic",
-    "delete_topic",
-    "describe_group",
-    "describe_topic",
-    "groups",
-    "lag",
-    "probe",
-    "produce",
-    "rate",
-    "reset_offsets",
-    "round_trip",
-    "sample",
-    "topics",
-    "watermarks",
-]
+__all__ = ["create_topic", "delete_topic", "describe_topic", "topics"]  # actions too, made in another module
 
 TWO_SECONDS = Duration(2)
 
