@@ -17,7 +17,7 @@ from k2run.actions.connection import Connection
 from k2run.errors import Refused, Unknown
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from k2run.language.json_schema import JsonSchema
 
@@ -51,6 +51,17 @@ def read_json(content: bytes, kind: Any = Any) -> Any:
         return msgspec.json.decode(bare, type=kind)
     except MISREAD as error:
         raise Unreadable(reason(bare, error)) from error
+
+
+def nearest(name: str, known: Iterable[str], none: str = "there are none") -> str:
+    """A hint with the nearest known name, or with a few of them."""
+    from difflib import get_close_matches
+
+    names = sorted(known)
+    close = get_close_matches(name, names, n=1)
+    if close:
+        return f"did you mean {close[0]!r}?"
+    return f"there are: {', '.join(names[:8])}" if names else none
 
 
 def conforming(schema: JsonSchema | None, value: Any, what: str, result: Any = None) -> None:

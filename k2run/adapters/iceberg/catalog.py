@@ -10,7 +10,6 @@ import re
 import socket
 import sqlite3
 from contextlib import closing, suppress
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
@@ -18,12 +17,13 @@ from urllib.parse import urlsplit
 from k2run.actions.action import Result, action, beginning
 from k2run.actions.connection import Connection
 from k2run.actions.deadline import Deadline
+from k2run.adapters._answers import nearest
 from k2run.errors import K2runError, NotApplicable, Refused, Unknown, Unreachable
 from k2run.language.quantities import Duration
 from k2run.stack.process_group import described
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
     from pyiceberg.catalog import Catalog
     from pyiceberg.catalog.rest import RestCatalog
@@ -108,7 +108,7 @@ def open_table(iceberg: Iceberg, deadline: Deadline, name: str, snapshot: int = 
                 raise FileNotFoundError(2, "no such file", lost[1]) from error
             if isinstance(error, ServerError):
                 raise
-            hint = _nearest(full, table_names(catalog))
+            hint = nearest(full, table_names(catalog), none="the catalog has no tables")
             raise Unknown(f"there is no table {full} in the catalog at {iceberg.address}", hint=hint) from error
 
 
@@ -246,14 +246,6 @@ def _knock(iceberg: Iceberg, deadline: Deadline) -> None:
     except OSError as error:
         cause = error.strerror or str(error)
         raise Unreachable(f"the catalog at {iceberg.address} does not answer: {cause}", hint=_SETTING) from error
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    names = sorted(known)
-    close = get_close_matches(name, names, n=1)
-    if close:
-        return f"did you mean {close[0]!r}?"
-    return f"there are: {', '.join(names[:8])}" if names else "the catalog has no tables"
 
 
 class CatalogLock(Result, frozen=True, kw_only=True):

@@ -17,10 +17,10 @@ from msgspec import structs
 
 from k2run.actions.action import Blast, Effect, action
 from k2run.actions.deadline import Deadline
-from k2run.adapters._answers import refuse_violations
+from k2run.adapters._answers import nearest, refuse_violations
 from k2run.adapters.kafka import form, offsets, transfer
 from k2run.adapters.kafka import results as r
-from k2run.adapters.kafka.client import Kafka, Link, nearest
+from k2run.adapters.kafka.client import Kafka, Link
 from k2run.adapters.kafka.form import Template, refuse_other_form, template_of
 from k2run.adapters.kafka.offsets import create_topic, delete_topic, describe_topic, topics
 from k2run.adapters.schema_registry import avro

@@ -8,7 +8,6 @@ import re
 import socket
 import threading
 from collections import deque
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from msgspec import structs
@@ -302,12 +301,3 @@ def _knock(kafka: Kafka, deadline: Deadline) -> None:
         f"no Kafka broker listens at {kafka.bootstrap or '(no address)'}: {'; '.join(dict.fromkeys(causes))}",
         hint="is it running? see connections.kafka.bootstrap in the stack file",
     )
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """A hint with the nearest known name, or with a few of them."""
-    names = sorted(known)
-    close = get_close_matches(name, names, n=1)
-    if close:
-        return f"did you mean {close[0]!r}?"
-    return f"there are: {', '.join(names[:8])}" if names else "there are none"

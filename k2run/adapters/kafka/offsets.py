@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from k2run.actions.action import Blast, Effect, action
 from k2run.actions.deadline import Deadline
+from k2run.adapters._answers import nearest
 from k2run.adapters.kafka import results as r
-from k2run.adapters.kafka.client import ANSWER_S, Kafka, Link, nearest
+from k2run.adapters.kafka.client import ANSWER_S, Kafka, Link
 from k2run.errors import ActionError, Refused, Unknown, Unreachable
 
 if TYPE_CHECKING:
