@@ -49,12 +49,9 @@ class Finished(Printed, frozen=True, kw_only=True):
     """
 
     exit_code: int
-    stdout: str
-    stderr: str
     stdout_bytes: int
     stderr_bytes: int
     elapsed_ms: float
-    truncated: bool = False
 
     def headline(self) -> str:
         """The exit code and the last line printed."""

@@ -200,10 +200,7 @@ class Finished(Printed, frozen=True, kw_only=True):
 
     host: str
     exit_code: int
-    stdout: str
-    stderr: str
     elapsed_ms: float
-    truncated: bool = False
 
     def headline(self) -> str:
         """The exit code and the last line printed."""

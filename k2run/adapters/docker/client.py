@@ -121,10 +121,7 @@ class Executed(Printed, frozen=True, kw_only=True):
 
     container: str
     exit_code: int
-    stdout: str
-    stderr: str
     elapsed_ms: float
-    truncated: bool = False
 
     def headline(self) -> str:
         """Such as `exit code 0`, with the first line that it printed."""
