@@ -8,7 +8,7 @@ import subprocess
 import threading
 import time
 from functools import cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from msgspec import Struct, field
 
@@ -95,6 +95,7 @@ class Child:
     question and wait for an answer that cannot come.
 
     Its end is the end of the process, not of its pipes: a server that it left behind may hold them open for ever.
+    As a block it is ended by whatever error leaves the block.
 
     Args:
         words: The program and its arguments.
@@ -146,6 +147,16 @@ class Child:
         self._heard = {out: self.stdout, err: self.stderr}
         for pipe in self._heard:
             self._poll.register(pipe, select.POLLIN)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, _kind: object, error: BaseException | None, _at: object) -> None:
+        try:
+            if error is not None:
+                self.end()
+        finally:
+            self.close()
 
     def until_exit(self, deadline: Deadline) -> int:
         """Feed it and hear it until it ends; its exit code, or minus the number of the signal that ended it.
@@ -314,14 +325,8 @@ def run(words: Sequence[str], deadline: Deadline) -> Ended:
         TimedOut: It did not end in time.
         Interrupted: The run was asked to end.
     """
-    child = Child(words, program=None, env=None, cwd="", stdin=b"")
-    try:
+    with Child(words, program=None, env=None, cwd="", stdin=b"") as child:
         return Ended(child.until_exit(deadline), child.stdout.as_printed(), child.stderr.as_printed())
-    except BaseException:
-        child.end()
-        raise
-    finally:
-        child.close()
 
 
 OUTPUTS = ("stdout", "stderr")

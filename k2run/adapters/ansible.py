@@ -241,20 +241,14 @@ def _run(deadline: Deadline, words: Sequence[str], variables: dict[str, Any], cw
             given.touch(mode=0o600)
             given.write_bytes(msgspec.json.encode(variables))
             words = [*words, f"--extra-vars=@{given}"]
-        child = Child(words, program=None, env=_environment(events), cwd=cwd, stdin=b"")
         try:
-            code = child.until_exit(deadline)
+            with Child(words, program=None, env=_environment(events), cwd=cwd, stdin=b"") as child:
+                code = child.until_exit(deadline)
         except TimedOut as error:
-            child.end()
             raise TimedOut(
                 f"{PROGRAM} did not finish within {deadline.seconds:g}s, in {_last(_lines(events))}",
                 hint="completed tasks are not undone; raise the step's timeout, or check what that host waits for",
             ) from error
-        except BaseException:
-            child.end()
-            raise
-        finally:
-            child.close()
         return _Ended(code, child.last_words(), _lines(events), time.monotonic() - started)
 
 

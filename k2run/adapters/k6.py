@@ -109,18 +109,13 @@ def run(
 
 def _ended(words: list[str], env: Mapping[str, str], deadline: Deadline) -> tuple[int, str]:
     """The exit code of k6 and its last words; it ends with the step."""
-    child = Child(words, program=None, env={**os.environ, **env, "K6_NO_USAGE_REPORT": "true"}, cwd="", stdin=b"")
+    own = {**os.environ, **env, "K6_NO_USAGE_REPORT": "true"}
     try:
-        return child.until_exit(deadline), child.last_words()
+        with Child(words, program=None, env=own, cwd="", stdin=b"") as child:
+            return child.until_exit(deadline), child.last_words()
     except TimedOut as error:
-        child.end()
         hint = "a test takes as long as its script says: raise the step's timeout, or give a shorter duration"
         raise TimedOut(f"k6 did not finish within {deadline.seconds:g}s", hint=hint) from error
-    except BaseException:
-        child.end()
-        raise
-    finally:
-        child.close()
 
 
 def _report(content: bytes, code: int, script: str, elapsed_s: float) -> Report:

@@ -111,14 +111,8 @@ def _finished(
 ) -> Finished:
     deadline.remaining()
     started = time.perf_counter()
-    child = _start(command, env, cwd, stdin.encode())
-    try:
+    with _start(command, env, cwd, stdin.encode()) as child:
         exit_code = child.until_exit(deadline)
-    except BaseException:
-        child.end()
-        raise
-    finally:
-        child.close()
     elapsed = time.perf_counter() - started
     finished = Finished(
         exit_code=exit_code,
