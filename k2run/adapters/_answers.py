@@ -39,10 +39,6 @@ class Unreadable(ValueError):
 def read_json(content: bytes, kind: Any = Any) -> Any:
     """The value that a document stands for; a byte order mark before it is not part of it.
 
-    Args:
-        content: The document.
-        kind: The type that it should have.
-
     Raises:
         Unreadable: It is not JSON, or not of that type.
     """
@@ -67,11 +63,7 @@ def nearest(name: str, known: Iterable[str], none: str = "there are none") -> st
 def conforming(schema: JsonSchema | None, value: Any, what: str, result: Any = None) -> None:
     """Check a value against the schema that a step gives, if it gives one.
 
-    Args:
-        schema: The step's `conforms_to`.
-        value: The value.
-        what: What it is, for the message.
-        result: The action's result, which the failed step keeps.
+    `what` names the value in the message; the failed step keeps `result`, the action's.
 
     Raises:
         Refused: It violates the schema; every violation is told with its JSON path.

@@ -57,9 +57,7 @@ def _missing(modules: tuple[str, ...]) -> str:
 def cause_of(error: object, *secrets: str) -> str:
     """What a client library says of an error, on one line and without secrets; its type when it says nothing.
 
-    Args:
-        error: The error, or its text.
-        secrets: What it may quote, such as a password; empty ones mean nothing.
+    `secrets` are what it may quote, such as a password; empty ones mean nothing.
     """
     return " ".join(masked(str(error), *secrets).split()) or type(error).__name__
 

@@ -192,12 +192,7 @@ class NoValue(Exception):
 
 
 def read_panels(dashboard: dict[str, Any], sources: Sequence[Source]) -> list[Asking]:
-    """The panels that ask for data, those inside of rows included.
-
-    Args:
-        dashboard: As Grafana keeps it.
-        sources: All datasources.
-    """
+    """The panels that ask for data, those inside of rows included."""
     variables = Variables(dashboard.get("templating", {}).get("list", []), sources)
     found = (_panel(panel, variables) for panel in _flat([*dashboard.get("panels", []), *dashboard.get("rows", [])]))
     return [panel for panel in found if panel is not None]
@@ -231,12 +226,7 @@ def _query(panel: dict[str, Any], target: dict[str, Any], variables: Variables) 
 
 
 class Variables:
-    """The variables of a dashboard with the values that its page would begin with.
-
-    Args:
-        listed: As the dashboard lists them.
-        sources: All datasources.
-    """
+    """The variables of a dashboard with the values that its page would begin with."""
 
     def __init__(self, listed: Sequence[dict[str, Any]], sources: Sequence[Source]) -> None:
         self._listed = {str(one.get("name", "")): one for one in listed}

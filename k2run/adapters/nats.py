@@ -221,11 +221,7 @@ def ask_streams(
 def ask(nats: Nats, deadline: Deadline, work: Callable[[Client], Coroutine[Any, Any, T]], what: str = "") -> T:
     """What some work on a connection of its own returns.
 
-    Args:
-        nats: Where to.
-        deadline: Of the step.
-        work: With the client.
-        what: For the error when it does not exist.
+    `what` is named in the error when it does not exist.
 
     Raises:
         Unreachable: Nothing answers, or it is no NATS.

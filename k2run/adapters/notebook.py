@@ -165,9 +165,7 @@ def _kill(client: NotebookClient) -> None:
 def read_outputs(notebook: NotebookNode, marks: Iterable[str]) -> Reading:
     """What its cells say, and which lines mean trouble.
 
-    Args:
-        notebook: With or without outputs.
-        marks: Regular expressions.
+    Marks are regular expressions.
 
     Raises:
         Refused: One of them is none.

@@ -360,13 +360,7 @@ def ask(
 ) -> Rows:
     """Run one statement in a transaction of its own, a read-only one unless it may write.
 
-    Args:
-        postgres: Where.
-        deadline: The server hears of it too, and gives up by itself.
-        sql: One statement; values are written as `%(name)s`.
-        parameters: Those values.
-        limit: Rows to fetch at most.
-        writes: Whether it may change anything.
+    Its values are written as `%(name)s`. The server hears of the deadline too, and gives up by itself.
 
     Raises:
         Unreachable: Nothing answers.

@@ -178,14 +178,7 @@ def managed(rabbitmq: Rabbitmq, deadline: Deadline, path: str, kind: Any) -> Any
 
 
 def on_channel(rabbitmq: Rabbitmq, deadline: Deadline, work: Callable[[BlockingChannel], T], what: str) -> T:
-    """What some work on a channel returns.
-
-    Args:
-        rabbitmq: Where to.
-        deadline: Of the step.
-        work: With the channel.
-        what: For the error when it does not exist.
-    """
+    """What some work on a channel returns."""
     return ask(rabbitmq, deadline, lambda link: work(link.channel()), what)
 
 

@@ -87,14 +87,7 @@ def ask(
 ) -> Answer:
     """One signed request that must succeed.
 
-    Args:
-        s3: Where.
-        deadline: Of the step.
-        path: Of `place`.
-        method: HTTP method.
-        query: Parameters.
-        content: Body.
-        doing: What is asked, for the message of an error: "list the bucket 'warehouse'".
+    `doing` is what is asked, for the message of an error: "list the bucket 'warehouse'".
 
     Raises:
         Unreachable: Nothing answers, or the store says that it cannot work.
@@ -116,13 +109,8 @@ def ask(
 def signed(s3: S3, method: str, path: str, query: str, content: bytes, now: datetime) -> dict[str, str]:
     """The headers of a request, with its signature.
 
-    Args:
-        s3: Whose credentials.
-        method: HTTP method.
-        path: Percent-encoded.
-        query: Percent-encoded and sorted.
-        content: Body.
-        now: UTC; stores refuse requests that are more than a quarter of an hour off.
+    Path and query are percent-encoded, the query is sorted. `now` is UTC: stores refuse requests that are more than a
+    quarter of an hour off.
     """
     moment = now.strftime("%Y%m%dT%H%M%SZ")
     digest = hashlib.sha256(content).hexdigest()

@@ -118,9 +118,7 @@ class Baselines(Connection, frozen=True, kw_only=True):
     def find(self, name: str, load: str) -> Baseline:
         """The same load in earlier runs.
 
-        Args:
-            name: Name of a baseline, or `last green`.
-            load: The load's fingerprint.
+        `load` is the load's fingerprint, `name` that of a baseline, or `last green`.
 
         Raises:
             NoBaseline: There is none; the error says why.
@@ -205,11 +203,7 @@ NO_RUNS = Baselines(home="", stack="")
 
 
 class Pins:
-    """The runs that were given a name, of each stack one: `baselines.json` in the home.
-
-    Args:
-        home: The `.k2run` folder.
-    """
+    """The runs that were given a name, of each stack one: `baselines.json` in the home."""
 
     def __init__(self, home: Path) -> None:
         self._file = home / PINS
@@ -273,12 +267,7 @@ class Pins:
 
 
 def fingerprint(action: str, **what: Any) -> str:
-    """What tells one load from another: what is asked and how hard, but not for how long.
-
-    Args:
-        action: Its name.
-        what: The arguments that make a difference.
-    """
+    """What tells one load from another: what is asked and how hard, but not for how long."""
     text = msgspec.json.encode([action, what], enc_hook=encode_quantity, order="sorted")
     return hashlib.sha256(text).hexdigest()[:12]
 

@@ -119,9 +119,7 @@ class Limit(Struct, frozen=True, kw_only=True):
 def limits_of(thresholds: Sequence[Threshold], planned: int) -> list[Limit]:
     """What would lose each threshold for good; those that only the end of the load can decide have none.
 
-    Args:
-        thresholds: Of a load.
-        planned: Requests that it is to make; 0 when it is not known beforehand.
+    `planned` is how many requests the load is to make; 0 when that is not known beforehand.
     """
     found = (_limit(threshold, planned) for threshold in thresholds)
     return [limit for limit in found if limit is not None]
@@ -258,9 +256,7 @@ def merge(outcomes: Sequence[Outcome], missing: int = 0) -> Outcome:
     The answers of all are counted over that time. What part of it all of them measured in is `overlap`: where it is
     small, the sum was never put on at once, and is no rate.
 
-    Args:
-        outcomes: Of each generator that lived.
-        missing: How many did not.
+    `missing` is how many generators died.
     """
     if len(outcomes) == 1:
         return structs.replace(outcomes[0], missing=missing)

@@ -217,14 +217,7 @@ class Measure(Judged, frozen=True, kw_only=True):
 
 
 def judge(measured: M, thresholds: Sequence[Threshold], outcome: Outcome, baselines: Baselines) -> M:
-    """The same figures, with every threshold judged.
-
-    Args:
-        measured: What the load met.
-        thresholds: What was promised.
-        outcome: The same load as it came in: whether a threshold ended it before its time.
-        baselines: Where regressions are measured from.
-    """
+    """The same figures, with every threshold judged; `outcome` says whether one ended the load before its time."""
     lost = getattr(measured, "lost_processes", 0)
     whole = [Measure(objective="no generator is lost", met=False, says=f"{lost} died")] if lost else []
     judged = [_early(_judge(measured, each, baselines), outcome.lost) for each in thresholds]

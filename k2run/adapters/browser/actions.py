@@ -320,12 +320,7 @@ class Letters(NamedTuple):
 
 
 async def letters(page: Page, least: float, url: str) -> Letters:
-    """Measure the text that a page shows in its view.
-
-    Args:
-        page: The page.
-        least: The least size of its letters, in pixels; 0 for any.
-        url: Its address, for the message.
+    """Measure the text that a page shows in its view; `least` is in pixels, 0 for any size.
 
     Raises:
         Refused: It has smaller letters.

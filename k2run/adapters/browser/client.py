@@ -71,13 +71,7 @@ class Visit(NamedTuple):
 
 
 def visit(target: Target, window: Window, deadline: Deadline, look: Callable[[Page, Visit], Awaitable[T]]) -> T:
-    """Open a page in a new browser, look at it, and close the browser.
-
-    Args:
-        target: URL and headers.
-        window: Size of the view.
-        deadline: Of the step; the browser is gone by then.
-        look: What to do with the page.
+    """Open a page in a new browser, look at it, and close the browser, which is gone by the deadline.
 
     Raises:
         Unreachable: Nothing answers.
@@ -192,10 +186,7 @@ class Recorder:
 async def encode(frames: Path, options: Sequence[str], file: Path) -> None:
     """Have ffmpeg write a video.
 
-    Args:
-        frames: What is shown for how long, in its ffconcat format.
-        options: How, in the words of ffmpeg.
-        file: Its ending says the format.
+    `frames` says in ffmpeg's ffconcat format what is shown for how long; the ending of `file` says the format.
 
     Raises:
         Refused: ffmpeg cannot write it.
@@ -268,11 +259,7 @@ async def filmed(
 ) -> float:
     """Film pages one after the other, with captions in the picture and beside it as WebVTT; returns its seconds.
 
-    Args:
-        page: Of a browser of its own.
-        scenes: What to show.
-        file: Where to write it.
-        look: What to do with each page, which has this address.
+    `look` is called with each page and its address.
 
     Raises:
         NotApplicable: ffmpeg is not installed.

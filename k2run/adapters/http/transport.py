@@ -102,10 +102,7 @@ class _Backend(httpcore.SyncBackend):
 def ask(request: httpcore.Request, tls: Tls | None, deadline: Deadline) -> httpcore.Response:
     """Send a request and read the head of its answer; the caller reads the body (in the same thread) and closes it.
 
-    Args:
-        request: What to ask.
-        tls: How the server is trusted; None for plain HTTP.
-        deadline: How long it may take.
+    Without `tls` it is plain HTTP.
 
     Raises:
         httpcore.NetworkError, httpcore.ProtocolError: Nothing answers, or what comes is no answer.

@@ -180,11 +180,7 @@ def json_bytes_per_row(table: Table, files: Sequence[FileScanTask], rows: int) -
 def opened(tables: Mapping[str, Table], deadline: Deadline, memory: Size, threads: int) -> Iterator[DuckDBPyConnection]:
     """A DuckDB in memory with a view for each table, that ends with the deadline.
 
-    Args:
-        tables: By the name the SQL uses: `orders` or `shop.orders`.
-        deadline: When it passes, a running query is interrupted.
-        memory: What DuckDB may use.
-        threads: How many DuckDB may use.
+    `tables` has them by the name that the SQL uses: `orders` or `shop.orders`.
     """
     with session(deadline, memory, threads) as database:
         lock(database, [path for name, table in tables.items() for path in view(database, name, table)])
@@ -195,10 +191,7 @@ def opened(tables: Mapping[str, Table], deadline: Deadline, memory: Size, thread
 def session(deadline: Deadline, memory: Size, threads: int) -> Iterator[DuckDBPyConnection]:
     """An empty DuckDB in memory that ends with the deadline; `lock` it before it hears the SQL of a runbook.
 
-    Args:
-        deadline: When it passes, a running query is interrupted.
-        memory: What DuckDB may use.
-        threads: How many DuckDB may use.
+    When the deadline passes, a running query is interrupted.
 
     Raises:
         Refused: DuckDB refuses something; the message is DuckDB's.
@@ -262,11 +255,7 @@ def _parser() -> DuckDBPyConnection:
 def ask(database: DuckDBPyConnection, sql: str, parameters: Mapping[str, Any], limit: int) -> Rows:
     """Run one SELECT.
 
-    Args:
-        database: Of `opened`.
-        sql: The query.
-        parameters: Values for its `$name` placeholders.
-        limit: Rows to fetch at most.
+    `parameters` are the values for its `$name` placeholders.
 
     Raises:
         Refused: DuckDB refuses it; the message is DuckDB's.
@@ -280,12 +269,6 @@ def ask(database: DuckDBPyConnection, sql: str, parameters: Mapping[str, Any], l
 
 def count(database: DuckDBPyConnection, sql: str, parameters: Mapping[str, Any], limit: int) -> int:
     """How many rows one SELECT gives, all of them fetched in columns: no value becomes an object of Python.
-
-    Args:
-        database: Of `opened`.
-        sql: The query.
-        parameters: Values for its `$name` placeholders.
-        limit: Rows to fetch at most.
 
     Raises:
         Refused: DuckDB refuses it; the message is DuckDB's.

@@ -47,11 +47,7 @@ class Complaints:
         self.logger.addHandler(_Ear(self._said))
 
     def cause(self, address: str) -> ActionError | None:
-        """Why a cluster refuses every connection, when the last lost connection tells that.
-
-        Args:
-            address: Of the cluster, for the message.
-        """
+        """Why a cluster refuses every connection, when the last lost connection tells that."""
         lost = next((found for line in reversed(self._said) if (found := _LOST.match(line))), None)
         if lost is None:
             return None
@@ -190,9 +186,7 @@ class Link:
     def answer(self, future: Future[T], doing: str) -> T:
         """What the cluster answered.
 
-        Args:
-            future: The answer to come.
-            doing: What was asked, for the message of an error: "describe topic 'orders'".
+        `doing` is what was asked, for the message of an error: "describe topic 'orders'".
 
         Raises:
             Unreachable: No answer in time.

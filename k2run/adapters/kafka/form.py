@@ -81,12 +81,7 @@ def newest_values(link: Link, topic: str) -> list[bytes]:
 def refuse_other_form(link: Link, topic: str, value: bytes) -> None:
     """Refuse to write what the topic's readers could not read: its newest messages show what they read.
 
-    A topic without messages takes anything. Nothing has been written when this raises.
-
-    Args:
-        link: The cluster.
-        topic: The topic; it must be there.
-        value: What is to be written.
+    The topic must be there; one without messages takes anything. Nothing has been written when this raises.
 
     Raises:
         Refused: None of the newest messages has the form of this one.
@@ -160,12 +155,8 @@ def _entry_points() -> dict[str, Any]:
 def schema_for(link: Link, topic: str, subject: str = "") -> Schema | None:
     """The schema by which messages of a topic are written; None where its readers read JSON.
 
-    The newest messages show which; where there are none, that the registry has the topic's subject.
-
-    Args:
-        link: The cluster.
-        topic: Name of the topic.
-        subject: Of the schema; without it the topic's name and `-value`.
+    The newest messages show which; where there are none, that the registry has the subject: without one given, the
+    topic's name and `-value`.
     """
     registry = link.kafka.registry
     if registry is None:
@@ -190,12 +181,6 @@ def fitting(link: Link, topic: str, maker: MessageTemplate, newest: Schema) -> S
     """The schema by which a template writes to a topic: the newest version, or an older one that is still written by.
 
     A producer that went wrong may have registered the newest version; after it was rolled back others write by theirs.
-
-    Args:
-        link: The cluster.
-        topic: Name of the topic.
-        maker: The template.
-        newest: The newest version of the topic's subject.
     """
     registry = link.kafka.registry
     if registry is None or writes(maker, newest):

@@ -193,12 +193,7 @@ def send(
 ) -> Receipts:
     """Write all messages and wait until each has been acknowledged or has failed.
 
-    Args:
-        link: The cluster.
-        topic: Where to.
-        messages: Pairs of key and value; the key chooses the partition.
-        per_s: Messages a second; 0 means as fast as it goes.
-        settings: Of the producer.
+    The key of a message chooses its partition; `per_s` is messages a second, 0 as fast as it goes.
 
     Raises:
         TimedOut: The deadline passed first; what was still waiting here is thrown away.

@@ -174,10 +174,7 @@ class Cluster:
     def get(self, path: str, query: Mapping[str, Any] | None = None, *, what: str = "") -> Any:
         """The JSON at a path.
 
-        Args:
-            path: Of an object, or of a list.
-            query: Such as `labelSelector`.
-            what: For the error when it does not exist.
+        `what` is named in the error when it does not exist.
         """
         return self._json(self._send("GET", path, query=query, what=what), path)
 
