@@ -13,7 +13,7 @@ import threading
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from k2run.errors import NotApplicable, Refused
+from k2run.errors import NotApplicable, Refused, TimedOut
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -52,6 +52,11 @@ def require_client(extra: str, *modules: str) -> None:
 
 def _missing(modules: tuple[str, ...]) -> str:
     return " and ".join(module for module in modules if find_spec(module) is None)
+
+
+def late(address: str, deadline: Deadline, hint: str) -> TimedOut:
+    """The error for a system that did not answer before the deadline."""
+    return TimedOut(f"{address} has not answered within {deadline.seconds:g}s", hint=hint)
 
 
 def cause_of(error: object, *secrets: str) -> str:

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from k2run.actions.action import Result, action
 from k2run.actions.deadline import Deadline
-from k2run.adapters._clients import SLICE, require_client
+from k2run.adapters._clients import SLICE, late, require_client
 from k2run.errors import ActionError, AuthorError, Refused, TimedOut, Unknown, Unreachable
 from k2run.stack.services import Services
 
@@ -110,7 +110,7 @@ def _check(place: _Place, deadline: Deadline, name: str, ca: str, metadata: Mapp
                 deadline.sleep(SLICE / 10)
             return int(asked.result())
         except TimedOut as error:
-            raise TimedOut(f"{place.address} has not answered within {deadline.seconds:g}s", hint=place.hint) from error
+            raise late(place.address, deadline, place.hint) from error
         except grpc.RpcError as error:
             raise _judge(place, name, error, deadline) from error
 
@@ -121,7 +121,7 @@ def _judge(place: _Place, name: str, error: Any, deadline: Deadline) -> ActionEr
     said = " ".join(str(error.details() or "").split())[:300]
     match error.code():
         case StatusCode.DEADLINE_EXCEEDED:
-            return TimedOut(f"{place.address} has not answered within {deadline.seconds:g}s", hint=place.hint)
+            return late(place.address, deadline, place.hint)
         case StatusCode.NOT_FOUND:
             return Unknown(
                 f"{place.address} knows no service {name!r}", hint="is its full name right, with the package?"

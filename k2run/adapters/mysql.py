@@ -11,7 +11,7 @@ from msgspec import Struct
 from k2run.actions.action import Effect, Result, action
 from k2run.actions.deadline import Deadline
 from k2run.adapters._answers import Answer, Changed, Rows, Server, answer, plain
-from k2run.adapters._clients import apart, cause_of, require_client
+from k2run.adapters._clients import apart, cause_of, late, require_client
 from k2run.errors import ActionError, Refused, TimedOut, Unreachable
 
 if TYPE_CHECKING:
@@ -254,10 +254,8 @@ def ask(
     try:
         return apart(lambda: _ask(mysql, deadline, sql, parameters, limit, writes), deadline)
     except TimedOut as error:
-        raise TimedOut(
-            f"{mysql.address} has not answered within {deadline.seconds:g}s",
-            hint=f"is it up, and is the query fast enough? {_SETTING}, or raise the step's timeout",
-        ) from error
+        hint = f"is it up, and is the query fast enough? {_SETTING}, or raise the step's timeout"
+        raise late(mysql.address, deadline, hint) from error
     except (MySQLError, OSError, ValueError, KeyError, TypeError, IndexError) as error:
         raise _judge(mysql, error, deadline) from error
 

@@ -15,7 +15,7 @@ from msgspec import Struct
 from k2run.actions.action import Blast, Effect, Result, action
 from k2run.actions.connection import Connection
 from k2run.actions.deadline import Deadline
-from k2run.adapters._clients import cause_of, punctually, require_client
+from k2run.adapters._clients import cause_of, late, punctually, require_client
 from k2run.errors import ActionError, AuthorError, Refused, TimedOut, Unknown, Unreachable
 
 if TYPE_CHECKING:
@@ -237,8 +237,8 @@ def ask(nats: Nats, deadline: Deadline, work: Callable[[Client], Coroutine[Any, 
     try:
         return punctually(_session(nats, deadline, work), deadline)
     except TimedOut as error:
-        message = f"{nats.address} has not answered within {deadline.seconds:g}s"
-        raise TimedOut(message, hint=f"is it up and healthy? {_SETTING}, or raise the step's timeout") from error
+        hint = f"is it up and healthy? {_SETTING}, or raise the step's timeout"
+        raise late(nats.address, deadline, hint) from error
     except (Error, OSError, ValueError) as error:
         raise _judge(nats, error, what) from error
 

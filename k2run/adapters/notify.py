@@ -10,7 +10,7 @@ from typing import Any, Literal
 from k2run.actions.action import Effect, Result, action, beginning
 from k2run.actions.connection import Connection
 from k2run.actions.deadline import Deadline
-from k2run.adapters._clients import apart
+from k2run.adapters._clients import apart, late
 from k2run.adapters.http.client import Api
 from k2run.adapters.http.endpoint import TRUSTING_THE_SYSTEM, Tls, trust
 from k2run.errors import AuthorError, Refused, TimedOut, Unreachable
@@ -59,10 +59,10 @@ def deliver(email: Email, deadline: Deadline, message: EmailMessage) -> None:
     try:
         turned_away = apart(lambda: hand_over(email, deadline.remaining(), message), deadline)
     except (TimedOut, TimeoutError) as error:
-        raise _timed_out(email, deadline) from error
+        raise late(email.address, deadline, _SETTING) from error
     except (smtplib.SMTPServerDisconnected, smtplib.SMTPConnectError) as error:
         if isinstance(error.__context__, TimeoutError):  # its own clock was the first of the two
-            raise _timed_out(email, deadline) from error
+            raise late(email.address, deadline, _SETTING) from error
         raise Unreachable(f"{email.address} does not answer like a mail server: {error}", hint=_SETTING) from error
     except (smtplib.SMTPException, ValueError) as error:
         raise Refused(f"{email.address} refuses: {error}", hint=f"user, password, sender: {_SETTING}") from error
@@ -70,10 +70,6 @@ def deliver(email: Email, deadline: Deadline, message: EmailMessage) -> None:
         raise Unreachable(f"{email.address} does not answer: {error.strerror or error}", hint=_SETTING) from error
     if turned_away:
         raise Refused(f"{email.address} refuses the recipients {', '.join(turned_away)}")
-
-
-def _timed_out(email: Email, deadline: Deadline) -> TimedOut:
-    return TimedOut(f"{email.address} has not answered within {deadline.seconds:g}s", hint=_SETTING)
 
 
 def hand_over(email: Email, patience: float, message: EmailMessage) -> dict[str, tuple[int, bytes]]:

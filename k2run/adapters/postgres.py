@@ -14,7 +14,7 @@ from msgspec import Struct, convert
 from k2run.actions.action import Blast, Effect, Result, Striking, action, fault
 from k2run.actions.deadline import Deadline
 from k2run.adapters._answers import Answer, Changed, Rows, Server, answer, plain
-from k2run.adapters._clients import cause_of, punctually
+from k2run.adapters._clients import cause_of, late, punctually
 from k2run.adapters.host.stress import LONGEST, Burdened, begin, name_of, relief
 from k2run.errors import ActionError, AuthorError, Refused, TimedOut, Unknown, Unreachable
 from k2run.language.quantities import Duration
@@ -375,10 +375,8 @@ def ask(
     try:
         return punctually(_ask(postgres, deadline, sql, parameters, limit, writes), deadline)
     except TimedOut as error:
-        raise TimedOut(
-            f"{postgres.address} has not answered within {deadline.seconds:g}s",
-            hint="is it up, and is the query fast enough? or raise the step's timeout",
-        ) from error
+        hint = "is it up, and is the query fast enough? or raise the step's timeout"
+        raise late(postgres.address, deadline, hint) from error
     except psycopg.Error as error:
         raise _judge(postgres, error) from error
 

@@ -14,7 +14,7 @@ import msgspec
 from k2run.actions.action import Blast, Effect, Result, action
 from k2run.actions.connection import Connection
 from k2run.actions.deadline import Deadline
-from k2run.adapters._clients import apart, cause_of, require_client
+from k2run.adapters._clients import apart, cause_of, late, require_client
 from k2run.adapters.http.client import Api, basic
 from k2run.errors import ActionError, AuthorError, Refused, TimedOut, Unknown, Unreachable
 
@@ -198,9 +198,8 @@ def ask(rabbitmq: Rabbitmq, deadline: Deadline, work: Callable[[BlockingConnecti
     try:
         return apart(lambda: _session(rabbitmq, deadline, work), deadline)
     except TimedOut as error:
-        message = f"{rabbitmq.address} has not answered within {deadline.seconds:g}s"
         hint = f"is it up, and does an alarm block its publishers? {_SETTING}, or raise the step's timeout"
-        raise TimedOut(message, hint=hint) from error
+        raise late(rabbitmq.address, deadline, hint) from error
     except (AMQPError, AMQPConnectorException, OSError, ValueError) as error:
         raise _judge(rabbitmq, error, what) from error
 

@@ -13,7 +13,7 @@ from msgspec import Struct
 from k2run.actions.action import Result, action
 from k2run.actions.connection import Connection
 from k2run.actions.deadline import Deadline
-from k2run.adapters._clients import cause_of, punctually, require_client
+from k2run.adapters._clients import cause_of, late, punctually, require_client
 from k2run.errors import ActionError, Refused, TimedOut, Unknown, Unreachable
 
 if TYPE_CHECKING:
@@ -74,8 +74,8 @@ def ask(redis: Redis, deadline: Deadline, work: Callable[[Client], Coroutine[Any
     try:
         return punctually(_session(redis, deadline, work), deadline)
     except TimedOut as error:
-        message = f"{redis.address} has not answered within {deadline.seconds:g}s"
-        raise TimedOut(message, hint=f"is it up and healthy? {_SETTING}, or raise the step's timeout") from error
+        hint = f"is it up and healthy? {_SETTING}, or raise the step's timeout"
+        raise late(redis.address, deadline, hint) from error
     except (RedisError, OSError, ValueError) as error:
         raise _judge(redis, error) from error
 

@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from k2run.actions.action import Result, action
 from k2run.actions.deadline import Deadline
-from k2run.adapters._clients import apart, require_client
+from k2run.adapters._clients import apart, late, require_client
 from k2run.errors import AuthorError, Refused, TimedOut, Unreachable
 from k2run.stack.services import Services
 
@@ -150,7 +150,7 @@ def certificate(
         elapsed_ms = (time.perf_counter() - started) * 1000
         why_not = apart(lambda: _objection(place, ca, deadline), deadline)
     except TimedOut as error:
-        raise TimedOut(f"{place.address} has not answered within {deadline.seconds:g}s", hint=place.hint) from error
+        raise late(place.address, deadline, place.hint) from error
     described = _described([load_der_x509_certificate(one) for one in met.chain])
     return Served(
         **described,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from k2run.actions.connection import Connection
-from k2run.adapters._clients import apart, cause_of, masked, require_client
+from k2run.adapters._clients import apart, cause_of, late, masked, require_client
 from k2run.adapters.kubernetes.results import Rollout, Scaled, controller, read_pod, read_rollout
 from k2run.errors import ActionError, AuthorError, Refused, TimedOut, Unknown, Unreachable
 from k2run.language.problems import did_you_mean
@@ -206,8 +206,8 @@ class Cluster:
         try:
             return apart(lambda: self._call(method, path, query, body, content), self.deadline)
         except TimedOut as error:
-            message = f"{self.address} has not answered within {self.deadline.seconds:g}s"
-            raise TimedOut(message, hint=f"is it up and healthy? {_SETTING}, or raise the step's timeout") from error
+            hint = f"is it up and healthy? {_SETTING}, or raise the step's timeout"
+            raise late(self.address, self.deadline, hint) from error
         except ApiException as error:
             raise self._judge(error, what or path) from error
         except (HTTPError, OSError, ValueError) as error:
