@@ -21,7 +21,7 @@ from k2run.errors import K2runError
 from k2run.language.quantities import Size
 from k2run.stack.backend import State
 from k2run.stack.model import RunBy
-from k2run.stack.services import backend_of, stranger_on
+from k2run.stack.services import backend_of, strangers_on
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -125,12 +125,9 @@ def causes_of(stack: Stack, look: Look) -> list[Cause]:
 
 def _ports(stack: Stack, service: Service) -> Iterator[Cause]:
     """Ports of a service that another process holds."""
-    for port in service.ports:
-        holder = stranger_on(port, stack)
-        if holder is not None:
-            yield Cause(
-                kind=Kind.PORT, says=f"another process answers: port {port} is held by {holder.says}", source="its port"
-            )
+    for port, holder in strangers_on(service.ports, stack).items():
+        says = f"another process answers: port {port} is held by {holder.says}"
+        yield Cause(kind=Kind.PORT, says=says, source="its port")
 
 
 # --- its log ---------------------------------------------------------------------------------------------------------
@@ -200,8 +197,8 @@ def kind_of(text: str) -> Kind | None:
 
 
 def _by_whom(stack: Stack, service: Service) -> str:
-    holders = [holder for port in service.ports if (holder := stranger_on(port, stack)) is not None]
-    return f" (by {holders[0].says})" if holders else ""
+    holder = next(iter(strangers_on(service.ports, stack).values()), None)
+    return f" (by {holder.says})" if holder is not None else ""
 
 
 # --- its machine -----------------------------------------------------------------------------------------------------

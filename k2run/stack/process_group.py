@@ -1,6 +1,7 @@
 """A process of this machine with everything in its process group; who listens on a port of this machine.
 
 It is known by pid and start time together, so that another process is never mistaken for it when the pid is used again.
+Long because groups, ports and use are read from the same table of processes, which changes while it is read.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import time
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 from msgspec import Struct
@@ -259,19 +260,40 @@ def busy_port(port: int) -> bool:
     return False
 
 
-def listens(connection: Any, port: int) -> bool:
-    """Whether a connection, as psutil tells of it, is a socket that listens on a port."""
+class Socket(NamedTuple):
+    """A TCP socket of this machine; `pid` is None where its process may not be seen."""
+
+    port: int
+    pid: int | None
+    listens: bool
+
+
+def sockets_seen(leaders: Iterable[int] = ()) -> list[Socket]:
+    """The TCP sockets of this machine, all read at once.
+
+    Args:
+        leaders: Processes whose sockets, and their children's, are read where only root sees those of all (macOS).
+    """
     import psutil
 
-    return bool(connection.status == psutil.CONN_LISTEN and connection.laddr and connection.laddr.port == port)
+    seen: list[tuple[int | None, Any]] = []
+    try:
+        seen += [(one.pid, one) for one in psutil.net_connections("tcp")]
+    except psutil.AccessDenied:
+        for leader in leaders:
+            with suppress(psutil.Error):
+                first = psutil.Process(leader)
+                family = (first, *first.children(recursive=True))
+                seen += [(process.pid, one) for process in family for one in process.net_connections("tcp")]
+    return [Socket(one.laddr.port, pid, one.status == psutil.CONN_LISTEN) for pid, one in seen if one.laddr]
 
 
-def holder_of(port: int) -> Holder | None:
-    """The process that listens on a port; None when it cannot be seen (another user's, or gone)."""
+def holder_of(port: int, sockets: Iterable[Socket]) -> Holder | None:
+    """Which process of those sockets listens on a port; None when it cannot be seen (another user's, or gone)."""
     import psutil
 
     try:
-        pid = next(one.pid for one in psutil.net_connections("tcp") if listens(one, port) and one.pid)
+        pid = next(one.pid for one in sockets if one.listens and one.port == port and one.pid)
         process = psutil.Process(pid)
         says = described(process)
     except (psutil.Error, StopIteration):
@@ -338,7 +360,7 @@ def holder_for_sure(port: int) -> Holder | None:
     """Who holds a port; a holder that cannot be seen gets a second to be gone, as a process that just ends is."""
     end = time.monotonic() + _DYING_S
     while True:
-        holder = holder_of(port)
+        holder = holder_of(port, sockets_seen())
         if holder is not None or not busy_port(port) or time.monotonic() > end:
             return holder
         time.sleep(_POLL_S)

@@ -17,14 +17,15 @@ from k2run.errors import NotApplicable, StackUnavailable, TimedOut
 from k2run.language.problems import did_you_mean
 from k2run.stack.backend import State
 from k2run.stack.model import RunBy, Service
-from k2run.stack.process_group import MARK, Holder, await_end, busy_port, holder_of, listens, start_apart
+from k2run.stack.process_group import MARK, Holder, await_end, busy_port, holder_of, sockets_seen, start_apart
 from k2run.stack.stack import Stack  # noqa: TC001 - msgspec reads the types of fields
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from k2run.actions.deadline import Deadline
     from k2run.stack.backend import Backend
+    from k2run.stack.process_group import Socket
 
 
 UNSEEN = Holder(pid=0, group=0, says="a process that cannot be seen (another user's?)", environment={})
@@ -110,20 +111,30 @@ def backend_of(stack: Stack, service: Service) -> Backend:
             return CommandBackend(service, ssh or {}, stack.redact)
 
 
-def stranger_on(port: int, stack: Stack) -> Holder | None:
-    """Who listens on a port of a stack's service and is no process of that stack; None when no process does.
+def strangers_on(ports: Iterable[int], stack: Stack) -> dict[int, Holder]:
+    """Who listens on ports of a stack's services and is no process of that stack, by port.
 
-    A holder that cannot be seen is a stranger only while no service of the stack that runs has the port.
+    The machine's sockets are read once for all ports: on a busy machine, reading them is what takes long. A holder
+    that cannot be seen is a stranger only while no service of the stack that runs has the port.
     """
-    if not busy_port(port) or _is_its_own(port, stack):
-        return None
-    holder = holder_of(port)
-    if holder is None:
-        has_it = any(port in stack.services[name].ports for name, _ in _running(stack))
-        return None if has_it else _occupied(port)
-    if holder.environment.get(MARK, "").startswith(f"{stack.state}:"):
-        return None
-    return None if holder.group in {pid for _, pid in _running(stack)} else holder
+    busy = [port for port in dict.fromkeys(ports) if busy_port(port)]
+    if not busy:
+        return {}
+    running = dict(_running(stack))
+    leaders = set(running.values())
+    sockets = [one for one in sockets_seen(leaders) if one.port in busy]
+    kept = {one.port for one in sockets if one.listens and one.pid and _descends(one.pid, leaders)}
+    expected = {port for name in running for port in stack.services[name].ports}
+    found = {}
+    for port in busy:
+        if port in kept:
+            continue
+        holder = holder_of(port, sockets)
+        if holder is None and port not in expected:
+            holder = _occupied(port, sockets)
+        if holder is not None and not holder.environment.get(MARK, "").startswith(f"{stack.state}:"):
+            found[port] = holder
+    return found
 
 
 def stranger_at(address: str, stack: Stack) -> str:
@@ -136,31 +147,25 @@ def stranger_at(address: str, stack: Stack) -> str:
     port = urlsplit(address if "://" in address else f"//{address}").port
     if port is None or port not in _own_ports(stack):
         return ""
-    holder = stranger_on(port, stack)
+    holder = strangers_on([port], stack).get(port)
     return f"another process answers on port {port}: {holder.says}" if holder is not None else ""
 
 
-def _is_its_own(port: int, stack: Stack) -> bool:
-    """Whether a service listens on its own port; asked first, because checking all processes takes its time."""
+def _descends(pid: int, leaders: set[int]) -> bool:
+    """Whether a process is one of these, a descendant, or in the process group of one."""
     import psutil
 
-    for name, pid in _running(stack):
-        if port not in stack.services[name].ports:
-            continue
-        with suppress(psutil.Error):
-            leader = psutil.Process(pid)
-            for process in (leader, *leader.children(recursive=True)):
-                if any(listens(one, port) for one in process.net_connections("tcp")):
-                    return True
+    with suppress(psutil.Error, OSError):
+        if not leaders.isdisjoint({pid, os.getpgid(pid)}):
+            return True
+        return any(parent.pid in leaders for parent in psutil.Process(pid).parents())
     return False
 
 
-def _occupied(port: int) -> Holder | None:
+def _occupied(port: int, sockets: list[Socket]) -> Holder | None:
     """Who keeps a port busy without being seen to listen: an unseen process, or a connection that goes out from it."""
-    import psutil
-
-    found = [one for one in psutil.net_connections("tcp") if one.laddr and one.laddr.port == port]
-    if any(listens(one, port) for one in found):
+    found = [one for one in sockets if one.port == port]
+    if any(one.listens for one in found):
         return UNSEEN
     pid = next((one.pid for one in found if one.pid), None)
     if pid is None:

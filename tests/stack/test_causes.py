@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,6 +31,7 @@ from k2run.stack.services import Services, backend_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from types import FrameType
 
     from k2run.stack.stack import Stack
 
@@ -193,6 +195,39 @@ def test_somebody_else_on_the_port_of_a_service_is_told_with_its_pid_and_is_no_a
     assert "another process answers" in seen.detail
     assert f"pid {other.pid}" in seen.detail
     assert (found.services, found.pids) == (["one"], [other.pid])
+
+
+@pytest.mark.skipif(not psutil.LINUX, reason="the processes of this system are not read from a folder")
+def test_strangers_on_many_ports_are_found_in_one_reading_of_the_machines_processes(make_stack) -> None:
+    with ExitStack() as listening:
+        ports = [_listen(listening) for _ in range(12)]
+        stack = services_in(make_stack, f"one: {{run: process, command: [sleep, 60], ports: {ports}}}")
+        with readings_of_processes() as readings:
+            found = service.strangers(Services.of(stack))
+    assert len(found.taken) == len(ports)
+    assert found.pids == [os.getpid()]
+    assert readings == ["/proc"]
+
+
+def _listen(until: ExitStack) -> int:
+    server = until.enter_context(socket.create_server(("127.0.0.1", 0)))
+    return int(server.getsockname()[1])
+
+
+@contextmanager
+def readings_of_processes() -> Iterator[list[str]]:
+    """Notes each time that this thread lists the processes of the machine."""
+    seen: list[str] = []
+
+    def note(frame: FrameType, event: str, called: object) -> None:
+        if event == "c_call" and called is os.listdir and frame.f_code.co_name == "pids":
+            seen.append("/proc")
+
+    sys.setprofile(note)
+    try:
+        yield seen
+    finally:
+        sys.setprofile(None)
 
 
 @pytest.mark.skipif(not hasattr(psutil, "RLIMIT_NOFILE"), reason="this system does not say how many files may be open")

@@ -24,7 +24,7 @@ from k2run.stack import lifecycle
 from k2run.stack.backend import ServiceStatus, State
 from k2run.stack.commands import GIVE_COMMANDS, refusal
 from k2run.stack.model import RunBy
-from k2run.stack.services import Services, stranger_on
+from k2run.stack.services import Services, strangers_on
 
 if TYPE_CHECKING:
     from k2run.stack.backend import Backend
@@ -379,7 +379,8 @@ def strangers(services: Services) -> Strangers:
         if service.run is RunBy.PROCESS and not services.stack.absent(service.name)
         for port in service.ports
     ]
-    found = [(name, port, holder) for name, port in wanted if (holder := stranger_on(port, services.stack)) is not None]
+    holders = strangers_on((port for _, port in wanted), services.stack)
+    found = [(name, port, holders[port]) for name, port in wanted if port in holders]
     return Strangers(
         ports=len(wanted),
         taken=[f"port {port} of {name}: {holder.says}" for name, port, holder in found],
