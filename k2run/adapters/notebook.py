@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import tempfile
 import time
@@ -35,9 +36,12 @@ class Jupyter(Connection, frozen=True, kw_only=True, key="jupyter"):
 
     Attributes:
         notebook: Path of its file.
+        env: What it finds in its environment, such as the stack's own ports and addresses; runbooks hand it on as
+            `stack.connections.jupyter.env`.
     """
 
     notebook: str
+    env: dict[str, str | int] = {}
 
 
 class Trouble(Struct, frozen=True, kw_only=True):
@@ -111,8 +115,17 @@ def save_notebook(notebook: NotebookNode, path: str) -> Path:
     return place
 
 
-def run_cells(notebook: NotebookNode, deadline: Deadline, folder: Path, kernel: str) -> None:
+def run_cells(
+    notebook: NotebookNode, deadline: Deadline, folder: Path, kernel: str, env: Mapping[str, str | int]
+) -> None:
     """Run every cell in a new kernel, errors or not; the notebook then has the outputs.
+
+    Args:
+        notebook: Gets the outputs.
+        deadline: When the kernel is killed.
+        folder: The kernel's working directory.
+        kernel: Its name; empty for the notebook's own.
+        env: Environment variables for it, beside those of this process.
 
     Raises:
         Refused: There is no such kernel, or it died.
@@ -133,7 +146,9 @@ def run_cells(notebook: NotebookNode, deadline: Deadline, folder: Path, kernel: 
     )
     with tempfile.TemporaryFile() as said:  # by the kernel and by libraries of C: our terminal is not theirs
         try:
-            punctually(client.async_execute(stdout=said.fileno(), stderr=said.fileno()), deadline)
+            environment = {**os.environ, **{name: str(value) for name, value in env.items()}}
+            done = client.async_execute(stdout=said.fileno(), stderr=said.fileno(), env=environment)
+            punctually(done, deadline)
         except NoSuchKernel as error:
             hint = "name one with `kernel: python3`"
             raise Refused(f"there is no Jupyter kernel {error.name!r}", hint=hint) from error
@@ -300,6 +315,7 @@ def execute(
     marks: list[str] = MARKS,
     allow_troubles: bool = False,
     values: dict[str, str] = {},
+    env: dict[str, str | int] = {},
 ) -> Executed:
     """Run a notebook from its first cell to its last in a new kernel.
 
@@ -314,11 +330,12 @@ def execute(
         allow_troubles: Whether errors and marks are only counted, not a failure of the step.
         values: Numbers to take from what it prints: a name, and a regular expression whose first group is the number,
             such as `cost: '([0-9.,]+) USD'`.
+        env: Environment variables for the kernel, beside those that k2run was started with.
     """
     place, notebook = load_notebook(path)
     started = time.monotonic()
     try:
-        run_cells(notebook, deadline, place.parent if not folder else place.parent.joinpath(folder), kernel)
+        run_cells(notebook, deadline, place.parent if not folder else place.parent.joinpath(folder), kernel, env)
     finally:
         saved = str(save_notebook(notebook, save)) if save else ""
     spent = time.monotonic() - started

@@ -51,6 +51,13 @@ def _command(process: psutil.Process) -> str:
         return ""
 
 
+def test_a_notebook_finds_the_addresses_that_it_is_handed_beside_the_environment_of_k2run(written, monkeypatch):
+    monkeypatch.setenv("K2RUN_SET_OUTSIDE", "outside")
+    path = written("import os; print('port', os.environ['K2RUN_API_PORT'], os.environ['K2RUN_SET_OUTSIDE'])")
+    done = actions.execute(Deadline(60), path, env={"K2RUN_API_PORT": 28000}, values={"port": "port ([0-9]+) outside"})
+    assert done.values == {"port": 28000}
+
+
 def test_a_good_notebook_is_run_in_its_folder_timed_by_section_and_saved(written, tmp_path):
     (tmp_path / "rows.txt").write_text("12")
     path = written(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from k2run.errors import Refused, Unknown
 from k2run.evidence import notebook_pages
 from k2run.evidence.notebook_pages import pages_of, plot, plots, slug, table
+from k2run.stack.stack import load_stack
 
 ROOT = Path(__file__).parents[2]
 
@@ -92,6 +94,21 @@ def test_the_demo_notebook_has_seven_sections_like_the_rehearsal_and_needs_no_pl
     ]
     assert not any(each["outputs"] for each in notebook["cells"] if each["cell_type"] == "code")
     assert not any(library in text for library in ("matplotlib", "pandas", "plotly"))
+
+
+def test_the_demo_notebook_is_handed_every_port_that_a_variable_of_its_stack_can_move(tmp_path: Path) -> None:
+    moved = {"api_port": "28000", "consumer_metrics_port": "28001", "kafka_port": "28002", "topic": "trades"}
+    stack = load_stack("sandbox", near=ROOT / "runbooks", home=tmp_path, overrides=moved)
+    handed = (stack.settings("jupyter") or {})["env"]
+    assert handed["K2RUN_API_PORT"] == "28000"
+    assert handed["K2RUN_CONSUMER_METRICS_PORT"] == "28001"
+    assert handed["K2RUN_BROKER"] == "127.0.0.1:28002"
+    assert handed["K2RUN_TOPIC"] == "trades"
+    text = (ROOT / "runbooks" / "notebooks" / "market-data-demo.ipynb").read_text()
+    asked = set(re.findall(r"K2RUN_[A-Z_]+_PORT", text)) - {"K2RUN_KAFKA_PORT"}  # K2RUN_BROKER comes first
+    assert asked <= handed.keys()
+    for runbook in ("demo-day.yaml", "backup.yaml"):
+        assert "stack.connections.jupyter.env" in (ROOT / "runbooks" / runbook).read_text()
 
 
 def test_the_numbers_of_a_column_have_the_same_places() -> None:
