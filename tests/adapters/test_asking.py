@@ -8,7 +8,7 @@ import pytest
 
 from k2run.actions.deadline import Deadline
 from k2run.adapters.http import actions as http
-from k2run.errors import Refused
+from k2run.errors import Refused, Unknown
 from k2run.language.quantities import Duration
 
 SHORT, OFTEN = Duration(1.5), Duration(0.1)
@@ -47,3 +47,11 @@ def test_a_port_where_nobody_listens_gives_no_answer_at_all(services):
 def test_a_wrong_request_is_refused_rather_than_counted(web, services):
     with pytest.raises(Refused, match="answers 404"):
         http.sample(services(""), Deadline(20), url=web.page("/gone", "{}", status=404), during=SHORT, every=OFTEN)
+
+
+def test_one_request_is_no_share_so_more_are_made_or_nothing_is_said(web, services):
+    url = web.page("/well", "{}")
+    found = http.sample(services(""), Deadline(20), url=url, during=Duration(0.1), every=Duration(0.2))
+    assert found.requests == 3
+    with pytest.raises(Unknown, match="of 3 requests were made in time"):
+        http.sample(services(""), Deadline(0.5), url=url, during=Duration(0.1), every=Duration(1))

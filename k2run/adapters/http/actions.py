@@ -14,7 +14,7 @@ from k2run.actions.deadline import Deadline
 from k2run.adapters._answers import Unreadable, conforming, read_json
 from k2run.adapters.http.client import Answer, Request, send
 from k2run.adapters.http.endpoint import TRUSTING_THE_SYSTEM, Tls, target
-from k2run.errors import Refused, TimedOut, Unreachable
+from k2run.errors import Refused, TimedOut, Unknown, Unreachable
 from k2run.language.json_schema import JsonSchema
 from k2run.language.quantities import Duration
 from k2run.stack.services import Services
@@ -273,6 +273,7 @@ def sample(
     headers: dict[str, str] = {},
     during: Duration = TWO_SECONDS,
     every: Duration = TENTH,
+    at_least: int = 3,
 ) -> Asked:
     """Ask with GET for a while, one request after the other, and say how many failed and how long they took.
 
@@ -286,13 +287,20 @@ def sample(
         headers: Sent beside those of the service.
         during: For how long requests are begun; also how long an answer may take.
         every: Pause between an answer and the next request.
+        at_least: How many requests are made, even if that takes longer than `during`: one or two are no share.
 
     Raises:
+        Unknown: The step's time was over before so many were made.
         Refused: An answer is no error of the server, and no success: the request is wrong.
     """
     address, sent = target(services, service, path, url, headers, params)
     request = Request(url=address, headers=sent)
-    seen = list(_answers(request, deadline, during, every))
+    seen: list[tuple[int, float]] = []
+    try:
+        seen.extend(_answers(request, deadline, during, every, at_least))  # keeps what it got before it was too late
+    except TimedOut:
+        if len(seen) < at_least:
+            raise Unknown(f"{len(seen)} of {at_least} requests were made in time: too few to judge") from None
     good = [took for status, took in seen if 0 < status < _BAD]
     errors = len(seen) - len(good)
     return Asked(
@@ -385,10 +393,14 @@ def _parsed(answer: Answer) -> tuple[Any, str]:
         return None, str(error) if kind is not None else ""
 
 
-def _answers(request: Request, deadline: Deadline, during: Duration, every: Duration) -> Iterator[tuple[int, float]]:
+def _answers(
+    request: Request, deadline: Deadline, during: Duration, every: Duration, at_least: int
+) -> Iterator[tuple[int, float]]:
     """Status (0 without an answer in time) and seconds of each request."""
-    ends = time.monotonic() + during
-    while (began := time.monotonic()) < ends:
+    ends, made = time.monotonic() + during, 0
+    while (began := time.monotonic()) < ends or made < at_least:
+        deadline.remaining()
+        made += 1
         try:
             status = send(request, Deadline(deadline.at_most(during), deadline.stop)).status
         except (Unreachable, TimedOut):
