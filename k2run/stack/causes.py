@@ -99,6 +99,9 @@ _WORDS: tuple[tuple[Kind, re.Pattern[str]], ...] = tuple(
         (Kind.ERROR, r"\b(?:error|fatal|panic|exception|traceback)\b|^[\w.]*(?:Error|Exception)\b"),
     )
 )
+_ORDINARY = re.compile(r"^[IW]\d{4} \d\d:\d\d:\d\d\.\d+ |\[(?:info|debug)\s*\]|\blevel=(?:info|debug)\b", re.IGNORECASE)
+"""Lines that are no failure by their own level. SeaweedFS writes warnings of Go's log while all is well: its worker
+looks for an admin server, which is switched off, for as long as it runs."""
 EFFECTS = {Kind.UNREACHABLE, Kind.ERROR, Kind.EXIT}
 """What a service reports that suffers from another cause as well."""
 
@@ -192,8 +195,9 @@ def _counts(line: LogLine, look: Look, until: datetime, last_start: set[str]) ->
 
 
 def kind_of(text: str) -> Kind | None:
-    """What a log line says is wrong; None when it says nothing of the kind."""
-    return next((kind for kind, words in _WORDS if words.search(text)), None)
+    """What a log line says is wrong; None when it says nothing of the kind, or calls itself no failure."""
+    kind = next((kind for kind, words in _WORDS if words.search(text)), None)
+    return None if kind in EFFECTS and _ORDINARY.search(text) else kind
 
 
 def _by_whom(stack: Stack, service: Service) -> str:

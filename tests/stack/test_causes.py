@@ -100,6 +100,20 @@ def test_a_line_says_what_is_lacking(line: str, kind: Kind) -> None:
     assert kind_of(line) is kind
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "W1130 17:38:06.619765 worker.go:180 stream ended: rpc error: dial tcp 127.0.0.1:37375: connection refused",
+        "I1130 17:37:56.490854 worker.go:474 started, after error: connection refused",
+        "2026-11-30T17:37:52.835872Z [info    ] broker_answers_again after='connection refused'",
+    ],
+)
+def test_a_line_that_calls_itself_no_failure_is_no_cause(line: str) -> None:
+    assert kind_of(line) is None
+    assert kind_of(line.replace("W1130", "E1130").replace("I1130", "E1130").replace("[info ", "[error ")) is not None
+    assert kind_of(f"{line}: no space left on device") is Kind.DISK
+
+
 def test_the_line_of_a_log_that_says_why_a_service_ended_comes_before_its_effects(make_stack) -> None:
     line = next(iter(SAID))
     text = f"serving\\nerror: the broker did not answer within 30 s\\n{line}\\nerror: giving up"
