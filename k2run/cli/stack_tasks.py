@@ -26,6 +26,7 @@ def up(c: Context, stack: str = "", timeout: int = 60) -> None:
     from k2run.engine.store import hold
     from k2run.language.quantities import Duration
     from k2run.stack import lifecycle
+    from k2run.terminal.safe_stream import complain
 
     store, opened = _open(stack)
     began = time.monotonic()
@@ -43,6 +44,12 @@ def up(c: Context, stack: str = "", timeout: int = 60) -> None:
     for service in opened.services.values():
         if service.url and not opened.absent(service.name):
             say(f"  {service.name:<12} {opened.redact(service.url)}")
+    if opened.data_path is not None and not opened.data_path.is_file():
+        complain(
+            f"warning: {opened.path}: there is no {opened.data_path}, which `data_path` names, so whether data flows"
+            " from end to end cannot be checked",
+            f"  hint: correct `data_path`, or take it out; `k2run validate {opened.path}` shows where it is",
+        )
 
 
 @command(help={"stack": STACK})

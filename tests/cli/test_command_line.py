@@ -229,6 +229,22 @@ def test_a_service_that_cannot_start_keeps_the_others_from_being_waited_for(k2ru
     assert k2run("down", "--stack", "stack.yaml")[1].startswith("no service of s was up")
 
 
+def test_up_says_that_the_runbook_of_the_data_path_is_missing(k2run: Shell) -> None:
+    k2run.write(
+        "stack.yaml",
+        "stack: 1\nname: s\ndata_path: gone.yaml\nservices:\n  a: {run: process, command: [sleep, '600']}\n",
+    )
+    try:
+        code, out = k2run("up", "--stack", "stack.yaml")
+        assert (code, "gone.yaml, which `data_path` names" in out, "k2run validate stack.yaml" in out) == (
+            0,
+            True,
+            True,
+        )
+    finally:
+        k2run("down", "--stack", "stack.yaml")
+
+
 def test_a_path_is_no_url_to_be_ready_at(k2run: Shell) -> None:
     service = "{run: process, command: [sleep, '600'], url: 'http://127.0.0.1:9000', ready: {http: /health}}"
     k2run.write("stack.yaml", f"stack: 1\nname: s\nservices:\n  a: {service}\n")
