@@ -55,7 +55,7 @@ class Channel(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omi
         secret: Signs what a webhook gets.
         email: Addresses of people.
         server: `smtp://user@host:587`, or `smtps://`, for e-mail.
-        password: Of the user in `server`.
+        password: Of the user in `server`; sent over TLS alone, to a server whose certificate the system trusts.
         sender: Who writes the e-mails; `from` in the file.
         desktop: A notification on this machine's desktop.
         apprise: URL of any service that Apprise knows, such as `matrix://…`, `tgram://…`, `ntfy://…`.
@@ -331,9 +331,8 @@ def _post(address: str, body: bytes, headers: dict[str, str] | None = None) -> N
 
 
 def _email(channel: Channel, moment: Moment) -> None:
-    from smtplib import SMTPRecipientsRefused, SMTPSenderRefused
+    from smtplib import SMTPNotSupportedError, SMTPRecipientsRefused, SMTPSenderRefused
 
-    from k2run.adapters.http.endpoint import Tls
     from k2run.adapters.notify import Email, hand_over
 
     message = EmailMessage()
@@ -348,13 +347,14 @@ def _email(channel: Channel, moment: Moment) -> None:
         sender=channel.sender,
         user=server.username or "",
         password=channel.password,
-        security="tls" if secure else "none",
-        tls=Tls(verify=False),
+        security="tls" if secure else "starttls" if channel.password else "none",
     )
     try:
         hand_over(email, TIMEOUT_S, message)
     except (SMTPRecipientsRefused, SMTPSenderRefused) as error:
         raise UsageError(f"{server.hostname} refused the message: {error}") from error
+    except SMTPNotSupportedError as error:
+        raise UsageError(f"{server.hostname} gets no password without TLS: {error}; try `smtps://`") from error
 
 
 def _desktop(channel: Channel, moment: Moment) -> None:  # noqa: ARG001 - every sender has the same form

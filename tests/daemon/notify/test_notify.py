@@ -2,14 +2,23 @@ from __future__ import annotations
 
 import hmac
 import signal
+import socket
+import ssl
 from hashlib import sha256
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from aiosmtpd.controller import Controller
+from aiosmtpd.handlers import Sink
+from aiosmtpd.smtp import AuthResult
 
+from k2run.adapters.http.endpoint import trust
 from k2run.daemon.channels import Channel, Moment, Occasion, Telling, read_settings
 from k2run.daemon.messenger import LOG, Outbox
 from k2run.errors import UsageError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 PASS = "- assert: {that: true}\n"
 FAIL = "- name: It holds\n  assert: {that: 1 > 2}\n  on_failure: Look at the log\n"
@@ -136,6 +145,69 @@ def test_an_email_arrives(tmp_path: Any, mail: Any) -> None:
     [message] = mail.messages
     assert "To: ops@example.com" in message
     assert "why & where" in message
+
+
+@pytest.fixture
+def tls(certificate: Path) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    return context
+
+
+def looked_at(port: int) -> None:
+    trusting = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    trusting.check_hostname, trusting.verify_mode = False, ssl.CERT_NONE
+    with socket.create_connection(("127.0.0.1", port), 5) as link, trusting.wrap_socket(link) as line:
+        line.recv(100)
+
+
+def mailed(folder: Path, tls: ssl.SSLContext | None, scheme: str) -> tuple[list[tuple[bool, bytes]], str]:
+    """What reaches a mail server that asks for a password: whether over TLS, and the password; and the log."""
+    heard: list[tuple[bool, bytes]] = []
+
+    def known(_server: Any, session: Any, _envelope: Any, _mechanism: Any, data: Any) -> AuthResult:
+        heard.append((scheme == "smtps" or session.ssl is not None, data.password))
+        return AuthResult(success=True)
+
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    settings: dict[str, Any] = {"authenticator": known, "auth_require_tls": False}
+    if scheme == "smtps":
+        settings["ssl_context"] = tls
+    else:
+        settings["tls_context"] = tls
+    server = Controller(Sink(), hostname="127.0.0.1", port=port, **settings)
+    if scheme == "smtps":  # its own first look trusts nobody, and so would never end
+        server._trigger_server = lambda: looked_at(port)
+    server.start()
+    channel = Channel(email=["ops@example.com"], server=f"{scheme}://k2@127.0.0.1:{port}", password="hunter2")
+    outbox = Outbox([channel], folder / LOG, first_pause=0.01, give_up=0.1)
+    outbox.put(MOMENT)
+    outbox.close()
+    server.stop()
+    return heard, (folder / LOG).read_text()
+
+
+@pytest.mark.parametrize("scheme", ["smtp", "smtps"])
+def test_a_password_reaches_a_mail_server_over_tls_that_the_system_trusts(
+    scheme: str, tmp_path: Path, tls: ssl.SSLContext, certificate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard, log = mailed(tmp_path, tls, scheme)
+    assert heard == []
+    assert "certificate" in log
+    (tmp_path / LOG).unlink()
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    trust.cache_clear()  # the trust of a process is read once
+    heard, log = mailed(tmp_path, tls, scheme)
+    trust.cache_clear()
+    assert heard == [(True, b"hunter2")]
+    assert '"error":""' in log
+
+
+def test_a_password_is_not_sent_to_a_mail_server_without_tls(tmp_path: Path) -> None:
+    heard, log = mailed(tmp_path, None, "smtp")
+    assert heard == []
+    assert "gets no password without TLS" in log
 
 
 def test_any_service_of_apprise_gets_the_message(tmp_path: Any, web: Any) -> None:
