@@ -21,7 +21,7 @@ from k2run.actions.deadline import Deadline
 from k2run.adapters import storage
 from k2run.adapters.host import actions as host
 from k2run.adapters.service import actions as service
-from k2run.errors import NotApplicable, StackUnavailable, Unknown
+from k2run.errors import StackUnavailable
 from k2run.files import account_name
 from k2run.stack import lifecycle
 from k2run.stack.backend import State
@@ -262,35 +262,6 @@ def test_the_clock_of_a_service_is_told_by_its_answers(make_stack, free_port: in
     found = service.clocks(Services.of(stack), Deadline(5))
     assert found.wrong == []
     assert abs(found.offsets_s["one"]) < 5
-
-
-@pytest.mark.parametrize(
-    ("other", "error", "says"),
-    [
-        ('ready: {tcp: "127.0.0.1:1"}', NotApplicable, "1 clocks agree; not applicable: far"),
-        ('ready: {http: "http://127.0.0.1:1/"}', Unknown, "1 clocks agree; not seen: far"),
-    ],
-)
-def test_a_clock_that_was_not_seen_is_never_right(
-    make_stack, free_port: int, other: str, error: type[Exception], says: str
-) -> None:
-    stack = services_in(make_stack, f"{WEB.format(port=free_port)}\nfar: {{run: external, {other}}}")
-    lifecycle.start(stack, ["one"], Deadline(10))
-    services = Services.of(stack)
-    found = service.clocks(services, Deadline(5))
-    assert (list(found.offsets_s), found.wrong, found.headline()) == (["one"], [], says)
-    with pytest.raises(error, match=says):
-        service.clocks(services, Deadline(5), all_seen=True)
-
-
-@pytest.mark.parametrize(("faked", "wrong"), [("", []), ("FAKETIME: +1h", ["one"])])
-def test_a_process_of_this_machine_without_http_has_its_clock_unless_it_was_given_another(
-    make_stack, faked: str, wrong: list[str]
-) -> None:
-    stack = services_in(make_stack, f"one: {{run: process, command: [sleep, 60], env: {{{faked}}}}}")
-    lifecycle.start(stack, None, Deadline(10))
-    found = service.clocks(Services.of(stack), Deadline(5), all_seen=True)
-    assert (list(found.offsets_s), found.wrong) == (["one"], wrong)
 
 
 def test_a_machine_that_has_all_lacks_nothing(make_stack) -> None:

@@ -12,7 +12,6 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from email.utils import parsedate_to_datetime
-from enum import Enum, auto
 from typing import TYPE_CHECKING
 
 from k2run.actions.action import Result, Striking, Undo, action, fault
@@ -285,11 +284,6 @@ TOLERANCE = Duration(5)
 """A header tells whole seconds, and some servers renew theirs once a second."""
 
 
-_SHIFT = re.compile(r"([+-]?\d+(?:\.\d+)?)([smhdy]?)")
-_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400, "y": 31_536_000}
-"""How libfaketime is told how wrong a clock is, such as `+3600` or `-1.5h`."""
-
-
 class RollCall(Result, frozen=True, kw_only=True):
     """What every service of a stack is doing; those that the stack leaves out on this machine are not counted.
 
@@ -402,100 +396,50 @@ class Clocks(Result, frozen=True, kw_only=True):
     Attributes:
         offsets_s: By service, above zero when it is ahead.
         wrong: The services whose clock is further away than the tolerance.
-        unseen: The services that gave no answer.
-        not_applicable: The services that have no way to tell the time: they answer no HTTP with a `Date`, and are no
-            processes of this machine.
+        unseen: The services that did not tell the time.
         worst_s: The largest distance.
     """
 
     offsets_s: dict[str, float]
     wrong: list[str] = []
     unseen: list[str] = []
-    not_applicable: list[str] = []
     worst_s: float = 0.0
 
     def headline(self) -> str:
-        """Such as `consumer 3600 s behind`, or `5 clocks agree; not seen: api; not applicable: broker`."""
+        """Such as `consumer 3600 s behind`."""
         if not self.wrong:
-            kinds = {"not seen": self.unseen, "not applicable": self.not_applicable}
-            rest = (f"{kind}: {', '.join(names)}" for kind, names in kinds.items() if names)
-            return "; ".join([f"{len(self.offsets_s)} clocks agree", *rest])
+            return f"{len(self.offsets_s)} clocks agree"
         told = (f"{name} {abs(at):.0f} s {'ahead' if at > 0 else 'behind'}" for name, at in self.offsets_s.items())
         return ", ".join(line for line, name in zip(told, self.offsets_s, strict=True) if name in self.wrong)
 
 
 @action("service.clocks")
-def clocks(services: Services, deadline: Deadline, tolerance: Duration = TOLERANCE, all_seen: bool = False) -> Clocks:
+def clocks(services: Services, deadline: Deadline, tolerance: Duration = TOLERANCE) -> Clocks:
     """How far the clocks of the services are from this machine's, by the `Date` of their HTTP answers.
-
-    A process of this machine has its clock, unless it was started with another one (libfaketime). A service that does
-    not run has none.
 
     Args:
         tolerance: Less than this is no difference.
-        all_seen: Whether it counts as no answer that none of those seen is wrong, while others were not seen.
 
     Raises:
-        NotApplicable: No service has a way to tell the time; or, with `all_seen`, one has none.
-        Unknown: None of them told the time; or, with `all_seen`, one gave no answer.
+        NotApplicable: No service speaks HTTP.
+        Unknown: None of them told the time.
     """
-    running = [service for service in services.all() if _has_clock(services, service)]
+    asked = {service.name: url for service in services.all() if (url := _address(service))}
+    if not asked:
+        raise NotApplicable(f"no service of the stack {services.stack.name!r} has an HTTP address")
     patience = deadline.at_most(ANSWER_S)
-    with ThreadPoolExecutor(max(1, len(running))) as threads:
-        read = threads.map(lambda service: _clock(services, service, patience), running)
-        told = dict(zip((service.name for service in running), read, strict=True))
-    offsets = {name: clock for name, clock in told.items() if isinstance(clock, float)}
-    found = Clocks(
+    with ThreadPoolExecutor(len(asked)) as threads:
+        read = dict(zip(asked, threads.map(lambda url: _offset(url, patience), asked.values()), strict=True))
+    offsets = {name: offset for name, offset in read.items() if offset is not None}
+    if not offsets:
+        raise Unknown("no service told the time", hint="are they running?")
+    return Clocks(
         offsets_s=offsets,
         wrong=[name for name, offset in offsets.items() if abs(offset) > tolerance],
-        unseen=[name for name, clock in told.items() if clock is _Clock.UNSEEN],
-        not_applicable=[name for name, clock in told.items() if clock is _Clock.NOT_APPLICABLE],
-        worst_s=max(map(abs, offsets.values()), default=0.0),
+        unseen=[name for name, offset in read.items() if offset is None],
+        worst_s=max(map(abs, offsets.values())),
         source=services.stack.name,
     )
-    needed = (all_seen and not found.wrong) or not offsets
-    if needed and (found.unseen or not running):
-        raise Unknown(found.headline(), hint="are they running?")
-    if needed and found.not_applicable:
-        raise NotApplicable(found.headline(), hint="a `metrics:`, `url:` or `ready: {http: …}` shows a service's clock")
-    return found
-
-
-class _Clock(Enum):
-    """Why the clock of a service is not known."""
-
-    UNSEEN = auto()
-    NOT_APPLICABLE = auto()
-
-
-def _has_clock(services: Services, service: Service) -> bool:
-    """Whether a service is part of this stack here and is not known to have ended."""
-    if services.stack.absent(service.name):
-        return False
-    return service.run is not RunBy.PROCESS or services.backend(service.name).status().state is not State.STOPPED
-
-
-def _clock(services: Services, service: Service, patience: float) -> float | _Clock:
-    """Seconds by which the clock of a service is ahead of this machine's."""
-    url = _address(service)
-    told = _offset(url, patience) if url else _Clock.NOT_APPLICABLE
-    if isinstance(told, _Clock) and service.run is RunBy.PROCESS:
-        return _set_at_start(services.backend(service.name).status().pid)
-    return told
-
-
-def _set_at_start(pid: int | None) -> float | _Clock:
-    """How wrong a process of this machine was told to see its clock, by libfaketime."""
-    import psutil
-
-    if pid is None:
-        return _Clock.UNSEEN
-    try:
-        faked = psutil.Process(pid).environ().get("FAKETIME", "+0")
-    except psutil.Error:
-        return _Clock.UNSEEN
-    shift = _SHIFT.fullmatch(faked)
-    return float(shift[1]) * _SECONDS[shift[2]] if shift is not None else _Clock.UNSEEN
 
 
 def _address(service: Service) -> str:
@@ -503,8 +447,8 @@ def _address(service: Service) -> str:
     return service.metrics or (service.ready.http if service.ready is not None else "") or service.url
 
 
-def _offset(url: str, patience: float) -> float | _Clock:
-    """Seconds by which a server is ahead."""
+def _offset(url: str, patience: float) -> float | None:
+    """Seconds by which a server is ahead; None when it does not say."""
     from urllib.error import HTTPError
     from urllib.request import Request, urlopen
 
@@ -515,10 +459,10 @@ def _offset(url: str, patience: float) -> float | _Clock:
     except HTTPError as error:
         told = error.headers.get("Date")
     except OSError:
-        return _Clock.UNSEEN
+        return None
     if not told:
-        return _Clock.NOT_APPLICABLE
+        return None
     try:
         return round(parsedate_to_datetime(told).timestamp() + 0.5 - (began + time.time()) / 2, 1)
     except ValueError:
-        return _Clock.NOT_APPLICABLE
+        return None

@@ -177,7 +177,7 @@ def mailed(folder: Path, tls: ssl.SSLContext | None, scheme: str) -> tuple[list[
     else:
         settings["tls_context"] = tls
     server = Controller(Sink(), hostname="127.0.0.1", port=port, **settings)
-    if scheme == "smtps":  # its own first look trusts nobody, and so would never end
+    if scheme == "smtps":  # its own first look trusts no certificate, and would not end
         server._trigger_server = lambda: looked_at(port)
     server.start()
     channel = Channel(email=["ops@example.com"], server=f"{scheme}://k2@127.0.0.1:{port}", password="hunter2")
