@@ -1,4 +1,7 @@
-"""HTTP: ask a service or a URL, and look at what it answers."""
+"""HTTP: ask a service or a URL, and look at what it answers.
+
+Long because a request has many settings, and every way to ask documents them.
+"""
 
 from __future__ import annotations
 
