@@ -23,14 +23,16 @@ from k2run.adapters.kafka.client import Kafka
 from k2run.errors import ActionError
 
 front, behind, seconds, what = int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]), sys.argv[4]
-tears = False
+tears, torn = False, 0
 
 def carry(one, other, last):
+    global torn
     seen = 0
     try:
         while data := one.recv(65536):
             seen += 1
             if tears and seen >= last:
+                torn += 1
                 break
             other.sendall(data)
     except OSError:
@@ -52,16 +54,15 @@ threading.Thread(target=serve, args=(socket.create_server(("127.0.0.1", front)),
 admin = AdminClient({"bootstrap.servers": f"127.0.0.1:{front}"})
 admin.create_topics([NewTopic("t", 4, 1)])["t"].result()
 kafka = Kafka(bootstrap=f"127.0.0.1:{front}")
-tears, errors, ends = True, 0, time.monotonic() + seconds
-while time.monotonic() < ends:
+tears, ends = True, time.monotonic() + seconds
+while time.monotonic() < ends or not torn:
     try:
         if what == "lag":
             actions.lag(kafka, Deadline(2), group="g", topic="t")
         else:
             actions.groups(kafka, Deadline(2))
     except ActionError:
-        errors += 1
-print("errors:", errors, flush=True)
+        pass
 os._exit(0)  # its own clients would wait for the connections that it carries
 """
 
@@ -81,7 +82,6 @@ def test_a_connection_that_breaks_at_any_moment_is_an_error_of_the_step(what: st
         broker.kill()
         broker.wait()
     assert done.returncode == 0, done.stderr[-2000:]
-    assert int(done.stdout.partition("errors: ")[2]) > 0, "nothing was torn"
 
 
 BROKER = """\
