@@ -167,6 +167,25 @@ def test_what_does_not_run_or_is_not_ours_is_not_broken(services: Services, name
         next(fault(services, soon(), "ap"))
 
 
+def test_a_service_that_was_ending_as_it_was_seen_to_run_is_started(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = actions.start(services, soon(), "api")
+    await_ready = lifecycle.await_ready
+
+    def after_its_end(*given: Any) -> Any:
+        monkeypatch.undo()
+        process = psutil.Process(first.pid)
+        process.kill()
+        process.wait(SOON)
+        return await_ready(*given)
+
+    monkeypatch.setattr(lifecycle, "await_ready", after_its_end)
+    again = actions.start(services, soon(), "api")
+    assert (again.changed, again.ready) == (True, True)
+    assert again.pid != first.pid
+
+
 def test_a_restarted_service_is_a_new_process_that_is_ready(services: Services) -> None:
     before = actions.start(services, soon(), "api")
     after = actions.restart(services, soon(), "api")

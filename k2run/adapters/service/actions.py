@@ -153,7 +153,12 @@ def start(services: Services, deadline: Deadline, service: str) -> Revived:
     """
     began = time.monotonic()
     changed = _start(services, deadline, service)
-    return _revived(services, deadline, service, changed=changed, began=began)
+    try:
+        return _revived(services, deadline, service, changed=changed, began=began)
+    except Refused:  # was it ending as it was seen to run?
+        if changed or not _start(services, deadline, service):
+            raise
+        return _revived(services, deadline, service, changed=True, began=began)
 
 
 @action("service.resume", effect=Effect.CHANGES)
