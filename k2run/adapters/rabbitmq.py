@@ -5,6 +5,7 @@ Long because the adapter is one module: its connection, its results and its acti
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from urllib.parse import quote
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 
     from pika import BlockingConnection
     from pika.adapters.blocking_connection import BlockingChannel
+
+# It prints what it also raises, between our lines.
+logging.getLogger("pika").addHandler(logging.NullHandler())
 
 
 class Health(Result, frozen=True, kw_only=True):
@@ -205,12 +209,10 @@ def ask(rabbitmq: Rabbitmq, deadline: Deadline, work: Callable[[BlockingConnecti
 
 
 def _session(rabbitmq: Rabbitmq, deadline: Deadline, work: Callable[[BlockingConnection], T]) -> T:
-    import logging
     import ssl
 
     import pika
 
-    logging.getLogger("pika").addHandler(logging.NullHandler())  # it prints what it also raises
     left = deadline.remaining()
     tls = pika.SSLOptions(ssl.create_default_context(cafile=rabbitmq.ca or None), rabbitmq.host)
     link = pika.BlockingConnection(
